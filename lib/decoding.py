@@ -1,0 +1,252 @@
+"""From prompts to labels: exact likelihood of whole labels, and free generation with a parser."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from lib.data import LabelSpace, micro_batches
+from lib.device import mixed_precision
+from lib.prompts import parse_labels
+
+
+@dataclass(frozen=True)
+class LabelTrie:
+    """Label answers merged at common prefixes, as flat arrays.
+
+    Node 0 is the root, the end of the prompt; nodes 1 ... M-1 hold one token each, parents before
+    children. End tokens make no node: nothing follows them.
+
+    Attributes
+    ----------
+    tokens, parents, depths
+        (M,) lists. The root has token -1, parent -1 and depth 0.
+    edges
+        (E, 2): node and next token; E is the number of distinct (prefix, token) pairs.
+    label_edges
+        For each label, the indices into `edges` whose log-probabilities add up to its score.
+    """
+
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    edges: list[tuple[int, int]]
+    label_edges: list[list[int]]
+
+    @classmethod
+    def build(cls, answers: Sequence[Sequence[int]]) -> Self:
+        """Trie over token ids of whole answers, each with its end token.
+
+        Raises
+        ------
+        ValueError
+            Two answers have the same tokens, so no model can tell them apart.
+        """
+        if len({tuple(answer) for answer in answers}) < len(answers):
+            raise ValueError("two labels have the same tokens; give them different texts")
+        tokens, parents, depths = [-1], [-1], [0]
+        node_of: dict[tuple[int, ...], int] = {(): 0}
+        edge_of: dict[tuple[int, int], int] = {}
+        label_edges = []
+        for answer in answers:
+            path = []
+            for depth, token in enumerate(answer):
+                node = node_of[tuple(answer[:depth])]
+                path.append(edge_of.setdefault((node, token), len(edge_of)))
+                prefix = tuple(answer[: depth + 1])
+                if depth + 1 < len(answer) and prefix not in node_of:
+                    node_of[prefix] = len(tokens)
+                    tokens.append(token)
+                    parents.append(node)
+                    depths.append(depth + 1)
+            label_edges.append(path)
+        return cls(tokens, parents, depths, list(edge_of), label_edges)
+
+    def visibility(self) -> Tensor:
+        """(M, M) bool: which nodes each node attends to, itself and its ancestors."""
+        visible = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents[1:], start=1):
+            visible[node] |= visible[parent]
+        return visible
+
+
+@torch.inference_mode()
+def score_labels(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    label_texts: Sequence[Sequence[int]],
+    *,
+    token_budget: int,
+    compute_dtype: torch.dtype,
+) -> np.ndarray:
+    """Log-probabilities, (N, C) float32, of each whole label as the answer to each prompt.
+
+    log p(label | prompt) = sum over the label's tokens, its end token included, of
+    log p(token | prompt, tokens before): labels of any length compare without correction, and the
+    scores of all texts, not only of labels, would sum to one.
+
+    One forward pass a document: the label trie follows the prompt as a tree whose nodes see the
+    prompt and their own ancestors (tree attention, arXiv 2305.09781, section 4.2), and what all
+    prompts begin with is computed once. Logits are taken at trie nodes only.
+
+    Parameters
+    ----------
+    prompts, label_texts
+        Token ids of N prompts and of C answers, each answer ending with the end token.
+    token_budget
+        Most tokens of one forward pass, trie nodes included.
+    """
+    trie = LabelTrie.build(label_texts)
+    shared = _common_prefix(prompts)
+    past = _prefill(model, prompts[0][:shared], compute_dtype)
+    rests = [list(p[shared:]) for p in prompts]
+    scores = np.empty((len(prompts), len(label_texts)), dtype=np.float32)
+    for batch in micro_batches([len(r) + len(trie.tokens) for r in rests], token_budget):
+        edges = _edge_log_probs(
+            model, [rests[i] for i in batch], trie, past, tokenizer.pad_token_id, compute_dtype
+        )
+        for label, path in enumerate(trie.label_edges):
+            scores[batch, label] = edges[:, path].sum(dim=1).cpu().numpy()
+    return scores
+
+
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts share, leaving each at least one of its own."""
+    first, last = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    return next((i for i in range(limit) if first[i] != last[i]), limit)
+
+
+def _prefill(
+    model: PreTrainedModel, tokens: Sequence[int], compute_dtype: torch.dtype
+) -> DynamicCache | None:
+    if not tokens:
+        return None
+    ids = torch.tensor([list(tokens)], device=model.device)
+    with mixed_precision(model.device, compute_dtype):
+        return model.model(input_ids=ids, use_cache=True).past_key_values
+
+
+def _edge_log_probs(
+    model: PreTrainedModel,
+    rests: list[list[int]],
+    trie: LabelTrie,
+    past: DynamicCache | None,
+    pad_token_id: int,
+    compute_dtype: torch.dtype,
+) -> Tensor:
+    """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts."""
+    num_past = past.get_seq_length() if past is not None else 0
+    longest, nodes, size = max(map(len, rests)), len(trie.tokens) - 1, len(rests)
+    total = longest + nodes
+    lengths = torch.tensor([len(r) for r in rests])
+    input_ids = torch.full((size, total), pad_token_id)
+    for i, rest in enumerate(rests):
+        input_ids[i, : len(rest)] = torch.tensor(rest)
+    input_ids[:, longest:] = torch.tensor(trie.tokens[1:], dtype=torch.long)
+    positions = torch.arange(total).repeat(size, 1)
+    # A node of depth 1 stands right behind the prompt, over its padding.
+    positions[:, longest:] = lengths[:, None] - 1 + torch.tensor(trie.depths[1:])
+    positions += num_past
+
+    visible = torch.zeros(size, total, num_past + total, dtype=torch.bool)
+    visible[:, :, :num_past] = True
+    own = visible[:, :, num_past:]  # (B, T, T)
+    own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
+    own[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
+    own[:, longest:, longest:] = trie.visibility()[1:, 1:]
+    hidden = torch.zeros(visible.shape, dtype=model.dtype)
+    hidden = hidden.masked_fill(~visible, torch.finfo(model.dtype).min)[:, None]
+
+    cache = None
+    if past is not None:
+        cache = DynamicCache()
+        for i, layer in enumerate(past.layers):
+            expand = (size, -1, -1, -1)
+            cache.update(layer.keys.expand(expand), layer.values.expand(expand), i)
+    device = model.device
+    with mixed_precision(device, compute_dtype):
+        states = model.model(
+            input_ids=input_ids.to(device),
+            position_ids=positions.to(device),
+            attention_mask=hidden.to(device),
+            past_key_values=cache,
+        ).last_hidden_state
+        rows = torch.arange(size)
+        root = states[rows, lengths - 1][:, None]  # (B, 1, H)
+        logits = model.lm_head(torch.cat([root, states[:, longest:]], dim=1))  # (B, M, V)
+    at, token = torch.tensor(trie.edges, device=device).T
+    normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, M)
+    return logits[:, at, token].float() - normaliser[:, at]
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    token_budget: int,
+    compute_dtype: torch.dtype,
+) -> list[str]:
+    """Greedy free answers to N prompts, as text without special tokens."""
+    answers = [""] * len(prompts)
+    for batch in micro_batches([len(p) + max_new_tokens for p in prompts], token_budget):
+        longest = max(len(prompts[i]) for i in batch)
+        ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):  # padded on the left: all answers begin at one position
+            ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
+            mask[row, longest - len(prompts[i]) :] = 1
+        with mixed_precision(model.device, compute_dtype):
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+        for i, text in zip(batch, texts, strict=True):
+            answers[i] = text
+    return answers
+
+
+def decode_labels(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    label_texts: Sequence[Sequence[int]],
+    label_space: LabelSpace,
+    *,
+    strategy: str,
+    token_budget: int,
+    compute_dtype: torch.dtype,
+) -> tuple[list[list[str]], np.ndarray]:
+    """Predicted labels of N prompts and their scores, (N, C) float32.
+
+    Parameters
+    ----------
+    label_texts
+        Token ids of the C answers in label order, end token included.
+    strategy
+        "score": the label of highest likelihood (`score_labels`), scores the log-probabilities.
+        "generate": free generation and `parse_labels`, as long as the longest label; scores are 1
+        at the parsed label and 0 elsewhere, and an answer outside the set predicts nothing.
+    """
+    options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
+    if strategy == "score":
+        scores = score_labels(model, tokenizer, prompts, label_texts, **options)
+        return label_space.decode_best(scores), scores
+    if strategy == "generate":
+        longest = max(map(len, label_texts))
+        answers = generate_answers(model, tokenizer, prompts, max_new_tokens=longest, **options)
+        preds = [parse_labels(answer, label_space) for answer in answers]
+        return preds, label_space.encode(preds).astype(np.float32)
+    raise ValueError(f'decoding: {strategy!r} is not known; use "score" or "generate"')

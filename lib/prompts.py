@@ -1,0 +1,129 @@
+"""Prompts and answers as token ids, and free answers back as labels."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from transformers import PreTrainedTokenizerBase
+
+from lib.data import LabelSpace
+
+MARK = "\x00document\x00"  # stands for the document while the template is cut in two
+PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt as token ids: `prefix_ids` + the document, truncated + `suffix_ids`.
+
+    The three parts are tokenized apart, so the loss mask follows from lengths and truncation can
+    only ever touch the document. In the document, text that looks like a special token is text.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    max_length: int
+
+    @classmethod
+    def build(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        instruction: str,
+        labels: Sequence[str] = (),
+        max_length: int,
+    ) -> Self:
+        """Template for a tokenizer: its own chat template if it has one, a plain one otherwise.
+
+        Parameters
+        ----------
+        instruction
+            What the model is asked to do, ahead of the document.
+        labels
+            Label texts to list after the instruction; none where they are left out.
+        max_length
+            Most tokens of the document; template, label list and answer come on top.
+        """
+        if labels:
+            instruction = f"{instruction} Answer with one of: {', '.join(labels)}."
+        if tokenizer.chat_template:
+            messages = [
+                {"role": "system", "content": instruction},
+                {"role": "user", "content": MARK},
+            ]
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        else:
+            text = PLAIN_TEMPLATE.format(instruction=instruction, document=MARK)
+        prefix, found, suffix = text.partition(MARK)
+        if not found:
+            raise ValueError("the tokenizer's chat template drops the user's message")
+        ids = [tuple(tokenizer(p, add_special_tokens=False).input_ids) for p in (prefix, suffix)]
+        return cls(tokenizer, ids[0], ids[1], max_length)
+
+    def render(self, document: str) -> list[int]:
+        """Prompt ids of one document."""
+        ids = encode_documents(
+            self.tokenizer, [document], max_length=self.max_length, add_special_tokens=False
+        )
+        return [*self.prefix_ids, *ids[0], *self.suffix_ids]
+
+    def render_with_answer(self, document: str, answer: str) -> tuple[list[int], int]:
+        """Ids of prompt + answer + end token, and how many of them, at the end, are supervised."""
+        answer_ids = self.answer_ids(answer)
+        return self.render(document) + answer_ids, len(answer_ids)
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Ids of a whole answer with its end token, so that lengths do not decide between labels.
+
+        Raises
+        ------
+        ValueError
+            The answer tokenizes to nothing.
+        """
+        text = answer if self.tokenizer.chat_template else f" {answer}"
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        if not ids:
+            raise ValueError(f"label {answer!r} tokenizes to nothing, so it cannot be an answer")
+        return [*ids, self.tokenizer.eos_token_id]
+
+
+def encode_documents(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    add_special_tokens: bool,
+) -> list[list[int]]:
+    """At most `max_length` ids of each text; none of them is a special token read out of the text.
+
+    With `add_special_tokens` the model's own frame (such as [CLS] and [SEP]) comes on top.
+    """
+    frame = tokenizer.num_special_tokens_to_add() if add_special_tokens else 0
+    return tokenizer(
+        list(texts),
+        add_special_tokens=add_special_tokens,
+        split_special_tokens=True,
+        truncation=True,
+        max_length=max_length + frame,
+    ).input_ids
+
+
+def parse_labels(text: str, label_space: LabelSpace) -> list[str]:
+    """The label that a free answer names, as a list of one; empty if it names none or several.
+
+    The whole answer is compared first, without case, outer punctuation and spaces; then labels are
+    looked for as whole words in it, hyphens counting as letters. Nothing is ever guessed: an answer
+    outside the set is an error of the model and is counted as one.
+    """
+    by_text = {" ".join(name.lower().split()): name for name in label_space.names}
+    answer = " ".join(text.lower().split())
+    if exact := by_text.get(answer.strip(" .,:;!?\"'`*")):
+        return [exact]
+    # Longest first, so that "gas" is not found inside "natural gas".
+    alternatives = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
+    found = set(re.findall(rf"(?<![\w-])(?:{alternatives})(?![\w-])", answer))
+    return [by_text[found.pop()]] if len(found) == 1 else []

@@ -1,0 +1,232 @@
+"""What a run leaves on disk, written whole or not at all, and read back for the comparison."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from datasets import DatasetDict
+
+from lib.data import LabelSpace
+from lib.loader import model_fingerprint
+from lib.metrics import run_metrics
+from lib.params import ROOT, StudyParams
+from lib.significance import AVERAGES, bootstrap_interval, compare_all
+
+FINGERPRINTS = ("model_fingerprint", "data_fingerprint", "code_commit")
+RESOURCE_KEYS = (
+    "trainable_params",
+    "total_params",
+    "train_seconds",
+    "train_docs_per_second",
+    "train_tokens_per_second",
+    "infer_docs_per_second",
+    "peak_memory_gib",
+    "model_memory_gib",
+    "device",
+    "num_threads",
+    "dtype",
+    "quantization",
+)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    Raises
+    ------
+    OSError
+        The disk is full: names the file; what was there before stays, and nothing half-written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+        unfinished = Path(folder) / path.name
+        try:
+            yield unfinished
+            unfinished.replace(path)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise OSError(errno.ENOSPC, "no space left on disk; make room", str(path)) from None
+            raise
+
+
+def open_run(params: StudyParams, **fingerprints: str) -> Path:
+    """The run's folder with `params.yaml`: the resolved parameters and the inputs' fingerprints.
+
+    Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from;
+    everything else that an earlier run left is removed.
+    """
+    folder = params.run_dir
+    resolved = yaml.safe_dump(params.model_dump() | fingerprints, sort_keys=False)
+    file = folder / "params.yaml"
+    if (
+        (folder / "metrics.json").exists()
+        or not file.exists()
+        or file.read_text(encoding="utf-8") != resolved
+    ):
+        for name in ("checkpoints", "model"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("metrics.json", "resources.json", "predictions.parquet", "history.parquet"):
+        (folder / name).unlink(missing_ok=True)
+    with atomic_path(file) as path:
+        path.write_text(resolved, encoding="utf-8")
+    return folder
+
+
+def write_run(
+    folder: Path,
+    *,
+    splits: DatasetDict,
+    label_space: LabelSpace,
+    preds: Mapping[str, list[list[str]]],
+    scores: Mapping[str, np.ndarray],
+    probabilities: bool,
+    resources: Mapping[str, Any],
+    history: pd.DataFrame | None = None,
+) -> dict[str, float | int | None]:
+    """Write a run's predictions, history, resources and, last, its metrics; returns the metrics.
+
+    Parameters
+    ----------
+    preds, scores
+        For "validation" and "test": label lists, and (N, C) float scores in label order.
+    probabilities
+        Whether `scores` are probabilities.
+    resources
+        A value for every key of `RESOURCE_KEYS`.
+    """
+    if missing := set(RESOURCE_KEYS) ^ set(resources):
+        raise ValueError(f"resources: missing or unknown keys {sorted(missing)}")
+    frames = [
+        pd.DataFrame(
+            {
+                "id": splits[split]["id"],
+                "split": split,
+                "y_true": list(splits[split]["labels"]),
+                "y_pred": preds[split],
+                "scores": list(np.asarray(scores[split], dtype=np.float32)),
+            }
+        )
+        for split in ("validation", "test")
+    ]
+    metrics = run_metrics(
+        splits["test"]["labels"],
+        preds["test"],
+        scores["test"],
+        label_space,
+        probabilities=probabilities,
+    )
+    with atomic_path(folder / "predictions.parquet") as path:
+        pd.concat(frames, ignore_index=True).to_parquet(path)
+    with atomic_path(folder / "history.parquet") as path:
+        (pd.DataFrame({"step": []}) if history is None else history).to_parquet(path)
+    _write_json(folder / "labels.json", list(label_space.names))
+    _write_json(folder / "resources.json", resources)
+    _write_json(folder / "metrics.json", metrics)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return metrics
+
+
+def _write_json(file: Path, value: Any) -> None:
+    with atomic_path(file) as path:
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
+    """What a run depends on besides its parameters: weights, documents and code, for `open_run`."""
+    documents = hashlib.sha256()
+    for split in splits.values():
+        documents.update(split.to_pandas().to_json(orient="records").encode())
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    values = (model_fingerprint(params.model_id), documents.hexdigest()[:16], commit or "unknown")
+    return dict(zip(FINGERPRINTS, values, strict=True))
+
+
+def read_runs(study: str, *, runs_dir: str = "runs") -> pd.DataFrame:
+    """Finished runs of a study: `arm`, `seed`, `folder`, every metric and every resource.
+
+    Raises
+    ------
+    ValueError
+        The study has no finished run, or its runs do not share test documents and labels.
+    """
+    rows, inputs = [], {}
+    for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
+        folder = file.parent
+        metrics, resources = (
+            json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
+        )
+        seed = int(folder.name.removeprefix("seed-"))
+        rows.append(
+            {"arm": folder.parent.name, "seed": seed, "folder": folder} | metrics | resources
+        )
+        ids = tuple(read_predictions(folder)["id"])
+        inputs[(ids, (folder / "labels.json").read_text())] = folder
+    if not rows:
+        raise ValueError(
+            f"{ROOT / runs_dir / study}: no finished run; run `make study STUDY={study}`"
+        )
+    if len(inputs) > 1:
+        a, b = list(inputs.values())[:2]
+        raise ValueError(f"{a} and {b} have other test documents or labels; run them again")
+    return pd.DataFrame(rows)
+
+
+def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
+    """`id split y_true y_pred scores` of one split, in the order of the documents."""
+    table = pd.read_parquet(folder / "predictions.parquet")
+    return table[table["split"] == split].reset_index(drop=True)
+
+
+def read_label_space(folder: Path) -> LabelSpace:
+    """The label space that a run used."""
+    return LabelSpace(tuple(json.loads((folder / "labels.json").read_text(encoding="utf-8"))))
+
+
+def compare_runs(
+    runs: pd.DataFrame, *, num_resamples: int
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, dict[str, np.ndarray]]:
+    """The tables behind every figure, and the predictions that they were computed from.
+
+    Returns
+    -------
+    comparison
+        A row per arm, best micro-F1 first: F1 with 95 % intervals, accuracy and mean resources.
+    pairwise
+        See `compare_all`.
+    y_true, y_preds
+        (N, C) bool, and for each arm (S, N, C) bool over its seeds.
+    """
+    label_space = read_label_space(runs["folder"].iloc[0])
+    y_true = label_space.encode(read_predictions(runs["folder"].iloc[0])["y_true"])
+    y_preds = {
+        arm: np.stack([label_space.encode(read_predictions(f)["y_pred"]) for f in group["folder"]])
+        for arm, group in runs.sort_values("seed").groupby("arm")
+    }
+    rows = []
+    for arm, group in runs.groupby("arm"):
+        row = {"arm": arm, "num_seeds": len(group)}
+        for average in AVERAGES:
+            row[average] = group[average].mean()
+            row[f"{average}_low"], row[f"{average}_high"] = bootstrap_interval(
+                y_true, y_preds[arm], average=average, num_resamples=num_resamples
+            )
+        row["accuracy"] = group["accuracy"].mean()
+        for key in RESOURCE_KEYS:
+            number = pd.api.types.is_numeric_dtype(group[key])
+            row[key] = group[key].mean() if number else group[key].iloc[0]
+        rows.append(row)
+    comparison = pd.DataFrame(rows).sort_values("micro_f1", ascending=False, ignore_index=True)
+    y_preds = {arm: y_preds[arm] for arm in comparison["arm"]}
+    return comparison, compare_all(y_true, y_preds, num_resamples=num_resamples), y_true, y_preds

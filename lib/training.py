@@ -1,0 +1,293 @@
+"""Both fine-tuning approaches, on `transformers.Trainer` with batches of micro-batches."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from lib.data import micro_batches
+from lib.device import mixed_precision
+from lib.pooling import pad
+
+Example = Mapping[str, Any]
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+def finetune_embedding(
+    model: nn.Module, examples: Sequence[Example], evaluate: Evaluate, **options: Any
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Train an `EmbeddingModel` (with or without adapters) by cross-entropy of its head.
+
+    Parameters
+    ----------
+    examples
+        One mapping a training document: `id` str, `input_ids` list[int], `target` int, the label's
+        index.
+    evaluate
+        Validation metrics of the model, at least `micro_f1`; called after every epoch.
+    options
+        See `_finetune`.
+
+    Returns
+    -------
+    history, resources
+        A row per logged step (`step`, `epoch`, `loss`, `learning_rate`, `eval_*`), and
+        `train_seconds` (evaluation left out), `train_docs_per_second`, `train_tokens_per_second`
+        (real tokens). The model holds the weights of the epoch that was best on validation.
+    """
+
+    def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        logits = model(batch["input_ids"], batch["attention_mask"])
+        return nn.functional.cross_entropy(logits, batch["targets"], reduction="sum")
+
+    return _finetune(model, examples, loss, evaluate, **options)
+
+
+def finetune_instruction(
+    model: nn.Module,
+    examples: Sequence[Example],
+    evaluate: Evaluate,
+    *,
+    compute_dtype: torch.dtype,
+    **options: Any,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Train a causal language model on its answers: -log p(answer | prompt), end token included.
+
+    The loss is the sum over a document's answer tokens and the mean over documents, so it is the
+    cross-entropy of whole labels that `score_labels` ranks by. Logits are computed at answer
+    positions alone.
+
+    Parameters
+    ----------
+    examples
+        As in `finetune_embedding`, but `input_ids` is prompt + answer and `target` is the number of
+        answer tokens at its end.
+
+    Raises
+    ------
+    ValueError
+        A document has no supervised token, or nothing but supervised tokens.
+    """
+    for example in examples:
+        if not 0 < example["target"] < len(example["input_ids"]):
+            raise ValueError(
+                f"document {example['id']}: {example['target']} of {len(example['input_ids'])} "
+                "tokens are supervised; it needs a prompt and an answer"
+            )
+
+    def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        return -answer_log_probs(model, batch, compute_dtype).sum()
+
+    return _finetune(model, examples, loss, evaluate, **options)
+
+
+def answer_log_probs(
+    model: nn.Module, batch: Mapping[str, Any], compute_dtype: torch.dtype
+) -> Tensor:
+    """log p(token | tokens before) of every answer token in a right-padded micro-batch, 1-D fp32.
+
+    `batch` holds `input_ids` and `attention_mask`, (B, T), and `targets`, (B,): how many of a row's
+    last real tokens are its answer.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    input_ids = batch["input_ids"]
+    lengths = batch["attention_mask"].sum(dim=1, keepdim=True)  # (B, 1)
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
+    # The state at t predicts token t + 1: answers start one position early and end one early.
+    before_answer = (positions >= lengths - 1 - batch["targets"][:, None]) & (
+        positions < lengths - 1
+    )
+    with mixed_precision(input_ids.device, compute_dtype):
+        states = base.model(input_ids=input_ids).last_hidden_state  # (B, T, H)
+        logits = base.lm_head(states[before_answer])  # (answer tokens, V)
+    following = input_ids.roll(-1, dims=1)[before_answer]
+    return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
+
+
+class MicroBatchCollator:
+    """An optimizer batch as micro-batches cut by length under a token budget.
+
+    Documents are sampled at random first and only then grouped by length, so that length biases no
+    step; micro-batches bound memory and save padding.
+    """
+
+    def __init__(self, token_budget: int, pad_token_id: int) -> None:
+        self.token_budget = token_budget
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        batches = []
+        for rows in micro_batches([len(e["input_ids"]) for e in examples], self.token_budget):
+            chosen = [examples[i] for i in rows]
+            input_ids, mask = pad([e["input_ids"] for e in chosen], self.pad_token_id)
+            targets = torch.tensor([e["target"] for e in chosen])
+            batches.append({"input_ids": input_ids, "attention_mask": mask, "targets": targets})
+        return {
+            "micro_batches": batches,
+            "ids": [e["id"] for e in examples],
+            "num_documents": len(examples),
+        }
+
+
+class DocumentTrainer(Trainer):
+    """`Trainer` with a loss per document, summed over micro-batches and divided by documents."""
+
+    def __init__(
+        self,
+        *,
+        loss: Callable[[nn.Module, Mapping[str, Any]], Tensor],
+        evaluate: Evaluate,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._loss = loss
+        self._evaluate_model = evaluate
+        # Training seconds are `perf_counter() - _clock`: evaluation and interruptions left out.
+        self._clock: float | None = None
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Accumulate the gradient of one optimizer batch; returns the mean loss of its documents.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not finite; names the step, the documents and the learning rate.
+        """
+        if self._clock is None:
+            earlier = [
+                row["train_seconds"] for row in self.state.log_history if "train_seconds" in row
+            ]
+            self._clock = time.perf_counter() - (earlier[-1] if earlier else 0.0)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        total = torch.zeros((), device=self.args.device)
+        for batch in inputs["micro_batches"]:
+            loss = self._loss(model, batch) / inputs["num_documents"]
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        if not math.isfinite(total.item()):
+            raise FloatingPointError(
+                f"loss is {total.item()} at step {self.state.global_step + 1}, documents "
+                f"{', '.join(inputs['ids'])}, learning rate {self._get_learning_rate():.1e}"
+            )
+        return total
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validation metrics, logged as `eval_*`; draws no random number and keeps no logits."""
+        start = time.perf_counter()
+        metrics = {f"eval_{key}": value for key, value in self._evaluate_model(self.model).items()}
+        self.model.train()
+        self.log(metrics | {"train_seconds": start - self._clock})
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        self._clock += time.perf_counter() - start
+        return metrics
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the base class expects plain batches."""
+        return 0
+
+
+class _EvaluateEvery(TrainerCallback):
+    """Evaluate between epochs too, for the curves alone: only epochs can be the best."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.trainer: DocumentTrainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.steps == 0:
+            self.trainer.evaluate()
+
+
+def _finetune(
+    model: nn.Module,
+    examples: Sequence[Example],
+    loss: Callable[[nn.Module, Mapping[str, Any]], Tensor],
+    evaluate: Evaluate,
+    *,
+    output_dir: str | Path,
+    pad_token_id: int,
+    token_budget: int,
+    num_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup_share: float = 0.0,
+    weight_decay: float = 0.0,
+    eval_steps: int = 0,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
+
+    Parameters
+    ----------
+    output_dir
+        Checkpoints, one per epoch: the best and the last are kept. A checkpoint that is already
+        there is resumed from; the result equals an uninterrupted run.
+    token_budget
+        Most tokens of a micro-batch once padded.
+    batch_size
+        Documents per optimizer step.
+    warmup_share
+        Share of the steps over which the learning rate rises from 0.
+    eval_steps
+        Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
+    """
+    steps_per_epoch = math.ceil(len(examples) / batch_size)
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        num_train_epochs=num_epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(warmup_share * steps_per_epoch * num_epochs),
+        weight_decay=weight_decay,
+        max_grad_norm=1.0,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="micro_f1",
+        greater_is_better=True,
+        logging_steps=max(1, steps_per_epoch // 20),
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+        seed=seed,
+        data_seed=seed,
+        use_cpu=next(model.parameters()).device.type == "cpu",
+    )
+    callback = _EvaluateEvery(eval_steps)
+    trainer = DocumentTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=list(examples),
+        eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
+        data_collator=MicroBatchCollator(token_budget, pad_token_id),
+        loss=loss,
+        evaluate=evaluate,
+        callbacks=[callback] if eval_steps else [],
+    )
+    callback.trainer = trainer
+    checkpoint = get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = max(row.get("train_seconds", 0.0) for row in trainer.state.log_history)
+    documents = len(examples) * num_epochs
+    tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
+    history = pd.DataFrame(trainer.state.log_history)
+    resources = {
+        "train_seconds": seconds,
+        "train_docs_per_second": documents / seconds,
+        "train_tokens_per_second": tokens / seconds,
+    }
+    return history, resources
