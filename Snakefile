@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from lib.params import CompareParams, ParamsError, load_params
+from lib.params import ParamsError, load_params
 
 STUDY = config.get("study", "quick")
 PARAMS = Path(config.get("params_dir", "params"), STUDY)
@@ -29,45 +29,56 @@ except ParamsError as error:
 
 def papermill(notebook, output, files, **values):
     """The command that executes a notebook with a study's parameters files."""
-    command = ["papermill", f"notebooks/{notebook}.ipynb", output, "--log-output"]
+    command = ["papermill", f"notebooks/{notebook}.ipynb", output]
     for file in files:
-        command += ["-f", file]
-    for name, value in values.items():
+        command += ["-f", str(file)]
+    for name, value in {"runs_dir": RUNS, "figures_dir": FIGURES, **values}.items():
         command += ["-p", name, str(value)]
     return shlex.join(command)
 
 
+def arm_command(wildcards):
+    arm, seed = wildcards.arm, wildcards.seed
+    output = f"{RUNS}/{STUDY}/{arm}/seed-{seed}/notebook.ipynb"
+    return papermill(arms[arm].notebook, output, [COMMON, PARAMS / f"{arm}.yaml"], seed=seed)
+
+
+METRICS = [f"{RUNS}/{STUDY}/{arm}/seed-{seed}/metrics.json" for arm in arms for seed in study.seeds]
+COMPARED = f"{RUNS}/{STUDY}/05_compare.ipynb"
+REPORT = f"{FIGURES}/{STUDY}/report.html"
+
+
 rule report:
-    input: f"{FIGURES}/{STUDY}/report.html"
+    input: REPORT
 
 
 rule arm:
-    input: COMMON, PARAMS / "{arm}.yaml", CODE,
-        lambda w: f"notebooks/{arms[w.arm].notebook}.ipynb",
-    output: f"{RUNS}/{STUDY}/{{arm}}/seed-{{seed}}/metrics.json",
-    wildcard_constraints: arm="|".join(arms), seed=r"\d+",
-    threads: lambda w: arms[w.arm].threads
-    params:
-        command=lambda w: papermill(
-            arms[w.arm].notebook,
-            f"{RUNS}/{STUDY}/{w.arm}/seed-{w.seed}/notebook.ipynb",
-            [COMMON, str(PARAMS / f"{w.arm}.yaml")],
-            seed=w.seed, runs_dir=RUNS, figures_dir=FIGURES,
-        ),
-    shell: "mkdir -p $(dirname {output}) && OMP_NUM_THREADS={threads} RAYON_NUM_THREADS={threads} {params.command}"
+    input:
+        COMMON,
+        PARAMS / "{arm}.yaml",
+        CODE,
+        lambda wildcards: f"notebooks/{arms[wildcards.arm].notebook}.ipynb",
+    output: f"{RUNS}/{STUDY}/{{arm}}/seed-{{seed}}/metrics.json"
+    wildcard_constraints:
+        arm="|".join(arms),
+        seed=r"\d+",
+    threads: lambda wildcards: arms[wildcards.arm].threads
+    params: command=arm_command
+    shell:
+        "mkdir -p $(dirname {output}) && "
+        "OMP_NUM_THREADS={threads} RAYON_NUM_THREADS={threads} {params.command}"
 
 
 rule compare:
-    input:
-        [f"{RUNS}/{STUDY}/{arm}/seed-{seed}/metrics.json" for arm in arms for seed in study.seeds],
-        COMMON, "lib/figures.py", "lib/significance.py", notebook="notebooks/05_compare.ipynb",
-    output: f"{RUNS}/{STUDY}/05_compare.ipynb"
-    params: command=papermill("05_compare", f"{RUNS}/{STUDY}/05_compare.ipynb", [COMMON],
-                              runs_dir=RUNS, figures_dir=FIGURES),
+    input: METRICS, COMMON, "lib/figures.py", "lib/significance.py", "notebooks/05_compare.ipynb"
+    output: COMPARED
+    params: command=papermill("05_compare", COMPARED, [COMMON])
     shell: "mkdir -p $(dirname {output}) && {params.command}"
 
 
 rule html:
-    input: f"{RUNS}/{STUDY}/05_compare.ipynb"
-    output: f"{FIGURES}/{STUDY}/report.html"
-    shell: "jupyter nbconvert --to html --no-input {input} --output-dir $(dirname {output}) --output report"
+    input: COMPARED
+    output: REPORT
+    shell:
+        "jupyter nbconvert --to html --no-input {input} "
+        "--output-dir $(dirname {output}) --output report"
