@@ -102,6 +102,14 @@ def load_splits(
         path = _locate(dataset.replace("{split}", split))
         frames[split] = _read_documents(path, split, text_columns, label_column)
     train, test = frames["train"], frames["test"]
+    for frame in (train, test):
+        several = frame[frame["labels"].str.len() > 1]
+        if len(several):
+            first = several.iloc[0]
+            raise DataError(
+                f"{dataset}: {first['id']} has {len(first['labels'])} labels; every document needs "
+                "exactly one"
+            )
     classes = {label for labels in train["labels"] for label in labels}
     if len(classes) < 2:
         raise DataError(f"{dataset}: column {label_column!r} has one class only: {classes}")

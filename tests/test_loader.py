@@ -1,0 +1,154 @@
+import errno
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from conftest import MINILM, SMOLLM2
+
+from lib import loader
+from lib.loader import (
+    ModelError,
+    add_lora,
+    count_parameters,
+    load_backbone,
+    load_tokenizer,
+    resolve_model,
+)
+from lib.params import ROOT
+
+PARAMETERS = 134_515_008  # SmolLM2-135M, from its model card's safetensors
+
+
+def states(model):
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(5, 37)[None]).last_hidden_state
+
+
+def test_packaged_gguf_loads_in_nf4_with_double_quantization(live_nf4):
+    model = load_backbone(SMOLLM2)
+    layers = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    assert len(layers) == 30 * 7
+    assert {m.weight.quant_state.quant_type for m in layers} == {"nf4"}
+    assert all(m.weight.quant_state.nested for m in layers)
+    assert {m.compute_dtype for m in layers} <= {torch.bfloat16, torch.float32}
+    assert count_parameters(model) == (0, PARAMETERS)
+    assert model.get_memory_footprint() < 0.11 * 2**30  # embeddings stay in 16 bits
+
+
+def test_dequantized_once_is_the_nf4_model_value_for_value(monkeypatch):
+    once = load_backbone(SMOLLM2, dtype="bfloat16")
+    assert not any(isinstance(m, bnb.nn.Linear4bit) for m in once.modules())
+    monkeypatch.setattr("lib.loader.psutil.virtual_memory", lambda: type("M", (), {"available": 0}))
+    packed = load_backbone(SMOLLM2, dtype="bfloat16")
+    torch.testing.assert_close(states(once), states(packed), rtol=0, atol=0)
+
+
+def test_nf4_follows_the_unquantized_model():
+    exact = states(load_backbone(SMOLLM2, quantization="none", dtype="float32"))
+    nf4 = states(load_backbone(SMOLLM2, dtype="float32"))
+    assert torch.cosine_similarity(exact.flatten(), nf4.flatten(), dim=0) > 0.95
+
+
+def test_an_evaluation_does_not_change_what_training_computes(live_nf4, make_backbone):
+    """TRAPS 27: bitsandbytes would repack 4-bit weights at the first no-grad eval forward."""
+    model = add_lora(make_backbone(dtype="bfloat16"), r=2, alpha=4).train()
+    ids = torch.arange(5, 37)[None]
+    before = model(input_ids=ids).last_hidden_state.detach()
+    model.eval()
+    states(model)
+    model.train()
+    assert torch.equal(model(input_ids=ids).last_hidden_state, before)
+    weight = next(m.weight for m in model.modules() if isinstance(m, bnb.nn.Linear4bit))
+    assert not getattr(weight.quant_state, "packing_format_for_cpu", False)
+
+
+def test_the_loader_says_what_it_chose(caplog):
+    with caplog.at_level(logging.INFO, logger="lib"):
+        load_backbone(MINILM, quantization="none", dtype="float32", device="cpu")
+    assert "none on cpu, float32 compute, eager attention" in caplog.text
+
+
+def test_pad_token_is_set_in_tokenizer_and_model(tmp_path):
+    """TRAPS 2, on a model whose config and tokenizer lack it."""
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model(SMOLLM2), folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        values = json.loads((folder / name).read_text())
+        values.pop("pad_token_id", None), values.pop("pad_token", None)
+        (folder / name).write_text(json.dumps(values))
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert load_backbone(str(folder), quantization="none").config.pad_token_id == 2
+
+
+def test_damaged_packaged_weights_are_refused_by_checksum(tmp_path, monkeypatch):
+    path, digest = loader.find_packaged(SMOLLM2)
+    damaged = tmp_path / path.name
+    data = bytearray(path.read_bytes())
+    data[50_000_000] ^= 1
+    damaged.write_bytes(data)
+    monkeypatch.setattr(loader, "find_packaged", lambda _: (damaged, digest))
+    with pytest.raises(ModelError, match=r"gguf: checksum differs .* reinstall it"):
+        resolve_model(SMOLLM2)
+
+
+def test_damaged_local_weights_are_refused_in_one_line(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model(MINILM), folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        load_backbone(str(folder), quantization="none")
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_ids_pass_through_and_fail_in_one_line_without_network():
+    assert resolve_model("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+    with pytest.raises(ModelError, match="HuggingFaceTB/SmolLM2-135M: cannot be loaded") as caught:
+        load_backbone("HuggingFaceTB/SmolLM2-135M")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_disk_space_for_the_cache_is_reported_and_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "CACHE", tmp_path / "cache")
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="free; make room") as caught:
+        resolve_model(SMOLLM2)
+    assert caught.value.errno == errno.ENOSPC
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_lora_trains_adapters_only_in_fp32_and_leaves_the_base_as_it_was(make_backbone):
+    backbone = make_backbone(dtype="bfloat16")
+    base = {name: p.clone() for name, p in backbone.named_parameters()}
+    model = add_lora(backbone, r=4, alpha=8)
+    trainable, _ = count_parameters(model)
+    # r x (in + out) for q, k, v, o, gate, up, down of two layers
+    widths = [(576, 576), (576, 192), (576, 192), (576, 576)] + [(576, 1536)] * 3
+    assert trainable == 2 * 4 * sum(a + b for a, b in widths)
+    adapters = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in adapters} == {torch.float32}
+    optimizer = torch.optim.SGD(adapters, lr=1.0)
+    for _ in range(2):
+        model(input_ids=torch.arange(5, 37)[None]).last_hidden_state.float().sum().backward()
+        assert all(p.grad is not None for p in adapters)
+        optimizer.step()
+    after = {n.replace(".base_layer", ""): p for n, p in backbone.named_parameters()}
+    assert all(torch.equal(after[name], value) for name, value in base.items())
+
+
+def test_unknown_target_modules_name_the_known_ones(make_backbone):
+    with pytest.raises(ValueError, match=r"\['query'\] are not layers of this model: .*'q_proj'"):
+        add_lora(make_backbone(), r=2, alpha=4, target_modules=["q_proj", "query"])
+
+
+def test_importing_lib_is_quiet_and_loading_needs_no_network():
+    """TRAPS 25: bitsandbytes looks for a hub kernel on the CPU and warns."""
+    code = f"import lib.loader; lib.loader.load_tokenizer({MINILM!r}); print('loaded')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("loaded\n", "")

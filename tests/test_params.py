@@ -1,0 +1,74 @@
+import pytest
+
+from lib.params import EmbeddingParams, InstructionParams, ParamsError, load_params
+
+COMMON = 'study: "mine"\n'
+ARM = 'notebook: "03_finetune_embedding"\narm: "embedding"\n'
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(common="", arm="", **overrides):
+        (tmp_path / "common.yaml").write_text(COMMON + common)
+        (tmp_path / "embedding.yaml").write_text(ARM + arm)
+        return load_params(tmp_path / "common.yaml", tmp_path / "embedding.yaml", **overrides)
+
+    return load
+
+
+def test_later_files_and_then_overrides_win(load):
+    params = load("max_length: 32\n", "max_length: 64\n", seed=3)
+    assert isinstance(params, EmbeddingParams)
+    assert (params.study, params.max_length, params.seed) == ("mine", 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("learning_rat: 1.0e-3", "embedding.yaml: learning_rat: unknown parameter; did you mean 'learning_rate'"),
+        ("learning_rate: 2e-4", "write the number as 2.0e-4"),
+        ("quantization: no", "quote it"),
+        ("quantization: nf5", "did you mean 'nf4'"),
+        ("num_epochs: 1.5", "num_epochs: 1.5 is not valid"),
+        ("num_epochs: 0", "num_epochs: 0 is not valid"),
+        ("num_epochs: true", "num_epochs: True is not valid"),
+        ("learning_rate: .nan", "learning_rate: nan is not valid"),
+        ("learning_rate: -1.0", "greater than 0"),
+        ("text_columns: title", "text_columns: 'title' is not valid"),
+        ("text_columns: []", "at least 1 item"),
+        ("lora_r: 0", 'set lora_r or write quantization: "none"'),
+        ("token_budget: 16", "token_budget: 16 tokens cannot hold one document"),
+        ("seeds: [1, 1]", "names a seed twice"),
+        ("study: ../up", "study: '../up' is not valid"),
+        ("seed: 1\nseed: 2", "seed: given twice"),
+        ("- a", "not valid YAML"),
+        ("pooling: [last", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_bad_parameters_stop_in_one_line_that_names_file_and_key(load, line, message):
+    with pytest.raises(ParamsError) as caught:
+        load(arm=line + "\n")
+    assert message in str(caught.value)
+    assert "embedding.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_at_fault_is_named_even_if_it_is_not_the_last(load):
+    with pytest.raises(ParamsError, match=r"common.yaml: max_lenght: unknown.*'max_length'"):
+        load(common="max_lenght: 3\n")
+
+
+def test_unknown_notebook_names_the_nearest(load):
+    with pytest.raises(ParamsError, match="did you mean '03_finetune_embedding'"):
+        load(notebook="03_finetune_embeddings")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ParamsError, match=r"absent.yaml: cannot be read: No such file"):
+        load_params(tmp_path / "absent.yaml")
+
+
+def test_zero_epochs_mean_zero_shot_for_instruction_alone():
+    assert InstructionParams(num_epochs=0).num_epochs == 0
+    with pytest.raises(ValueError, match="num_epochs"):
+        EmbeddingParams(num_epochs=0)
