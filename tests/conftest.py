@@ -53,7 +53,7 @@ def live_nf4(monkeypatch):
 
 
 def snakemake(*arguments, folder, cores=2):
-    """Run the smoke study of a copied params folder under `folder`; returns the finished process."""
+    """Run the smoke study of the params folder under `folder`; returns the finished process."""
     config = [f"{name}_dir={folder / name}" for name in ("params", "runs", "figures")]
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", str(cores), "--rerun-triggers", "mtime",

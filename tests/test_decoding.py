@@ -59,7 +59,9 @@ def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(
     prompts = [template.render(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     together, alone = (
-        score_labels(small, tokenizer, prompts, answers, token_budget=b, compute_dtype=torch.bfloat16)
+        score_labels(
+            small, tokenizer, prompts, answers, token_budget=b, compute_dtype=torch.bfloat16
+        )
         for b in (10_000, 1)
     )
     np.testing.assert_allclose(together, alone, atol=0.1)
@@ -86,7 +88,11 @@ def test_logits_are_computed_at_answer_positions_only(make_backbone, template, m
     small.lm_head.register_forward_hook(lambda m, inputs, _: rows.append(inputs[0].shape))
     ids, num = template.render_with_answer(TEXTS[1], NAMES[0])
     mask = torch.ones(1, len(ids), dtype=torch.long)
-    batch = {"input_ids": torch.tensor([ids]), "attention_mask": mask, "targets": torch.tensor([num])}
+    batch = {
+        "input_ids": torch.tensor([ids]),
+        "attention_mask": mask,
+        "targets": torch.tensor([num]),
+    }
     answer_log_probs(small, batch, torch.float32)
     assert rows == [(num, 576)]
 

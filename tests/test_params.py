@@ -25,7 +25,7 @@ def test_later_files_and_then_overrides_win(load):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("learning_rat: 1.0e-3", "embedding.yaml: learning_rat: unknown parameter; did you mean 'learning_rate'"),
+        ("learning_rat: 1.0e-3", "learning_rat: unknown parameter; did you mean 'learning_rate'"),
         ("learning_rate: 2e-4", "write the number as 2.0e-4"),
         ("quantization: no", "quote it"),
         ("quantization: nf5", "did you mean 'nf4'"),

@@ -48,15 +48,20 @@ def test_an_encoders_frame_comes_on_top_of_max_length():
 
 def test_prompt_is_the_models_own_chat_format(template, tokenizer):
     text = tokenizer.decode(template.render("Cocoa rose."))
+    messages = [
+        {"role": "system", "content": "Name the topic."},
+        {"role": "user", "content": "Cocoa rose."},
+    ]
     assert text == tokenizer.apply_chat_template(
-        [{"role": "system", "content": "Name the topic."}, {"role": "user", "content": "Cocoa rose."}],
-        tokenize=False, add_generation_prompt=True,
-    )  # fmt: skip
+        messages, tokenize=False, add_generation_prompt=True
+    )
 
 
 def test_a_tokenizer_without_chat_template_gets_a_plain_prompt(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", None)
-    template = PromptTemplate.build(tokenizer, instruction="Topic?", labels=["a", "b"], max_length=9)
+    template = PromptTemplate.build(
+        tokenizer, instruction="Topic?", labels=["a", "b"], max_length=9
+    )
     text = tokenizer.decode(template.render("Cocoa rose."))
     assert text == "Topic? Answer with one of: a, b.\n\nText: Cocoa rose.\n\nAnswer:"
     assert tokenizer.decode(template.answer_ids("a")) == f" a{tokenizer.eos_token}"

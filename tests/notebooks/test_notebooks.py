@@ -1,0 +1,203 @@
+"""The five notebooks, as files and executed for real on the smoke study."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import snakemake
+
+from lib.classifier import load_classifier
+from lib.data import load_splits
+from lib.params import NOTEBOOK_PARAMS, ROOT, load_params
+from lib.results import RESOURCE_KEYS, read_predictions
+
+ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot")
+TUNED = ("encoder", "embedding", "instruction")
+FIGURES = ("forest", "pairwise", "class_f1", "confusion", "training", "cost")
+
+
+def read(name):
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def papermill(notebook, output, *arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / f"{notebook}.ipynb")]
+    command += [str(output), "--no-progress-bar", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", NOTEBOOK_PARAMS)
+def test_parameters_cell_repeats_the_names_and_defaults_of_lib_params(name):
+    cells = [c for c in read(name).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1
+    assert cells[0].source.startswith("# Parameters")
+    values = {}
+    exec(cells[0].source, values)
+    del values["__builtins__"], values["__annotations__"]
+    assert values == NOTEBOOK_PARAMS[name](notebook=name).model_dump()
+
+
+@pytest.mark.parametrize("name", NOTEBOOK_PARAMS)
+def test_notebooks_are_committed_without_outputs_and_define_no_classes(name):
+    notebook = read(name)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert not any(c.outputs or c.execution_count for c in code)
+    assert len(code) <= 30
+    assert not any("class " in c.source or "sys.path" in c.source for c in code)
+
+
+@pytest.mark.parametrize("study", ["quick", "smoke"])
+def test_every_params_file_is_valid_and_belongs_to_its_study(study):
+    folder = ROOT / "params" / study
+    for file in sorted(folder.glob("*.yaml")):
+        files = [folder / "common.yaml"] + ([file] if file.stem != "common" else [])
+        assert load_params(*files).study == study
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_run_leaves_every_artefact_of_the_contract(smoke_study, arm):
+    folder = smoke_study / "runs" / "smoke" / arm / "seed-0"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["num_test"] == 64
+    assert 0 <= metrics["micro_f1"] <= 1
+    resources = json.loads((folder / "resources.json").read_text())
+    assert set(resources) == set(RESOURCE_KEYS)
+    assert resources["peak_memory_gib"] > 0
+    labels = json.loads((folder / "labels.json").read_text())
+    for split, size in (("validation", 24), ("test", 64)):
+        table = read_predictions(folder, split)
+        assert table.columns.tolist() == ["id", "split", "y_true", "y_pred", "scores"]
+        assert len(table) == size
+        assert {len(s) for s in table["scores"]} == {len(labels)}
+    history = pd.read_parquet(folder / "history.parquet")
+    assert ("eval_micro_f1" in history) == (arm in TUNED)
+    assert (folder / "model").is_dir() == (arm in TUNED)
+    assert not (folder / "checkpoints").exists()
+    text = (folder / "params.yaml").read_text()
+    assert "model_fingerprint" in text
+    assert "data_fingerprint" in text
+
+
+def test_every_arm_saw_the_same_documents(smoke_study):
+    files = smoke_study.glob("runs/smoke/*/seed-0/params.yaml")
+    prints = {line for f in files for line in f.read_text().splitlines() if "data_finger" in line}
+    assert len(prints) == 1
+
+
+def test_the_report_is_one_file_with_every_figure(smoke_study):
+    folder = smoke_study / "figures" / "smoke"
+    for name in FIGURES:
+        assert (folder / f"{name}.pdf").stat().st_size > 1000
+        assert "make study STUDY=smoke" in (folder / f"{name}.caption.md").read_text()
+    html = (folder / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == len(FIGURES)
+    assert "has the highest micro-F1" in html
+    loaded = [line for line in html.splitlines() if 'src="http' in line or 'import "http' in line]
+    assert not loaded
+    comparison = pd.read_csv(folder / "comparison.csv")
+    assert sorted(comparison["arm"]) == sorted(ARMS)
+    assert len(pd.read_csv(folder / "pairwise.csv")) == 2 * 15
+
+
+def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison(smoke_study):
+    def planned():
+        done = snakemake("--dry-run", "--quiet", "rules", folder=smoke_study)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "arm" not in planned()
+    file = smoke_study / "params" / "smoke" / "tfidf.yaml"
+    times = file.stat()
+    try:
+        os.utime(file)
+        plan = snakemake("--dry-run", folder=smoke_study)
+        runs = [x for x in plan.stdout.splitlines() if x.strip().startswith("output:")]
+        assert [x.split("/smoke/")[1] for x in sorted(runs)] == [
+            "report.html", "05_compare.ipynb", "tfidf/seed-0/metrics.json",
+        ]  # fmt: skip
+    finally:
+        os.utime(file, (times.st_atime, times.st_mtime))
+
+
+def test_plain_papermill_alone_gives_the_predictions_of_the_parallel_study(smoke_study, tmp_path):
+    """TRAPS 26: beside other arms or alone, with its own share of threads."""
+    smoke = ROOT / "params" / "smoke"
+    done = papermill(
+        "03_finetune_embedding", tmp_path / "out.ipynb",
+        "-f", smoke / "common.yaml", "-f", smoke / "embedding.yaml",
+        "-p", "seed", 0, "-p", "runs_dir", tmp_path,
+        cwd=ROOT / "notebooks",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone = read_predictions(tmp_path / "smoke" / "embedding" / "seed-0")
+    beside = read_predictions(smoke_study / "runs" / "smoke" / "embedding" / "seed-0")
+    assert np.array_equal(np.stack(alone["scores"]), np.stack(beside["scores"]))
+
+
+@pytest.mark.parametrize("arm", TUNED)
+def test_a_reloaded_run_predicts_what_it_predicted(smoke_study, arm):
+    """TRAPS 5: head and adapters survive saving, on the quantized base."""
+    folder = smoke_study / "runs" / "smoke" / arm / "seed-0"
+    params = load_params(ROOT / "params/smoke/common.yaml", ROOT / f"params/smoke/{arm}.yaml")
+    splits = load_splits(
+        params.dataset, text_columns=params.text_columns, label_column=params.label_column,
+        num_train=params.num_train, num_validation=params.num_validation, num_test=params.num_test,
+    )  # fmt: skip
+    classifier = load_classifier(folder)
+    table = read_predictions(folder)
+    scores = classifier.predict_scores(splits["test"]["text"])
+    np.testing.assert_allclose(scores, np.stack(table["scores"]), atol=1e-2)
+    assert classifier.predict(splits["test"]["text"]) == [x[0] for x in table["y_pred"]]
+
+
+def test_loading_a_run_that_saved_no_model_says_so(smoke_study):
+    with pytest.raises(ValueError, match="02_baselines saves no model"):
+        load_classifier(smoke_study / "runs" / "smoke" / "tfidf" / "seed-0")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (("learning_rat", "0.1"), "unknown parameter; did you mean 'learning_rate'"),
+        (("num_epochs", "two"), "num_epochs: 'two' is not valid"),
+        (("dataset", "absent-{split}.csv"), "absent-train.csv: no such data file"),
+    ],
+)
+def test_papermill_stops_on_bad_input_and_leaves_no_run(tmp_path, value, message):
+    done = papermill(
+        "03_finetune_embedding",
+        tmp_path / "out.ipynb",
+        "-p",
+        *value,
+        "-p",
+        "runs_dir",
+        tmp_path / "r",
+    )
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_study_stops_in_one_line_before_anything_runs(tmp_path):
+    shutil.copytree(ROOT / "params" / "smoke", tmp_path / "params" / "smoke")
+    file = tmp_path / "params" / "smoke" / "tfidf.yaml"
+    file.write_text(file.read_text() + "metod: frozen\n")
+    done = snakemake(folder=tmp_path)
+    assert done.returncode != 0
+    assert f"{file}: metod: unknown parameter; did you mean 'method'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_data_notebook_runs_from_its_own_folder(tmp_path):
+    done = papermill(
+        "01_explore_data", tmp_path / "out.ipynb", "-f", ROOT / "params/smoke/common.yaml",
+        cwd=ROOT / "notebooks",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

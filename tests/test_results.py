@@ -1,0 +1,124 @@
+import errno
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import Dataset, DatasetDict
+
+from lib.data import LabelSpace
+from lib.params import StudyParams
+from lib.results import (
+    RESOURCE_KEYS,
+    atomic_path,
+    compare_runs,
+    open_run,
+    read_predictions,
+    read_runs,
+    write_run,
+)
+
+SPACE = LabelSpace(("a", "b"))
+TRUTH = [["a"], ["b"], ["a"], ["b"]]
+
+
+@pytest.fixture
+def splits():
+    part = {"id": list("wxyz"), "text": list("wxyz"), "labels": TRUTH}
+    return DatasetDict(validation=Dataset.from_dict(part), test=Dataset.from_dict(part))
+
+
+@pytest.fixture
+def write(tmp_path, splits):
+    def write(arm, preds, seed=0, splits=splits, **changes):
+        params = StudyParams(study="mine", arm=arm, seed=seed, runs_dir=str(tmp_path / "runs"))
+        folder = open_run(params)
+        both = {"validation": preds, "test": preds}
+        scores = dict.fromkeys(both, SPACE.encode(preds).astype(float))
+        resources = dict.fromkeys(RESOURCE_KEYS, 1.0) | changes
+        write_run(folder, splits=splits, label_space=SPACE, preds=both, scores=scores,
+                  probabilities=True, resources=resources)  # fmt: skip
+        return folder
+
+    return write
+
+
+def test_a_run_reads_back_as_it_was_written(write):
+    folder = write("one", [["a"], ["b"], ["b"], []])
+    table = read_predictions(folder)
+    assert table["id"].tolist() == list("wxyz")
+    assert [list(x) for x in table["y_pred"]] == [["a"], ["b"], ["b"], []]
+    assert table["scores"].iloc[0].dtype == np.float32
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["accuracy"] == 0.5
+    assert metrics["out_of_set_rate"] == 0.25
+    assert {"threshold", "precision_at_1", "ndcg_at_5", "samples_f1"} <= set(metrics)
+
+
+def test_resources_are_complete(write):
+    with pytest.raises(ValueError, match="missing or unknown keys"):
+        write("one", TRUTH, seconds=3)
+
+
+def test_the_comparison_has_a_row_for_each_arm_with_means_over_seeds(write, tmp_path):
+    write("one", TRUTH, device="cpu", train_seconds=2.0)
+    write("one", [["a"], ["b"], ["b"], ["a"]], seed=1, device="cpu", train_seconds=4.0)
+    write("two", [["b"], ["b"], ["b"], ["b"]], device="cpu")
+    runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
+    comparison, pairwise, _, y_preds = compare_runs(runs, num_resamples=100)
+    row = comparison.set_index("arm").loc["one"]
+    assert (row.num_seeds, row.micro_f1, row.train_seconds, row.device) == (2, 0.75, 3, "cpu")
+    assert y_preds["one"].shape == (2, 4, 2)
+    assert len(pairwise) == 2
+    assert set(RESOURCE_KEYS) <= set(comparison.columns)
+
+
+def test_runs_over_other_documents_are_not_compared(write, splits, tmp_path):
+    write("one", TRUTH)
+    other = DatasetDict({k: v.select([1, 0, 2, 3]) for k, v in splits.items()})
+    write("two", TRUTH, splits=other)
+    with pytest.raises(ValueError, match="other test documents or labels; run them again"):
+        read_runs("mine", runs_dir=str(tmp_path / "runs"))
+
+
+def test_a_study_without_runs_says_how_to_make_them(tmp_path):
+    with pytest.raises(ValueError, match="no finished run; run `make study STUDY=absent`"):
+        read_runs("absent", runs_dir=str(tmp_path))
+
+
+def test_an_interrupted_runs_checkpoints_stay_and_a_finished_ones_go(write, tmp_path):
+    params = StudyParams(study="mine", arm="one", runs_dir=str(tmp_path / "runs"))
+    checkpoint = open_run(params) / "checkpoints" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    open_run(params)
+    assert checkpoint.exists()
+    open_run(params.model_copy(update={"max_length": 7}))
+    assert not checkpoint.exists()
+    folder = write("one", TRUTH)
+    checkpoint.mkdir(parents=True)
+    open_run(params)
+    assert not checkpoint.exists()
+    assert not (folder / "metrics.json").exists()
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.json"
+    file.write_text("old")
+    with (
+        pytest.raises(OSError, match="no space left on disk; make room") as caught,
+        atomic_path(file) as path,
+    ):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(file) in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+    assert file.read_text() == "old"
+
+
+def test_a_really_full_disk_is_reported(tmp_path):
+    with (
+        pytest.raises(OSError, match="no space left on disk"),
+        atomic_path(tmp_path / "x.csv") as path,
+    ):
+        path.symlink_to("/dev/full")
+        pd.DataFrame({"a": [1]}).to_csv(path)

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+
+from lib import training
+from lib.loader import add_lora
+from lib.pooling import EmbeddingModel, predict_logits
+from lib.training import MicroBatchCollator, finetune_embedding, finetune_instruction
+
+BF16 = torch.bfloat16
+OPTIONS = {
+    "pad_token_id": 2,
+    "token_budget": 64,
+    "num_epochs": 2,
+    "batch_size": 4,
+    "learning_rate": 5e-3,
+    "warmup_share": 0.1,
+}
+
+
+@pytest.fixture
+def examples():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(4, 24, size=16)
+    return [
+        {"id": f"d{i}", "input_ids": [100 + i % 2, *generator.integers(5, 900, n)], "target": i % 2}
+        for i, n in enumerate(lengths.tolist())
+    ]
+
+
+def finetune(make_backbone, examples, folder, **changes):
+    torch.manual_seed(0)
+    model = EmbeddingModel(make_backbone(), num_labels=2, mode="mean", compute_dtype=BF16)
+    model = add_lora(model, r=4, alpha=8, dropout=0.1)
+    documents = [e["input_ids"] for e in examples]
+    truth = np.array([e["target"] for e in examples])
+
+    def evaluate(model):
+        return {"micro_f1": float((logits(model).argmax(1) == truth).mean())}
+
+    def logits(model):
+        return predict_logits(model, documents, token_budget=200)
+
+    options = OPTIONS | {"output_dir": folder} | changes
+    history, resources = finetune_embedding(model, examples, evaluate, **options)
+    return logits(model), history, resources
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_same_seed_same_logits_whatever_the_evaluation_interval(
+    make_backbone, examples, tmp_path, request, packed
+):
+    """TRAPS 10, 27: bit for bit, with packed 4-bit weights and with dequantized ones."""
+    if packed:
+        request.getfixturevalue("live_nf4")
+    first, history, resources = finetune(make_backbone, examples, tmp_path / "a")
+    again, _, _ = finetune(make_backbone, examples, tmp_path / "b")
+    often, curve, _ = finetune(make_backbone, examples, tmp_path / "c", eval_steps=1)
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, often)
+    assert history["eval_micro_f1"].notna().sum() == 2
+    assert curve["eval_micro_f1"].notna().sum() > 2
+    assert resources["train_seconds"] > 0
+
+
+def test_training_learns_and_another_seed_differs(make_backbone, examples, tmp_path):
+    logits, history, _ = finetune(make_backbone, examples, tmp_path / "a", num_epochs=6)
+    other, _, _ = finetune(make_backbone, examples, tmp_path / "b", num_epochs=6, seed=1)
+    loss = history["loss"].dropna()
+    assert loss.iloc[-1] < loss.iloc[0]
+    assert (logits.argmax(1) == [e["target"] for e in examples]).mean() > 0.9
+    assert not np.array_equal(logits, other)
+
+
+def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, tmp_path):
+    """TRAPS 19. The first run is killed by an error in its third epoch."""
+    whole, _, _ = finetune(make_backbone, examples, tmp_path / "whole", num_epochs=3)
+
+    real = training.MicroBatchCollator.__call__
+    calls = []
+
+    def dying(self, batch):
+        calls.append(1)
+        if len(calls) > 9:  # four steps an epoch: early in the third
+            raise KeyboardInterrupt
+        return real(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.MicroBatchCollator, "__call__", dying)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3)
+    resumed, history, _ = finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3)
+    assert np.array_equal(whole, resumed)
+    assert history["eval_micro_f1"].notna().sum() == 3
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examples):
+    model = EmbeddingModel(
+        make_backbone(quantization="none", dtype="float32"),
+        num_labels=2,
+        mode="last",
+        compute_dtype=torch.float32,
+    )
+    gradients = []
+    for budget in (10_000, 40):
+        model.zero_grad()
+        batch = MicroBatchCollator(budget, 2)(examples)
+        for micro in batch["micro_batches"]:
+            logits = model(micro["input_ids"], micro["attention_mask"])
+            loss = torch.nn.functional.cross_entropy(logits, micro["targets"], reduction="sum")
+            (loss / batch["num_documents"]).backward()
+        gradients.append(model.head.linear.weight.grad.clone())
+    assert len(batch["micro_batches"]) > 1
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_documents_and_rate(
+    make_backbone, examples, tmp_path
+):
+    """TRAPS 7."""
+    with pytest.raises(FloatingPointError, match=r"step \d+, documents d\d+.*learning rate"):
+        finetune(make_backbone, examples, tmp_path, learning_rate=1e30)
+
+
+@pytest.mark.parametrize("supervised", [0, 5])
+def test_rows_without_prompt_or_answer_are_refused(make_backbone, tmp_path, supervised):
+    """TRAPS 11: a fully truncated answer would train on a loss of zero."""
+    rows = [{"id": "d7", "input_ids": [1, 2, 3, 4, 5], "target": supervised}]
+    with pytest.raises(ValueError, match=f"document d7: {supervised} of 5 tokens are supervised"):
+        finetune_instruction(None, rows, dict, compute_dtype=BF16, output_dir=tmp_path, **OPTIONS)
+
+
+def test_instruction_training_lowers_the_loss_of_the_answers(make_backbone, tmp_path):
+    rows = [
+        {"id": f"d{i}", "input_ids": [5, 6, 100 + i % 2, 7, 200 + i % 2, 2], "target": 2}
+        for i in range(16)
+    ]
+    model = add_lora(make_backbone("lm"), r=4, alpha=8)
+    history, _ = finetune_instruction(
+        model, rows, lambda _: {"micro_f1": 0.0},
+        compute_dtype=BF16, output_dir=tmp_path, **OPTIONS,
+    )  # fmt: skip
+    loss = history["loss"].dropna()
+    assert loss.iloc[-1] < 0.5 * loss.iloc[0]
