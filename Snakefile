@@ -79,6 +79,6 @@ rule compare:
 rule html:
     input: COMPARED
     output: REPORT
-    shell:
-        "jupyter nbconvert --to html --no-input {input} "
-        "--output-dir $(dirname {output}) --output report"
+    shell:  # no scripts from elsewhere: the report opens without a network
+        "jupyter nbconvert --to html --no-input {input} --output-dir $(dirname {output}) "
+        "--output report --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url="

@@ -3,6 +3,7 @@
 import base64
 import difflib
 import hashlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -156,21 +157,13 @@ def _locate(location: str) -> Path:
 def _read_documents(
     path: Path, split: str, text_columns: Sequence[str], label_column: str
 ) -> pd.DataFrame:
-    text = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
-        if path.suffix == ".tab":  # Orange: names, then types, then roles; no quoting
-            frame = pd.read_csv(path, sep="\t", quoting=3, skiprows=[1, 2], **text)
-        elif path.suffix in (".csv", ".tsv"):
-            frame = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", **text)
-        elif path.suffix == ".jsonl":
-            frame = pd.read_json(path, lines=True, dtype=False)
-        elif path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            raise DataError(f"{path}: ending {path.suffix!r} is none of tab csv tsv jsonl parquet")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            frame = _read_table(path)
     except DataError:
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     for column in (*text_columns, label_column):
         if column not in frame.columns:
@@ -191,6 +184,19 @@ def _read_documents(
     ids = [f"{split}-{row}" for row in frame["row"]]
     documents = pd.DataFrame({"id": ids, "text": texts, "labels": labels})
     return documents[~blank].reset_index(drop=True)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    text = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False, "index_col": False}
+    if path.suffix == ".tab":  # Orange: names, then types, then roles; no quoting
+        return pd.read_csv(path, sep="\t", quoting=3, skiprows=[1, 2], **text)
+    if path.suffix in (".csv", ".tsv"):
+        return pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", **text)
+    if path.suffix == ".jsonl":
+        return pd.read_json(path, lines=True, dtype=False)
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    raise DataError(f"{path}: ending {path.suffix!r} is none of tab csv tsv jsonl parquet")
 
 
 def _as_labels(value: object) -> list[str]:

@@ -32,8 +32,9 @@ def bootstrap_f1(
     y_true, y_pred
         (N, C) and (S, N, C) bool.
     average
-        "micro_f1" or "macro_f1". In macro-F1 a label that the whole test split knows but a resample
-        happens to miss is left out of that resample's mean; counted as 0 it would bias all of them.
+        "micro_f1" or "macro_f1". In macro-F1 a label that a resample happens to miss is left out of
+        that resample's mean, because a 0 for it would bias every resample downwards; a label that
+        the whole test split lacks counts 0, as it does in the score itself.
     """
     if average not in AVERAGES:
         raise ValueError(f"average: {average!r} is not one of {', '.join(AVERAGES)}")
@@ -50,8 +51,8 @@ def bootstrap_f1(
         ).astype(np.float32)  # (R, N)
         double_tp, support = (weights @ c for c in counts)  # (S, R, C)
         f1 = double_tp / np.maximum(support, 1)
-        left_out = ((support == 0) & known[:, None]).sum(axis=2)  # (S, R)
-        results.append((f1.sum(axis=2) / np.maximum(f1.shape[2] - left_out, 1)).mean(axis=0))
+        drawn = np.maximum((support > 0).sum(axis=2), 1)  # (S, R) labels
+        results.append((f1.sum(axis=2) / drawn * known.mean(axis=1)[:, None]).mean(axis=0))
     return np.concatenate(results).astype(np.float64)
 
 
