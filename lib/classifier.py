@@ -14,7 +14,7 @@ from torch import nn
 from lib.data import LabelSpace
 from lib.decoding import score_labels
 from lib.device import choose_device, choose_dtype
-from lib.loader import load_backbone, load_tokenizer
+from lib.loader import load_backbone, load_lora, load_tokenizer
 from lib.metrics import softmax
 from lib.params import EmbeddingParams, InstructionParams, parse_params
 from lib.pooling import EmbeddingModel, predict_logits
@@ -91,7 +91,7 @@ def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: 
         backbone, num_labels=len(label_space), mode=params.pooling, compute_dtype=dtype
     )
     if params.lora_r:
-        model = PeftModel.from_pretrained(model, folder)
+        model = load_lora(model, folder)
     else:
         model.load_state_dict(load_file(folder / WEIGHTS))
 
@@ -119,7 +119,7 @@ def _instruction_scores(
         max_length=params.max_length,
     )
     if params.num_epochs and params.lora_r:
-        model = PeftModel.from_pretrained(model, folder).get_base_model()
+        model = load_lora(model, folder).get_base_model()
     elif params.num_epochs:
         model.load_state_dict(load_file(folder / WEIGHTS))
     template = PromptTemplate.build(

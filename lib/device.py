@@ -6,6 +6,7 @@ import os
 import platform
 import random
 import resource
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,8 @@ def start_run(*, seed: int, num_threads: int) -> None:
     Two torch processes with a thread for each core get in each other's way by a factor of ten, so
     a run never takes more than its `num_threads`; CPU results depend on that number too.
     """
+    transformers.logging.set_verbosity_error()  # its notes on our choices; ours are in the log
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     log = logging.getLogger("lib")
     log.setLevel(logging.INFO)
     if not log.handlers:

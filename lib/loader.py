@@ -220,6 +220,10 @@ def add_lora(
         Names of the layers, or "all-linear": every linear layer except the heads. A submodule
         called `head` is trained in full and saved with the adapter.
 
+    Notes
+    -----
+    Run the model under `lib.device.mixed_precision`: adapters then multiply in bfloat16.
+
     Raises
     ------
     ValueError
@@ -239,7 +243,20 @@ def add_lora(
         target_modules=targets,
         modules_to_save=["head"] if hasattr(model, "head") else None,
     )
-    return get_peft_model(model, config)
+    return _leave_casting_to_autocast(get_peft_model(model, config))
+
+
+def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
+    """The model with the adapters (and head) that `save_pretrained` wrote into the folder."""
+    return _leave_casting_to_autocast(PeftModel.from_pretrained(model, folder))
+
+
+def _leave_casting_to_autocast(model: PeftModel) -> PeftModel:
+    """Spare each adapter a copy of its input in fp32, which autocast would turn back to bf16."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+    return model
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import torch
 from conftest import MINILM, SMOLLM2
 
 from lib import loader
+from lib.device import mixed_precision
 from lib.loader import (
     ModelError,
     add_lora,
@@ -22,6 +23,11 @@ from lib.loader import (
 from lib.params import ROOT
 
 PARAMETERS = 134_515_008  # SmolLM2-135M, from its model card's safetensors
+
+
+def forward(model):
+    with mixed_precision(torch.device("cpu"), torch.bfloat16):
+        return model(input_ids=torch.arange(5, 37)[None]).last_hidden_state
 
 
 def states(model):
@@ -57,12 +63,12 @@ def test_nf4_follows_the_unquantized_model():
 def test_an_evaluation_does_not_change_what_training_computes(live_nf4, make_backbone):
     """TRAPS 27: bitsandbytes would repack 4-bit weights at the first no-grad eval forward."""
     model = add_lora(make_backbone(dtype="bfloat16"), r=2, alpha=4).train()
-    ids = torch.arange(5, 37)[None]
-    before = model(input_ids=ids).last_hidden_state.detach()
+    before = forward(model).detach()
     model.eval()
-    states(model)
+    with torch.no_grad():
+        forward(model)
     model.train()
-    assert torch.equal(model(input_ids=ids).last_hidden_state, before)
+    assert torch.equal(forward(model), before)
     weight = next(m.weight for m in model.modules() if isinstance(m, bnb.nn.Linear4bit))
     assert not getattr(weight.quant_state, "packing_format_for_cpu", False)
 
@@ -135,7 +141,7 @@ def test_lora_trains_adapters_only_in_fp32_and_leaves_the_base_as_it_was(make_ba
     assert {p.dtype for p in adapters} == {torch.float32}
     optimizer = torch.optim.SGD(adapters, lr=1.0)
     for _ in range(2):
-        model(input_ids=torch.arange(5, 37)[None]).last_hidden_state.float().sum().backward()
+        forward(model).float().sum().backward()
         assert all(p.grad is not None for p in adapters)
         optimizer.step()
     after = {n.replace(".base_layer", ""): p for n, p in backbone.named_parameters()}
