@@ -119,7 +119,7 @@ def _instruction_scores(
         max_length=params.max_length,
     )
     if params.num_epochs and params.lora_r:
-        model = load_lora(model, folder).get_base_model()
+        model = load_lora(model, folder)
     elif params.num_epochs:
         model.load_state_dict(load_file(folder / WEIGHTS))
     template = PromptTemplate.build(

@@ -6,7 +6,8 @@ from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from peft import PeftModel
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lib.data import LabelSpace, micro_batches
@@ -74,9 +75,14 @@ class LabelTrie:
         return visible
 
 
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The causal language model inside a `PeftModel`, its adapters still active; or itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 @torch.inference_mode()
 def score_labels(
-    model: PreTrainedModel,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     label_texts: Sequence[Sequence[int]],
@@ -101,6 +107,7 @@ def score_labels(
     token_budget
         Most tokens of one forward pass, trie nodes included.
     """
+    model = causal_lm(model).eval()
     trie = LabelTrie.build(label_texts)
     shared = _common_prefix(prompts)
     past = _prefill(model, prompts[0][:shared], compute_dtype)
@@ -187,7 +194,7 @@ def _edge_log_probs(
 
 @torch.inference_mode()
 def generate_answers(
-    model: PreTrainedModel,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     *,
@@ -196,6 +203,7 @@ def generate_answers(
     compute_dtype: torch.dtype,
 ) -> list[str]:
     """Greedy free answers to N prompts, as text without special tokens."""
+    model = causal_lm(model).eval()
     answers = [""] * len(prompts)
     for batch in micro_batches([len(p) + max_new_tokens for p in prompts], token_budget):
         longest = max(len(prompts[i]) for i in batch)
@@ -219,12 +227,12 @@ def generate_answers(
 
 
 def decode_labels(
-    model: PreTrainedModel,
+    model: nn.Module,
+    *,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     label_texts: Sequence[Sequence[int]],
     label_space: LabelSpace,
-    *,
     strategy: str,
     token_budget: int,
     compute_dtype: torch.dtype,

@@ -96,6 +96,7 @@ class BaselineParams(StudyParams):
 
     method: Literal["tfidf", "frozen"] = "tfidf"
     penalty_grid: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [
+        0.01,
         0.1,
         1.0,
         10.0,

@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from datasets import DatasetDict
+from torch import nn
+from transformers import PreTrainedModel
 
 from lib.data import LabelSpace
-from lib.loader import model_fingerprint
+from lib.device import peak_memory_gib
+from lib.loader import count_parameters, model_fingerprint
 from lib.metrics import run_metrics
 from lib.params import ROOT, StudyParams
 from lib.significance import AVERAGES, bootstrap_interval, compare_all
@@ -135,6 +139,23 @@ def write_run(
     _write_json(folder / "metrics.json", metrics)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def measure_resources(
+    params: StudyParams, model: nn.Module, backbone: PreTrainedModel, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The resources that every language-model run shares: parameters, memory and precision."""
+    trainable, total = count_parameters(model)
+    return {
+        "trainable_params": trainable,
+        "total_params": total,
+        "peak_memory_gib": peak_memory_gib(backbone.device),
+        "model_memory_gib": backbone.get_memory_footprint() / 2**30,
+        "device": backbone.device.type,
+        "num_threads": params.threads,
+        "dtype": str(dtype).removeprefix("torch."),
+        "quantization": params.quantization,
+    }
 
 
 def _write_json(file: Path, value: Any) -> None:

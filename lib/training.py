@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from lib.data import micro_batches
+from lib.data import LabelSpace, micro_batches
+from lib.decoding import causal_lm, decode_labels
 from lib.device import mixed_precision
-from lib.pooling import pad
+from lib.metrics import f1_scores
+from lib.pooling import pad, predict_logits
 
 Example = Mapping[str, Any]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -96,7 +99,7 @@ def answer_log_probs(
     `batch` holds `input_ids` and `attention_mask`, (B, T), and `targets`, (B,): how many of a row's
     last real tokens are its answer.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = causal_lm(model)
     input_ids = batch["input_ids"]
     lengths = batch["attention_mask"].sum(dim=1, keepdim=True)  # (B, 1)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
@@ -109,6 +112,26 @@ def answer_log_probs(
         logits = base.lm_head(states[before_answer])  # (answer tokens, V)
     following = input_ids.roll(-1, dims=1)[before_answer]
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
+
+
+def evaluate_embedding(
+    model: nn.Module,
+    *,
+    documents: Sequence[Sequence[int]],
+    y_true: np.ndarray,
+    token_budget: int,
+) -> dict[str, float]:
+    """F1 scores of an `EmbeddingModel`'s best labels; `y_true` is (N, C) bool."""
+    best = predict_logits(model, documents, token_budget=token_budget).argmax(axis=1)
+    return f1_scores(y_true, np.eye(y_true.shape[1], dtype=bool)[best])
+
+
+def evaluate_instruction(
+    model: nn.Module, *, label_space: LabelSpace, y_true: np.ndarray, **decoding: Any
+) -> dict[str, float]:
+    """F1 scores of what `decode_labels(model, **decoding)` answers; `y_true` is (N, C) bool."""
+    preds, _ = decode_labels(model, label_space=label_space, **decoding)
+    return f1_scores(y_true, label_space.encode(preds))
 
 
 class MicroBatchCollator:

@@ -122,10 +122,10 @@ def test_free_answers_outside_the_set_predict_nothing(model, template, tokenizer
     space = LabelSpace(("qqq", "zzz"))
     preds, scores = decode_labels(
         model,
-        tokenizer,
-        [template.render(text) for text in TEXTS],
-        [template.answer_ids(name) for name in space.names],
-        space,
+        tokenizer=tokenizer,
+        prompts=[template.render(text) for text in TEXTS],
+        label_texts=[template.answer_ids(name) for name in space.names],
+        label_space=space,
         strategy="generate",
         token_budget=500,
         compute_dtype=torch.float32,
@@ -137,5 +137,13 @@ def test_free_answers_outside_the_set_predict_nothing(model, template, tokenizer
 
 def test_unknown_strategy_is_an_error(model, template, tokenizer):
     with pytest.raises(ValueError, match="'beam' is not known"):
-        decode_labels(model, tokenizer, [[1]], [[1]], LabelSpace(("a",)), strategy="beam",
-                      token_budget=1, compute_dtype=torch.float32)  # fmt: skip
+        decode_labels(
+            model,
+            tokenizer=tokenizer,
+            prompts=[[1]],
+            label_texts=[[1]],
+            label_space=LabelSpace(("a",)),
+            strategy="beam",
+            token_budget=1,
+            compute_dtype=torch.float32,
+        )
