@@ -9,7 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: study test lint lab install clean
 study: $(READY)
-	snakemake --cores $(CORES) --config study=$(STUDY) --rerun-triggers mtime $(ARGS)
+	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) \
+		--rerun-triggers mtime $(ARGS)
 
 test: $(READY)
 	pytest $(ARGS)

@@ -1,6 +1,7 @@
 # Every arm and seed of a study, then the comparison, then the report; only what is out of date.
 #   snakemake --cores 2 --config study=quick
 import shlex
+import shutil
 from pathlib import Path
 
 from lib.params import ParamsError, load_params
@@ -10,6 +11,7 @@ PARAMS = Path(config.get("params_dir", "params"), STUDY)
 RUNS = config.get("runs_dir", "runs")
 FIGURES = config.get("figures_dir", "figures")
 COMMON = str(PARAMS / "common.yaml")
+ARM_NOTEBOOKS = "02_baselines 03_finetune_embedding 04_finetune_instruction".split()
 # A run depends on the code that computes it, not on the code that draws it.
 CODE = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem not in ("figures", "significance"))
 
@@ -23,6 +25,11 @@ try:
     }
     if study.study != STUDY:
         raise ParamsError(f"{COMMON}: study: {study.study!r} is not the folder's name")
+    for name, arm in arms.items():
+        if arm.notebook not in ARM_NOTEBOOKS:
+            raise ParamsError(f"{PARAMS / name}.yaml: notebook: must be one of {ARM_NOTEBOOKS}")
+        if (arm.study, arm.seeds) != (study.study, study.seeds):
+            raise ParamsError(f"{PARAMS / name}.yaml: study and seeds belong in common.yaml")
 except ParamsError as error:
     raise SystemExit(str(error))
 
@@ -63,6 +70,8 @@ rule arm:
         arm="|".join(arms),
         seed=r"\d+",
     threads: lambda wildcards: arms[wildcards.arm].threads
+    resources:  # where there is a GPU, one arm has it at a time (see --resources in the Makefile)
+        gpu=int(shutil.which("nvidia-smi") is not None),
     params: command=arm_command
     shell:
         "mkdir -p $(dirname {output}) && "
@@ -72,7 +81,7 @@ rule arm:
 rule compare:
     input: METRICS, COMMON, "lib/figures.py", "lib/significance.py", "notebooks/05_compare.ipynb"
     output: COMPARED
-    params: command=papermill("05_compare", COMPARED, [COMMON])
+    params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(arms)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import yaml
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model
+from safetensors.torch import save_model as save_weights
 from torch import nn
 
 from lib.data import LabelSpace
@@ -19,7 +20,7 @@ from lib.metrics import softmax
 from lib.params import EmbeddingParams, InstructionParams, parse_params
 from lib.pooling import EmbeddingModel, predict_logits
 from lib.prompts import PromptTemplate, encode_documents
-from lib.results import FINGERPRINTS, read_label_space
+from lib.results import FINGERPRINTS, atomic_path, read_label_space
 
 WEIGHTS = "model.safetensors"
 
@@ -42,15 +43,19 @@ class Classifier:
 
 def save_model(model: nn.Module, folder: Path) -> None:
     """Save what training changed: adapter and head, or every weight after full fine-tuning."""
-    if isinstance(model, PeftModel):
-        model.save_pretrained(folder)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), folder / WEIGHTS)
+    with atomic_path(folder) as path:
+        path.mkdir()
+        if isinstance(model, PeftModel):
+            model.save_pretrained(path)
+        else:
+            save_weights(model, str(path / WEIGHTS))
 
 
 def load_classifier(run_dir: str | Path) -> Classifier:
     """The classifier that an embedding, encoder or instruction run has saved.
+
+    An instruction run answers with the label of highest likelihood, also if it was evaluated by
+    free generation.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: 
     if params.lora_r:
         model = load_lora(model, folder)
     else:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        load_model(model, str(folder / WEIGHTS))
 
     def score(texts: Sequence[str]) -> np.ndarray:
         documents = encode_documents(
@@ -113,7 +118,7 @@ def _instruction_scores(
     model = load_backbone(
         params.model_id,
         quantization=params.quantization,
-        dtype=dtype if params.lora_r else torch.float32,
+        dtype=torch.float32 if params.num_epochs and not params.lora_r else dtype,
         device=device,
         head="lm",
         max_length=params.max_length,
@@ -121,7 +126,7 @@ def _instruction_scores(
     if params.num_epochs and params.lora_r:
         model = load_lora(model, folder)
     elif params.num_epochs:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        load_model(model, str(folder / WEIGHTS))
     template = PromptTemplate.build(
         tokenizer,
         instruction=params.instruction,

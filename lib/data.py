@@ -125,10 +125,10 @@ def load_splits(
     order = generator.permutation(len(train))
     train = train.iloc[order].reset_index(drop=True)
     num_train = num_train or len(train) - num_validation
-    if num_train + num_validation > len(train):
+    if num_train < len(classes) or num_train + num_validation > len(train):
         raise DataError(
-            f"{dataset}: num_train {num_train} + num_validation {num_validation} exceed the "
-            f"{len(train)} training documents"
+            f"{dataset}: num_train {num_train} and num_validation {num_validation} do not fit "
+            f"{len(train)} training documents of {len(classes)} classes"
         )
     kept = _stratified(train, num_train, at_least=1)
     rest = train.drop(index=kept)
@@ -208,8 +208,6 @@ def _stratified(frame: pd.DataFrame, size: int, *, at_least: int) -> list[int]:
     """Index of the first rows of each class, in proportion (largest remainder), `size` in all."""
     strata = frame["labels"].str[0]
     counts = strata.value_counts().sort_index()
-    if at_least * len(counts) > size:
-        raise DataError(f"{size} documents cannot hold {at_least} of each of {len(counts)} classes")
     exact = counts * size / max(len(frame), 1)
     quota = np.minimum(np.maximum(np.floor(exact), at_least), counts).astype(int)
     by_remainder = (exact - quota).sort_values(ascending=False, kind="stable").index

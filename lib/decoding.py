@@ -245,15 +245,16 @@ def decode_labels(
         Token ids of the C answers in label order, end token included.
     strategy
         "score": the label of highest likelihood (`score_labels`), scores the log-probabilities.
-        "generate": free generation and `parse_labels`, as long as the longest label; scores are 1
-        at the parsed label and 0 elsewhere, and an answer outside the set predicts nothing.
+        "generate": free generation, up to 8 tokens longer than the longest label, and
+        `parse_labels`; scores are 1 at the parsed label and 0 elsewhere, and an answer outside the
+        set predicts nothing.
     """
     options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
     if strategy == "score":
         scores = score_labels(model, tokenizer, prompts, label_texts, **options)
         return label_space.decode_best(scores), scores
     if strategy == "generate":
-        longest = max(map(len, label_texts))
+        longest = max(map(len, label_texts)) + 8  # room for a few words around the label
         answers = generate_answers(model, tokenizer, prompts, max_new_tokens=longest, **options)
         preds = [parse_labels(answer, label_space) for answer in answers]
         return preds, label_space.encode(preds).astype(np.float32)

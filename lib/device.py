@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import threadpoolctl
 import torch
 import transformers
 
@@ -53,6 +54,7 @@ def start_run(*, seed: int, num_threads: int) -> None:
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
     torch.set_num_threads(num_threads)
+    threadpoolctl.threadpool_limits(num_threads)  # NumPy's and scikit-learn's
     os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(num_threads)
     random.seed(seed)
     np.random.seed(seed)

@@ -139,8 +139,8 @@ def load_backbone(
         See `resolve_model`.
     quantization
         "nf4": linear layers in 4-bit NormalFloat with double quantization (QLoRA, arXiv
-        2305.14314, sections 2-3), computing in `dtype`. On a CPU whose free memory is at least
-        twice the model's size in `dtype`, the weights are dequantized once instead of in every
+        2305.14314, sections 2-3), computing in `dtype`. On a CPU whose memory is at least four
+        times the model's size in `dtype`, the weights are dequantized once instead of in every
         pass: the same values, bit for bit, without the saving of memory. "none": weights as stored.
     dtype, device
         "auto" lets the machine choose (`lib.device`); the choice is logged.
@@ -185,7 +185,7 @@ def load_backbone(
     how = quantization
     if quantization == "nf4" and device.type == "cpu":
         unpacked = count_parameters(model)[1] * dtype.itemsize
-        if 2 * unpacked <= psutil.virtual_memory().available:
+        if 4 * unpacked <= psutil.virtual_memory().total:
             model = model.dequantize(dtype)
             how = "nf4 values, dequantized once,"
         for module in model.modules():
@@ -262,7 +262,9 @@ def _leave_casting_to_autocast(model: PeftModel) -> PeftModel:
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(trainable, total) parameters; a 4-bit weight counts as the parameters it packs."""
     trainable = total = 0
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if "original_module" in name:  # peft's untrained copy of a module that it saves whole
+            continue
         packed = getattr(parameter, "quant_state", None)
         size = packed.shape.numel() if packed is not None else parameter.numel()
         total += size

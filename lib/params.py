@@ -62,6 +62,10 @@ class StudyParams(BaseModel):
                 f"token_budget: {self.token_budget} tokens cannot hold one document of "
                 f"max_length {self.max_length}; raise token_budget or lower max_length"
             )
+        if "{split}" not in self.dataset:
+            raise ValueError(
+                f"dataset: {self.dataset!r} has no {{split}}, which stands for train and test"
+            )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} names a seed twice; leave each in once")
         return self
@@ -87,8 +91,16 @@ class StudyParams(BaseModel):
 
         namespace = get_ipython().user_ns
         cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-        names = [name for cell in cells for name in _assigned_names(cell)]
-        return parse_params(cls, {name: namespace[name] for name in names}, source="notebook")
+        own = [cell for cell in cells if cell.startswith("# Parameters.")]
+        injected = [cell for cell in cells if not cell.startswith("# Parameters.")]
+        # Of a cell that was run several times, only the last version counts.
+        names = [name for cell in own[-1:] + injected[-1:] for name in _assigned_names(cell)]
+        params = parse_params(cls, {name: namespace[name] for name in names}, source="notebook")
+        if NOTEBOOK_PARAMS.get(params.notebook) is not cls:
+            raise ParamsError(
+                f"notebook: these parameters are for {params.notebook!r}, not for this one"
+            )
+        return params
 
 
 class BaselineParams(StudyParams):
@@ -115,7 +127,7 @@ class FinetuneParams(StudyParams):
     lora_r: Count = 8
     lora_alpha: Positive = 16
     lora_dropout: Share = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
     num_epochs: Count = 3
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
@@ -152,6 +164,7 @@ class InstructionParams(FinetuneParams):
 class CompareParams(StudyParams):
     """Parameters of 05_compare: everything else is read from the runs of the study."""
 
+    arms: list[Name] = []
     num_resamples: Annotated[int, Field(ge=100)] = 5000
 
 

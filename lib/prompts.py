@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lib.data import LabelSpace
@@ -49,20 +50,23 @@ class PromptTemplate:
         if labels:
             instruction = f"{instruction} Answer with one of: {', '.join(labels)}."
         if tokenizer.chat_template:
-            messages = [
-                {"role": "system", "content": instruction},
-                {"role": "user", "content": MARK},
-            ]
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
+            system = [{"role": "system", "content": instruction}, {"role": "user", "content": MARK}]
+            merged = [{"role": "user", "content": f"{instruction}\n\n{MARK}"}]
+            options = {"tokenize": False, "add_generation_prompt": True}
+            try:
+                text = tokenizer.apply_chat_template(system, **options)
+            except TemplateError:  # some templates refuse a system message
+                text = tokenizer.apply_chat_template(merged, **options)
         else:
             text = PLAIN_TEMPLATE.format(instruction=instruction, document=MARK)
         prefix, found, suffix = text.partition(MARK)
         if not found:
             raise ValueError("the tokenizer's chat template drops the user's message")
-        ids = [tuple(tokenizer(p, add_special_tokens=False).input_ids) for p in (prefix, suffix)]
-        return cls(tokenizer, ids[0], ids[1], max_length)
+        prefix_ids = tokenizer(prefix, add_special_tokens=False).input_ids
+        if not tokenizer.chat_template and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+            prefix_ids = [tokenizer.bos_token_id, *prefix_ids]  # a chat template writes its own
+        suffix_ids = tokenizer(suffix, add_special_tokens=False).input_ids
+        return cls(tokenizer, tuple(prefix_ids), tuple(suffix_ids), max_length)
 
     def render(self, document: str) -> list[int]:
         """Prompt ids of one document."""

@@ -5,9 +5,8 @@ import errno
 import hashlib
 import json
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from lib.metrics import run_metrics
 from lib.params import ROOT, StudyParams
 from lib.significance import AVERAGES, bootstrap_interval, compare_all
 
-FINGERPRINTS = ("model_fingerprint", "data_fingerprint", "code_commit")
+FINGERPRINTS = ("model_fingerprint", "data_fingerprint", "code_fingerprint")
 RESOURCE_KEYS = (
     "trainable_params",
     "total_params",
@@ -168,39 +167,59 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
     documents = hashlib.sha256()
     for split in splits.values():
         documents.update(split.to_pandas().to_json(orient="records").encode())
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    values = (model_fingerprint(params.model_id), documents.hexdigest()[:16], commit or "unknown")
-    return dict(zip(FINGERPRINTS, values, strict=True))
+    code = hashlib.sha256()
+    for file in sorted([*ROOT.glob("lib/*.py"), ROOT / "notebooks" / f"{params.notebook}.ipynb"]):
+        if file.stem not in ("figures", "significance"):  # they draw, and compute no run
+            code.update(file.read_bytes())
+    reads_model = getattr(params, "method", None) != "tfidf"
+    return {
+        "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
+        "data_fingerprint": documents.hexdigest()[:16],
+        "code_fingerprint": code.hexdigest()[:16],
+    }
 
 
-def read_runs(study: str, *, runs_dir: str = "runs") -> pd.DataFrame:
-    """Finished runs of a study: `arm`, `seed`, `folder`, every metric and every resource.
+def read_runs(
+    study: str,
+    *,
+    runs_dir: str = "runs",
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Finished runs of a study: `arm seed folder params`, every metric and every resource.
+
+    Parameters
+    ----------
+    arms, seeds
+        Which runs belong to the study; empty for all that are found.
 
     Raises
     ------
     ValueError
-        The study has no finished run, or its runs do not share test documents and labels.
+        The study has no finished run, or its runs do not share documents and labels.
     """
     rows, inputs = [], {}
     for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
-        folder = file.parent
+        folder, arm = file.parent, file.parents[1].name
+        seed = int(folder.name.removeprefix("seed-"))
+        if (arms and arm not in arms) or (seeds and seed not in seeds):
+            continue
         metrics, resources = (
             json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
         )
-        seed = int(folder.name.removeprefix("seed-"))
-        rows.append(
-            {"arm": folder.parent.name, "seed": seed, "folder": folder} | metrics | resources
-        )
+        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        about = {"arm": arm, "seed": seed, "folder": folder, "params": params}
+        rows.append(about | metrics | resources)
         ids = tuple(read_predictions(folder)["id"])
-        inputs[(ids, (folder / "labels.json").read_text())] = folder
+        documents = (params.get("data_fingerprint"), ids, (folder / "labels.json").read_text())
+        inputs[documents] = folder
     if not rows:
         raise ValueError(
             f"{ROOT / runs_dir / study}: no finished run; run `make study STUDY={study}`"
         )
     if len(inputs) > 1:
         a, b = list(inputs.values())[:2]
-        raise ValueError(f"{a} and {b} have other test documents or labels; run them again")
+        raise ValueError(f"{a} and {b} have other documents or labels; run them again")
     return pd.DataFrame(rows)
 
 
@@ -213,6 +232,15 @@ def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
 def read_label_space(folder: Path) -> LabelSpace:
     """The label space that a run used."""
     return LabelSpace(tuple(json.loads((folder / "labels.json").read_text(encoding="utf-8"))))
+
+
+def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
+    """The parameters that are not the same in all arms: a row each, a column for each arm."""
+    first = runs.groupby("arm", sort=False)["params"].first()
+    table = pd.DataFrame(first.tolist(), index=first.index).astype(object).T
+    table = table.drop(index=["arm", "seed", "notebook", *FINGERPRINTS], errors="ignore")
+    told = table.apply(lambda row: len({str(value) for value in row}) > 1, axis=1)
+    return table[told].where(table[told].notna(), "–")
 
 
 def compare_runs(
@@ -245,7 +273,7 @@ def compare_runs(
             )
         row["accuracy"] = group["accuracy"].mean()
         for key in RESOURCE_KEYS:
-            number = pd.api.types.is_numeric_dtype(group[key])
+            number = pd.api.types.is_float_dtype(group[key])
             row[key] = group[key].mean() if number else group[key].iloc[0]
         rows.append(row)
     comparison = pd.DataFrame(rows).sort_values("micro_f1", ascending=False, ignore_index=True)

@@ -41,7 +41,7 @@ def bootstrap_f1(
     counts = _document_counts(y_true, y_pred)  # 2 x (S, N, C): 2 TP, and 2 TP + FP + FN
     if average == "micro_f1":
         counts = [c.sum(axis=2, keepdims=True) for c in counts]
-    known = counts[1].sum(axis=1) > 0  # (S, C): labels with a document or a prediction
+    known = y_true.any(axis=0)  # (C,)
     generator = np.random.default_rng(seed)
     num_documents, results = len(y_true), []
     for start in range(0, num_resamples, 500):  # 500 x N weights at a time
@@ -49,10 +49,13 @@ def bootstrap_f1(
         weights = generator.multinomial(
             num_documents, np.full(num_documents, 1 / num_documents), size=size
         ).astype(np.float32)  # (R, N)
-        double_tp, support = (weights @ c for c in counts)  # (S, R, C)
+        double_tp, support = (weights @ c for c in counts)  # (S, R, C), or (S, R, 1) for micro
         f1 = double_tp / np.maximum(support, 1)
-        drawn = np.maximum((support > 0).sum(axis=2), 1)  # (S, R) labels
-        results.append((f1.sum(axis=2) / drawn * known.mean(axis=1)[:, None]).mean(axis=0))
+        if average == "micro_f1":
+            results.append(f1[:, :, 0].mean(axis=0))
+        else:  # a label without a drawn document has no true positive: it adds 0 to the sum
+            drawn = np.maximum((weights @ y_true.astype(np.float32) > 0).sum(axis=1), 1)  # (R,)
+            results.append((f1.sum(axis=2) / drawn * known.mean()).mean(axis=0))
     return np.concatenate(results).astype(np.float64)
 
 
@@ -173,8 +176,8 @@ def f1(y_true: np.ndarray, y_pred: np.ndarray, average: str) -> float:
 def conclude(comparison: pd.DataFrame, pairwise: pd.DataFrame, *, alpha: float = 0.05) -> str:
     """A paragraph, in Markdown, of what the numbers allow to say about micro-F1, and what not.
 
-    A difference is called certain when its paired interval excludes zero and Holm's p is below
-    `alpha`; everything else is called not distinguishable.
+    Arms are called distinguishable when their paired interval excludes zero and Holm's p is below
+    `alpha`, and not distinguishable otherwise.
 
     Parameters
     ----------
@@ -194,7 +197,10 @@ def conclude(comparison: pd.DataFrame, pairwise: pd.DataFrame, *, alpha: float =
         delta, certain = _difference(pairwise, best.arm, arm, alpha)
         (worse if certain else tied).append(f"{arm} ({delta:+.3f})")
     if worse:
-        sentences.append(f"It is better, with certainty, than {_join(worse)}.")
+        sentences.append(
+            f"It is distinguishably better (paired 95 % interval without zero, Holm-adjusted "
+            f"p < {alpha:g}) than {_join(worse)}."
+        )
     if tied:
         sentences.append(f"It is **not distinguishable** from {_join(tied)} on these documents.")
     if {"embedding", "instruction"} <= set(ranked.arm):
@@ -210,12 +216,11 @@ def conclude(comparison: pd.DataFrame, pairwise: pd.DataFrame, *, alpha: float =
             f"{min(row.low, row.high):+.3f} to {max(row.low, row.high):+.3f}, Holm-adjusted "
             f"McNemar p = {row.p_holm:.2g})."
         )
-    seeds = int(comparison.num_seeds.min())
-    if seeds == 1:
-        sentences.append(
-            "There is one seed an arm: the intervals cover the choice of test documents, not the "
-            "luck of training. Another seed may reorder arms that are close."
-        )
+    fewest = int(comparison.num_seeds.min())
+    sentences.append(
+        f"With {fewest} seed{'s' if fewest > 1 else ''} an arm, the intervals cover the choice of "
+        "test documents, not the luck of training: other seeds may reorder arms that are close."
+    )
     sentences.append(
         "Nothing here tells how the order changes with more documents, other labels or models."
     )

@@ -47,7 +47,7 @@ def live_nf4(monkeypatch):
     """Too little memory to dequantize: weights stay packed in 4 bits and are unpacked each pass."""
 
     class Memory:
-        available = 0
+        total = 0
 
     monkeypatch.setattr("lib.loader.psutil.virtual_memory", lambda: Memory)
 

@@ -114,7 +114,9 @@ def test_missing_file_and_missing_package_are_named(tmp_path):
 
 
 def test_more_documents_than_there_are_is_an_error(load):
-    with pytest.raises(DataError, match="num_train 8 \\+ num_validation 1 exceed the 8 training"):
+    with pytest.raises(
+        DataError, match="num_train 8 and num_validation 1 do not fit 8 training documents"
+    ):
         load(TRAIN, TEST, num_train=8)
 
 

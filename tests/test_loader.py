@@ -49,7 +49,7 @@ def test_packaged_gguf_loads_in_nf4_with_double_quantization(live_nf4):
 def test_dequantized_once_is_the_nf4_model_value_for_value(monkeypatch):
     once = load_backbone(SMOLLM2, dtype="bfloat16")
     assert not any(isinstance(m, bnb.nn.Linear4bit) for m in once.modules())
-    monkeypatch.setattr("lib.loader.psutil.virtual_memory", lambda: type("M", (), {"available": 0}))
+    monkeypatch.setattr("lib.loader.psutil.virtual_memory", lambda: type("M", (), {"total": 0}))
     packed = load_backbone(SMOLLM2, dtype="bfloat16")
     torch.testing.assert_close(states(once), states(packed), rtol=0, atol=0)
 

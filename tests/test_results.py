@@ -12,6 +12,7 @@ from lib.results import (
     RESOURCE_KEYS,
     atomic_path,
     compare_runs,
+    differing_params,
     open_run,
     read_predictions,
     read_runs,
@@ -30,8 +31,10 @@ def splits():
 
 @pytest.fixture
 def write(tmp_path, splits):
-    def write(arm, preds, seed=0, splits=splits, **changes):
-        params = StudyParams(study="mine", arm=arm, seed=seed, runs_dir=str(tmp_path / "runs"))
+    def write(arm, preds, seed=0, splits=splits, max_length=96, **changes):
+        params = StudyParams(
+            study="mine", arm=arm, seed=seed, max_length=max_length, runs_dir=str(tmp_path / "runs")
+        )
         folder = open_run(params)
         both = {"validation": preds, "test": preds}
         scores = dict.fromkeys(both, SPACE.encode(preds).astype(float))
@@ -77,7 +80,7 @@ def test_runs_over_other_documents_are_not_compared(write, splits, tmp_path):
     write("one", TRUTH)
     other = DatasetDict({k: v.select([1, 0, 2, 3]) for k, v in splits.items()})
     write("two", TRUTH, splits=other)
-    with pytest.raises(ValueError, match="other test documents or labels; run them again"):
+    with pytest.raises(ValueError, match="other documents or labels; run them again"):
         read_runs("mine", runs_dir=str(tmp_path / "runs"))
 
 
@@ -122,3 +125,17 @@ def test_a_really_full_disk_is_reported(tmp_path):
     ):
         path.symlink_to("/dev/full")
         pd.DataFrame({"a": [1]}).to_csv(path)
+
+
+def test_only_the_studys_own_arms_and_seeds_are_read(write, tmp_path):
+    for arm, seed in (("one", 0), ("one", 7), ("old", 0)):
+        write(arm, TRUTH, seed=seed)
+    runs = read_runs("mine", runs_dir=str(tmp_path / "runs"), arms=["one"], seeds=[0, 1])
+    assert list(zip(runs["arm"], runs["seed"], strict=True)) == [("one", 0)]
+
+
+def test_what_differs_between_arms_is_told(write, tmp_path):
+    write("one", TRUTH)
+    write("two", TRUTH, max_length=7)
+    table = differing_params(read_runs("mine", runs_dir=str(tmp_path / "runs")))
+    assert table.to_dict() == {"one": {"max_length": 96}, "two": {"max_length": 7}}
