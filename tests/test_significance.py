@@ -54,7 +54,7 @@ def test_false_positives_on_rare_and_absent_labels_do_not_bias_the_macro_bootstr
     truth = one_hot([0] * 60 + [1] * 2)  # label 3 is predicted and never true; label 2 is neither
     preds = one_hot([0] * 50 + [1] * 5 + [3] * 5 + [1] * 2)[None]
     samples = bootstrap_f1(truth, preds, average="macro_f1", num_resamples=4000)
-    assert samples.mean() == pytest.approx(f1(truth, preds, "macro_f1"), abs=0.02)
+    assert samples.mean() == pytest.approx(f1(truth, preds, "macro_f1"), abs=0.03)
     assert samples.max() <= 0.5  # two of four labels can be got right
 
 
