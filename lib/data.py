@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
-from lib.params import ROOT
+from lib.params import ROOT, InputError
 
 SPLITS = ("train", "validation", "test")
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """The data cannot be used as the parameters ask; the message names file, column and row."""
 
 

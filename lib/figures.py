@@ -1,6 +1,7 @@
 """The comparison's figures. Colour and marker follow the arm through every one of them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,8 +15,16 @@ from sklearn.metrics import confusion_matrix, f1_score
 from lib.data import LabelSpace
 from lib.results import atomic_path
 
-KNOWN_ARMS = ("tfidf", "frozen", "encoder", "zero_shot", "instruction", "embedding")
-MARKERS = "sD^vPoX<>*hp"
+# Colour (of seaborn's "colorblind" palette) and marker of the arms that studies share.
+KNOWN_ARMS = {
+    "embedding": (0, "o"),
+    "instruction": (3, "P"),
+    "encoder": (2, "^"),
+    "frozen": (9, "D"),
+    "tfidf": (7, "s"),
+    "zero_shot": (1, "v"),
+}
+OTHER_ARMS = [(4, "X"), (5, "<"), (8, ">"), (6, "*"), (4, "h"), (5, "p"), (8, "d"), (6, "8")]
 
 
 def set_plot_style() -> None:
@@ -27,13 +36,10 @@ def set_plot_style() -> None:
 
 def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
     """Colour and marker of each arm; the arms of the quick study keep theirs in every study."""
-    order = [*KNOWN_ARMS, *sorted(set(arms) - set(KNOWN_ARMS))]
     colours = sns.color_palette("colorblind", 10)
-    return {
-        arm: {"color": colours[i % 10], "marker": MARKERS[i % len(MARKERS)]}
-        for i, arm in enumerate(order)
-        if arm in arms
-    }
+    others = zip(sorted(set(arms) - set(KNOWN_ARMS)), cycle(OTHER_ARMS), strict=False)
+    looks = KNOWN_ARMS | dict(others)
+    return {arm: {"color": colours[looks[arm][0]], "marker": looks[arm][1]} for arm in arms}
 
 
 def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
@@ -89,7 +95,8 @@ def plot_forest(comparison: pd.DataFrame) -> Figure:
         ax.set(xlabel=f"{average.replace('_f1', '-F1')} (test)", ylim=(-0.6, len(table) - 0.4))
         ax.set_yticks(range(len(table)), table["arm"])
         ax.grid(axis="y", visible=False)
-        ax.margins(x=0.16)
+        left, right = table[f"{average}_low"].min(), table[f"{average}_high"].max()
+        ax.set_xlim(left - 0.05 * (right - left), right + 0.25 * (right - left))  # for the numbers
     fig.tight_layout()
     return fig
 
@@ -200,15 +207,22 @@ def plot_cost(comparison: pd.DataFrame) -> Figure:
     styles = arm_styles(list(comparison["arm"]))
     fig, axs = plt.subplots(2, 2, figsize=(8, 5.6), sharey=True)
     for ax, (key, label) in zip(axs.flat, panels.items(), strict=True):
-        for _, row in comparison.iterrows():
+        values = comparison[key].astype(float)
+        smallest = 10 ** np.floor(np.log10(values[values > 0].min())) if (values > 0).any() else 1
+        zero = smallest / 10  # where a cost of nothing stands on a logarithmic axis
+        for (_, row), value in zip(comparison.iterrows(), values.replace(0, zero), strict=True):
             spread = [[row.micro_f1 - row.micro_f1_low], [row.micro_f1_high - row.micro_f1]]
-            ax.errorbar(row[key], row.micro_f1, yerr=np.abs(spread), ms=7, mec="black", mew=0.6,
+            ax.errorbar(value, row.micro_f1, yerr=np.abs(spread), ms=7, mec="black", mew=0.6,
                         ls="", label=row.arm, **styles[row.arm])  # fmt: skip
-        positive = comparison[key][comparison[key] > 0]
-        if (comparison[key] == 0).any() and len(positive):
-            ax.set_xscale("symlog", linthresh=10 ** np.floor(np.log10(positive.min())))
+        if key == "peak_memory_gib":
+            ax.set_xlim(0, 1.1 * values.max())
         else:
             ax.set_xscale("log")
+            if (values == 0).any():
+                decades = np.arange(np.log10(smallest), np.ceil(np.log10(values.max())) + 1)
+                labels = [f"$10^{{{int(d)}}}$" for d in decades]
+                ax.set_xticks([zero, *10**decades], ["0", *labels])
+                ax.minorticks_off()
         ax.set(xlabel=label)
     for ax in axs[:, 0]:
         ax.set(ylabel="micro-F1 (test)")

@@ -26,7 +26,7 @@ from transformers import (
 
 from lib.data import DataError, find_packaged, urlsafe_sha256
 from lib.device import choose_device, choose_dtype
-from lib.params import ROOT
+from lib.params import ROOT, InputError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ CACHE = ROOT / "runs" / "cache"
 HEAD_NAMES = ("head", "lm_head")
 
 
-class ModelError(ValueError):
+class ModelError(InputError):
     """A model id cannot be resolved, or its weights are damaged."""
 
 

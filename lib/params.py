@@ -23,7 +23,11 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class ParamsError(ValueError):
+class InputError(ValueError):
+    """What a user gave cannot be used; the message is one line that says what, where and why."""
+
+
+class ParamsError(InputError):
     """A parameter is unknown, of the wrong type, out of range or contradicts another one."""
 
 
@@ -89,7 +93,9 @@ class StudyParams(BaseModel):
         """
         from IPython import get_ipython
 
-        namespace = get_ipython().user_ns
+        shell = get_ipython()
+        shell.set_custom_exc((InputError,), _show_in_one_line)
+        namespace = shell.user_ns
         cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
         own = [cell for cell in cells if cell.startswith("# Parameters.")]
         injected = [cell for cell in cells if not cell.startswith("# Parameters.")]
@@ -221,6 +227,11 @@ def parse_params(
     except ValidationError as error:
         complaints = [_complaint(e, model, source, origin or {}) for e in error.errors()]
         raise ParamsError("; ".join(complaints)) from None
+
+
+def _show_in_one_line(shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> None:
+    """IPython's handler for `InputError`: the message alone, without the code that raised it."""
+    shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
 
 
 def _complaint(error: Any, model: type[StudyParams], source: str, origin: Mapping) -> str:

@@ -38,6 +38,8 @@ def test_parameters_cell_repeats_the_names_and_defaults_of_lib_params(name):
     cells = [c for c in read(name).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1
     assert cells[0].source.startswith("# Parameters")
+    # papermill's own parser stops at a second "=" and finds no annotation with "|"
+    assert not any(x.count("=") > 1 or "|" in x for x in cells[0].source.splitlines())
     values = {}
     exec(cells[0].source, values)
     del values["__builtins__"], values["__annotations__"]
@@ -164,6 +166,7 @@ def test_loading_a_run_that_saved_no_model_says_so(smoke_study):
     [
         (("learning_rat", "0.1"), "unknown parameter; did you mean 'learning_rate'"),
         (("num_epochs", "two"), "num_epochs: 'two' is not valid"),
+        (("notebook", "04_finetune_instruction"), "these parameters are for '04_finetune_instruc"),
         (("dataset", "absent-{split}.csv"), "absent-train.csv: no such data file"),
     ],
 )
@@ -178,7 +181,11 @@ def test_papermill_stops_on_bad_input_and_leaves_no_run(tmp_path, value, message
         tmp_path / "r",
     )
     assert done.returncode != 0
-    assert message in done.stderr
+    assert message in done.stderr.strip().splitlines()[-1]
+    shown = [
+        o for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])
+    ]
+    assert [len(o.traceback) for o in shown if o.output_type == "error"] == [1]
     assert not (tmp_path / "r").exists()
 
 
