@@ -24,8 +24,9 @@ def results_table(study):
     return "\n".join(lines)
 
 
-def test_readme_shows_the_committed_table_and_figure():
+def test_readme_shows_the_committed_conclusion_table_and_figure():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert results_table("quick") in readme
+    assert (ROOT / "figures/quick/conclusion.md").read_text(encoding="utf-8").strip() in readme
     assert "figures/quick/forest.png" in readme
     assert (ROOT / "figures/quick/forest.png").exists()
