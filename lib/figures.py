@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from lib.data import LabelSpace
 from lib.results import atomic_path
+from lib.significance import format_p
 
 # Colour (of seaborn's "colorblind" palette) and marker of the arms that studies share.
 KNOWN_ARMS = {
@@ -110,7 +111,7 @@ def plot_pairwise(pairwise: pd.DataFrame, *, alpha: float = 0.05) -> Figure:
         colour = sns.color_palette("colorblind")[0] if certain else "0.55"
         ax.hlines(y, row.low, row.high, color=colour, lw=2)
         ax.plot(row.delta, y, "o" if certain else "s", color=colour, mfc=colour if certain else "w")
-        ax.annotate(f"{row.delta:+.3f}   p = {row.p_holm:.2g}", (1.01, y), va="center",
+        ax.annotate(f"{row.delta:+.3f}   {format_p(row.p_holm)}", (1.01, y), va="center",
                     xycoords=ax.get_yaxis_transform())  # fmt: skip
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(

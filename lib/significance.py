@@ -214,7 +214,7 @@ def conclude(comparison: pd.DataFrame, pairwise: pd.DataFrame, *, alpha: float =
         sentences.append(
             f"Head against prompt: {verdict} (embedding minus instruction {delta:+.3f}, "
             f"{min(row.low, row.high):+.3f} to {max(row.low, row.high):+.3f}, Holm-adjusted "
-            f"McNemar p = {row.p_holm:.2g})."
+            f"McNemar {format_p(row.p_holm)})."
         )
     fewest = int(comparison.num_seeds.min())
     sentences.append(
@@ -225,6 +225,11 @@ def conclude(comparison: pd.DataFrame, pairwise: pd.DataFrame, *, alpha: float =
         "Nothing here tells how the order changes with more documents, other labels or models."
     )
     return " ".join(sentences)
+
+
+def format_p(p: float) -> str:
+    """ "p = 0.012", or "p < 0.001" where more digits would pretend to precision."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _pair(pairwise: pd.DataFrame, a: str, b: str) -> pd.Series:
