@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: study test lint lab install clean
 study: $(READY)
 	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) \
-		--rerun-triggers mtime $(ARGS)
+		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
 
 test: $(READY)
 	pytest $(ARGS)

@@ -57,6 +57,7 @@ def snakemake(*arguments, folder, cores=2):
     config = [f"{name}_dir={folder / name}" for name in ("params", "runs", "figures")]
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", str(cores), "--rerun-triggers", "mtime",
+         "--max-checksum-file-size", "0",
          *arguments, "--config", "study=smoke", *config],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
