@@ -82,12 +82,25 @@ def plot_token_lengths(lengths: pd.Series, max_length: int) -> Figure:
 
 
 def plot_forest(comparison: pd.DataFrame) -> Figure:
-    """Micro- and macro-F1 of every arm with 95 % intervals, best on top."""
+    """Micro- and macro-F1 of every arm with 95 % intervals, best on top.
+
+    An arm with less than half the median F1 stands as an arrow at the edge, with its number, so
+    that the others can be told apart.
+    """
     table = comparison.iloc[::-1].reset_index(drop=True)
     styles = arm_styles(list(table["arm"]))
     fig, axs = plt.subplots(1, 2, figsize=(8, 0.9 + 0.38 * len(table)), sharey=True)
     for ax, average in zip(axs, ("micro_f1", "macro_f1"), strict=True):
+        shown = table[average] >= 0.5 * table[average].median()
+        left, right = table[f"{average}_low"][shown].min(), table[f"{average}_high"][shown].max()
+        left, right = left - 0.1 * (right - left), right + 0.25 * (right - left)  # for the numbers
+        ax.set_xlim(left, right)
         for y, row in table.iterrows():
+            if not shown[y]:
+                note = f"◀ {row[average]:.3f} (off the scale)"
+                ax.annotate(note, (left, y), (4, 0), textcoords="offset points", va="center",
+                            color=styles[row.arm]["color"])  # fmt: skip
+                continue
             low, high = row[f"{average}_low"], row[f"{average}_high"]
             ax.hlines(y, low, high, color=styles[row.arm]["color"], lw=2.2)
             ax.plot(row[average], y, ms=7, mec="black", mew=0.6, **styles[row.arm])
@@ -96,27 +109,35 @@ def plot_forest(comparison: pd.DataFrame) -> Figure:
         ax.set(xlabel=f"{average.replace('_f1', '-F1')} (test)", ylim=(-0.6, len(table) - 0.4))
         ax.set_yticks(range(len(table)), table["arm"])
         ax.grid(axis="y", visible=False)
-        left, right = table[f"{average}_low"].min(), table[f"{average}_high"].max()
-        ax.set_xlim(left - 0.05 * (right - left), right + 0.25 * (right - left))  # for the numbers
     fig.tight_layout()
     return fig
 
 
 def plot_pairwise(pairwise: pd.DataFrame, *, alpha: float = 0.05) -> Figure:
-    """Paired micro-F1 differences with 95 % intervals; grey where nothing is certain."""
+    """Paired micro-F1 differences with 95 % intervals; grey where nothing is certain.
+
+    Differences of more than four times the median one stand as an arrow at the edge.
+    """
     table = pairwise[pairwise["metric"] == "micro_f1"].iloc[::-1].reset_index(drop=True)
+    shown = table["delta"].abs() <= 4 * table["delta"].abs().median()
+    left, right = min(0, table["low"][shown].min()), max(0, table["high"][shown].max())
+    margin = 0.06 * (right - left) or 0.01
     fig, ax = plt.subplots(figsize=(8, 1.0 + 0.3 * len(table)))
+    ax.set_xlim(left - margin, right + margin)
     for y, row in table.iterrows():
         certain = row.low * row.high > 0 and row.p_holm < alpha
         colour = sns.color_palette("colorblind")[0] if certain else "0.55"
-        ax.hlines(y, row.low, row.high, color=colour, lw=2)
-        ax.plot(row.delta, y, "o" if certain else "s", color=colour, mfc=colour if certain else "w")
+        if shown[y]:
+            ax.hlines(y, row.low, row.high, color=colour, lw=2)
+            face = colour if certain else "w"
+            ax.plot(row.delta, y, "o" if certain else "s", color=colour, mfc=face)
+        else:
+            edge = right + 0.5 * margin if row.delta > 0 else left - 0.5 * margin
+            ax.plot(edge, y, ">" if row.delta > 0 else "<", color=colour)
         ax.annotate(f"{row.delta:+.3f}   {format_p(row.p_holm)}", (1.01, y), va="center",
                     xycoords=ax.get_yaxis_transform())  # fmt: skip
     ax.axvline(0, color="black", lw=0.8)
-    ax.set_yticks(
-        range(len(table)), [f"{a} − {b}" for a, b in zip(table.arm_a, table.arm_b, strict=True)]
-    )
+    ax.set_yticks(range(len(table)), table["arm_a"] + " − " + table["arm_b"])
     ax.set(xlabel="difference in micro-F1 (test)", ylim=(-0.7, len(table) - 0.3))
     ax.grid(axis="y", visible=False)
     fig.tight_layout()
