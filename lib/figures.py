@@ -8,11 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from datasets import DatasetDict
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, f1_score
 
-from lib.data import LabelSpace
 from lib.results import atomic_path
 from lib.significance import format_p
 
@@ -50,35 +48,6 @@ def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
             fig.savefig(path, bbox_inches="tight", metadata=metadata)
     with atomic_path(folder / f"{name}.caption.md") as path:
         path.write_text(caption + "\n", encoding="utf-8")
-
-
-def plot_class_counts(splits: DatasetDict, label_space: LabelSpace, *, most: int = 60) -> Figure:
-    """Documents of each label in each split, on a log scale, the most frequent labels first."""
-    counts = pd.DataFrame(
-        {name: label_space.encode(split["labels"]).sum(axis=0) for name, split in splits.items()},
-        index=label_space.names,
-    ).sort_values("train", ascending=False, kind="stable")[:most]
-    fig, ax = plt.subplots(figsize=(max(5.0, 1.5 + 0.16 * len(counts)), 3.2))
-    for (name, column), marker in zip(counts.items(), "osD", strict=True):
-        ax.plot(counts.index, column.replace(0, np.nan), marker, ms=4, label=name)
-    ax.set(yscale="log", ylabel="documents", xlim=(-1, len(counts)))
-    ax.tick_params(axis="x", labelrotation=90, labelsize=7)
-    ax.legend(frameon=False)
-    fig.tight_layout()
-    return fig
-
-
-def plot_token_lengths(lengths: pd.Series, max_length: int) -> Figure:
-    """Histogram of tokens a document, with the line behind which texts are cut."""
-    fig, ax = plt.subplots(figsize=(6, 2.8))
-    sns.histplot(lengths, ax=ax, bins=60, log_scale=True)
-    ax.axvline(max_length, color="black", ls="--")
-    ax.annotate(
-        f" max_length = {max_length}", (max_length, 0.92), xycoords=("data", "axes fraction")
-    )
-    ax.set(xlabel="tokens of a document", ylabel="documents")
-    fig.tight_layout()
-    return fig
 
 
 def plot_forest(comparison: pd.DataFrame) -> Figure:

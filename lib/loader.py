@@ -24,9 +24,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lib.data import DataError, find_packaged, urlsafe_sha256
 from lib.device import choose_device, choose_dtype
 from lib.params import ROOT, InputError
+from lib.reading import DataError, find_packaged, urlsafe_sha256
 
 log = logging.getLogger(__name__)
 

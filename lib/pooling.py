@@ -55,6 +55,21 @@ class PoolingHead(nn.Module):
         linear = nn.Linear(hidden_size, num_labels, dtype=torch.float32) if num_labels else None
         self.linear = linear or nn.Identity()
 
+    @torch.no_grad()
+    def init_bias(self, label_counts: np.ndarray, num_documents: int) -> None:
+        """Let the untrained head give each label its share of the training documents.
+
+        Without it most steps of a multi-label training go into learning that labels are rare
+        (arXiv 1708.02002, section 3.3). Shares are (n + 1) / (N + 2), so never 0 or 1.
+
+        Parameters
+        ----------
+        label_counts
+            (C,) training documents of each label.
+        """
+        shares = (torch.as_tensor(label_counts) + 1) / (num_documents + 2)
+        self.linear.bias.copy_(torch.logit(shares))
+
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, (B, C) float32, of (B, T, H) hidden states."""
         pooled = pool(hidden_states, attention_mask, self.mode)  # (B, H)

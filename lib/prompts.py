@@ -3,14 +3,18 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 from jinja2 import TemplateError
+from joblib import Memory
 from transformers import PreTrainedTokenizerBase
 
-from lib.data import LabelSpace
+from lib.labels import LabelSpace
+from lib.params import ROOT
 
 MARK = "\x00document\x00"  # stands for the document while the template is cut in two
+SEPARATOR = "; "  # between the labels of an answer
 PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
 
 
@@ -116,18 +120,64 @@ def encode_documents(
     ).input_ids
 
 
-def parse_labels(text: str, label_space: LabelSpace) -> list[str]:
+def encode_cached(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
+) -> list[list[int]]:
+    """`encode_documents`, kept in `runs/cache` under a hash of the texts and of the tokenizer."""
+    rules = tokenizer.backend_tokenizer.to_str()
+    return _encode_cached(rules, list(texts), tokenizer=tokenizer, **options)
+
+
+@Memory(ROOT / "runs" / "cache", verbose=0).cache(ignore=["tokenizer"])
+def _encode_cached(
+    rules: str, texts: list[str], *, tokenizer: PreTrainedTokenizerBase, **options: Any
+) -> list[list[int]]:
+    return encode_documents(tokenizer, texts, **options)
+
+
+def join_labels(labels: Sequence[str], label_space: LabelSpace) -> str:
+    """The answer for a label set: its texts in label order, joined by "; ".
+
+    One order for every document, because a model cannot learn an order that means nothing
+    (arXiv 2505.17510 trains on it too).
+
+    Raises
+    ------
+    ValueError
+        A text holds ";", so that answers could not be read back.
+    """
+    texts = [label_space.texts[c] for c in np.flatnonzero(label_space.encode([labels])[0])]
+    for text in texts:
+        if len(texts) > 1 and SEPARATOR.strip() in text:
+            raise ValueError(f"label {text!r} holds {SEPARATOR.strip()!r}, which separates labels")
+    return SEPARATOR.join(texts)
+
+
+def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = False) -> list[str]:
     """The label that a free answer names, as a list of one; empty if it names none or several.
 
     The whole answer is compared first, without case, outer punctuation and spaces; then labels are
     looked for as whole words in it, hyphens counting as letters. Nothing is ever guessed: an answer
     outside the set is an error of the model and is counted as one.
+
+    With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
+    that name none are passed over. The list is in label order.
     """
-    by_text = {" ".join(name.lower().split()): name for name in label_space.names}
-    answer = " ".join(text.lower().split())
-    if exact := by_text.get(answer.strip(" .,:;!?\"'`*")):
-        return [exact]
+    by_text = {_normalised(t): n for t, n in zip(label_space.texts, label_space.names, strict=True)}
     # Longest first, so that "gas" is not found inside "natural gas".
     alternatives = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
-    found = set(re.findall(rf"(?<![\w-])(?:{alternatives})(?![\w-])", answer))
-    return [by_text[found.pop()]] if len(found) == 1 else []
+    found = set()
+    for part in text.split(SEPARATOR.strip()) if multi_label else [text]:
+        answer = _normalised(part)
+        if exact := by_text.get(answer.strip(" .,:;!?\"'`*")):
+            found.add(exact)
+        else:
+            words = re.findall(rf"(?<![\w-])(?:{alternatives})(?![\w-])", answer)
+            found |= {by_text[word] for word in words}
+    if not multi_label and len(found) > 1:
+        return []
+    return [name for name in label_space.names if name in found]
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.lower().split())

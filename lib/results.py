@@ -18,10 +18,10 @@ from datasets import DatasetDict
 from torch import nn
 from transformers import PreTrainedModel
 
-from lib.data import LabelSpace
 from lib.device import peak_memory_gib
+from lib.labels import LabelSpace
 from lib.loader import count_parameters, model_fingerprint
-from lib.metrics import run_metrics
+from lib.metrics import RANKING_METRICS, run_metrics
 from lib.params import ROOT, StudyParams
 from lib.significance import AVERAGES, bootstrap_interval, compare_all
 
@@ -93,7 +93,9 @@ def write_run(
     label_space: LabelSpace,
     preds: Mapping[str, list[list[str]]],
     scores: Mapping[str, np.ndarray],
+    multi_label: bool,
     probabilities: bool,
+    threshold: float | None = None,
     resources: Mapping[str, Any],
     history: pd.DataFrame | None = None,
 ) -> dict[str, float | int | None]:
@@ -103,8 +105,8 @@ def write_run(
     ----------
     preds, scores
         For "validation" and "test": label lists, and (N, C) float scores in label order.
-    probabilities
-        Whether `scores` are probabilities.
+    multi_label, probabilities, threshold
+        See `run_metrics`.
     resources
         A value for every key of `RESOURCE_KEYS`.
     """
@@ -127,13 +129,17 @@ def write_run(
         preds["test"],
         scores["test"],
         label_space,
+        multi_label=multi_label,
         probabilities=probabilities,
+        threshold=threshold,
     )
     with atomic_path(folder / "predictions.parquet") as path:
         pd.concat(frames, ignore_index=True).to_parquet(path)
     with atomic_path(folder / "history.parquet") as path:
         (pd.DataFrame({"step": []}) if history is None else history).to_parquet(path)
-    _write_json(folder / "labels.json", list(label_space.names))
+    _write_json(
+        folder / "labels.json", dict(zip(label_space.names, label_space.texts, strict=True))
+    )
     _write_json(folder / "resources.json", resources)
     _write_json(folder / "metrics.json", metrics)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -230,8 +236,9 @@ def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
 
 
 def read_label_space(folder: Path) -> LabelSpace:
-    """The label space that a run used."""
-    return LabelSpace(tuple(json.loads((folder / "labels.json").read_text(encoding="utf-8"))))
+    """The label space that a run used, from `labels.json`: names, in order, with their texts."""
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    return LabelSpace(tuple(labels), tuple(labels.values()))
 
 
 def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
@@ -271,7 +278,8 @@ def compare_runs(
             row[f"{average}_low"], row[f"{average}_high"] = bootstrap_interval(
                 y_true, y_preds[arm], average=average, num_resamples=num_resamples
             )
-        row["accuracy"] = group["accuracy"].mean()
+        for key in ("accuracy", "samples_f1", *RANKING_METRICS):
+            row[key] = pd.to_numeric(group[key]).mean()
         for key in RESOURCE_KEYS:
             number = pd.api.types.is_float_dtype(group[key])
             row[key] = group[key].mean() if number else group[key].iloc[0]

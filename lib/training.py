@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from lib.data import LabelSpace, micro_batches
+from lib.data import micro_batches
 from lib.decoding import causal_lm, decode_labels
 from lib.device import mixed_precision
-from lib.metrics import f1_scores
+from lib.labels import LabelSpace
+from lib.metrics import decode_sets, f1_scores, tune_thresholds
 from lib.pooling import pad, predict_logits
 
 Example = Mapping[str, Any]
@@ -28,11 +29,14 @@ def finetune_embedding(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train an `EmbeddingModel` (with or without adapters) by cross-entropy of its head.
 
+    One label a document: softmax cross-entropy. Several: binary cross-entropy, summed over labels,
+    that is -log p of the label set if labels were independent.
+
     Parameters
     ----------
     examples
         One mapping a training document: `id` str, `input_ids` list[int], `target` int, the label's
-        index.
+        index, or (C,) float32 multi-hot where a document may have several labels.
     evaluate
         Validation metrics of the model, at least `micro_f1`; called after every epoch.
     options
@@ -47,8 +51,10 @@ def finetune_embedding(
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        logits = model(batch["input_ids"], batch["attention_mask"])
-        return nn.functional.cross_entropy(logits, batch["targets"], reduction="sum")
+        logits, targets = model(batch["input_ids"], batch["attention_mask"]), batch["targets"]
+        if targets.is_floating_point():
+            return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        return nn.functional.cross_entropy(logits, targets, reduction="sum")
 
     return _finetune(model, examples, loss, evaluate, **options)
 
@@ -119,11 +125,16 @@ def evaluate_embedding(
     *,
     documents: Sequence[Sequence[int]],
     y_true: np.ndarray,
+    multi_label: bool,
     token_budget: int,
 ) -> dict[str, float]:
-    """F1 scores of an `EmbeddingModel`'s best labels; `y_true` is (N, C) bool."""
-    best = predict_logits(model, documents, token_budget=token_budget).argmax(axis=1)
-    return f1_scores(y_true, np.eye(y_true.shape[1], dtype=bool)[best])
+    """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
+
+    Of its best labels; where documents may have several, at the threshold that suits them best.
+    """
+    logits = predict_logits(model, documents, token_budget=token_budget)
+    threshold = tune_thresholds(y_true, logits) if multi_label else np.inf
+    return f1_scores(y_true, decode_sets(logits, threshold))
 
 
 def evaluate_instruction(
@@ -150,7 +161,7 @@ class MicroBatchCollator:
         for rows in micro_batches([len(e["input_ids"]) for e in examples], self.token_budget):
             chosen = [examples[i] for i in rows]
             input_ids, mask = pad([e["input_ids"] for e in chosen], self.pad_token_id)
-            targets = torch.tensor([e["target"] for e in chosen])
+            targets = torch.tensor(np.array([e["target"] for e in chosen]))
             batches.append({"input_ids": input_ids, "attention_mask": mask, "targets": targets})
         return {
             "micro_batches": batches,

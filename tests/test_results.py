@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 
-from lib.data import LabelSpace
+from lib.labels import LabelSpace
 from lib.params import StudyParams
 from lib.results import (
     RESOURCE_KEYS,
@@ -40,7 +40,7 @@ def write(tmp_path, splits):
         scores = dict.fromkeys(both, SPACE.encode(preds).astype(float))
         resources = dict.fromkeys(RESOURCE_KEYS, 1.0) | changes
         write_run(folder, splits=splits, label_space=SPACE, preds=both, scores=scores,
-                  probabilities=True, resources=resources)  # fmt: skip
+                  multi_label=False, probabilities=True, resources=resources)  # fmt: skip
         return folder
 
     return write

