@@ -1,13 +1,14 @@
 """Prompts and answers as token ids, and free answers back as labels."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import joblib
 import numpy as np
 from jinja2 import TemplateError
-from joblib import Memory
 from transformers import PreTrainedTokenizerBase
 
 from lib.labels import LabelSpace
@@ -123,14 +124,17 @@ def encode_documents(
 def encode_cached(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
 ) -> list[list[int]]:
-    """`encode_documents`, kept in `runs/cache` under a hash of the texts and of the tokenizer."""
-    rules = tokenizer.backend_tokenizer.to_str()
-    return _encode_cached(rules, list(texts), tokenizer=tokenizer, **options)
+    """`encode_documents`, kept in `runs/cache` under a hash of the tokenizer and of the texts."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    for setting in ("truncation", "padding"):  # left over from the tokenizer's last call
+        rules.pop(setting)
+    content = joblib.hash((json.dumps(rules), list(texts)))
+    return _encode_cached(content, tokenizer=tokenizer, texts=texts, **options)
 
 
-@Memory(ROOT / "runs" / "cache", verbose=0).cache(ignore=["tokenizer"])
+@joblib.Memory(ROOT / "runs" / "cache", verbose=0).cache(ignore=["tokenizer", "texts"])
 def _encode_cached(
-    rules: str, texts: list[str], *, tokenizer: PreTrainedTokenizerBase, **options: Any
+    content: str, *, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
 ) -> list[list[int]]:
     return encode_documents(tokenizer, texts, **options)
 

@@ -175,7 +175,7 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
         documents.update(split.to_pandas().to_json(orient="records").encode())
     code = hashlib.sha256()
     for file in sorted([*ROOT.glob("lib/*.py"), ROOT / "notebooks" / f"{params.notebook}.ipynb"]):
-        if file.stem not in ("figures", "significance"):  # they draw, and compute no run
+        if file.stem not in ("exploring", "figures", "significance"):  # they draw, and compute no run
             code.update(file.read_bytes())
     reads_model = getattr(params, "method", None) != "tfidf"
     return {
