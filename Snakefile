@@ -4,7 +4,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from lib.params import ParamsError, load_params
+from lib.params import SHOWING, ParamsError, load_params
 
 STUDY = config.get("study", "quick")
 PARAMS = Path(config.get("params_dir", "params"), STUDY)
@@ -12,9 +12,8 @@ RUNS = config.get("runs_dir", "runs")
 FIGURES = config.get("figures_dir", "figures")
 COMMON = str(PARAMS / "common.yaml")
 ARM_NOTEBOOKS = "02_baselines 03_finetune_embedding 04_finetune_instruction".split()
-DRAWS = ("exploring", "figures", "significance")
 # A run depends on the code that computes it, not on the code that draws it.
-CODE = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem not in DRAWS)
+CODE = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem not in SHOWING)
 
 # All parameters are checked before anything runs; the first complaint is all that is printed.
 try:

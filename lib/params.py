@@ -24,6 +24,9 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
+# Modules that draw and show; no run depends on them.
+SHOWING = ("browsing", "exploring", "figures", "significance")
+
 
 class InputError(ValueError):
     """What a user gave cannot be used; the message is one line that says what, where and why."""

@@ -22,7 +22,7 @@ from lib.device import peak_memory_gib
 from lib.labels import LabelSpace
 from lib.loader import count_parameters, model_fingerprint
 from lib.metrics import RANKING_METRICS, run_metrics
-from lib.params import ROOT, StudyParams
+from lib.params import ROOT, SHOWING, StudyParams
 from lib.significance import AVERAGES, bootstrap_interval, compare_all
 
 FINGERPRINTS = ("model_fingerprint", "data_fingerprint", "code_fingerprint")
@@ -175,7 +175,7 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
         documents.update(split.to_pandas().to_json(orient="records").encode())
     code = hashlib.sha256()
     for file in sorted([*ROOT.glob("lib/*.py"), ROOT / "notebooks" / f"{params.notebook}.ipynb"]):
-        if file.stem not in ("exploring", "figures", "significance"):  # they draw, and compute no run
+        if file.stem not in SHOWING:
             code.update(file.read_bytes())
     reads_model = getattr(params, "method", None) != "tfidf"
     return {

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lib.data import DataError, LabelSpace, load_splits
+from lib.params import ROOT
 
 GOOD = "text,label\n" + "".join(f"document {i},{'ab'[i % 2]}\n" for i in range(8))
 TEST = "text,label\nnew one,a\nnew two,b\n"
@@ -139,6 +140,22 @@ def test_faulty_data_stops_in_one_line(load, case):
     with pytest.raises(DataError, match=message) as caught:
         load(files, **options)
     assert "\n" not in str(caught.value)
+
+
+SHOWN = ("wrong delimiter", "missing column", "blank label", "several labels", "not UTF-8",
+         "labels that differ by case", "label only in test", "group missing")  # fmt: skip
+
+
+def test_readme_shows_what_faulty_files_say(load, tmp_path):
+    lines = []
+    for case in SHOWN:
+        (files, options), _ = CASES[case]
+        with pytest.raises(DataError) as caught:
+            load(files, **options)
+        message = str(caught.value).replace(f"{tmp_path}/", "data/mine-")
+        lines.append(message)
+    shown = "```\n" + "\n".join(lines) + "\n```"
+    assert shown in (ROOT / "README.md").read_text(encoding="utf-8"), shown
 
 
 def test_there_are_at_least_25_kinds_of_bad_input():

@@ -1,6 +1,7 @@
 """README's numbers are those of the committed run."""
 
 import pandas as pd
+import pytest
 
 from lib.params import ROOT
 
@@ -30,3 +31,19 @@ def test_readme_shows_the_committed_conclusion_table_and_figure():
     assert (ROOT / "figures/quick/conclusion.md").read_text(encoding="utf-8").strip() in readme
     assert "figures/quick/forest.png" in readme
     assert (ROOT / "figures/quick/forest.png").exists()
+
+
+def study_row(study):
+    """README's row of a study: micro-F1 with its interval, of every arm."""
+    table = pd.read_csv(ROOT / "figures" / study / "comparison.csv").set_index("arm")
+    cells = [f"[`{study}`](figures/{study}/forest.png)"]
+    for arm in ("embedding", "instruction", "encoder", "frozen", "tfidf"):
+        row = table.loc[arm]
+        cells.append(f"{row.micro_f1:.3f} ({row.micro_f1_low:.3f}–{row.micro_f1_high:.3f})")
+    return f"| {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("study", ["patents_section", "patents_subclass", "reuters90"])
+def test_readme_shows_a_row_of_every_committed_study(study):
+    assert study_row(study) in (ROOT / "README.md").read_text(encoding="utf-8"), study_row(study)
+    assert (ROOT / "figures" / study / "report.html").exists()
