@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_model
 from safetensors.torch import save_model as save_weights
 from torch import nn
+from transformers import GenerationConfig
 
 from lib.decoding import decode_labels, score_labels
 from lib.device import choose_device, choose_dtype
@@ -160,6 +161,7 @@ def _instruction_scores(
         labels=label_space.texts if params.labels_in_prompt else (),
         max_length=params.max_length,
     )
+    generation = GenerationConfig.from_pretrained(folder) if params.multi_label else None
     options = {
         "tokenizer": tokenizer,
         "label_texts": [template.answer_ids(text) for text in label_space.texts],
@@ -172,7 +174,12 @@ def _instruction_scores(
         if not params.multi_label:
             return softmax(score_labels(model, **options))
         _, scores = decode_labels(
-            model, label_space=label_space, strategy="generate", multi_label=True, **options
+            model,
+            label_space=label_space,
+            strategy="generate",
+            max_new_tokens=generation.max_new_tokens,
+            multi_label=True,
+            **options,
         )
         return scores
 

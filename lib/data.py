@@ -1,6 +1,5 @@
 """Labelled documents as the study uses them: read, labelled, split, and cut into batches."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -70,15 +69,16 @@ def load_splits(
         what orders documents in time. Groups and dates decide what is cut from train: whole groups,
         or the latest documents; otherwise the cut is stratified. `group` is kept as a column.
     num_train, num_validation, num_test
-        Documents to keep, sampled by label; 0 for all. What is cut from train needs a number. With
-        one label a document, train keeps at least one document of each class.
+        Documents to keep, sampled by label; 0 for all. What is cut from train needs a number.
+        Where one label a document decides the cut, train keeps at least one of each class.
     min_support, rare_labels
         What becomes of labels with fewer training documents (before sampling): see
         `lib.labels.apply_min_support`.
     seed
         Of the sampling alone; every arm and seed of a study sees the same documents.
     allow_unseen_labels
-        Accept test documents whose label no training document has (they cannot be got right).
+        Accept held-out documents with a label that no training document has (it cannot be got
+        right); with many labels and few training documents there are some.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def load_splits(
         )
         for part, (source, table) in tables.items()
     }  # fmt: skip
-    _check_parts(parts, dataset, allow_unseen_labels)
+    _check_parts(parts, dataset)
     pool = WHOLE if WHOLE in parts else "train"
     parts = apply_min_support(parts, train=pool, min_support=min_support, rare_labels=rare_labels)
     sampled = sample_splits(
@@ -120,6 +120,7 @@ def load_splits(
         seed=seed,
         source=dataset,
     )
+    _check_classes(sampled, dataset, allow_unseen_labels)
     columns = ["id", "text", "labels"] + ["group"] * bool(group_column)
     return DatasetDict(
         {name: Dataset.from_dict(sampled[name][columns].to_dict(orient="list")) for name in SPLITS}
@@ -139,30 +140,33 @@ def _read_wipo(
     return {name: (dataset, split.to_pandas()) for name, split in splits.items()}
 
 
-def _check_parts(parts: dict[str, pd.DataFrame], source: str, allow_unseen: bool) -> None:
-    """What no part shows alone: ids that repeat, spellings, classes that train does not have."""
+def _check_parts(parts: dict[str, pd.DataFrame], source: str) -> None:
+    """What no part shows alone: ids that repeat, labels that are spelled in two ways."""
     documents = pd.concat(parts.values(), ignore_index=True)
-    if (repeats := documents[documents["id"].duplicated()])["id"].size:
-        name = repeats["id"].iloc[0]
+    repeats = documents["id"][documents["id"].duplicated()]
+    if len(repeats):
+        name = repeats.iloc[0]
         several = documents["labels"][documents["id"] == name]
         conflict = several.iloc[0] != several.iloc[1]
         other = f" with labels {several.iloc[0]} and {several.iloc[1]}" if conflict else ""
         raise DataError(f"{source}: id {name!r} stands twice{other}; every document needs its own")
-    classes = Counter(label for labels in documents["labels"] for label in labels)
-    check_spelling(classes, source)
-    train = parts[WHOLE] if WHOLE in parts else parts["train"]
-    seen = {label for labels in train["labels"] for label in labels}
+    check_spelling(sorted({x for labels in documents["labels"] for x in labels}), source)
+
+
+def _check_classes(splits: dict[str, pd.DataFrame], source: str, allow_unseen: bool) -> None:
+    """Whether there is anything to learn, and whether train has what will be asked for."""
+    seen = {label for labels in splits["train"]["labels"] for label in labels}
     if len(seen) < 2:
-        raise DataError(f"{source}: there is one class only: {seen}")
-    held_out = documents[~documents["id"].isin(train["id"])]
-    unseen = held_out[[not seen.issuperset(labels) for labels in held_out["labels"]]]
-    if len(unseen) and not allow_unseen:
-        first = unseen.iloc[0]
-        missing = sorted(set(first["labels"]) - seen)
-        raise DataError(
-            f"{source}: {first['id']}: label {missing} is in test but never in train "
-            f"({len(unseen)} such documents); set allow_unseen_labels to count them as errors"
-        )
+        raise DataError(f"{source}: train has one class only: {seen}")
+    for name in ("validation", "test"):
+        documents = splits[name]
+        unseen = documents[[not seen.issuperset(labels) for labels in documents["labels"]]]
+        if len(unseen) and not allow_unseen:
+            missing = sorted(set(unseen["labels"].iloc[0]) - seen)
+            raise DataError(
+                f"{source}: {unseen['id'].iloc[0]}: label {missing} is in {name} but not in train "
+                f"({len(unseen)} such documents); set allow_unseen_labels to count them as errors"
+            )
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

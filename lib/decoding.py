@@ -235,6 +235,7 @@ def decode_labels(
     label_texts: Sequence[Sequence[int]],
     label_space: LabelSpace,
     strategy: str,
+    max_new_tokens: int,
     multi_label: bool = False,
     token_budget: int,
     compute_dtype: torch.dtype,
@@ -244,12 +245,13 @@ def decode_labels(
     Parameters
     ----------
     label_texts
-        Token ids of the C answers in label order, end token included. Free answers may be 8 tokens
-        longer than the longest of them; where sets are answered, they are any answers.
+        Token ids of the C one-label answers in label order, end token included.
     strategy
         "score": the label of highest likelihood (`score_labels`), scores the log-probabilities.
         "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
         elsewhere, and an answer outside the set predicts nothing.
+    max_new_tokens
+        Longest free answer.
     multi_label
         Whether an answer may name several labels; only by "generate".
     """
@@ -258,8 +260,9 @@ def decode_labels(
         scores = score_labels(model, tokenizer, prompts, label_texts, **options)
         return label_space.decode_best(scores), scores
     if strategy == "generate":
-        longest = max(map(len, label_texts)) + 8  # room for a few words around the label
-        answers = generate_answers(model, tokenizer, prompts, max_new_tokens=longest, **options)
+        answers = generate_answers(
+            model, tokenizer, prompts, max_new_tokens=max_new_tokens, **options
+        )
         preds = [parse_labels(a, label_space, multi_label=multi_label) for a in answers]
         return preds, label_space.encode(preds).astype(np.float32)
     raise ValueError(f'decoding: {strategy!r} is not known; use "score" or "generate"')

@@ -42,18 +42,20 @@ def build_documents(
     require_columns(table, needed, source)
     if table.empty:
         raise DataError(f"{source}: holds no document")
-    table = table.reset_index(names="row")  # of the whole file, also where a column marks splits
-    rows = table["row"] + 1
-    texts = _texts(table, texts_of, text_template, source)
+    rows = pd.Series(table.index + 1)  # of the whole file, also where a column marks splits
+    table = table.reset_index(drop=True)
+    texts = _texts(table, rows, texts_of, text_template, source)
     if indicator_columns:
-        labels = _from_indicators(table, indicator_columns, source)
+        labels = _from_indicators(table, rows, indicator_columns, source)
     else:
-        labels = _from_column(table, label_column, label_delimiter, source)
+        labels = _from_column(table, rows, label_column, label_delimiter, source)
     documents = pd.DataFrame({"text": texts, "labels": labels, "row": rows})
-    ids = table[id_column].map(_plain) if id_column else part + "-" + rows.astype(str)
-    documents["id"] = ids
+    if id_column:
+        documents["id"] = _cells(table, rows, id_column, source)
+    else:
+        documents["id"] = part + "-" + rows.astype(str)
     for name, column in extra.items():
-        documents[name] = table[column]
+        documents[name] = _cells(table, rows, column, source)
     blank = (documents["text"] == "") & (documents["labels"].str.len() == 0)
     documents = documents[~blank].reset_index(drop=True)  # a wholly blank line is no document
     if documents.empty:
@@ -61,14 +63,12 @@ def build_documents(
     _refuse(documents, documents["text"] == "", source, "text is empty")
     _refuse(documents, documents["labels"].str.len() == 0, source, "no label")
     _refuse(documents, documents["id"] == "", source, "no id")
-    if "group" in extra:
-        _refuse(documents, documents["group"].map(_plain) == "", source, "no group")
-        documents["group"] = documents["group"].map(_plain)
-    if "date" in extra:
-        dates = pd.to_datetime(
-            documents["date"].map(_plain), errors="coerce", utc=True, format="mixed"
-        )
-        _refuse(documents, dates.isna(), source, f"{date_column!r} is no date")
+    if group_column:
+        _refuse(documents, documents["group"] == "", source, "no group")
+    if date_column:
+        dates = pd.to_datetime(documents["date"], errors="coerce", utc=True, format="ISO8601")
+        what = f"{date_column!r} is no ISO date such as 2020-12-31"
+        _refuse(documents, dates.isna(), source, what)
         documents["date"] = dates
     documents["labels"] = _in_mode(documents, label_mode, label_level, source)
     return documents
@@ -83,6 +83,16 @@ def _refuse(documents: pd.DataFrame, fault: pd.Series, source: str, what: str) -
         )
 
 
+def _kind(value: object) -> str:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return "list"
+    if isinstance(value, (dict, bytes)):
+        return type(value).__name__
+    if value is None or pd.isna(value) or (isinstance(value, str) and not value.strip()):
+        return ""
+    return "text" if isinstance(value, str) else "number"
+
+
 def _plain(value: object) -> str:
     """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats)."""
     if isinstance(value, str):
@@ -92,73 +102,89 @@ def _plain(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _texts(
-    table: pd.DataFrame, columns: dict[str, int | None], template: str, source: str
-) -> pd.Series:
-    parts = {}
-    for column, words in columns.items():
-        kinds = table[column].map(_kind)
-        if "list" in set(kinds):
-            row = table["row"][kinds == "list"].iloc[0] + 1
-            raise DataError(f"{source}: document {row}: {column!r} holds a list, not a text")
-        _refuse_mixed(table["row"], kinds, source, column)
-        parts[column] = table[column].map(_plain)
-        if words is not None:
-            parts[column] = parts[column].map(lambda text, n=words: " ".join(text.split()[:n]))
-    rows = zip(*parts.values(), strict=True)
-    if not template:
-        return pd.Series([". ".join(filter(None, row)) for row in rows], dtype=object)
-    fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    if fields != set(columns):
-        raise DataError(
-            f"text_template: fields {sorted(fields)} are not text_columns {sorted(columns)}"
-        )
-    filled = [
-        template.format(**dict(zip(parts, row, strict=True))).strip() if any(row) else ""
-        for row in rows
-    ]
-    return pd.Series(filled, dtype=object)
+def _cells(table: pd.DataFrame, rows: pd.Series, column: str, source: str) -> pd.Series:
+    """A column as texts; refuses lists, bytes and other things, and texts among numbers."""
+    values = table[column].astype(object)
+    kinds = values.map(_kind)
+    _refuse_kinds(kinds, rows, column, source)
+    return values.map(_plain)
 
 
-def _kind(value: object) -> str:
-    if isinstance(value, (list, tuple, dict, np.ndarray)):
-        return "list"
-    if value is None or (not isinstance(value, str) and pd.isna(value)):
-        return ""
-    return "text" if isinstance(value, str) else "number"
-
-
-def _refuse_mixed(rows: pd.Series, kinds: pd.Series, source: str, column: str) -> None:
+def _refuse_kinds(kinds: pd.Series, rows: pd.Series, column: str, source: str) -> None:
+    for kind in sorted(set(kinds) - {"", "text", "number"}):
+        row = rows[kinds == kind].iloc[0]
+        raise DataError(f"{source}: document {row}: {column!r} holds a {kind}, not a text")
     counts = Counter(kind for kind in kinds if kind)
     if len(counts) > 1:
         rarest = min(counts, key=counts.__getitem__)
         raise DataError(
             f"{source}: column {column!r} mixes {' and '.join(sorted(counts))} values; document "
-            f"{rows[kinds == rarest].iloc[0] + 1} holds a {rarest}"
+            f"{rows[kinds == rarest].iloc[0]} holds a {rarest}"
         )
 
 
-def _from_column(table: pd.DataFrame, column: str, delimiter: str, source: str) -> list[list[str]]:
-    labels, kinds = [], []
-    for value in table[column]:
-        values = list(value) if _kind(value) == "list" and not isinstance(value, dict) else [value]
-        if delimiter and isinstance(value, str):
-            values = value.split(delimiter)
-        kinds.append("number" if any(_kind(v) == "number" for v in values)
-                     else "text" if any(_kind(v) == "text" for v in values) else "")  # fmt: skip
-        labels.append(list(dict.fromkeys(filter(None, map(_plain, values)))))
-    _refuse_mixed(table["row"], pd.Series(kinds), source, column)
-    return labels
+def _texts(
+    table: pd.DataFrame,
+    rows: pd.Series,
+    columns: dict[str, int | None],
+    template: str,
+    source: str,
+) -> list[str]:
+    parts = {}
+    for column, words in columns.items():
+        parts[column] = _cells(table, rows, column, source)
+        if words is not None:
+            parts[column] = parts[column].map(lambda text, n=words: " ".join(text.split()[:n]))
+    cells = zip(*parts.values(), strict=True)
+    if not template:
+        return [". ".join(filter(None, row)) for row in cells]
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        if fields != set(columns):
+            raise DataError(
+                f"text_template: fields {sorted(fields)} are not text_columns {sorted(columns)}"
+            )
+        return [
+            template.format(**dict(zip(parts, row, strict=True))).strip() if any(row) else ""
+            for row in cells
+        ]
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"text_template: {template!r} is not valid: {error}") from None
 
 
-def _from_indicators(table: pd.DataFrame, columns: Sequence[str], source: str) -> list[list[str]]:
-    multi_hot = pd.DataFrame({c: table[c].map(_plain) for c in columns}).replace(
-        {"True": "1", "False": "0"}
-    )
+def _from_column(
+    table: pd.DataFrame, rows: pd.Series, column: str, delimiter: str, source: str
+) -> list[list[str]]:
+    labels, kinds, kind_rows = [], [], []
+    for row, value in zip(rows, table[column].astype(object), strict=True):
+        values = list(value) if _kind(value) == "list" else [value]
+        if isinstance(value, str):
+            if value.lstrip().startswith("[") and value.rstrip().endswith("]"):
+                raise DataError(
+                    f"{source}: document {row}: {column!r} is {value!r}, a list written as text; "
+                    "join the labels by a character and name it as label_delimiter"
+                )
+            values = value.split(delimiter) if delimiter else values
+        elif len(values) > 1 and "" in map(_kind, values):
+            raise DataError(f"{source}: document {row}: {column!r} has an empty label in its list")
+        kinds += map(_kind, values)
+        kind_rows += [row] * len(values)
+        labels.append(values)
+    _refuse_kinds(pd.Series(kinds, dtype=object), pd.Series(kind_rows), column, source)
+    return [list(dict.fromkeys(filter(None, map(_plain, values)))) for values in labels]
+
+
+def _from_indicators(
+    table: pd.DataFrame, rows: pd.Series, columns: Sequence[str], source: str
+) -> list[list[str]]:
+    cells = {column: _cells(table, rows, column, source) for column in columns}
+    multi_hot = pd.DataFrame(cells).replace({"True": "1", "False": "0"})
     for column in columns:
         other = ~multi_hot[column].isin(["0", "1"])
         if other.any():
-            row, value = table["row"][other].iloc[0] + 1, table[column][other].iloc[0]
+            row, value = rows[other].iloc[0], table[column][other].iloc[0]
             raise DataError(f"{source}: document {row}: {column!r} is {value!r}, neither 0 nor 1")
     values = (multi_hot == "1").to_numpy()
     return [[columns[c] for c in np.flatnonzero(row)] for row in values]

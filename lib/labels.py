@@ -34,7 +34,8 @@ class LabelSpace:
     def __post_init__(self) -> None:
         texts = tuple(self.texts) or tuple(self.names)
         object.__setattr__(self, "texts", texts)
-        if repeated := [text for text, count in Counter(texts).items() if count > 1]:
+        spelled = Counter(" ".join(text.lower().split()) for text in texts)
+        if repeated := [text for text, count in spelled.items() if count > 1]:
             raise DataError(f"labels: several are called {repeated[0]!r}; each needs its own text")
 
     @classmethod

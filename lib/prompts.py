@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lib.labels import LabelSpace
 from lib.params import ROOT
+from lib.reading import DataError
 
 MARK = "\x00document\x00"  # stands for the document while the template is cut in two
 SEPARATOR = "; "  # between the labels of an answer
@@ -147,13 +148,14 @@ def join_labels(labels: Sequence[str], label_space: LabelSpace) -> str:
 
     Raises
     ------
-    ValueError
-        A text holds ";", so that answers could not be read back.
+    DataError
+        There are several labels and some text holds ";", so that answers could not be read back.
     """
     texts = [label_space.texts[c] for c in np.flatnonzero(label_space.encode([labels])[0])]
-    for text in texts:
-        if len(texts) > 1 and SEPARATOR.strip() in text:
-            raise ValueError(f"label {text!r} holds {SEPARATOR.strip()!r}, which separates labels")
+    mark = SEPARATOR.strip()
+    unclear = [text for text in label_space.texts if mark in text] if len(texts) > 1 else []
+    if unclear:
+        raise DataError(f"label {unclear[0]!r} holds {mark!r}, which stands between labels")
     return SEPARATOR.join(texts)
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from lib.params import ROOT, InputError
 SPLITS = ("train", "validation", "test")
 WHOLE = "document"  # the part of a file that is not split yet
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+ENDINGS = (*DELIMITERS, ".jsonl", ".parquet")
+ORANGE_TYPES = {"continuous", "discrete", "string", "time", "c", "d", "s", "t"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
 
@@ -83,9 +86,9 @@ def read_parts(
     if "{split}" in dataset:
         sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
         return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
-    if not dataset.startswith("package:") and (
-        (ROOT / dataset).is_dir() or (not Path(dataset).suffix and HUB_ID.fullmatch(dataset))
-    ):
+    local = ROOT / dataset
+    is_file = dataset.startswith("package:") or local.is_file() or local.suffix in ENDINGS
+    if local.is_dir() or (not is_file and HUB_ID.fullmatch(dataset)):
         return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
     path = _located({WHOLE: dataset})[WHOLE]
     table = read_table(path)
@@ -138,7 +141,8 @@ def read_table(path: Path) -> pd.DataFrame:
             if path.suffix == ".jsonl":
                 return _read_json_lines(path)
             if path.suffix == ".parquet":
-                return pd.read_parquet(path).reset_index(drop=True)
+                table = pd.read_parquet(path)
+                return table.reset_index(drop=table.index.names == [None])
     except DataError:
         raise
     except UnicodeDecodeError as error:
@@ -155,11 +159,30 @@ def _read_delimited(path: Path) -> pd.DataFrame:
     options = {"sep": DELIMITERS[path.suffix], "dtype": str, "encoding": "utf-8-sig"}
     options |= {"keep_default_na": False, "skip_blank_lines": False, "index_col": False}
     if path.suffix == ".tab":  # Orange: names, then types, then roles; no quoting
-        options |= {"quoting": 3, "skiprows": [1, 2]}
-    header = pd.read_csv(path, header=None, nrows=1, **options).iloc[0].tolist()
-    if doubled := sorted({name for name in header if header.count(name) > 1}):
+        options |= {"quoting": 3}
+    first = pd.read_csv(path, header=None, nrows=2, **options)
+    header = first.iloc[0].tolist()
+    if len(header) == 1 and (found := re.findall(r"[;,\t|]", header[0])):
+        raise DataError(
+            f"{path}: the header {header[0]!r} is one column; is {found[0]!r} the delimiter? "
+            "A .csv has commas, a .tsv tabs"
+        )
+    if doubled := sorted({name for name in header if name and header.count(name) > 1}):
         raise DataError(f"{path}: column {doubled[0]!r} stands twice in the header; rename one")
-    return pd.read_csv(path, **options)
+    if path.suffix == ".tab":
+        if len(first) < 2 or not set(first.iloc[1].str.lower()) & ORANGE_TYPES:
+            raise DataError(f"{path}: line 2 does not hold Orange's column types; name it .tsv")
+        return pd.read_csv(path, skiprows=[1, 2], **options)
+    table = pd.read_csv(path, **options)
+    for column in table if path.suffix == ".tsv" else ():
+        cells = table[column].fillna("")
+        torn = ["\t" in cell and "\n" in cell for cell in cells]
+        if any(torn):
+            raise DataError(
+                f"{path}: document {torn.index(True) + 1}: a quotation mark opens {column!r} and "
+                "swallows the rows behind it; double it, or quote the whole cell"
+            )
+    return table
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:
@@ -167,13 +190,20 @@ def _read_json_lines(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line) if line.strip() else {}
+                row = json.loads(line, object_pairs_hook=_distinct) if line.strip() else {}
             except ValueError as error:
                 raise DataError(f"{path}: line {number} is not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}: line {number} is not a JSON object with named columns")
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{doubled[0]!r} stands twice")
+    return dict(pairs)
 
 
 def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
@@ -199,12 +229,16 @@ def _name_classes(documents: Dataset) -> pd.DataFrame:
     for column, feature in documents.features.items():
         inner = getattr(feature, "feature", feature)  # of a list column
         if isinstance(inner, ClassLabel):
-            table[column] = [
-                [inner.names[i] for i in value] if isinstance(value, np.ndarray)
-                else inner.names[value] if value >= 0 else None  # -1: not labelled
-                for value in table[column]
-            ]  # fmt: skip
+            named = partial(_name_class, inner.names)
+            table[column] = pd.Series([named(value) for value in table[column]], dtype=object)
     return table
+
+
+def _name_class(names: Sequence[str], value: object) -> str | list | None:
+    """The name of a class, None for -1 or null (not labelled); of each one in a list."""
+    if isinstance(value, np.ndarray):
+        return [_name_class(names, number) for number in value]
+    return None if pd.isna(value) or value < 0 else names[int(value)]
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
@@ -215,8 +249,6 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) ->
             continue
         near = difflib.get_close_matches(column, present, n=1, cutoff=0)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        if len(present) == 1 and (found := re.findall(r"[;,\t|]", present[0])):
-            hint = f"; its one column holds {found[0]!r}: is that the delimiter? Use commas in .csv"
         raise DataError(
             f"{source}: no column {column!r}{hint} (columns: {', '.join(present)[:300]})"
         )

@@ -67,8 +67,13 @@ def sample_splits(
             held_out = _latest(pool, size) if "date" in pool else _whole_groups(pool, size)
             parts[name] = pool.loc[held_out[:size]]
             pool = pool.drop(index=held_out)
+        if len(pool) < max(least, num_train):
+            raise DataError(
+                f"{source}: {len(pool)} documents are left for train once whole groups are held "
+                f"out, num_train is {num_train}; lower it, or the groups are too large"
+            )
         train = pool.loc[sorted(draw(pool, min(wanted, len(pool)), at_least=1))]
-    else:  # train goes first, so that a class's only document is in it
+    else:  # train goes first, so that with one label each a class's only document is in it
         kept = draw(pool, wanted, at_least=1)
         train, pool = pool.loc[sorted(kept)], pool.drop(index=kept)
         for name, size in cut.items():

@@ -107,7 +107,7 @@ def _check_arguments(
     if level not in LEVELS:
         raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
     if not fields or len(set(fields)) < len(fields) or not set(fields) <= set(PATHS):
-        raise ValueError(f"fields: {list(fields)} is not a choice from {', '.join(PATHS)}")
+        raise DataError(f"fields: {list(fields)} is not a choice from {', '.join(PATHS)}")
     if description_words < 1:
         raise ValueError(f"description_words: {description_words} is below 1")
     if not 0 <= max_bad_share <= 1:
@@ -221,7 +221,7 @@ def _report(root: Path, cache: Path, num_files: int, max_bad_share: float) -> No
         f"the first is {path}: {reason}; all are listed in {listing}"
     )
     if share > max_bad_share:
-        raise DataError(f"{found}; repair them or raise max_bad_share ({max_bad_share:.2%})")
+        raise DataError(f"{found}; repair or remove them (at most {max_bad_share:.2%} may be bad)")
     log.warning("%s", found)
 
 

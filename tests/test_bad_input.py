@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, Features, List
 
 from lib.data import DataError, LabelSpace, load_splits
 from lib.params import ROOT
+from lib.reading import _name_classes
 
 GOOD = "text,label\n" + "".join(f"document {i},{'ab'[i % 2]}\n" for i in range(8))
 TEST = "text,label\nnew one,a\nnew two,b\n"
@@ -46,7 +48,10 @@ MARKED = "text,label,part\na,x,train\nb,y,train\nc,x,train\nd,y,test\n"
 DATED = "text,label,day\n" + "".join(f"d{i},{'ab'[i % 2]},2020-01-0{i + 1}\n" for i in range(8))
 
 CASES = {
-    "wrong delimiter": (csv(GOOD.replace(",", ";")), "no column 'text'; its one column holds ';'"),
+    "wrong delimiter": (
+        csv(GOOD.replace(",", ";")),
+        "header 'text;label' is one column; is ';' the del",
+    ),
     "missing column": (csv("text,topic\na,b\n"), "no column 'label'; did you mean"),
     "doubled column": (csv("text,label,text\na,b,c\n"), "column 'text' stands twice in the header"),
     "mixed types of text": (jsonl({"text": 7, "label": "a"}), "document 7 holds a number"),
@@ -62,7 +67,7 @@ CASES = {
         jsonl({"text": "x", "label": ["a", "b"]}),
         r"document 7 has 2 labels \(a, b\); set label_mode",
     ),
-    "labels that differ by case": (csv(GOOD + "x,A\n"), "labels 'a' and 'A' differ by case"),
+    "labels that differ by case": (csv(GOOD + "x,A\n"), "labels 'A' and 'a' differ by case"),
     "labels that differ by spaces": (
         csv(GOOD + "x,a  b\ny,a b\n"),
         "'a  b' and 'a b' differ by case or spaces",
@@ -89,7 +94,7 @@ CASES = {
     "empty file": (csv(""), "train.csv: cannot be read: No columns"),
     "header alone": (csv("text,label\n"), "train.csv: holds no document"),
     "one class": (csv("text,label\na,x\nb,x\nc,x\n", "text,label\nd,x\n"), "one class only: {'x'}"),
-    "label only in test": (csv(test=TEST + "x,c\n"), r"test-3: label \['c'\] is in test but never"),
+    "label only in test": (csv(test=TEST + "x,c\n"), r"test-3: label \['c'\] is in test but not"),
     "unknown ending": (({"a.xls": b"x"}, {"dataset": "a.xls"}), "ending '.xls' is none of"),
     "no file": (({}, {"dataset": "nowhere-{split}.csv"}), "nowhere-train.csv: no such data file"),
     "too few to stratify": (
@@ -112,8 +117,54 @@ CASES = {
     ),
     "no date": (
         one(DATED.replace("2020-01-03", "soon"), date_column="day"),
-        "document 3: 'day' is no date",
+        "document 3: 'day' is no ISO date",
     ),
+    "day before month": (
+        one(DATED.replace("2020-01-03", "03/01/2020"), date_column="day"),
+        "document 3: 'day' is no ISO date such as 2020-12-31",
+    ),
+    "one group holds nearly all": (
+        one(
+            "text,label,g\n" + "".join(f"d{i},{'ab'[i % 2]},{i // 6}\n" for i in range(8)),
+            group_column="g",
+            num_train=4,
+        ),
+        "documents are left for train once whole groups are held out, num_train is 4",
+    ),
+    "label lost to the cut by date": (
+        one(DATED.replace("d7,b", "d7,late"), date_column="day"),
+        r"label \['late'\] is in test but not in train",
+    ),
+    "list written as text": (
+        jsonl({"text": "x", "label": "['a', 'b']"}),
+        "document 7: 'label' is .* a list written as text",
+    ),
+    "empty label in a list": (
+        jsonl({"text": "x", "label": [None, "b"]}, label_mode="first"),
+        "document 7: 'label' has an empty label in its list",
+    ),
+    "label is an object": (
+        jsonl({"text": "x", "label": {"a": 1}}),
+        "'label' holds a dict",
+    ),
+    "labels of labels": (jsonl({"text": "x", "label": [["a"]]}), "'label' holds a list"),
+    "id is a list": (
+        jsonl({"text": "x", "label": "a", "id": ["1"]}, id_column="id"),
+        "document 7: 'id' holds a list",
+    ),
+    "doubled key": (jsonl('{"text": "x", "text": "y"}'), "line 7 is not JSON: 'text' stands twice"),
+    "quotation mark in a TSV": (
+        (
+            {"train.tsv": 'text\tlabel\n"open\ta\nx\tb\ny" z\ta\nq\tb\n', "test.tsv": ""},
+            {"dataset": "{split}.tsv"},
+        ),
+        "document 1: a quotation mark opens 'text' and swallows",
+    ),
+    "plain table called .tab": (
+        ({"train.tab": "text\tlabel\nx\ta\ny\tb\n", "test.tab": ""}, {"dataset": "{split}.tab"}),
+        "line 2 does not hold Orange's column types",
+    ),
+    "template that is none": (csv(text_template="{text"), "text_template: '{text' is not valid"),
     "indicator of neither 0 nor 1": (
         csv("text,p,q\na,1,0\nb,2,1\n", indicator_columns=["p", "q"], label_mode="multi"),
         "document 2: 'p' is '2', neither 0 nor 1",
@@ -210,3 +261,38 @@ def test_missing_cells_do_not_turn_labels_into_decimals(tmp_path):
         text_columns=["text"], label_column="label", num_validation=1,
     )  # fmt: skip
     assert LabelSpace.from_splits(splits).names == ("1", "2")
+
+
+def test_rows_keep_their_numbers_beside_a_column_called_row(load):
+    splits = load(*csv("text,label,row\na,x,7\nb,y,8\nc,x,9\n", "text,label\nd,x\n")[:1])
+    assert {i for split in splits.values() for i in split["id"]} == {
+        "train-1", "train-2", "train-3", "test-1",
+    }  # fmt: skip
+
+
+def test_parquet_keeps_an_index_that_has_a_name_and_draws_groups_at_random(tmp_path):
+    size = 60
+    frame = pd.DataFrame(
+        {
+            "text": [f"t{i}" for i in range(size)],
+            "label": list("ab") * (size // 2),
+            "family": pd.Categorical([f"g{i // 3:02d}" for i in range(size)]),
+        },
+        index=pd.Index([f"n{i}" for i in range(size)], name="key"),
+    )
+    frame.to_parquet(tmp_path / "all.parquet")
+    options = {"text_columns": ["text"], "label_column": "label", "id_column": "key",
+               "group_column": "family", "num_validation": 6, "num_test": 6}  # fmt: skip
+    path = str(tmp_path / "all.parquet")
+    held_out = [set(load_splits(path, **options, seed=seed)["test"]["group"]) for seed in (0, 1)]
+    assert held_out[0] != held_out[1]
+
+
+def test_a_hub_class_that_is_not_labelled_has_no_label():
+    features = Features(
+        {"y": ClassLabel(names=["a", "b"]), "z": List(ClassLabel(names=["a", "b"]))}
+    )
+    documents = Dataset.from_dict({"y": [1, None, -1], "z": [[0, 1], [], [-1]]}, features=features)
+    table = _name_classes(documents)
+    assert table["y"].tolist() == ["b", None, None]
+    assert table["z"].tolist() == [["a", "b"], [], [None]]
