@@ -65,6 +65,7 @@ rule arm:
         PARAMS / "{arm}.yaml",
         CODE,
         lambda wildcards: f"notebooks/{arms[wildcards.arm].notebook}.ipynb",
+        lambda wildcards: [str(file) for file in arms[wildcards.arm].data_files],
     output: f"{RUNS}/{STUDY}/{{arm}}/seed-{{seed}}/metrics.json"
     wildcard_constraints:
         arm="|".join(arms),

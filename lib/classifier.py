@@ -170,11 +170,12 @@ def _instruction_scores(
     }
 
     def score(texts: Sequence[str]) -> np.ndarray:
-        options["prompts"] = [template.render(text) for text in texts]
+        prompts = [template.render(text) for text in texts]
         if not params.multi_label:
-            return softmax(score_labels(model, **options))
+            return softmax(score_labels(model, prompts=prompts, **options))
         _, scores = decode_labels(
             model,
+            prompts=prompts,
             label_space=label_space,
             strategy="generate",
             max_new_tokens=generation.max_new_tokens,

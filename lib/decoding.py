@@ -256,6 +256,8 @@ def decode_labels(
         Whether an answer may name several labels; only by "generate".
     """
     options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
+    if strategy == "score" and multi_label:
+        raise ValueError('decoding: "score" ranks single labels; use "generate" for label sets')
     if strategy == "score":
         scores = score_labels(model, tokenizer, prompts, label_texts, **options)
         return label_space.decode_best(scores), scores

@@ -158,9 +158,7 @@ def apply_min_support(
         renamed = {x: x if counts[x] >= min_support else None for x in known}
     result = {}
     for name, frame in frames.items():
-        labels = [
-            list(dict.fromkeys(renamed[x] for x in row if renamed[x])) for row in frame["labels"]
-        ]
+        labels = [sorted({renamed[x] for x in row if renamed[x]}) for row in frame["labels"]]
         frame = frame.assign(labels=pd.Series(labels, index=frame.index, dtype=object))
         result[name] = frame[frame["labels"].str.len() > 0]
         if result[name].empty:

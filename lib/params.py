@@ -96,6 +96,13 @@ class DataParams(BaseModel):
         return self.label_mode == "multi"
 
     @property
+    def data_files(self) -> list[Path]:
+        """The local files that documents and label names are read from, as far as they exist."""
+        names = [self.dataset.replace("{split}", name) for name in self.split_names if name]
+        files = [ROOT / name for name in dict.fromkeys([*names, self.label_names]) if name]
+        return [file for file in files if file.is_file()]
+
+    @property
     def data_options(self) -> dict[str, Any]:
         """The keyword arguments of `lib.data.load_splits`."""
         others = {"data_seed", "label_names", "audit"}

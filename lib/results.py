@@ -173,6 +173,8 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
     documents = hashlib.sha256()
     for split in splits.values():
         documents.update(split.to_pandas().to_json(orient="records").encode())
+    if params.label_names:
+        documents.update((ROOT / params.label_names).read_bytes())
     code = hashlib.sha256()
     for file in sorted([*ROOT.glob("lib/*.py"), ROOT / "notebooks" / f"{params.notebook}.ipynb"]):
         if file.stem not in SHOWING:

@@ -136,8 +136,12 @@ def test_free_answers_outside_the_set_predict_nothing(model, template, tokenizer
     assert not scores.any()
 
 
-def test_unknown_strategy_is_an_error(model, template, tokenizer):
-    with pytest.raises(ValueError, match="'beam' is not known"):
+@pytest.mark.parametrize(
+    ("strategy", "multi_label", "message"),
+    [("beam", False, "'beam' is not known"), ("score", True, '"score" ranks single labels')],
+)
+def test_strategies_that_do_not_apply_are_errors(model, tokenizer, strategy, multi_label, message):
+    with pytest.raises(ValueError, match=message):
         decode_labels(
             model,
             tokenizer=tokenizer,
@@ -145,7 +149,8 @@ def test_unknown_strategy_is_an_error(model, template, tokenizer):
             label_texts=[[1]],
             max_new_tokens=1,
             label_space=LabelSpace(("a",)),
-            strategy="beam",
+            strategy=strategy,
+            multi_label=multi_label,
             token_budget=1,
             compute_dtype=torch.float32,
         )

@@ -102,6 +102,19 @@ def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
     assert "has the highest micro-F1" in (report / "report.html").read_text()
 
 
+def test_new_data_in_the_same_file_is_a_new_study(multi_label_study):
+    def planned():
+        done = snakemake("--dry-run", folder=multi_label_study, study="multi")
+        return "Nothing to be done" not in done.stdout + done.stderr
+
+    file = multi_label_study / "all.jsonl"
+    times = file.stat()
+    assert not planned()
+    os.utime(file)
+    assert planned()
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 @pytest.mark.parametrize("arm", ["embedding", "instruction"])
 def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study, arm):
     """TRAPS 21: a sigmoid for each label, not a softmax over them."""
