@@ -82,6 +82,7 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
 
 
 @torch.inference_mode()
+@torch.compiler.set_stance("force_eager")
 def score_labels(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -137,7 +138,9 @@ def _prefill(
         return None
     ids = torch.tensor([list(tokens)], device=model.device)
     with mixed_precision(model.device, compute_dtype):
-        return model.model(input_ids=ids, use_cache=True).past_key_values
+        # With its mask, from which a model with a sliding window makes its own.
+        states = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+    return states.past_key_values
 
 
 def _edge_log_probs(
@@ -194,6 +197,7 @@ def _edge_log_probs(
 
 
 @torch.inference_mode()
+@torch.compiler.set_stance("force_eager")
 def generate_answers(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import psutil
 import threadpoolctl
 import torch
 import transformers
@@ -63,7 +64,10 @@ def start_run(*, seed: int, num_threads: int) -> None:
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
     """One line for a run's record: library versions, device, threads and compute dtype."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
     return (
         f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}; {device.type} ({name}), "
@@ -71,9 +75,23 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
     )
 
 
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(x for x in lines if x.startswith("model name")).split(": ")[1]
+    return platform.machine()
+
+
 def mixed_precision(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
     """Autocast to `dtype`: matrix products of fp32 adapters run in bfloat16, their weights stay."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def memory_of(device: torch.device) -> float:
+    """All memory of the device, in GiB: a GPU's own, or the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 2**30
+    return psutil.virtual_memory().total / 2**30
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -4,12 +4,12 @@ import errno
 import logging
 import os
 import shutil
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import bitsandbytes as bnb
-import psutil
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -24,7 +24,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lib.device import choose_device, choose_dtype
+from lib.attention import is_packed, use_packing
+from lib.device import choose_device, choose_dtype, memory_of
+from lib.lora import FUSED_LAYERS
 from lib.params import ROOT, InputError
 from lib.reading import DataError, find_packaged, urlsafe_sha256
 
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 CACHE = ROOT / "runs" / "cache"
 HEAD_NAMES = ("head", "lm_head")
+COMPILE_FROM = {"16 bits": 200_000, "32 bits": 1_000_000}  # tokens of training
 
 
 class ModelError(InputError):
@@ -130,6 +133,7 @@ def load_backbone(
     device: torch.device | str = "auto",
     head: str = "none",
     max_length: int = 512,
+    memory_gib: float = 0.0,
 ) -> PreTrainedModel:
     """The pretrained model in eval mode, frozen, with its pad token set.
 
@@ -139,16 +143,18 @@ def load_backbone(
         See `resolve_model`.
     quantization
         "nf4": linear layers in 4-bit NormalFloat with double quantization (QLoRA, arXiv
-        2305.14314, sections 2-3), computing in `dtype`. On a CPU whose memory is at least four
-        times the model's size in `dtype`, the weights are dequantized once instead of in every
-        pass: the same values, bit for bit, without the saving of memory. "none": weights as stored.
+        2305.14314, sections 2-3), computing in `dtype`. "none": weights as stored.
     dtype, device
         "auto" lets the machine choose (`lib.device`); the choice is logged.
     head
         "none": the backbone, which returns hidden states. "lm": with its language-model head.
     max_length
-        Longest input in tokens: up to 512 on a CPU plain attention is faster than the fused kernel
-        (measured: 1.2 to 1.4 times in training at 64 to 512 tokens), elsewhere `sdpa` is used.
+        Longest input in tokens, where `lib.attention` cannot pack: up to 512 on a CPU plain
+        attention is then faster in training than the fused kernel, elsewhere `sdpa` is used.
+    memory_gib
+        What the run may use; 0 for all that the device has. Where four times the model's size in
+        `dtype` fits, 4-bit weights are dequantized once instead of in every pass: the same values,
+        bit for bit, without the saving of memory.
 
     Raises
     ------
@@ -183,20 +189,21 @@ def load_backbone(
             f"{model_id}: cannot be loaded: {type(error).__name__}: {first_line}"
         ) from error
     how = quantization
-    if quantization == "nf4" and device.type == "cpu":
-        unpacked = count_parameters(model)[1] * dtype.itemsize
-        if 4 * unpacked <= psutil.virtual_memory().total:
-            model = model.dequantize(dtype)
-            how = "nf4 values, dequantized once,"
+    unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
+    if quantization == "nf4" and 4 * unpacked <= (memory_gib or memory_of(device)):
+        model = model.dequantize(dtype)
+        how = "nf4 values, dequantized once,"
+    elif quantization == "nf4" and device.type == "cpu":
         for module in model.modules():
             if isinstance(module, bnb.nn.Linear4bit):
                 # Without this, bitsandbytes repacks the weights at the first evaluation and trains
                 # on in another arithmetic: results would depend on when a run is evaluated.
                 module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
+    use_packing(model)
     log.info(
         "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,
-        str(dtype).removeprefix("torch."), options["attn_implementation"],
+        str(dtype).removeprefix("torch."), model.config._attn_implementation,
         model.get_memory_footprint() / 2**30,
     )  # fmt: skip
     return model.eval()
@@ -243,20 +250,42 @@ def add_lora(
         target_modules=targets,
         modules_to_save=["head"] if hasattr(model, "head") else None,
     )
-    return _leave_casting_to_autocast(get_peft_model(model, config))
+    config._register_custom_module(FUSED_LAYERS)
+    return get_peft_model(model, config)
 
 
 def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
     """The model with the adapters (and head) that `save_pretrained` wrote into the folder."""
-    return _leave_casting_to_autocast(PeftModel.from_pretrained(model, folder))
+    config = LoraConfig.from_pretrained(folder)
+    config._register_custom_module(FUSED_LAYERS)
+    return PeftModel.from_pretrained(model, folder, config=config)
 
 
-def _leave_casting_to_autocast(model: PeftModel) -> PeftModel:
-    """Spare each adapter a copy of its input in fp32, which autocast would turn back to bf16."""
-    for module in model.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = False
-    return model
+def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
+    """Compile each block of a packed model in place, if training on so many tokens pays for it.
+
+    One compilation serves all blocks and all lengths; it fuses norms, rotary positions, activations
+    and residuals into few passes over memory. It takes 10 to 40 seconds, and pays where matrix
+    products are fast enough for the rest to count (tests/benchmarks/NOTES.md): from 200,000 tokens
+    in 16 bits, from 1,000,000 in 32. Evaluation does not use it.
+
+    Returns
+    -------
+    bool
+        Whether the blocks are compiled; never without a C++ compiler and Python's headers.
+    """
+    packed = [m for m in model.modules() if isinstance(m, PreTrainedModel) and is_packed(m)]
+    names = {name for m in packed for name in m._no_split_modules or ()}
+    blocks = [m for m in model.modules() if type(m).__name__ in names]
+    low_precision = packed and packed[0].dtype != torch.float32
+    pays = num_tokens >= COMPILE_FROM["16 bits" if low_precision else "32 bits"]
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not (blocks and pays and shutil.which(os.environ.get("CXX", "g++")) and headers.exists()):
+        return False
+    for block in blocks:
+        block.compile(dynamic=True)
+    log.info("%d blocks will be compiled, in the first step", len(blocks))
+    return True
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

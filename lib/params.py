@@ -204,6 +204,7 @@ class FinetuneParams(StudyParams):
     warmup_share: Share = 0.06
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     eval_steps: Count = 0
+    memory_gib: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _check_finetune(self) -> Self:

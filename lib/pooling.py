@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lib.attention import hidden_states
 from lib.data import micro_batches
 from lib.device import mixed_precision
 
@@ -88,17 +89,11 @@ class EmbeddingModel(nn.Module):
         self.config = backbone.config
         self.compute_dtype = compute_dtype
         self.head = PoolingHead(backbone.config.hidden_size, num_labels, mode).to(backbone.device)
-        attentions = [m.is_causal for m in backbone.modules() if hasattr(m, "is_causal")]
-        self.causal = bool(attentions) and all(attentions)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits, (B, C) float32, of right-padded (B, T) input.
-
-        A causal backbone gets no mask, which is faster: no real token sees the padding behind it.
-        """
-        mask = None if self.causal else attention_mask
+        """Logits, (B, C) float32, of right-padded (B, T) input."""
         with mixed_precision(input_ids.device, self.compute_dtype):
-            states = self.backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            states = hidden_states(self.backbone, input_ids, attention_mask)
         return self.head(states, attention_mask)
 
 
@@ -114,6 +109,7 @@ def pad(documents: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, 
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # one arithmetic, whether training was compiled or not
 def predict_logits(
     model: nn.Module, documents: Sequence[Sequence[int]], *, token_budget: int
 ) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Both fine-tuning approaches, on `transformers.Trainer` with batches of micro-batches."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +11,20 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from lib.attention import hidden_states
+from lib.costs import OPTIMIZER_BYTES, Shape, kept_gib
 from lib.data import micro_batches
 from lib.decoding import causal_lm, decode_labels
-from lib.device import mixed_precision
+from lib.device import memory_of, mixed_precision
 from lib.labels import LabelSpace
+from lib.loader import compile_layers
 from lib.metrics import decode_sets, f1_scores, tune_thresholds
 from lib.pooling import pad, predict_logits
+
+log = logging.getLogger(__name__)
 
 Example = Mapping[str, Any]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -114,7 +120,7 @@ def answer_log_probs(
         positions < lengths - 1
     )
     with mixed_precision(input_ids.device, compute_dtype):
-        states = base.model(input_ids=input_ids).last_hidden_state  # (B, T, H)
+        states = hidden_states(base.model, input_ids, batch["attention_mask"])  # (B, T, H)
         logits = base.lm_head(states[before_answer])  # (answer tokens, V)
     following = input_ids.roll(-1, dims=1)[before_answer]
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
@@ -259,6 +265,7 @@ def _finetune(
     warmup_share: float = 0.0,
     weight_decay: float = 0.0,
     eval_steps: int = 0,
+    memory_gib: float = 0.0,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
@@ -276,6 +283,10 @@ def _finetune(
         Share of the steps over which the learning rate rises from 0.
     eval_steps
         Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
+    memory_gib
+        What the run may use; 0 for all that the device has. If the model and what a micro-batch
+        keeps for its backward pass exceed it, blocks are computed again instead (gradient
+        checkpointing, arXiv 1604.06174): slower by about a third.
     """
     steps_per_epoch = math.ceil(len(examples) / batch_size)
     arguments = TrainingArguments(
@@ -301,6 +312,11 @@ def _finetune(
         data_seed=seed,
         use_cpu=next(model.parameters()).device.type == "cpu",
     )
+    tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
+    longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
+    num_tokens = min(token_budget, sum(longest))
+    if not _checkpoint(model, num_tokens=num_tokens, memory_gib=memory_gib):
+        compile_layers(model, num_tokens=tokens)
     callback = _EvaluateEvery(eval_steps)
     trainer = DocumentTrainer(
         model=model,
@@ -317,7 +333,6 @@ def _finetune(
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = max(row.get("train_seconds", 0.0) for row in trainer.state.log_history)
     documents = len(examples) * num_epochs
-    tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
     resources = {
         "train_seconds": seconds,
@@ -325,3 +340,18 @@ def _finetune(
         "train_tokens_per_second": tokens / seconds,
     }
     return history, resources
+
+
+def _checkpoint(model: nn.Module, *, num_tokens: int, memory_gib: float) -> bool:
+    """Switch gradient checkpointing on if the estimate of `lib.costs` says that it takes it."""
+    base = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kept = kept_gib(
+        Shape.from_config(base.config), num_tokens=num_tokens, itemsize=base.dtype.itemsize
+    )
+    needed = base.get_memory_footprint() / 2**30 + trained * OPTIMIZER_BYTES / 2**30 + kept
+    allowed = memory_gib or memory_of(base.device)
+    if needed > allowed:
+        log.info("gradient checkpointing: %.1f GiB needed, %.1f allowed", needed, allowed)
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    return needed > allowed

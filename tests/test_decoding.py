@@ -54,7 +54,7 @@ def test_scores_equal_exhaustive_scoring_of_whole_labels(model, template, tokeni
 def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(
     make_backbone, template, tokenizer
 ):
-    """TRAPS 4: within 0.1 nats of scores of 10 nats and more, with equal predictions."""
+    """TRAPS 4: within 1 % of scores of 80 nats and more, with equal predictions."""
     small = make_backbone("lm", layers=8, dtype="bfloat16")
     prompts = [template.render(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
@@ -64,7 +64,7 @@ def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(
         )
         for b in (10_000, 1)
     )
-    np.testing.assert_allclose(together, alone, atol=0.1)
+    np.testing.assert_allclose(together, alone, rtol=0.01)
     assert (together.argmax(1) == alone.argmax(1)).all()
 
 

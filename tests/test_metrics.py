@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.linear_model import LogisticRegression
@@ -93,6 +93,7 @@ scored = st.integers(2, 12).flatmap(
 )
 
 
+@settings(max_examples=40)
 @given(scored)
 def test_no_other_threshold_has_a_better_micro_f1(arrays):
     truth, scores = arrays

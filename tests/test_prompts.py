@@ -24,7 +24,7 @@ def template(tokenizer):
     return PromptTemplate.build(tokenizer, instruction="Name the topic.", max_length=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=200), st.sampled_from(SPACE.names))
 def test_the_document_is_cut_never_the_template_or_the_answer(template, document, answer):
     """TRAPS 11, 12."""

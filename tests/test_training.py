@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib import training
+from lib import loader, training
+from lib.device import choose_dtype
 from lib.loader import add_lora
 from lib.pooling import EmbeddingModel, predict_logits
 from lib.training import (
@@ -14,7 +15,7 @@ from lib.training import (
     finetune_instruction,
 )
 
-BF16 = torch.bfloat16
+COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 OPTIONS = {
     "pad_token_id": 2,
     "token_budget": 64,
@@ -37,7 +38,7 @@ def examples():
 
 def finetune(make_backbone, examples, folder, **changes):
     torch.manual_seed(0)
-    model = EmbeddingModel(make_backbone(), num_labels=2, mode="mean", compute_dtype=BF16)
+    model = EmbeddingModel(make_backbone(), num_labels=2, mode="mean", compute_dtype=COMPUTE)
     model = add_lora(model, r=4, alpha=8, dropout=0.1)
     documents = [e["input_ids"] for e in examples]
     truth = np.array([e["target"] for e in examples])
@@ -51,6 +52,29 @@ def finetune(make_backbone, examples, folder, **changes):
     options = OPTIONS | {"output_dir": folder} | changes
     history, resources = finetune_embedding(model, examples, evaluate, **options)
     return logits(model), history, resources
+
+
+def test_memory_that_does_not_suffice_is_saved_by_checkpointing(
+    make_backbone, examples, tmp_path, caplog
+):
+    plain, history, _ = finetune(make_backbone, examples, tmp_path / "plain")
+    with caplog.at_level("INFO", "lib"):
+        saved, again, _ = finetune(make_backbone, examples, tmp_path / "saved", memory_gib=1e-3)
+    assert "gradient checkpointing" in caplog.text
+    np.testing.assert_allclose(saved, plain, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(again["loss"].dropna(), history["loss"].dropna(), rtol=1e-3)
+
+
+def test_compiled_blocks_train_as_others_and_predict_without_the_compiler(
+    make_backbone, examples, tmp_path, monkeypatch
+):
+    changes = {"num_epochs": 1}
+    plain, history, _ = finetune(make_backbone, examples, tmp_path / "plain", **changes)
+    monkeypatch.setitem(loader.COMPILE_FROM, "16 bits", 0)
+    monkeypatch.setitem(loader.COMPILE_FROM, "32 bits", 0)
+    compiled, again, _ = finetune(make_backbone, examples, tmp_path / "compiled", **changes)
+    np.testing.assert_allclose(again["loss"].dropna(), history["loss"].dropna(), rtol=0.03)
+    np.testing.assert_allclose(compiled, plain, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -134,7 +158,9 @@ def test_rows_without_prompt_or_answer_are_refused(make_backbone, tmp_path, supe
     """TRAPS 11: a fully truncated answer would train on a loss of zero."""
     rows = [{"id": "d7", "input_ids": [1, 2, 3, 4, 5], "target": supervised}]
     with pytest.raises(ValueError, match=f"document d7: {supervised} of 5 tokens are supervised"):
-        finetune_instruction(None, rows, dict, compute_dtype=BF16, output_dir=tmp_path, **OPTIONS)
+        finetune_instruction(
+            None, rows, dict, compute_dtype=COMPUTE, output_dir=tmp_path, **OPTIONS
+        )
 
 
 def test_instruction_training_lowers_the_loss_of_the_answers(make_backbone, tmp_path):
@@ -145,7 +171,7 @@ def test_instruction_training_lowers_the_loss_of_the_answers(make_backbone, tmp_
     model = add_lora(make_backbone("lm"), r=4, alpha=8)
     history, _ = finetune_instruction(
         model, rows, lambda _: {"micro_f1": 0.0},
-        compute_dtype=BF16, output_dir=tmp_path, **OPTIONS,
+        compute_dtype=COMPUTE, output_dir=tmp_path, **OPTIONS,
     )  # fmt: skip
     loss = history["loss"].dropna()
     assert loss.iloc[-1] < 0.5 * loss.iloc[0]
@@ -156,7 +182,7 @@ def test_label_sets_are_learnt_from_float_targets(make_backbone, examples, tmp_p
     truth = np.array([[i % 2, 1, 0] for i in range(len(examples))], dtype="float32")
     examples = [e | {"target": row} for e, row in zip(examples, truth, strict=True)]
     torch.manual_seed(0)
-    model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=BF16)
+    model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=COMPUTE)
     documents = [e["input_ids"] for e in examples]
     before = torch.tensor(predict_logits(model, documents, token_budget=200))
     expected = torch.nn.BCEWithLogitsLoss(reduction="none")(before, torch.tensor(truth)).sum(1)

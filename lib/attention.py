@@ -1,0 +1,299 @@
+"""Attention over documents packed end to end, so that no padding is ever computed.
+
+A packed micro-batch is one row of all its tokens; positions start anew at each document and
+attention stays within it. transformers passes the boundaries on to whatever attention is registered
+with its `AttentionInterface`, under the names it uses for FlashAttention (`cu_seq_lens_q`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "packed"
+BLOCK = 128  # queries computed at once: what lies beyond the diagonal block is never computed
+SLACK = 1.25  # documents are padded, for attention alone, to at most this share of their length
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether every token attends to the left alone."""
+    attentions = [m.is_causal for m in model.modules() if hasattr(m, "is_causal")]
+    return bool(attentions) and all(attentions)
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """Whether `use_packing` has switched the model."""
+    return model.config._attn_implementation == NAME
+
+
+def use_packing(model: PreTrainedModel) -> bool:
+    """Switch a model to packed attention if that is exact for it; whether it is.
+
+    It is for causal models with rotary positions whose attention has no soft cap, sinks, dropout or
+    latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window.
+    Others keep padding and mask.
+    """
+    config = model.config
+    suitable = (
+        is_causal(model)
+        and model._supports_attention_backend
+        and getattr(config, "rope_parameters", None) is not None
+        and getattr(config, "attn_logit_softcapping", None) is None
+        and not getattr(config, "attention_dropout", 0.0)
+        and getattr(config, "kv_lora_rank", None) is None
+        and not any(hasattr(m, "sinks") for m in model.modules())
+        and set(getattr(config, "layer_types", None) or ["full_attention"])
+        <= {"full_attention", "sliding_attention"}
+    )
+    if suitable:
+        model.set_attn_implementation(NAME)
+    return suitable
+
+
+def hidden_states(backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states, (B, T, H), of right-padded (B, T) input.
+
+    Packed where `use_packing` has found it exact: zeros stand where there is padding. Otherwise
+    padding is computed, what stands there means nothing, and a causal backbone is spared the mask,
+    because no real token sees the padding behind it.
+    """
+    if not is_packed(backbone):
+        mask = None if is_causal(backbone) else attention_mask
+        return backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    real = attention_mask.bool()
+    if not real.any(dim=1).all():
+        raise ValueError("attention_mask: a row holds no token, so it has no hidden state")
+    positions = (attention_mask.cumsum(dim=1) - 1)[real]  # (S,): S real tokens
+    offsets = nn.functional.pad(attention_mask.sum(dim=1).cumsum(dim=0), (1, 0)).int()  # (B + 1,)
+    packed = backbone(
+        input_ids=input_ids[real][None],
+        position_ids=positions[None],
+        use_cache=False,
+        cu_seq_lens_q=offsets,
+        max_length_q=input_ids.shape[1],
+    ).last_hidden_state[0]  # (S, H)
+    states = packed.new_zeros(*input_ids.shape, packed.shape[-1])
+    return states.masked_scatter(real[..., None], packed)
+
+
+def packed_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    cu_seq_lens_q: Tensor | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (1, heads, S, D) in, (1, S, heads, D) out.
+
+    Without document boundaries (decoding, scoring) it is transformers' own `sdpa`.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    # Under autocast rotary positions may leave queries and keys in fp32; values tell the dtype.
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (S, heads, D)
+    window = sliding_window or 0
+    if q.is_cuda and _flash_suits(q):
+        longest = kwargs["max_length_q"]
+        out = varlen_attn(
+            q, k, v, cu_seq_lens_q, cu_seq_lens_q, longest, longest, scale=scaling,
+            window_size=(window - 1 if window else -1, 0), enable_gqa=True,
+        )  # fmt: skip
+    else:
+        out = packed_attention(q, k, v, cu_seq_lens_q, scaling, window)
+    return out[None], None
+
+
+def _flash_suits(q: Tensor) -> bool:
+    """FlashAttention-2 wants 16 bits, compute capability 8.0 and heads of at most 256."""
+    modern = torch.cuda.get_device_capability(q.device) >= (8, 0)
+    return modern and q.dtype != torch.float32 and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+
+
+def packed_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """A mask only where one is given: packed documents are told apart by their boundaries."""
+    if attention_mask is None:
+        return None
+    return sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(NAME, packed_attention_forward)
+AttentionMaskInterface.register(NAME, packed_mask)
+
+
+@torch.library.custom_op("head_or_prompt::packed_attention", mutates_args=())
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int
+) -> Tensor:
+    """Causal attention within each document, softmax(scale q k^T) v, (S, heads, D).
+
+    Documents of about one length are computed together, in blocks of queries that see no more keys
+    than they may: the tiling of arXiv 2205.14135, but of matrix products of the library. Query
+    heads that share a key head are rows of one product. No (T, T) matrix is kept for the backward
+    pass, which computes it again.
+
+    Parameters
+    ----------
+    q, k, v
+        (S, heads, D), (S, key heads, D) and (S, key heads, D), one dtype.
+    offsets
+        (B + 1,) int32: document b holds the tokens offsets[b] to offsets[b + 1].
+    window
+        Keys that a query sees, itself included; 0 for all up to it.
+    """
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    for group in _groups(offsets):
+        qg, kg, vg = (group.gather(x, k.shape[1]) for x in (q, k, v))
+        og = group.place(out, k.shape[1])
+        for rows, keys in _blocks(group.length, window):
+            probs, _ = _softmax(qg, kg, rows, keys, scale, window)
+            og[:, :, :, rows] = (probs @ _flat(vg, keys)).view(*qg.shape[:3], -1, q.shape[-1])
+        group.scatter(out, og)
+    return out
+
+
+@torch.library.custom_op("head_or_prompt::packed_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    for group in _groups(offsets):
+        qg, kg, vg = (group.gather(x, k.shape[1]) for x in (q, k, v))
+        dog = group.gather(grad, k.shape[1], zero_padding=True)
+        dqg = group.place(dq, k.shape[1])
+        dkg = torch.zeros(_flat(kg).shape, dtype=k.dtype, device=k.device)  # (g K, T, D)
+        dvg = torch.zeros_like(dkg)
+        for rows, keys in _blocks(group.length, window):
+            probs, queries = _softmax(qg, kg, rows, keys, scale, window)
+            do = _flat(dog, rows)  # (g K, R b, D)
+            dvg[:, keys].baddbmm_(probs.mT, do)
+            dprobs = do @ _flat(vg, keys).mT
+            dscores = torch._softmax_backward_data(dprobs, probs, -1, probs.dtype)
+            products = (dscores @ _flat(kg, keys)).mul_(scale)
+            dqg[:, :, :, rows] = products.view(*qg.shape[:3], -1, q.shape[-1])
+            dkg[:, keys].baddbmm_(dscores.mT, queries, alpha=scale)
+        group.scatter(dq, dqg)
+        group.scatter(dk, dkg.view(kg.shape))
+        group.scatter(dv, dvg.view(vg.shape))
+    return dq, dk, dv
+
+
+@packed_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int) -> Tensor:
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.scale, ctx.window = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple:
+    return *_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None
+
+
+packed_attention.register_autograd(_differentiate, setup_context=_save)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Documents of about one length that stand side by side, padded to the longest of them.
+
+    `index` (g, T) says which token stands where; it is None where all are of one length.
+    """
+
+    start: int
+    stop: int
+    length: int
+    index: Tensor | None
+    real: Tensor | None
+
+    def gather(self, x: Tensor, key_heads: int, *, zero_padding: bool = False) -> Tensor:
+        """(S, heads, D) -> (g, K, R, T, D): R query heads share each of K key heads."""
+        if self.index is None:
+            rows = x[self.start : self.stop].unflatten(0, (-1, self.length))
+        else:
+            rows = x[self.index]  # (g, T, heads, D)
+            if zero_padding:
+                rows = rows.masked_fill_(~self.real[..., None, None], 0.0)
+        return rows.unflatten(2, (key_heads, -1)).permute(0, 2, 3, 1, 4)
+
+    def place(self, out: Tensor, key_heads: int) -> Tensor:
+        """Where to write (g, K, R, T, D) results: within `out` itself unless there is padding."""
+        view = self.gather(out, key_heads)
+        return view if self.index is None else torch.empty_like(view)
+
+    def scatter(self, out: Tensor, x: Tensor) -> None:
+        """The reverse of `gather`, into (S, heads, D), leaving out what stands at padding."""
+        rows = x.permute(0, 3, 1, 2, 4).flatten(2, 3)  # (g, T, heads, D)
+        if self.index is not None:
+            out[self.start : self.stop] = rows[self.real]
+        elif rows.data_ptr() != out[self.start].data_ptr():
+            out[self.start : self.stop] = rows.flatten(0, 1)
+
+
+def _groups(offsets: Tensor) -> Iterator[_Group]:
+    """Neighbours grouped while padding them to the longest adds little."""
+    bounds = offsets.tolist()
+    lengths = [stop - start for start, stop in pairwise(bounds)]
+    first = 0
+    for last in range(len(lengths)):
+        members = lengths[first : last + 2]
+        if last + 1 == len(lengths) or len(members) * max(members) > SLACK * sum(members):
+            members, start, stop = lengths[first : last + 1], bounds[first], bounds[last + 1]
+            longest, first = max(members), last + 1
+            if len(members) * longest == stop - start:
+                yield _Group(start, stop, longest, None, None)
+            else:
+                position = torch.arange(longest, device=offsets.device)
+                size = torch.tensor(members, device=offsets.device)[:, None]
+                begin = offsets[first - len(members) : first, None]
+                index = begin + torch.minimum(position, size - 1)
+                yield _Group(start, stop, longest, index, position < size)
+
+
+def _blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of queries, and the keys that some query of the block sees."""
+    for start in range(0, length, BLOCK):
+        first = max(0, start - window + 1) if window else 0
+        stop = min(start + BLOCK, length)
+        yield slice(start, stop), slice(first, stop)
+
+
+def _flat(x: Tensor, positions: slice = slice(None)) -> Tensor:
+    """(g, K, R, T, D) -> (g K, R t, D)."""
+    return x[:, :, :, positions].flatten(2, 3).flatten(0, 1)
+
+
+def _softmax(
+    q: Tensor, k: Tensor, rows: slice, keys: slice, scale: float, window: int
+) -> tuple[Tensor, Tensor]:
+    """Attention probabilities, (g K, R b, n), of a block of queries, and the queries."""
+    queries = _flat(q, rows)  # (g K, R b, D)
+    i = torch.arange(rows.start, rows.stop, device=q.device)[:, None]
+    j = torch.arange(keys.start, keys.stop, device=q.device)
+    hidden = (j > i) | (j <= i - window) if window else j > i
+    mask = queries.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+    mask = mask.repeat(q.shape[2], 1)  # (R b, n), added by the product itself
+    scores = torch.baddbmm(mask, queries, _flat(k, keys).mT, alpha=scale)
+    return scores.softmax(dim=-1), queries

@@ -1,0 +1,214 @@
+"""Packed attention against the padded path of transformers, values and gradients."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    BertConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from lib import attention
+from lib.attention import hidden_states, is_packed, packed_attention, use_packing
+from lib.device import mixed_precision
+from lib.loader import add_lora, compile_layers
+from lib.pooling import EmbeddingModel, pad
+
+TINY = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "use_cache": False,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**TINY),
+    "qwen2": Qwen2Config(**TINY),
+    "qwen3": Qwen3Config(**TINY),
+    "mistral, sliding window": MistralConfig(**TINY, sliding_window=5),
+    "gemma3": Gemma3TextConfig(**TINY, sliding_window=6, query_pre_attn_scalar=8),
+}
+DOCUMENTS = [[5, 6, 7], [8] * 9, [9, 3, 4, 1, 8, 7, 5, 5, 2, 6, 4], [2]]
+
+
+def make(config, attention="eager"):
+    torch.manual_seed(0)
+    return AutoModel.from_config(config, attn_implementation=attention)
+
+
+def naive(q, k, v, lengths, scale, window):
+    """Softmax attention of each document by itself, with an explicit mask."""
+    outputs, start = [], 0
+    for length in lengths:
+        part = slice(start, start + length)
+        start += length
+        repeats = q.shape[1] // k.shape[1]
+        qs, ks, vs = q[part], *(x[part].repeat_interleave(repeats, dim=1) for x in (k, v))
+        scores = torch.einsum("ihd,jhd->hij", qs, ks) * scale
+        i, j = torch.arange(length)[:, None], torch.arange(length)
+        hidden = (j > i) | (j <= i - window) if window else j > i
+        probs = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+        outputs.append(torch.einsum("hij,jhd->ihd", probs, vs))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("window", [0, 1, 4])
+@pytest.mark.parametrize("lengths", [[6, 6, 6], [3, 17, 18, 20, 40], [1, 1, 9], [50]])
+def test_values_and_gradients_are_those_of_plain_attention(monkeypatch, lengths, window):
+    monkeypatch.setattr(attention, "BLOCK", 8)  # several blocks a document
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(sum(lengths), h, 4, dtype=torch.double) for h in (6, 2, 2))
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    offsets = torch.tensor([0, *lengths]).cumsum(0).int()
+    ours = packed_attention(*inputs, offsets, 0.3, window)
+    plain = naive(*inputs, lengths, 0.3, window)
+    torch.testing.assert_close(ours, plain)
+    grad = torch.randn_like(ours)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(plain, inputs, grad)
+    )
+
+
+def test_the_operator_keeps_the_rules_of_torch():
+    q, k, v = (torch.randn(7, h, 4, requires_grad=True) for h in (4, 2, 2))
+    offsets = torch.tensor([0, 3, 7], dtype=torch.int32)
+    torch.library.opcheck(packed_attention, (q, k, v, offsets, 0.5, 0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_packed_documents_get_the_hidden_states_of_padded_ones(family, side):
+    model = make(FAMILIES[family])
+    input_ids, mask = pad(DOCUMENTS, 0)
+    if side == "left":
+        input_ids, mask = input_ids.flip(1), mask.flip(1)
+    with torch.no_grad():
+        padded = model(
+            input_ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)
+        ).last_hidden_state
+        assert use_packing(model)
+        assert is_packed(model)
+        packed = hidden_states(model, input_ids, mask)
+    torch.testing.assert_close(packed[mask.bool()], padded[mask.bool()], rtol=1e-4, atol=1e-5)
+    assert not packed[~mask.bool()].any()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma2Config(**TINY),  # a soft cap
+        LlamaConfig(**TINY, attention_dropout=0.1),
+        GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=99),  # learnt positions
+        BertConfig(**TINY),  # every token sees every other
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_models_for_which_packing_is_not_exact_keep_their_mask(config):
+    model = make(config).eval()
+    assert not use_packing(model)
+    input_ids, mask = pad(DOCUMENTS, 0)
+    with torch.no_grad():
+        batch = hidden_states(model, input_ids, mask)
+        alone = hidden_states(model, *pad(DOCUMENTS[:1], 0))
+    torch.testing.assert_close(batch[0, :3], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_of_padding_alone_is_an_error():
+    model = make(FAMILIES["llama"])
+    use_packing(model)
+    with pytest.raises(ValueError, match="holds no token"):
+        hidden_states(model, torch.ones(2, 3, dtype=torch.long), torch.tensor([[1, 1, 0], [0] * 3]))
+
+
+@pytest.mark.parametrize("given", [None, "mask"])
+def test_without_boundaries_it_is_transformers_sdpa(given):
+    """As in prefill and generation; a mask is needed only beyond a sliding window."""
+    input_ids, mask = pad(DOCUMENTS, 0)
+    config = FAMILIES["llama" if given is None else "mistral, sliding window"]
+    mask = None if given is None else mask.flip(1)
+    ours, theirs = make(config), make(config, "sdpa")
+    assert use_packing(ours)
+    with torch.no_grad():
+        a, b = (m(input_ids, attention_mask=mask).last_hidden_state for m in (ours, theirs))
+    real = slice(None) if mask is None else mask.bool()
+    torch.testing.assert_close(a[real], b[real])
+
+
+def step(path, dtype):
+    """Logits and gradients of one training step of a small Llama on one of our paths."""
+    backbone = make(FAMILIES["llama"]).to(dtype).requires_grad_(False)
+    model = EmbeddingModel(backbone, num_labels=3, mode="mean", compute_dtype=dtype)
+    model = add_lora(model, r=4, alpha=8).train()
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.dtype == torch.float32, name
+            nn.init.normal_(parameter, std=0.1)
+    if path == "plain":
+        plain = {name: m for name, m in model.named_modules() if hasattr(m, "lora_A")}
+        for m in plain.values():
+            m.__class__ = next(c for c in type(m).__mro__ if c.__module__.startswith("peft."))
+    else:
+        use_packing(backbone)
+    if path == "compiled":
+        assert compile_layers(model, num_tokens=10**9)
+    logits = model(*pad(DOCUMENTS, 0))
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+    grads = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
+    return logits.detach(), torch.cat(grads)
+
+
+@pytest.mark.parametrize("path", ["packed", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_a_step_equals_the_plain_path_in_fp32(path):
+    """Packed, fused and compiled against padding, mask and peft: 1e-5 of the largest value."""
+    for ours, plain in zip(step(path, torch.float32), step("plain", torch.float32), strict=True):
+        assert (ours - plain).abs().max() < 1e-5 * plain.abs().max()
+
+
+@pytest.mark.parametrize("path", ["packed", "compiled"])
+def test_a_step_in_bfloat16_is_as_near_to_fp32_as_the_plain_path(path):
+    exact, ours, plain = (
+        step(p, dtype)
+        for p, dtype in [
+            ("plain", torch.float32), (path, torch.bfloat16), ("plain", torch.bfloat16),
+        ]
+    )  # fmt: skip
+    for reference, a, b in zip(exact, ours, plain, strict=True):
+        assert (a - reference).norm() < 1.2 * (b - reference).norm()
+        assert (a - reference).norm() < 0.05 * reference.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_packed_attention_on_a_gpu_is_that_of_the_cpu():
+    lengths = [3, 40, 170]
+    q, k, v = (torch.randn(sum(lengths), h, 64) for h in (6, 2, 2))
+    offsets = torch.tensor([0, *lengths]).cumsum(0).int()
+    module = nn.Module()
+    outputs = [
+        attention.packed_attention_forward(
+            module, *(x.transpose(0, 1)[None].to(device, torch.bfloat16) for x in (q, k, v)), None,
+            scaling=0.125, cu_seq_lens_q=offsets.to(device), max_length_q=170,
+        )[0].float().cpu()
+        for device in ("cpu", "cuda")
+    ]  # fmt: skip
+    torch.testing.assert_close(*outputs, rtol=0.02, atol=0.02)
+
+
+def test_autocast_reaches_the_fused_layers():
+    with mixed_precision(torch.device("cpu"), torch.bfloat16):
+        backbone = make(FAMILIES["llama"])
+        use_packing(backbone)
+        model = add_lora(backbone, r=2, alpha=2)
+        assert hidden_states(model.get_base_model(), *pad(DOCUMENTS, 0)).isfinite().all()

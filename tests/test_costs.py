@@ -1,0 +1,79 @@
+import pytest
+import torch
+from conftest import SMOLLM2
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, LlamaConfig
+
+from lib.costs import (
+    GPUS,
+    Shape,
+    inference_flops,
+    kept_gib,
+    measure_machine,
+    training_flops,
+    unpacked_gib,
+    weights_gib,
+)
+from lib.loader import add_lora, count_parameters, load_backbone, resolve_model
+
+LLAMA_8B = LlamaConfig(
+    hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+    num_key_value_heads=8, vocab_size=128256,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return Shape.from_config(AutoConfig.from_pretrained(resolve_model(SMOLLM2)))
+
+
+def test_shapes_are_those_of_the_model_with_its_weights(shape):
+    model = load_backbone(SMOLLM2)
+    assert shape.linear_params + shape.embedding_params == count_parameters(model)[1]
+    assert shape.lora_params(8) == count_parameters(add_lora(model, r=8, alpha=8))[0]
+
+
+@pytest.mark.parametrize("r", [0, 8])
+def test_flops_are_those_that_torch_counts(make_backbone, r):
+    """Short documents, so that what attention computes above the diagonal does not matter."""
+    model = make_backbone(dtype="float32", quantization="none")
+    model.set_attn_implementation("eager")
+    shape = Shape.from_config(model.config)
+    if r:
+        model = add_lora(model, r=r, alpha=8)
+    else:
+        model.requires_grad_(True)
+    with FlopCounterMode(display=False) as counter:
+        states = model(input_ids=torch.arange(5, 21).repeat(4, 1)).last_hidden_state
+        forward = counter.get_total_flops()
+        states.sum().backward()
+    assert forward == pytest.approx(inference_flops(shape, [16] * 4, r=r), rel=0.01)
+    # Of two layers, the first has no gradient of its input: q, k and v of it, 4 % of the whole.
+    assert counter.get_total_flops() == pytest.approx(
+        training_flops(shape, [16] * 4, r=r), rel=0.05
+    )
+
+
+def test_memory_of_weights_is_that_of_the_loaded_model(shape, live_nf4):
+    model = load_backbone(SMOLLM2, dtype="bfloat16")
+    estimate = weights_gib(shape, r=None, quantized=True, itemsize=2)
+    assert estimate == pytest.approx(model.get_memory_footprint() / 2**30, rel=0.02)
+
+
+def test_an_8b_model_is_estimated_without_its_weights():
+    shape = Shape.from_config(LLAMA_8B)
+    assert shape.linear_params + shape.embedding_params == pytest.approx(7.5e9, rel=0.01)
+    assert unpacked_gib(shape, 2) == pytest.approx(14.0, abs=0.1)
+    assert weights_gib(shape, r=8, quantized=True, itemsize=2) < 5
+    kept = kept_gib(shape, num_tokens=2048, itemsize=2)
+    assert kept_gib(shape, num_tokens=2048, itemsize=2, checkpointing=True) < kept / 10
+    one, two = (GPUS["L4"].train_seconds(shape, [512] * n, r=8) for n in (1, 2))
+    assert two == pytest.approx(2 * one)
+    assert GPUS["H100"].train_seconds(shape, [512], r=8) < one
+
+
+def test_this_machine_is_measured(shape):
+    machine = measure_machine(shape, device=torch.device("cpu"), dtype=torch.float32, seconds=0.1)
+    assert machine.flops > 1e9
+    assert machine.bandwidth > 1e8
+    assert machine.itemsize == 4
