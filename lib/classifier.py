@@ -1,8 +1,9 @@
 """A finished run as a classifier for new texts, whichever approach trained it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,17 @@ class Classifier:
         chosen = scores > 0 if generated else decode_sets(scores, self.threshold)
         return self.label_space.decode(chosen)
 
+    def predict_stream(
+        self, texts: Iterable[str], *, chunk_size: int = 4096
+    ) -> Iterator[str | list[str]]:
+        """As `predict`, one answer after the other, for more texts than memory holds.
+
+        Texts are read, sorted by length and answered in chunks of `chunk_size`.
+        """
+        remaining = iter(texts)
+        while chunk := list(islice(remaining, chunk_size)):
+            yield from self.predict(chunk)
+
 
 def save_model(model: nn.Module, folder: Path) -> None:
     """Save what training changed: adapter and head, or every weight after full fine-tuning."""
@@ -118,6 +130,7 @@ def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: 
         dtype=dtype if params.lora_r else torch.float32,
         device=device,
         max_length=params.max_length,
+        memory_gib=params.memory_gib,
     )
     model: nn.Module = EmbeddingModel(
         backbone, num_labels=len(label_space), mode=params.pooling, compute_dtype=dtype
@@ -150,6 +163,7 @@ def _instruction_scores(
         device=device,
         head="lm",
         max_length=params.max_length,
+        memory_gib=params.memory_gib,
     )
     if params.num_epochs and params.lora_r:
         model = load_lora(model, folder)

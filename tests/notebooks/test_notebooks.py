@@ -215,6 +215,9 @@ def test_a_reloaded_run_predicts_what_it_predicted(smoke_study, arm):
     scores = classifier.predict_scores(splits["test"]["text"])
     np.testing.assert_allclose(scores, np.stack(table["scores"]), atol=1e-2)
     assert classifier.predict(splits["test"]["text"]) == [x[0] for x in table["y_pred"]]
+    texts = splits["test"]["text"][:10]
+    streamed = list(classifier.predict_stream(iter(texts), chunk_size=4))
+    assert streamed == [label for i in (0, 4, 8) for label in classifier.predict(texts[i : i + 4])]
 
 
 def test_loading_a_run_that_saved_no_model_says_so(smoke_study):
