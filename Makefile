@@ -1,4 +1,5 @@
 # make study [STUDY=quick] [CORES=2]   run a study to figures/<study>/report.html
+# make bench | scaling                  our speed against the usual recipes, and as things grow
 # make test | lint | lab | install | clean
 STUDY ?= quick
 CORES ?= all
@@ -7,13 +8,20 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test lint lab install clean
+.PHONY: study test bench scaling lint lab install clean
 study: $(READY)
 	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) \
 		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
 
 test: $(READY)
 	pytest $(ARGS)
+
+bench: $(READY)
+	pip install --quiet --requirement tests/benchmarks/requirements.txt
+	python tests/benchmarks/bench.py
+
+scaling: $(READY)
+	python tests/benchmarks/scaling.py
 
 lint: $(READY)
 	ruff check .

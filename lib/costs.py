@@ -22,7 +22,7 @@ GIB = 2**30
 # Elements that norms, rotary positions, activations, residuals, adapters and gradients read and
 # write for a token in a layer, as multiples of the hidden and of the intermediate size, and
 # elements kept for the backward pass. Fitted to SmolLM2-135M on CPUs (NOTES.md).
-TRAFFIC_TRAIN, TRAFFIC_INFER = (60, 40), (20, 10)
+TRAFFIC_TRAIN, TRAFFIC_INFER = (180, 120), (40, 20)
 KEPT = (14, 4)
 PROCESS_GIB = 0.9  # Python, torch and transformers, imported (measured)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256  # weight, its block's 8-bit scale, that one's fp32 scale

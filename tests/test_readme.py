@@ -47,3 +47,35 @@ def study_row(study):
 def test_readme_shows_a_row_of_every_committed_study(study):
     assert study_row(study) in (ROOT / "README.md").read_text(encoding="utf-8"), study_row(study)
     assert (ROOT / "figures" / study / "report.html").exists()
+
+
+CASES = {
+    "train_news": "training the head, 20 Newsgroups, at most 512 tokens",
+    "train_patents": "training the head, patents, 128 tokens",
+    "infer_news": "predicting with the head, 20 Newsgroups",
+    "infer_patents": "predicting with the head, patents",
+    "prompt_train_patents": "training the prompt, patents",
+    "prompt_infer_patents": "predicting with the prompt, patents",
+}
+
+
+def speed_table():
+    """The Markdown table of figures/bench/bench.csv that README shows."""
+    table = pd.read_csv(ROOT / "figures" / "bench" / "bench.csv")
+    lines = [
+        "| | against | documents/s, ours | theirs | ratio | peak memory, theirs / ours |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    memory = table[table["metric"] == "peak memory"].set_index(["case", "baseline"])["ratio"]
+    for _, row in table[table["metric"] == "documents per second"].iterrows():
+        where = (row["case"], row["baseline"])
+        cells = [CASES[row["case"]], f"`{row['baseline']}`", f"{row['ours']:.2f}"]
+        cells += [f"{row['theirs']:.2f}", f"{row['ratio']:.2f}"]
+        cells.append(f"{memory[where]:.2f}" if where in memory.index else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_readme_shows_the_committed_benchmark():
+    assert speed_table() in (ROOT / "README.md").read_text(encoding="utf-8"), speed_table()
+    assert (ROOT / "figures/bench/scaling.png").exists()
