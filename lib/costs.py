@@ -132,6 +132,14 @@ def unpacked_gib(shape: Shape, itemsize: int) -> float:
     return (shape.linear_params + shape.embedding_params) * itemsize / GIB
 
 
+def unpacks_once(gib: float, allowed_gib: float) -> bool:
+    """Whether 4-bit weights that take `gib` unpacked are unpacked for good.
+
+    They are where the run may use four times as much, which leaves room for training.
+    """
+    return 4 * gib <= allowed_gib
+
+
 def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) -> float:
     """GiB of the base model and of what trains, with gradients and AdamW's moments.
 

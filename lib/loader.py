@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import shutil
-import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lib.attention import is_packed, use_packing
+from lib.attention import use_packing
+from lib.costs import unpacks_once
 from lib.device import choose_device, choose_dtype, memory_of
 from lib.lora import FUSED_LAYERS
 from lib.params import ROOT, InputError
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 CACHE = ROOT / "runs" / "cache"
 HEAD_NAMES = ("head", "lm_head")
-COMPILE_FROM = {"16 bits": 200_000, "32 bits": 1_000_000}  # tokens of training
 
 
 class ModelError(InputError):
@@ -152,9 +151,9 @@ def load_backbone(
         Longest input in tokens, where `lib.attention` cannot pack: up to 512 on a CPU plain
         attention is then faster in training than the fused kernel, elsewhere `sdpa` is used.
     memory_gib
-        What the run may use; 0 for all that the device has. Where four times the model's size in
-        `dtype` fits, 4-bit weights are dequantized once instead of in every pass: the same values,
-        bit for bit, without the saving of memory.
+        What the run should use; 0 for all that the device has. Where `lib.costs.unpacks_once` says
+        so, 4-bit weights are dequantized once instead of in every pass: the same values, bit for
+        bit, without the saving of memory.
 
     Raises
     ------
@@ -190,7 +189,7 @@ def load_backbone(
         ) from error
     how = quantization
     unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
-    if quantization == "nf4" and 4 * unpacked <= (memory_gib or memory_of(device)):
+    if quantization == "nf4" and unpacks_once(unpacked, memory_gib or memory_of(device)):
         model = model.dequantize(dtype)
         how = "nf4 values, dequantized once,"
     elif quantization == "nf4" and device.type == "cpu":
@@ -259,33 +258,6 @@ def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
     config = LoraConfig.from_pretrained(folder)
     config._register_custom_module(FUSED_LAYERS)
     return PeftModel.from_pretrained(model, folder, config=config)
-
-
-def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
-    """Compile each block of a packed model in place, if training on so many tokens pays for it.
-
-    One compilation serves all blocks and all lengths; it fuses norms, rotary positions, activations
-    and residuals into few passes over memory. It takes 10 to 40 seconds, and pays where matrix
-    products are fast enough for the rest to count (tests/benchmarks/NOTES.md): from 200,000 tokens
-    in 16 bits, from 1,000,000 in 32. Evaluation does not use it.
-
-    Returns
-    -------
-    bool
-        Whether the blocks are compiled; never without a C++ compiler and Python's headers.
-    """
-    packed = [m for m in model.modules() if isinstance(m, PreTrainedModel) and is_packed(m)]
-    names = {name for m in packed for name in m._no_split_modules or ()}
-    blocks = [m for m in model.modules() if type(m).__name__ in names]
-    low_precision = packed and packed[0].dtype != torch.float32
-    pays = num_tokens >= COMPILE_FROM["16 bits" if low_precision else "32 bits"]
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    if not (blocks and pays and shutil.which(os.environ.get("CXX", "g++")) and headers.exists()):
-        return False
-    for block in blocks:
-        block.compile(dynamic=True)
-    log.info("%d blocks will be compiled, in the first step", len(blocks))
-    return True
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from lib.costs import (
     kept_gib,
     measure_machine,
     unpacked_gib,
+    unpacks_once,
     weights_gib,
 )
 from lib.data import LabelSpace, load_splits
@@ -104,7 +105,7 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     weights = weights_gib(
         shape,
         r=r if epochs else None,
-        quantized=params.quantization == "nf4" and 4 * whole > limit,
+        quantized=params.quantization == "nf4" and not unpacks_once(whole, limit),
         itemsize=machine.itemsize,
     )
     longest = sorted(train)[-getattr(params, "batch_size", len(train)) :]
@@ -117,8 +118,10 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     checkpointing = not epochs or fixed + kept > limit
     peak = machine.process_gib + fixed + (again if checkpointing else kept)
     seconds = epochs * machine.train_seconds(shape, train, r=r) if epochs else 0.0
+    if checkpointing:  # one more forward pass
+        seconds += epochs * machine.infer_seconds(shape, train, r=r)
     return {
-        "train_seconds": seconds * (4 / 3 if checkpointing else 1),
+        "train_seconds": seconds,
         "infer_seconds": machine.infer_seconds(shape, held_out, r=r if epochs else 0),
         "peak_memory_gib": peak,
         "fits": peak <= limit,

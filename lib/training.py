@@ -1,6 +1,5 @@
 """Both fine-tuning approaches, on `transformers.Trainer` with batches of micro-batches."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,20 +10,17 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from lib.attention import hidden_states
-from lib.costs import OPTIMIZER_BYTES, Shape, kept_gib
 from lib.data import micro_batches
 from lib.decoding import causal_lm, decode_labels
-from lib.device import memory_of, mixed_precision
+from lib.device import mixed_precision
 from lib.labels import LabelSpace
-from lib.loader import compile_layers
+from lib.layers import checkpoint_layers, compile_layers
 from lib.metrics import decode_sets, f1_scores, tune_thresholds
 from lib.pooling import pad, predict_logits
-
-log = logging.getLogger(__name__)
 
 Example = Mapping[str, Any]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -284,9 +280,7 @@ def _finetune(
     eval_steps
         Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
     memory_gib
-        What the run may use; 0 for all that the device has. If the model and what a micro-batch
-        keeps for its backward pass exceed it, blocks are computed again instead (gradient
-        checkpointing, arXiv 1604.06174): slower by about a third.
+        What the run should use; 0 for all that the device has: see `lib.layers`.
     """
     steps_per_epoch = math.ceil(len(examples) / batch_size)
     arguments = TrainingArguments(
@@ -315,7 +309,7 @@ def _finetune(
     tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
     num_tokens = min(token_budget, sum(longest))
-    if not _checkpoint(model, num_tokens=num_tokens, memory_gib=memory_gib):
+    if not checkpoint_layers(model, num_tokens=num_tokens, memory_gib=memory_gib):
         compile_layers(model, num_tokens=tokens)
     callback = _EvaluateEvery(eval_steps)
     trainer = DocumentTrainer(
@@ -340,18 +334,3 @@ def _finetune(
         "train_tokens_per_second": tokens / seconds,
     }
     return history, resources
-
-
-def _checkpoint(model: nn.Module, *, num_tokens: int, memory_gib: float) -> bool:
-    """Switch gradient checkpointing on if the estimate of `lib.costs` says that it takes it."""
-    base = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    kept = kept_gib(
-        Shape.from_config(base.config), num_tokens=num_tokens, itemsize=base.dtype.itemsize
-    )
-    needed = base.get_memory_footprint() / 2**30 + trained * OPTIMIZER_BYTES / 2**30 + kept
-    allowed = memory_gib or memory_of(base.device)
-    if needed > allowed:
-        log.info("gradient checkpointing: %.1f GiB needed, %.1f allowed", needed, allowed)
-        base.activation_checkpointing_enable({"use_reentrant": False})
-    return needed > allowed

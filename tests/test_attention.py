@@ -18,7 +18,8 @@ from transformers import (
 from lib import attention
 from lib.attention import hidden_states, is_packed, packed_attention, use_packing
 from lib.device import mixed_precision
-from lib.loader import add_lora, compile_layers
+from lib.layers import compile_layers
+from lib.loader import add_lora
 from lib.pooling import EmbeddingModel, pad
 
 TINY = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib import loader, training
+from lib import layers, training
 from lib.device import choose_dtype
 from lib.loader import add_lora
 from lib.pooling import EmbeddingModel, predict_logits
@@ -70,8 +70,8 @@ def test_compiled_blocks_train_as_others_and_predict_without_the_compiler(
 ):
     changes = {"num_epochs": 1}
     plain, history, _ = finetune(make_backbone, examples, tmp_path / "plain", **changes)
-    monkeypatch.setitem(loader.COMPILE_FROM, "16 bits", 0)
-    monkeypatch.setitem(loader.COMPILE_FROM, "32 bits", 0)
+    monkeypatch.setitem(layers.COMPILE_FROM, "16 bits", 0)
+    monkeypatch.setitem(layers.COMPILE_FROM, "32 bits", 0)
     compiled, again, _ = finetune(make_backbone, examples, tmp_path / "compiled", **changes)
     np.testing.assert_allclose(again["loss"].dropna(), history["loss"].dropna(), rtol=0.03)
     np.testing.assert_allclose(compiled, plain, rtol=0.1, atol=0.1)

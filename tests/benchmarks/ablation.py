@@ -17,10 +17,11 @@ from contenders import DEVICE, DTYPE, MODEL_ID
 from peft.tuners import lora
 from torch import nn
 
-from lib import loader
+from lib import layers
 from lib import lora as fused
 from lib.device import start_run
-from lib.loader import add_lora, compile_layers, load_backbone, load_tokenizer
+from lib.layers import compile_layers
+from lib.loader import add_lora, load_backbone, load_tokenizer
 from lib.params import StudyParams
 from lib.pooling import EmbeddingModel, pad
 
@@ -77,7 +78,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     start_run(seed=0, num_threads=StudyParams().threads)
     torch._dynamo.config.recompile_limit = 64  # variants share the code of a block
-    loader.COMPILE_FROM = dict.fromkeys(loader.COMPILE_FROM, 0)
+    layers.COMPILE_FROM = dict.fromkeys(layers.COMPILE_FROM, 0)
     news = make_case("news", load_tokenizer(MODEL_ID), 16)["ids"]
     generator = torch.Generator().manual_seed(0)
     short = torch.randint(10, 40_000, (8, 128), generator=generator).tolist()

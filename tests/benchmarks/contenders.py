@@ -37,7 +37,8 @@ from lib.device import (
     reset_peak_memory,
     start_run,
 )
-from lib.loader import add_lora, compile_layers, load_backbone, load_tokenizer, resolve_model
+from lib.layers import compile_layers
+from lib.loader import add_lora, load_backbone, load_tokenizer, resolve_model
 from lib.params import StudyParams
 from lib.pooling import EmbeddingModel, predict_logits
 from lib.prompts import encode_documents

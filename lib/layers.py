@@ -1,0 +1,77 @@
+"""What is decided about a model's blocks once its training is known: checkpoint, or compile them."""
+
+import logging
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lib.attention import is_packed
+from lib.costs import OPTIMIZER_BYTES, Shape, kept_gib
+from lib.device import memory_of
+
+log = logging.getLogger(__name__)
+
+COMPILE_FROM = {"16 bits": 200_000, "32 bits": 1_000_000}  # tokens of training
+
+
+def checkpoint_layers(model: nn.Module, *, num_tokens: int, memory_gib: float) -> bool:
+    """Compute blocks again in the backward pass, if keeping what they computed takes too much.
+
+    That is gradient checkpointing (arXiv 1604.06174), at the price of one more forward pass.
+
+    Parameters
+    ----------
+    num_tokens
+        Tokens of the largest micro-batch.
+    memory_gib
+        What the run should use; 0 for all that the device has. It is compared with an estimate: the
+        model, its optimizer and what a micro-batch keeps (`lib.costs.kept_gib`).
+
+    Returns
+    -------
+    bool
+        Whether blocks are checkpointed.
+    """
+    base = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kept = kept_gib(
+        Shape.from_config(base.config), num_tokens=num_tokens, itemsize=base.dtype.itemsize
+    )
+    needed = base.get_memory_footprint() / 2**30 + trained * OPTIMIZER_BYTES / 2**30 + kept
+    allowed = memory_gib or memory_of(base.device)
+    if needed > allowed:
+        log.info("gradient checkpointing: %.1f GiB needed, %.1f allowed", needed, allowed)
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    return needed > allowed
+
+
+def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
+    """Compile each block of a packed model in place, if training on so many tokens pays for it.
+
+    One compilation serves all blocks and all lengths; it fuses norms, rotary positions, activations
+    and residuals into few passes over memory. It takes 10 to 40 seconds, and pays where matrix
+    products are fast enough for the rest to count (tests/benchmarks/NOTES.md): from 200,000 tokens
+    in 16 bits, from 1,000,000 in 32. Evaluation does not use it.
+
+    Returns
+    -------
+    bool
+        Whether the blocks are compiled; never without a C++ compiler and Python's headers.
+    """
+    packed = [m for m in model.modules() if isinstance(m, PreTrainedModel) and is_packed(m)]
+    names = {name for m in packed for name in m._no_split_modules or ()}
+    blocks = [m for m in model.modules() if type(m).__name__ in names]
+    low_precision = packed and packed[0].dtype != torch.float32
+    pays = num_tokens >= COMPILE_FROM["16 bits" if low_precision else "32 bits"]
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not (blocks and pays and shutil.which(os.environ.get("CXX", "g++")) and headers.exists()):
+        return False
+    for block in blocks:
+        block.compile(dynamic=True)
+    log.info("%d blocks will be compiled, in the first step", len(blocks))
+    return True
