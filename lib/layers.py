@@ -1,4 +1,4 @@
-"""What is decided about a model's blocks once its training is known: checkpoint, or compile them."""
+"""What is decided about a model's blocks once its training is known: checkpointing, compiling."""
 
 import logging
 import os
