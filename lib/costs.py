@@ -146,7 +146,7 @@ def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) 
     Adapters of rank r, everything (`r` = 0; 16 bytes a weight), or nothing (`r` = None).
     """
     if r == 0:
-        return unpacked_gib(shape, (4 + OPTIMIZER_BYTES))
+        return unpacked_gib(shape, 4 + OPTIMIZER_BYTES)
     linear = shape.linear_params * (NF4_BYTES if quantized else itemsize)
     adapters = (4 + OPTIMIZER_BYTES) * shape.lora_params(r or 0)
     return (linear + shape.embedding_params * itemsize + adapters) / GIB
