@@ -1,8 +1,9 @@
-"""Attention over documents packed end to end, so that no padding is ever computed.
+"""Attention over documents packed end to end, causal or in both directions.
 
 A packed micro-batch is one row of all its tokens; positions start anew at each document and
-attention stays within it. transformers passes the boundaries on to whatever attention is registered
-with its `AttentionInterface`, under the names it uses for FlashAttention (`cu_seq_lens_q`).
+attention stays within it, so that no padding is ever computed. transformers passes the boundaries
+on to whatever attention is registered with its `AttentionInterface`, under the names it uses for
+FlashAttention (`cu_seq_lens_q`).
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import BaseModelOutput
 
 NAME = "packed"
 BLOCK = 128  # queries computed at once: what lies beyond the diagonal block is never computed
@@ -33,54 +40,115 @@ def is_packed(model: PreTrainedModel) -> bool:
     return model.config._attn_implementation == NAME
 
 
+def bidirectional(config: PretrainedConfig) -> PretrainedConfig:
+    """The config of a decoder in which every token also attends to those after it.
+
+    The change of mask of LLM2Vec (arXiv 2404.05961, section 2.1), by the switches that the mask
+    functions of transformers read. The model made of it goes through `attend_both_ways`.
+    """
+    changes = {"is_causal": False}
+    if hasattr(config, "use_bidirectional_attention"):  # Gemma's own; it halves the window too
+        changes["use_bidirectional_attention"] = True
+    return type(config).from_dict(config.to_dict() | changes)
+
+
+@torch.no_grad()
+def attend_both_ways(model: PreTrainedModel) -> None:
+    """Tell the attention of a model made with a `bidirectional` config that it is not causal.
+
+    Raises
+    ------
+    ValueError
+        Its first token still cannot see its last one: the model builds its mask by itself.
+    """
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    input_ids = torch.tensor([[5, 6, 7], [5, 6, 8]], device=model.device)
+    first, second = model(input_ids=input_ids).last_hidden_state[:, 0]
+    if torch.equal(first, second):
+        raise ValueError(
+            f"bidirectional: {type(model).__name__} keeps its causal mask, whatever its config "
+            "says; use another model or leave bidirectional out"
+        )
+
+
 def use_packing(model: PreTrainedModel) -> bool:
     """Switch a model to packed attention if that is exact for it; whether it is.
 
-    It is for causal models with rotary positions whose attention has no soft cap, sinks, dropout or
-    latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window.
-    Others keep padding and mask.
+    It is for decoders with rotary positions whose attention has no soft cap, sinks, dropout or
+    latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window, or
+    in both directions without one. Others keep padding and mask.
     """
     config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windowed = "sliding_attention" in kinds or getattr(config, "sliding_window", None)
     suitable = (
-        is_causal(model)
+        (is_causal(model) or (_decodes(model) and not windowed))
         and model._supports_attention_backend
         and getattr(config, "rope_parameters", None) is not None
         and getattr(config, "attn_logit_softcapping", None) is None
         and not getattr(config, "attention_dropout", 0.0)
         and getattr(config, "kv_lora_rank", None) is None
         and not any(hasattr(m, "sinks") for m in model.modules())
-        and set(getattr(config, "layer_types", None) or ["full_attention"])
-        <= {"full_attention", "sliding_attention"}
+        and kinds <= {"full_attention", "sliding_attention"}
     )
     if suitable:
         model.set_attn_implementation(NAME)
     return suitable
 
 
-def hidden_states(backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states, (B, T, H), of right-padded (B, T) input.
+def _decodes(model: PreTrainedModel) -> bool:
+    """Whether it is a decoder whose config was made `bidirectional`, rather than an encoder."""
+    return getattr(model.config, "is_causal", True) is False
+
+
+def hidden_states(
+    backbone: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    num_layers: int = 1,
+    inputs_embeds: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Hidden states of the last `num_layers` layers, (B, T, H) each, of right-padded (B, T) input.
+
+    A packed backbone takes `inputs_embeds`, (S, H) of all S real tokens, in place of their ids.
 
     Packed where `use_packing` has found it exact: zeros stand where there is padding. Otherwise
     padding is computed, what stands there means nothing, and a causal backbone is spared the mask,
     because no real token sees the padding behind it.
     """
+    several = {"output_hidden_states": num_layers > 1}
     if not is_packed(backbone):
         mask = None if is_causal(backbone) else attention_mask
-        return backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        output = backbone(input_ids=input_ids, attention_mask=mask, **several)
+        return _last_layers(output, num_layers)
     real = attention_mask.bool()
     if not real.any(dim=1).all():
         raise ValueError("attention_mask: a row holds no token, so it has no hidden state")
     positions = (attention_mask.cumsum(dim=1) - 1)[real]  # (S,): S real tokens
     offsets = nn.functional.pad(attention_mask.sum(dim=1).cumsum(dim=0), (1, 0)).int()  # (B + 1,)
-    packed = backbone(
-        input_ids=input_ids[real][None],
+    if inputs_embeds is None:
+        tokens = {"input_ids": input_ids[real][None]}
+    else:
+        tokens = {"inputs_embeds": inputs_embeds[None]}
+    output = backbone(
+        **tokens,
         position_ids=positions[None],
         use_cache=False,
         cu_seq_lens_q=offsets,
         max_length_q=input_ids.shape[1],
-    ).last_hidden_state[0]  # (S, H)
-    states = packed.new_zeros(*input_ids.shape, packed.shape[-1])
-    return states.masked_scatter(real[..., None], packed)
+        **several,
+    )
+    return tuple(
+        packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
+        for (packed,) in _last_layers(output, num_layers)  # (S, H)
+    )
+
+
+def _last_layers(output: BaseModelOutput, num_layers: int) -> tuple[Tensor, ...]:
+    return output.hidden_states[-num_layers:] if num_layers > 1 else (output.last_hidden_state,)
 
 
 def packed_attention_forward(
@@ -105,15 +173,15 @@ def packed_attention_forward(
         )
     # Under autocast rotary positions may leave queries and keys in fp32; values tell the dtype.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (S, heads, D)
-    window = sliding_window or 0
+    window, causal = sliding_window or 0, module.is_causal
     if q.is_cuda and _flash_suits(q):
         longest = kwargs["max_length_q"]
         out = varlen_attn(
             q, k, v, cu_seq_lens_q, cu_seq_lens_q, longest, longest, scale=scaling,
-            window_size=(window - 1 if window else -1, 0), enable_gqa=True,
+            window_size=(window - 1 if window else -1, 0 if causal else -1), enable_gqa=True,
         )  # fmt: skip
     else:
-        out = packed_attention(q, k, v, cu_seq_lens_q, scaling, window)
+        out = packed_attention(q, k, v, cu_seq_lens_q, scaling, window, causal)
     return out[None], None
 
 
@@ -136,9 +204,9 @@ AttentionMaskInterface.register(NAME, packed_mask)
 
 @torch.library.custom_op("head_or_prompt::packed_attention", mutates_args=())
 def packed_attention(
-    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int
+    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int, causal: bool
 ) -> Tensor:
-    """Causal attention within each document, softmax(scale q k^T) v, (S, heads, D).
+    """Attention within each document, softmax(scale q k^T) v, (S, heads, D).
 
     Documents of about one length are computed together, in blocks of queries that see no more keys
     than they may: the tiling of arXiv 2205.14135, but of matrix products of the library. Query
@@ -153,13 +221,16 @@ def packed_attention(
         (B + 1,) int32: document b holds the tokens offsets[b] to offsets[b + 1].
     window
         Keys that a query sees, itself included; 0 for all up to it.
+    causal
+        Whether a query sees no key after it. Otherwise it sees the whole document, and `window` is
+        0.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for group in _groups(offsets):
         qg, kg, vg = (group.gather(x, k.shape[1]) for x in (q, k, v))
         og = group.place(out, k.shape[1])
-        for rows, keys in _blocks(group.length, window):
-            probs, _ = _softmax(qg, kg, rows, keys, scale, window)
+        for rows, keys in _blocks(group.length, window, causal):
+            probs, _ = _softmax(qg, kg, rows, keys, scale, window, causal, group.real)
             og[:, :, :, rows] = (probs @ _flat(vg, keys)).view(*qg.shape[:3], -1, q.shape[-1])
         group.scatter(out, og)
     return out
@@ -167,7 +238,14 @@ def packed_attention(
 
 @torch.library.custom_op("head_or_prompt::packed_attention_backward", mutates_args=())
 def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    scale: float,
+    window: int,
+    causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     for group in _groups(offsets):
@@ -176,8 +254,8 @@ def _backward(
         dqg = group.place(dq, k.shape[1])
         dkg = torch.zeros(_flat(kg).shape, dtype=k.dtype, device=k.device)  # (g K, T, D)
         dvg = torch.zeros_like(dkg)
-        for rows, keys in _blocks(group.length, window):
-            probs, queries = _softmax(qg, kg, rows, keys, scale, window)
+        for rows, keys in _blocks(group.length, window, causal):
+            probs, queries = _softmax(qg, kg, rows, keys, scale, window, causal, group.real)
             do = _flat(dog, rows)  # (g K, R b, D)
             dvg[:, keys].baddbmm_(probs.mT, do)
             dprobs = do @ _flat(vg, keys).mT
@@ -192,24 +270,34 @@ def _backward(
 
 
 @packed_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int) -> Tensor:
+def _(
+    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int, causal: bool
+) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
 @_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: Tensor,
+    scale: float,
+    window: int,
+    causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.scale, ctx.window = inputs
+    *tensors, ctx.scale, ctx.window, ctx.causal = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple:
-    return *_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None
+    grads = _backward(grad, *ctx.saved_tensors, ctx.scale, ctx.window, ctx.causal)
+    return *grads, None, None, None, None
 
 
 packed_attention.register_autograd(_differentiate, setup_context=_save)
@@ -272,12 +360,12 @@ def _groups(offsets: Tensor) -> Iterator[_Group]:
                 yield _Group(start, stop, longest, index, position < size)
 
 
-def _blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:
+def _blocks(length: int, window: int, causal: bool) -> Iterator[tuple[slice, slice]]:
     """Blocks of queries, and the keys that some query of the block sees."""
     for start in range(0, length, BLOCK):
         first = max(0, start - window + 1) if window else 0
         stop = min(start + BLOCK, length)
-        yield slice(start, stop), slice(first, stop)
+        yield slice(start, stop), slice(first, stop if causal else length)
 
 
 def _flat(x: Tensor, positions: slice = slice(None)) -> Tensor:
@@ -286,14 +374,26 @@ def _flat(x: Tensor, positions: slice = slice(None)) -> Tensor:
 
 
 def _softmax(
-    q: Tensor, k: Tensor, rows: slice, keys: slice, scale: float, window: int
+    q: Tensor,
+    k: Tensor,
+    rows: slice,
+    keys: slice,
+    scale: float,
+    window: int,
+    causal: bool,
+    real: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Attention probabilities, (g K, R b, n), of a block of queries, and the queries."""
     queries = _flat(q, rows)  # (g K, R b, D)
-    i = torch.arange(rows.start, rows.stop, device=q.device)[:, None]
-    j = torch.arange(keys.start, keys.stop, device=q.device)
-    hidden = (j > i) | (j <= i - window) if window else j > i
+    if causal:  # padding comes after all that is real, so it is hidden as well
+        i = torch.arange(rows.start, rows.stop, device=q.device)[:, None]
+        j = torch.arange(keys.start, keys.stop, device=q.device)
+        hidden = (j > i) | (j <= i - window) if window else j > i
+        hidden = hidden.repeat(q.shape[2], 1)  # (R b, n)
+    elif real is None:
+        hidden = torch.zeros(1, 1, dtype=torch.bool, device=q.device)
+    else:
+        hidden = ~real.repeat_interleave(q.shape[1], dim=0)[:, None]  # (g K, 1, n)
     mask = queries.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-    mask = mask.repeat(q.shape[2], 1)  # (R b, n), added by the product itself
     scores = torch.baddbmm(mask, queries, _flat(k, keys).mT, alpha=scale)
     return scores.softmax(dim=-1), queries

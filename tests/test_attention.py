@@ -16,11 +16,18 @@ from transformers import (
 )
 
 from lib import attention
-from lib.attention import hidden_states, is_packed, packed_attention, use_packing
+from lib.attention import (
+    attend_both_ways,
+    bidirectional,
+    hidden_states,
+    is_packed,
+    packed_attention,
+    use_packing,
+)
 from lib.device import mixed_precision
+from lib.embedding import EmbeddingModel, pad
 from lib.layers import compile_layers
 from lib.loader import add_lora
-from lib.pooling import EmbeddingModel, pad
 
 TINY = {
     "vocab_size": 99,
@@ -48,7 +55,7 @@ def make(config, attention="eager"):
     return AutoModel.from_config(config, attn_implementation=attention)
 
 
-def naive(q, k, v, lengths, scale, window):
+def naive(q, k, v, lengths, scale, window, causal):
     """Softmax attention of each document by itself, with an explicit mask."""
     outputs, start = [], 0
     for length in lengths:
@@ -59,21 +66,22 @@ def naive(q, k, v, lengths, scale, window):
         scores = torch.einsum("ihd,jhd->hij", qs, ks) * scale
         i, j = torch.arange(length)[:, None], torch.arange(length)
         hidden = (j > i) | (j <= i - window) if window else j > i
+        hidden &= torch.tensor(causal)
         probs = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
         outputs.append(torch.einsum("hij,jhd->ihd", probs, vs))
     return torch.cat(outputs)
 
 
-@pytest.mark.parametrize("window", [0, 1, 4])
+@pytest.mark.parametrize(("window", "causal"), [(0, True), (1, True), (4, True), (0, False)])
 @pytest.mark.parametrize("lengths", [[6, 6, 6], [3, 17, 18, 20, 40], [1, 1, 9], [50]])
-def test_values_and_gradients_are_those_of_plain_attention(monkeypatch, lengths, window):
+def test_values_and_gradients_are_those_of_plain_attention(monkeypatch, lengths, window, causal):
     monkeypatch.setattr(attention, "BLOCK", 8)  # several blocks a document
     torch.manual_seed(0)
     q, k, v = (torch.randn(sum(lengths), h, 4, dtype=torch.double) for h in (6, 2, 2))
     inputs = [x.requires_grad_() for x in (q, k, v)]
     offsets = torch.tensor([0, *lengths]).cumsum(0).int()
-    ours = packed_attention(*inputs, offsets, 0.3, window)
-    plain = naive(*inputs, lengths, 0.3, window)
+    ours = packed_attention(*inputs, offsets, 0.3, window, causal)
+    plain = naive(*inputs, lengths, 0.3, window, causal)
     torch.testing.assert_close(ours, plain)
     grad = torch.randn_like(ours)
     torch.testing.assert_close(
@@ -84,7 +92,7 @@ def test_values_and_gradients_are_those_of_plain_attention(monkeypatch, lengths,
 def test_the_operator_keeps_the_rules_of_torch():
     q, k, v = (torch.randn(7, h, 4, requires_grad=True) for h in (4, 2, 2))
     offsets = torch.tensor([0, 3, 7], dtype=torch.int32)
-    torch.library.opcheck(packed_attention, (q, k, v, offsets, 0.5, 0))
+    torch.library.opcheck(packed_attention, (q, k, v, offsets, 0.5, 0, True))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,7 +108,7 @@ def test_packed_documents_get_the_hidden_states_of_padded_ones(family, side):
         ).last_hidden_state
         assert use_packing(model)
         assert is_packed(model)
-        packed = hidden_states(model, input_ids, mask)
+        (packed,) = hidden_states(model, input_ids, mask)
     torch.testing.assert_close(packed[mask.bool()], padded[mask.bool()], rtol=1e-4, atol=1e-5)
     assert not packed[~mask.bool()].any()
 
@@ -120,9 +128,30 @@ def test_models_for_which_packing_is_not_exact_keep_their_mask(config):
     assert not use_packing(model)
     input_ids, mask = pad(DOCUMENTS, 0)
     with torch.no_grad():
-        batch = hidden_states(model, input_ids, mask)
-        alone = hidden_states(model, *pad(DOCUMENTS[:1], 0))
+        (batch,) = hidden_states(model, input_ids, mask)
+        (alone,) = hidden_states(model, *pad(DOCUMENTS[:1], 0))
     torch.testing.assert_close(batch[0, :3], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_both_directions_every_token_sees_its_whole_document(family):
+    """LLM2Vec's change of mask, against each document by itself, without padding or packing."""
+    windowed = "sliding" in family or family == "gemma3"
+    model = make(bidirectional(FAMILIES[family])).eval()
+    attend_both_ways(model)
+    alone = [model(torch.tensor([d])).last_hidden_state[0] for d in DOCUMENTS]
+    changed = model(torch.tensor([[*DOCUMENTS[0][:-1], 90]])).last_hidden_state[0]
+    assert not torch.allclose(changed[0], alone[0][0])
+    assert use_packing(model) != windowed
+    (states,) = hidden_states(model, *pad(DOCUMENTS, 0))
+    for row, expected in zip(states, alone, strict=True):
+        torch.testing.assert_close(row[: len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_keeps_its_causal_mask_is_refused():
+    model = make(FAMILIES["llama"]).eval()  # its config does not ask for it
+    with pytest.raises(ValueError, match="LlamaModel keeps its causal mask"):
+        attend_both_ways(model)
 
 
 def test_a_row_of_padding_alone_is_an_error():
@@ -212,4 +241,5 @@ def test_autocast_reaches_the_fused_layers():
         backbone = make(FAMILIES["llama"])
         use_packing(backbone)
         model = add_lora(backbone, r=2, alpha=2)
-        assert hidden_states(model.get_base_model(), *pad(DOCUMENTS, 0)).isfinite().all()
+        (states,) = hidden_states(model.get_base_model(), *pad(DOCUMENTS, 0))
+        assert states.isfinite().all()
