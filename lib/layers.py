@@ -1,5 +1,6 @@
-"""What is decided about a model's blocks once its training is known: checkpointing, compiling."""
+"""A model's blocks: some of them alone, checkpointed, compiled."""
 
+import copy
 import logging
 import os
 import shutil
@@ -7,8 +8,9 @@ import sysconfig
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from lib.attention import is_packed
 from lib.costs import OPTIMIZER_BYTES, Shape, kept_gib
@@ -19,7 +21,36 @@ log = logging.getLogger(__name__)
 COMPILE_FROM = {"16 bits": 200_000, "32 bits": 1_000_000}  # tokens of training
 
 
-def checkpoint_layers(model: nn.Module, *, num_tokens: int, memory_gib: float) -> bool:
+class PassThrough(nn.Module):
+    """Stands for a block that is left out."""
+
+    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """The hidden states as they came."""
+        return hidden_states
+
+
+def only_layers(backbone: PreTrainedModel, layers: range) -> PreTrainedModel:
+    """A view of a decoder that runs these of its blocks alone, on the same weights.
+
+    Up to the last block the final norm is its own; without that block there is none. It is for
+    decoders that keep their blocks in `layers` and that norm in `norm`.
+    """
+    # transformers records hidden states by hooks that it hangs on the blocks, once a model: views
+    # would each hang their own on the blocks that they share.
+    maybe_install_capturing_hooks(backbone)
+    view = copy.copy(backbone)
+    view._modules = dict(backbone._modules)
+    view.layers = nn.ModuleList(
+        block if i in layers else PassThrough() for i, block in enumerate(backbone.layers)
+    )
+    if layers.stop < len(backbone.layers):
+        view.norm = nn.Identity()
+    return view
+
+
+def checkpoint_layers(
+    model: nn.Module, *, num_tokens: int, memory_gib: float, adapted: float = 1.0
+) -> bool:
     """Compute blocks again in the backward pass, if keeping what they computed takes too much.
 
     That is gradient checkpointing (arXiv 1604.06174), at the price of one more forward pass.
@@ -32,6 +63,9 @@ def checkpoint_layers(model: nn.Module, *, num_tokens: int, memory_gib: float) -
         What the run should use; 0 for all that the device has. It is compared with an estimate: the
         model, its optimizer and what a micro-batch keeps (`lib.costs.kept_gib`).
 
+    adapted
+        The share of layers that keep anything, because they or those below them train.
+
     Returns
     -------
     bool
@@ -39,7 +73,7 @@ def checkpoint_layers(model: nn.Module, *, num_tokens: int, memory_gib: float) -
     """
     base = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    kept = kept_gib(
+    kept = adapted * kept_gib(
         Shape.from_config(base.config), num_tokens=num_tokens, itemsize=base.dtype.itemsize
     )
     needed = base.get_memory_footprint() / 2**30 + trained * OPTIMIZER_BYTES / 2**30 + kept

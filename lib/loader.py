@@ -11,6 +11,7 @@ from pathlib import Path
 import bitsandbytes as bnb
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,11 +24,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lib.attention import use_packing
+from lib.attention import attend_both_ways, use_packing
+from lib.attention import bidirectional as both_ways
 from lib.costs import unpacks_once
 from lib.device import choose_device, choose_dtype, memory_of
-from lib.lora import FUSED_LAYERS
-from lib.params import ROOT, InputError
+from lib.lora import FUSED_LAYERS, layer_weight
+from lib.params import LORA_VARIANTS, ROOT, InputError
 from lib.reading import DataError, find_packaged, urlsafe_sha256
 
 log = logging.getLogger(__name__)
@@ -131,6 +133,7 @@ def load_backbone(
     dtype: torch.dtype | str = "auto",
     device: torch.device | str = "auto",
     head: str = "none",
+    bidirectional: bool = False,
     max_length: int = 512,
     memory_gib: float = 0.0,
 ) -> PreTrainedModel:
@@ -147,6 +150,8 @@ def load_backbone(
         "auto" lets the machine choose (`lib.device`); the choice is logged.
     head
         "none": the backbone, which returns hidden states. "lm": with its language-model head.
+    bidirectional
+        Let every token attend to those after it too: see `lib.attention.bidirectional`.
     max_length
         Longest input in tokens, where `lib.attention` cannot pack: up to 512 on a CPU plain
         attention is then faster in training than the fused kernel, elsewhere `sdpa` is used.
@@ -158,7 +163,8 @@ def load_backbone(
     Raises
     ------
     ModelError
-        The model cannot be found, or its weights cannot be read.
+        The model cannot be found, its weights cannot be read, or it cannot attend in both
+        directions.
     """
     device = choose_device(str(device))
     if isinstance(dtype, str):
@@ -181,6 +187,8 @@ def load_backbone(
         config = AutoConfig.from_pretrained(folder)
         if config.pad_token_id is None:
             config.pad_token_id = load_tokenizer(model_id).pad_token_id
+        if bidirectional:
+            config = both_ways(config)
         model = auto_class.from_pretrained(folder, config=config, **options)
     except Exception as error:  # safetensors, torch, hub and config errors share no base class
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
@@ -199,13 +207,19 @@ def load_backbone(
                 # on in another arithmetic: results would depend on when a run is evaluated.
                 module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
+    model.eval()
+    if bidirectional:
+        try:
+            attend_both_ways(model)
+        except ValueError as error:
+            raise ModelError(f"{model_id}: {error}") from None
     use_packing(model)
     log.info(
         "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,
         str(dtype).removeprefix("torch."), model.config._attn_implementation,
         model.get_memory_footprint() / 2**30,
     )  # fmt: skip
-    return model.eval()
+    return model
 
 
 def add_lora(
@@ -215,6 +229,8 @@ def add_lora(
     alpha: int,
     dropout: float = 0.0,
     target_modules: str | Sequence[str] = "all-linear",
+    variant: str = "lora",
+    last_layers: int = 0,
 ) -> PeftModel:
     """The model with LoRA adapters (arXiv 2106.09685, eq. 3) in fp32 on its linear layers.
 
@@ -225,6 +241,11 @@ def add_lora(
     target_modules
         Names of the layers, or "all-linear": every linear layer except the heads. A submodule
         called `head` is trained in full and saved with the adapter.
+    variant
+        "lora"; "rslora": scale alpha / sqrt(r) (arXiv 2312.03732); "dora": direction and magnitude
+        apart (arXiv 2402.09353).
+    last_layers
+        Adapt the last so many layers alone, so that no gradient goes further down; 0 for all.
 
     Notes
     -----
@@ -233,10 +254,18 @@ def add_lora(
     Raises
     ------
     ValueError
-        The model has none of the named layers.
+        The model has none of the named layers, or fewer layers.
     """
-    linear = {name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    linear -= set(HEAD_NAMES)
+    if variant not in LORA_VARIANTS:
+        raise ValueError(f"lora_variant: {variant!r} is not known; use {', '.join(LORA_VARIANTS)}")
+    depth = model.config.num_hidden_layers
+    if last_layers > depth:
+        raise ValueError(f"lora_layers: {last_layers} were asked for, but the model has {depth}")
+    linear = {
+        name.split(".")[-1]
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear) and not set(name.split(".")) & set(HEAD_NAMES)
+    }
     targets = sorted(linear) if target_modules == "all-linear" else list(target_modules)
     if missing := sorted(set(targets) - linear):
         raise ValueError(
@@ -248,9 +277,43 @@ def add_lora(
         lora_dropout=dropout,
         target_modules=targets,
         modules_to_save=["head"] if hasattr(model, "head") else None,
+        layers_to_transform=list(range(depth - last_layers, depth)) if last_layers else None,
+        use_rslora=variant == "rslora",
+        use_dora=variant == "dora",
     )
     config._register_custom_module(FUSED_LAYERS)
     return get_peft_model(model, config)
+
+
+@torch.no_grad()
+def init_loftq(model: PeftModel, model_id: str) -> None:
+    """Start adapters at what quantization has lost: s B A = the largest rank-r part of W - NF4(W).
+
+    One step of LoftQ (arXiv 2310.08659, algorithm 1) for a base that is quantized already, with a
+    randomised SVD (arXiv 0909.4061).
+
+    Parameters
+    ----------
+    model
+        With adapters, on an NF4 base, packed or dequantized once.
+    model_id
+        Where the weights W stand before quantization.
+    """
+    folder = resolve_model(model_id)
+    whole = AutoModel.from_pretrained(folder, dtype="auto")
+    weights = {name: m.weight for name, m in whole.named_modules() if isinstance(m, nn.Linear)}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        original = next(w for key, w in weights.items() if name.endswith(f".{key}"))
+        base = layer_weight(layer.get_base_layer(), torch.float32)
+        lost = original.to(base) - base  # (out, in)
+        (adapter,) = layer.active_adapters
+        r = layer.r[adapter]
+        left, singular, right = torch.svd_lowrank(lost, q=min(2 * r, *lost.shape), niter=8)
+        root = (singular[:r] / layer.scaling[adapter]).sqrt()
+        layer.lora_A[adapter].weight.copy_(root[:, None] * right[:, :r].T)
+        layer.lora_B[adapter].weight.copy_(left[:, :r] * root)
 
 
 def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:

@@ -25,7 +25,7 @@ class _LoRALinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
         rows = x.flatten(0, -2)  # (N, in)
-        weight = _weight(base, x.dtype)
+        weight = layer_weight(base, x.dtype)
         bias = None if base.bias is None else base.bias.to(x.dtype)
         hidden = rows @ a.T  # (N, r)
         out = functional.linear(rows, weight, bias).addmm_(hidden, b.T, alpha=scale)
@@ -40,13 +40,15 @@ class _LoRALinear(torch.autograd.Function):
         grad_hidden = (grad_rows @ b) * ctx.scale  # (N, r)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_rows @ _weight(ctx.base, x.dtype)).addmm_(grad_hidden, a).view(x.shape)
+            grad_x = (
+                (grad_rows @ layer_weight(ctx.base, x.dtype)).addmm_(grad_hidden, a).view(x.shape)
+            )
         # h^T g and not g^T h: the tall factor last is up to five times faster on a CPU.
         grad_b = (hidden.T @ grad_rows).T * ctx.scale
         return grad_x, None, grad_hidden.T @ rows, grad_b, None
 
 
-def _weight(base: nn.Linear, dtype: torch.dtype) -> Tensor:
+def layer_weight(base: nn.Linear, dtype: torch.dtype) -> Tensor:
     """The layer's weight, (out, in), in the dtype to compute in."""
     if isinstance(base, bnb.nn.Linear4bit):
         return dequantize_4bit(base.weight.data, base.weight.quant_state).to(dtype)

@@ -9,17 +9,21 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from conftest import MINILM, SMOLLM2
+from peft.tuners.lora import LoraLayer
 
 from lib import loader
 from lib.device import mixed_precision
+from lib.embedding import EmbeddingModel
 from lib.loader import (
     ModelError,
     add_lora,
     count_parameters,
+    init_loftq,
     load_backbone,
     load_tokenizer,
     resolve_model,
 )
+from lib.lora import layer_weight
 from lib.params import ROOT
 
 PARAMETERS = 134_515_008  # SmolLM2-135M, from its model card's safetensors
@@ -145,6 +149,59 @@ def test_lora_trains_adapters_only_in_fp32_and_leaves_the_base_as_it_was(make_ba
         optimizer.step()
     after = {n.replace(".base_layer", ""): p for n, p in backbone.named_parameters()}
     assert all(torch.equal(after[name], value) for name, value in base.items())
+
+
+def test_all_linear_means_the_backbone_whatever_the_head_is_made_of(make_backbone):
+    model = EmbeddingModel(
+        make_backbone(), num_labels=3, mode="attention", kind="mlp", compute_dtype=torch.float32
+    )
+    model = add_lora(model, r=2, alpha=4)
+    adapted = {n for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    assert len(adapted) == 2 * 7
+    assert not any("head" in name for name in adapted)
+
+
+def test_adapters_of_the_last_layers_leave_the_others_alone(make_backbone):
+    model = add_lora(make_backbone("lm", layers=3), r=2, alpha=4, last_layers=1)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(".layers.2." in name for name in trained)
+    with pytest.raises(ValueError, match="lora_layers: 4 were asked for, but the model has 3"):
+        add_lora(make_backbone("lm", layers=3), r=2, alpha=4, last_layers=4)
+
+
+def test_variants_differ_in_scale_and_magnitude(make_backbone):
+    plain, rank_stable, magnitude = (
+        add_lora(make_backbone(), r=4, alpha=8, variant=v) for v in ("lora", "rslora", "dora")
+    )
+    scales = [
+        next(m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer))
+        for model in (plain, rank_stable)
+    ]
+    assert scales == [2.0, 4.0]
+    assert count_parameters(magnitude)[0] > count_parameters(plain)[0]
+    torch.testing.assert_close(states(magnitude), states(plain), rtol=1e-3, atol=1e-3)
+    forward(magnitude).float().sum().backward()
+    assert all(p.grad is not None for p in magnitude.parameters() if p.requires_grad)
+    with pytest.raises(ValueError, match="lora_variant: 'vera' is not known; use lora, rslora"):
+        add_lora(make_backbone(), r=4, alpha=8, variant="vera")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_loftq_starts_nearer_to_the_weights_before_quantization(make_backbone, request, packed):
+    if packed:
+        request.getfixturevalue("live_nf4")
+    whole = make_backbone(quantization="none", dtype="float32")
+    model = add_lora(make_backbone(dtype="float32"), r=16, alpha=32)
+    far = (forward(model) - forward(whole)).norm()
+    init_loftq(model, SMOLLM2)
+    assert (forward(model) - forward(whole)).norm() < 0.95 * far
+    original = whole.layers[1].mlp.up_proj.weight
+    layer = model.base_model.model.layers[1].mlp.up_proj
+    quantized = layer_weight(layer.base_layer, torch.float32)
+    lost, left = original - quantized, original - quantized - layer.get_delta_weight("default")
+    best = torch.linalg.svdvals(lost)[16:].norm()
+    assert best <= left.norm() < 1.01 * best
 
 
 def test_unknown_target_modules_name_the_known_ones(make_backbone):
