@@ -10,10 +10,14 @@ import numpy as np
 import pandas as pd
 import yaml
 from datasets import DatasetDict
+from scipy.sparse import csr_array
 
 from lib.ipc import LEVELS, cut_code, parent
 from lib.params import ROOT
 from lib.reading import DataError
+
+DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (chosen here)
+NUM_TOP = 100  # labels of a document whose scores are then kept
 
 
 @dataclass(frozen=True)
@@ -64,22 +68,46 @@ class LabelSpace:
     def __len__(self) -> int:
         return len(self.names)
 
-    def encode(self, labels: Iterable[Sequence[str]]) -> np.ndarray:
+    @property
+    def sparse(self) -> bool:
+        """Whether arrays of documents by labels are sparse, because there are so many labels."""
+        return len(self) > DENSE_LABELS
+
+    def require_dense(self, notebook: str) -> None:
+        """Raise `DataError` if there are so many labels that arrays would be sparse."""
+        if self.sparse:
+            raise DataError(
+                f"{len(self):,} labels: {notebook} handles {DENSE_LABELS:,} at most; set a coarser "
+                "label_level or a min_support, or use 03_finetune_embedding"
+            )
+
+    def indices(self, labels: Iterable[Sequence[str]]) -> list[list[int]]:
+        """The columns of N documents' labels, in ascending order; names outside are skipped."""
+        index = {name: i for i, name in enumerate(self.names)}
+        return [sorted({index[name] for name in row if name in index}) for row in labels]
+
+    def encode(self, labels: Iterable[Sequence[str]]) -> np.ndarray | csr_array:
         """Multi-hot targets, (N, C) bool, of N documents' label lists; names outside are skipped.
 
         Predictions may hold no label at all, or one outside the set: their row stays empty there,
-        so that they count as errors.
+        so that they count as errors. The array is sparse if there are more than `DENSE_LABELS`.
         """
-        index = {name: i for i, name in enumerate(self.names)}
-        rows = list(labels)
-        multi_hot = np.zeros((len(rows), len(self)), dtype=bool)
-        for i, row in enumerate(rows):
-            multi_hot[i, [index[name] for name in row if name in index]] = True
-        return multi_hot
+        columns = self.indices(labels)
+        starts = np.cumsum([0, *map(len, columns)])
+        flat = np.array([c for row in columns for c in row], dtype=np.int64)
+        ones = np.ones(len(flat), dtype=bool)
+        multi_hot = csr_array((ones, flat, starts), shape=(len(columns), len(self)))
+        return multi_hot if self.sparse else multi_hot.toarray()
 
-    def decode(self, multi_hot: np.ndarray) -> list[list[str]]:
-        """Label lists, in label order, of an (N, C) bool array."""
-        return [[self.names[c] for c in np.flatnonzero(row)] for row in multi_hot]
+    def decode(self, multi_hot: np.ndarray | csr_array) -> list[list[str]]:
+        """Label lists, in label order, of an (N, C) bool array, dense or sparse."""
+        rows = csr_array(multi_hot)
+        rows.eliminate_zeros()
+        rows.sort_indices()
+        return [
+            [self.names[c] for c in columns]
+            for columns in np.split(rows.indices, rows.indptr[1:-1])
+        ]
 
     def decode_best(self, scores: np.ndarray) -> list[list[str]]:
         """The label with the highest score, as lists of one, of an (N, C) float array."""

@@ -1,20 +1,33 @@
-"""F1 and the other numbers that a run is judged by, counted by scikit-learn."""
+"""F1 and the other numbers that a run is judged by, most of them counted by scikit-learn.
+
+Arrays of documents by labels are dense, or sparse where there are thousands of labels
+(`lib.labels.DENSE_LABELS`): then a row of scores holds the same number of labels, its best ones.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_array, csr_matrix, issparse
 from scipy.special import expit
-from sklearn.metrics import accuracy_score, f1_score, ndcg_score
+from sklearn.metrics import accuracy_score, f1_score
 
 from lib.labels import LabelSpace
+from lib.significance import f1
 
-RANKING_METRICS = ("precision_at_1", "precision_at_3", "precision_at_5", "ndcg_at_5")
+RANKING_METRICS = (
+    *(f"precision_at_{k}" for k in (1, 3, 5)),
+    "ndcg_at_5",
+    *(f"psp_at_{k}" for k in (1, 3, 5)),
+)
+PROPENSITY_A, PROPENSITY_B = 0.55, 1.5  # of Jain et al. 2016, for data they have no values for
+
+Labels = np.ndarray | csr_array  # (N, C) bool
+Scores = np.ndarray | csr_array  # (N, C) float
 
 
-def f1_scores(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, float]:
+def f1_scores(y_true: Labels, y_pred: Labels) -> dict[str, float]:
     """Micro-, macro-, weighted and samples F1 and accuracy, each in [0, 1].
 
     Parameters
@@ -29,6 +42,8 @@ def f1_scores(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, float]:
     the share of documents whose whole label set is right. With one label a document and exactly one
     prediction each, micro-F1 equals accuracy; an empty prediction lowers recall alone.
     """
+    if issparse(y_true):  # scikit-learn subtracts them, which bool cannot
+        y_true, y_pred = (csr_matrix(y, dtype=np.int8) for y in (y_true, y_pred))
     averages = ("micro", "macro", "weighted", "samples")
     scores = {
         f"{average}_f1": float(f1_score(y_true, y_pred, average=average, zero_division=0))
@@ -62,28 +77,63 @@ def expected_calibration_error(
     return float(sum(gaps) / len(order))
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over labels, (N, C) float32, of logits or whole-label log-likelihoods."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+def softmax(logits: Scores) -> Scores:
+    """Probabilities over labels, (N, C) float32, of logits or whole-label log-likelihoods.
+
+    Of a sparse array, over the labels that it holds.
+    """
+    values = _rows(logits)
+    shifted = np.exp(values - values.max(axis=1, keepdims=True))
+    probs = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return _like(logits, probs)
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: Scores) -> Scores:
     """Probabilities of each label on its own, (N, C) float32, of logits."""
-    return expit(logits).astype(np.float32)
+    return _like(logits, expit(_rows(logits)).astype(np.float32))
 
 
-def decode_sets(scores: np.ndarray, threshold: float) -> np.ndarray:
+def decode_sets(scores: Scores, threshold: float) -> Labels:
     """Label sets, (N, C) bool: every label that scores at least the threshold, and the best one.
 
     Each document of the study has at least one label, so no set is left empty.
     """
-    preds = scores >= threshold
-    preds[np.arange(len(scores)), scores.argmax(axis=1)] = True
-    return preds
+    values = _rows(scores)
+    preds = values >= threshold
+    preds[np.arange(len(values)), values.argmax(axis=1)] = True
+    chosen = _like(scores, preds)
+    if issparse(chosen):
+        chosen.eliminate_zeros()
+    return chosen
 
 
-def tune_thresholds(y_true: np.ndarray, scores: np.ndarray) -> float:
+def _rows(scores: Scores) -> np.ndarray:
+    """The scores as (N, K): all of them, K = C, or those that a sparse array holds."""
+    return scores.data.reshape(scores.shape[0], -1) if issparse(scores) else scores
+
+
+def _like(scores: Scores, values: np.ndarray) -> Scores:
+    """(N, K) values where `_rows(scores)` stand."""
+    if not issparse(scores):
+        return values
+    where = (scores.indices.copy(), scores.indptr.copy())
+    return csr_array((values.ravel(), *where), shape=scores.shape)
+
+
+def _hits(y_true: Labels, scores: Scores, k: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Labels by falling score, the first k of each document, and which of them are true, (N, K)."""
+    values = _rows(scores)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    labels = order
+    if issparse(scores):
+        labels = np.take_along_axis(scores.indices.reshape(values.shape), order, axis=1)
+    if issparse(y_true):
+        rows = np.repeat(np.arange(len(labels)), labels.shape[1])
+        return labels, np.asarray(y_true[rows, labels.ravel()]).reshape(labels.shape).astype(bool)
+    return labels, np.take_along_axis(y_true, labels, axis=1)
+
+
+def tune_thresholds(y_true: Labels, scores: Scores) -> float:
     """The one threshold for all labels at which `decode_sets` has the best micro-F1.
 
     One threshold rather than one a label: those of rare labels would rest on a handful of
@@ -96,12 +146,13 @@ def tune_thresholds(y_true: np.ndarray, scores: np.ndarray) -> float:
     scores
         (N, C) float, the higher the likelier.
     """
-    best = np.zeros_like(y_true)
-    best[np.arange(len(scores)), scores.argmax(axis=1)] = True
-    order = np.argsort(-scores[~best], kind="stable")
-    ranked, hits = scores[~best][order], y_true[~best][order]
-    num_predicted = len(scores) + np.arange(len(ranked) + 1)
-    true_positives = y_true[best].sum() + np.concatenate([[0], np.cumsum(hits)])
+    _, hits = _hits(y_true, scores)
+    values = -np.sort(-_rows(scores), axis=1, kind="stable")
+    # The best label of each document is given in any case; the others, in order of their scores.
+    order = np.argsort(-values[:, 1:].ravel(), kind="stable")
+    ranked, further = values[:, 1:].ravel()[order], hits[:, 1:].ravel()[order]
+    num_predicted = len(values) + np.arange(len(ranked) + 1)
+    true_positives = hits[:, 0].sum() + np.concatenate([[0], np.cumsum(further)])
     micro_f1 = 2 * true_positives / (num_predicted + y_true.sum())
     # Between two equal scores no threshold can be drawn.
     micro_f1[1:-1][ranked[:-1] == ranked[1:]] = -1
@@ -114,11 +165,15 @@ def tune_thresholds(y_true: np.ndarray, scores: np.ndarray) -> float:
     return float(middle if middle > ranked[cut] else ranked[cut - 1])
 
 
-def ranking_metrics(y_true: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Precision at 1, 3 and 5 and nDCG at 5, each in [0, 1], of labels ranked by their scores.
+def ranking_metrics(
+    y_true: Labels, scores: Scores, *, train_counts: np.ndarray, num_train: int
+) -> dict[str, float]:
+    """P@k and propensity-scored P@k at 1, 3 and 5, and nDCG@5, each in [0, 1], by `scores`.
 
     P@k = share of true labels among the k that score highest, mean over documents; nDCG@5 with
-    binary relevance, by scikit-learn (Prabhu & Varma 2014, section 4, for both).
+    binary relevance (Prabhu & Varma 2014, section 4). PSP@k weighs a hit by the inverse propensity
+    of its label and is divided by what the best ranking would get (Jain, Prabhu & Varma 2016,
+    section 5).
 
     Parameters
     ----------
@@ -126,12 +181,69 @@ def ranking_metrics(y_true: np.ndarray, scores: np.ndarray) -> dict[str, float]:
         (N, C) bool.
     scores
         (N, C) float, the higher the likelier.
+    train_counts, num_train
+        (C,) training documents of each label, and all of them, for the propensities.
     """
-    top = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    hits = np.take_along_axis(y_true, top, axis=1)  # (N, 5)
-    return {f"precision_at_{k}": float(hits[:, :k].sum() / (k * len(hits))) for k in (1, 3, 5)} | {
-        "ndcg_at_5": float(ndcg_score(y_true, scores, k=5))
+    labels, hits = _hits(y_true, scores, 5)  # (N, 5)
+    num_documents = len(hits)
+    discounts = 1 / np.log2(np.arange(2, 7))
+    num_true = np.asarray(y_true.sum(axis=1)).ravel()
+    ideal = np.concatenate([[0], discounts.cumsum()])[np.minimum(num_true, 5)]
+    gained = hits @ discounts[: hits.shape[1]]
+    ndcg = np.divide(gained, ideal, out=np.zeros(num_documents), where=ideal > 0).mean()
+    metrics = {f"precision_at_{k}": hits[:, :k].sum() / (k * num_documents) for k in (1, 3, 5)}
+    weights = inverse_propensities(train_counts, num_train)
+    true = csr_array(y_true)
+    best = np.zeros((num_documents, 5))
+    for i, row in enumerate(np.split(true.indices, true.indptr[1:-1])):
+        top = np.sort(weights[row])[::-1][:5]
+        best[i, : len(top)] = top
+    metrics["ndcg_at_5"] = ndcg
+    for k in (1, 3, 5):
+        attainable = best[:, :k].sum()
+        found = (hits[:, :k] * weights[labels[:, :k]]).sum()
+        metrics[f"psp_at_{k}"] = found / attainable if attainable else 0.0
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def inverse_propensities(train_counts: np.ndarray, num_train: int) -> np.ndarray:
+    """1 + C (n + B)^-A for each label, (C,) float64, C = (log N - 1) (B + 1)^A.
+
+    The inverse of the chance that a label that applies has been assigned (Jain, Prabhu & Varma
+    2016, equation 3, with A = 0.55 and B = 1.5).
+    """
+    scale = (np.log(num_train) - 1) * (PROPENSITY_B + 1) ** PROPENSITY_A
+    return 1 + scale * (np.asarray(train_counts) + PROPENSITY_B) ** -PROPENSITY_A
+
+
+def f1_by_support(
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], train_counts: np.ndarray
+) -> pd.DataFrame:
+    """Micro-F1 of each arm, a row each, over rare, middling and frequent labels, a column each.
+
+    Parameters
+    ----------
+    y_true, y_preds
+        (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
+    train_counts
+        (C,) training documents of each label.
+    """
+    buckets = {
+        "unseen": train_counts == 0,
+        "1–5 documents": (train_counts > 0) & (train_counts <= 5),
+        "6–20": (train_counts > 5) & (train_counts <= 20),
+        "21–100": (train_counts > 20) & (train_counts <= 100),
+        "over 100": train_counts > 100,
     }
+    table = {
+        f"{name} ({int(chosen.sum())} labels)": {
+            arm: f1(y_true[:, chosen], preds[:, :, chosen], "micro_f1")
+            for arm, preds in y_preds.items()
+        }
+        for name, chosen in buckets.items()
+        if y_true[:, chosen].any()
+    }
+    return pd.DataFrame(table)
 
 
 def label_scores(
@@ -182,12 +294,14 @@ def f1_by_level(
 def run_metrics(
     y_true: Sequence[Sequence[str]],
     y_pred: Sequence[Sequence[str]],
-    scores: np.ndarray,
+    scores: Scores,
     label_space: LabelSpace,
     *,
     multi_label: bool,
     probabilities: bool,
     threshold: float | None = None,
+    train_counts: np.ndarray,
+    num_train: int,
 ) -> dict[str, float | int | None]:
     """`metrics.json` of a run: a value for every key, None where it does not apply.
 
@@ -199,18 +313,21 @@ def run_metrics(
         (N, C) float; `probabilities` tells whether they are probabilities, for calibration.
     threshold
         At which scores became label sets; None where sets were generated or one label is chosen.
+    train_counts, num_train
+        See `ranking_metrics`.
     """
     truth, preds = label_space.encode(y_true), label_space.encode(y_pred)
     values = dict.fromkeys(("ece", *RANKING_METRICS))
     if multi_label and threshold is not None:  # a generated set has no ranking
-        values |= ranking_metrics(truth, scores)
+        values |= ranking_metrics(truth, scores, train_counts=train_counts, num_train=num_train)
     elif probabilities and not multi_label:
-        correct = (truth & preds).any(axis=1)
-        values["ece"] = expected_calibration_error(scores.max(axis=1), correct)
+        correct = np.array([a == b for a, b in zip(y_true, y_pred, strict=True)])
+        values["ece"] = expected_calibration_error(_rows(scores).max(axis=1), correct)
+    empty = np.asarray(preds.sum(axis=1)).ravel() == 0
     return (
         f1_scores(truth, preds)
-        | {"num_test": len(truth), "num_labels": len(label_space)}
-        | {"num_labels_without_test": int((~truth.any(axis=0)).sum())}
-        | {"out_of_set_rate": float((~preds.any(axis=1)).mean()), "threshold": threshold}
+        | {"num_test": len(y_true), "num_labels": len(label_space)}
+        | {"num_labels_without_test": int((np.asarray(truth.sum(axis=0)).ravel() == 0).sum())}
+        | {"out_of_set_rate": float(empty.mean()), "threshold": threshold}
         | values
     )

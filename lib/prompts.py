@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import joblib
-import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
@@ -151,7 +150,7 @@ def join_labels(labels: Sequence[str], label_space: LabelSpace) -> str:
     DataError
         There are several labels and some text holds ";", so that answers could not be read back.
     """
-    texts = [label_space.texts[c] for c in np.flatnonzero(label_space.encode([labels])[0])]
+    texts = [label_space.texts[c] for c in label_space.indices([labels])[0]]
     mark = SEPARATOR.strip()
     unclear = [text for text in label_space.texts if mark in text] if len(texts) > 1 else []
     if unclear:

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 import yaml
 from datasets import DatasetDict
+from scipy.sparse import csr_array, issparse
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -79,7 +80,8 @@ def open_run(params: StudyParams, **fingerprints: str) -> Path:
     ):
         for name in ("checkpoints", "model"):
             shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.json", "resources.json", "predictions.parquet", "history.parquet"):
+    written = ("metrics.json", "resources.json", "predictions.parquet", "history.parquet")
+    for name in (*written, "sweep.csv", "rungs.csv"):
         (folder / name).unlink(missing_ok=True)
     with atomic_path(file) as path:
         path.write_text(resolved, encoding="utf-8")
@@ -104,7 +106,8 @@ def write_run(
     Parameters
     ----------
     preds, scores
-        For "validation" and "test": label lists, and (N, C) float scores in label order.
+        For "validation" and "test": label lists, and (N, C) float scores in label order. Of a
+        sparse array the scores that it holds are written, and their labels as `score_labels`.
     multi_label, probabilities, threshold
         See `run_metrics`.
     resources
@@ -119,11 +122,14 @@ def write_run(
                 "split": split,
                 "y_true": list(splits[split]["labels"]),
                 "y_pred": preds[split],
-                "scores": list(np.asarray(scores[split], dtype=np.float32)),
             }
+            | _score_columns(scores[split])
         )
         for split in ("validation", "test")
     ]
+    train_counts = np.zeros(len(label_space), dtype=int)
+    for columns in label_space.indices(splits["train"]["labels"]):
+        train_counts[columns] += 1
     metrics = run_metrics(
         splits["test"]["labels"],
         preds["test"],
@@ -132,6 +138,8 @@ def write_run(
         multi_label=multi_label,
         probabilities=probabilities,
         threshold=threshold,
+        train_counts=train_counts,
+        num_train=len(splits["train"]),
     )
     with atomic_path(folder / "predictions.parquet") as path:
         pd.concat(frames, ignore_index=True).to_parquet(path)
@@ -140,10 +148,24 @@ def write_run(
     _write_json(
         folder / "labels.json", dict(zip(label_space.names, label_space.texts, strict=True))
     )
+    _write_json(
+        folder / "train_counts.json",
+        dict(zip(label_space.names, train_counts.tolist(), strict=True)),
+    )
     _write_json(folder / "resources.json", resources)
     _write_json(folder / "metrics.json", metrics)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def _score_columns(scores: np.ndarray | csr_array) -> dict[str, list]:
+    if not issparse(scores):
+        return {"scores": list(np.asarray(scores, dtype=np.float32))}
+    shape = (scores.shape[0], -1)
+    return {
+        "scores": list(scores.data.astype(np.float32).reshape(shape)),
+        "score_labels": list(scores.indices.astype(np.int32).reshape(shape)),
+    }
 
 
 def measure_resources(
@@ -175,16 +197,23 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
         documents.update(split.to_pandas().to_json(orient="records").encode())
     if params.label_names:
         documents.update((ROOT / params.label_names).read_bytes())
-    code = hashlib.sha256()
-    for file in sorted([*ROOT.glob("lib/*.py"), ROOT / "notebooks" / f"{params.notebook}.ipynb"]):
-        if file.stem not in SHOWING:
-            code.update(file.read_bytes())
+    modules = [file.stem for file in ROOT.glob("lib/*.py") if file.stem not in SHOWING]
     reads_model = getattr(params, "method", None) != "tfidf"
     return {
         "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
         "data_fingerprint": documents.hexdigest()[:16],
-        "code_fingerprint": code.hexdigest()[:16],
+        "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
     }
+
+
+def code_fingerprint(*modules: str, notebook: str = "") -> str:
+    """A hash of the source of modules of `lib`, and of a notebook."""
+    files = [ROOT / "lib" / f"{name}.py" for name in modules]
+    files += [ROOT / "notebooks" / f"{notebook}.ipynb"] if notebook else []
+    code = hashlib.sha256()
+    for file in sorted(files):
+        code.update(file.read_bytes())
+    return code.hexdigest()[:16]
 
 
 def read_runs(
@@ -243,6 +272,12 @@ def read_label_space(folder: Path) -> LabelSpace:
     return LabelSpace(tuple(labels), tuple(labels.values()))
 
 
+def read_train_counts(folder: Path) -> np.ndarray:
+    """Training documents of each label of a run, (C,) int64, in label order."""
+    counts = json.loads((folder / "train_counts.json").read_text(encoding="utf-8"))
+    return np.array(list(counts.values()))
+
+
 def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
     """The parameters that are not the same in all arms: a row each, a column for each arm."""
     first = runs.groupby("arm", sort=False)["params"].first()
@@ -253,9 +288,14 @@ def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_runs(
-    runs: pd.DataFrame, *, num_resamples: int
+    runs: pd.DataFrame, *, num_resamples: int, reference: str = ""
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, dict[str, np.ndarray]]:
     """The tables behind every figure, and the predictions that they were computed from.
+
+    Parameters
+    ----------
+    reference
+        The arm that all others are compared with; "" for every pair.
 
     Returns
     -------
@@ -267,9 +307,14 @@ def compare_runs(
         (N, C) bool, and for each arm (S, N, C) bool over its seeds.
     """
     label_space = read_label_space(runs["folder"].iloc[0])
-    y_true = label_space.encode(read_predictions(runs["folder"].iloc[0])["y_true"])
+
+    def encode(folder: Path, column: str) -> np.ndarray:
+        multi_hot = label_space.encode(read_predictions(folder)[column])
+        return multi_hot.toarray() if issparse(multi_hot) else multi_hot
+
+    y_true = encode(runs["folder"].iloc[0], "y_true")
     y_preds = {
-        arm: np.stack([label_space.encode(read_predictions(f)["y_pred"]) for f in group["folder"]])
+        arm: np.stack([encode(folder, "y_pred") for folder in group["folder"]])
         for arm, group in runs.sort_values("seed").groupby("arm")
     }
     rows = []
@@ -288,4 +333,7 @@ def compare_runs(
         rows.append(row)
     comparison = pd.DataFrame(rows).sort_values("micro_f1", ascending=False, ignore_index=True)
     y_preds = {arm: y_preds[arm] for arm in comparison["arm"]}
-    return comparison, compare_all(y_true, y_preds, num_resamples=num_resamples), y_true, y_preds
+    if reference and reference not in y_preds:
+        raise ValueError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
+    pairwise = compare_all(y_true, y_preds, reference=reference, num_resamples=num_resamples)
+    return comparison, pairwise, y_true, y_preds

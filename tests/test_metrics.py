@@ -3,23 +3,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import ndcg_score, precision_recall_fscore_support
 
 from lib.labels import LabelSpace
 from lib.metrics import (
     decode_sets,
     expected_calibration_error,
     f1_by_level,
+    f1_by_support,
     f1_scores,
+    inverse_propensities,
     label_scores,
     ranking_metrics,
     run_metrics,
+    sigmoid,
     softmax,
     tune_thresholds,
 )
 
 SPACE = LabelSpace(("a", "b", "c", "d"))
+COUNTS = {"train_counts": np.array([5, 3, 1, 0]), "num_train": 9}
 
 
 def test_f1_by_hand():
@@ -54,7 +59,7 @@ def test_f1_is_two_tp_over_two_tp_fp_fn(arrays):
 def test_absent_labels_stay_in_the_macro_mean_and_are_reported():
     """TRAPS 22: 2 of 4 labels have no test document."""
     metrics = run_metrics([["a"], ["b"]], [["a"], ["b"]], np.eye(2, 4), SPACE,
-                          multi_label=False, probabilities=True)  # fmt: skip
+                          multi_label=False, probabilities=True, **COUNTS)  # fmt: skip
     assert metrics["micro_f1"] == 1
     assert metrics["macro_f1"] == 0.5
     assert metrics["num_labels_without_test"] == 2
@@ -64,7 +69,7 @@ def test_answers_outside_the_set_are_errors_and_counted():
     """TRAPS 13."""
     metrics = run_metrics(
         [["a"], ["b"], ["a"], ["c"]], [["a"], [], [], ["c"]], np.zeros((4, 4)), SPACE,
-        multi_label=False, probabilities=False,
+        multi_label=False, probabilities=False, **COUNTS,
     )  # fmt: skip
     assert metrics["out_of_set_rate"] == 0.5
     assert metrics["accuracy"] == 0.5
@@ -118,7 +123,7 @@ def test_ranking_by_hand():
     """Hits at ranks 1 and 3 of the first, none of the second; nDCG by its definition."""
     truth = np.array([[1, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=bool)
     scores = np.array([[0.9, 0.8, 0.7, 0.3, 0.2, 0.1]] * 2)
-    metrics = ranking_metrics(truth, scores)
+    metrics = ranking_metrics(truth, scores, train_counts=np.array([9, 1, 2, 0, 0, 1]), num_train=9)
     assert metrics["precision_at_1"] == 1 / 2
     assert metrics["precision_at_3"] == pytest.approx(2 / 6)
     assert metrics["precision_at_5"] == pytest.approx(2 / 10)
@@ -126,9 +131,60 @@ def test_ranking_by_hand():
     assert metrics["ndcg_at_5"] == pytest.approx((1 + 1 / np.log2(4)) / ideal / 2)
 
 
+def test_propensities_by_hand():
+    """C = (log 9 - 1) 2.5^0.55; the labels hit have 9 and 2 training documents."""
+    c = (np.log(9) - 1) * 2.5**0.55
+    weights = inverse_propensities(np.array([9, 1, 2, 0, 0, 1]), 9)
+    np.testing.assert_allclose(weights[[0, 2]], 1 + c * np.array([10.5, 3.5]) ** -0.55)
+    truth = np.array([[1, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=bool)
+    scores = np.array([[0.9, 0.8, 0.7, 0.3, 0.2, 0.1]] * 2)
+    metrics = ranking_metrics(truth, scores, train_counts=np.array([9, 1, 2, 0, 0, 1]), num_train=9)
+    assert metrics["psp_at_1"] == pytest.approx(weights[0] / (weights[2] + weights[5]))
+    assert metrics["psp_at_3"] == pytest.approx(
+        (weights[0] + weights[2]) / (weights[0] + weights[2] + weights[5])
+    )
+
+
+@given(scored)
+def test_sparse_scores_give_what_dense_ones_give(arrays):
+    """Where the sparse array holds every label; nDCG as scikit-learn has it, but for ties."""
+    truth, scores = arrays
+    truth[:, 0] = True
+    scores = scores + np.arange(4, dtype=np.float32) / 64  # no ties within a document
+    order = np.argsort(-scores, axis=1)
+    sparse = csr_array(
+        (
+            np.take_along_axis(scores, order, 1).ravel(),
+            order.ravel(),
+            np.arange(len(scores) + 1) * 4,
+        ),
+        shape=scores.shape,
+    )
+    options = {"train_counts": np.array([5, 3, 1, 0]), "num_train": 9}
+    dense = ranking_metrics(truth, scores, **options)
+    assert ranking_metrics(csr_array(truth), sparse, **options) == pytest.approx(dense)
+    assert dense["ndcg_at_5"] == pytest.approx(ndcg_score(truth, scores, k=5))
+    threshold = tune_thresholds(truth, scores)
+    assert tune_thresholds(csr_array(truth), sparse) == threshold
+    preds = decode_sets(sparse, threshold)
+    assert np.array_equal(preds.toarray(), decode_sets(scores, threshold))
+    assert f1_scores(csr_array(truth), preds) == pytest.approx(f1_scores(truth, preds.toarray()))
+    for function in (softmax, sigmoid):
+        np.testing.assert_allclose(function(sparse).toarray(), function(scores), rtol=1e-5)
+
+
+def test_f1_is_told_apart_by_how_often_labels_were_trained():
+    truth = np.array([[1, 1, 0], [1, 0, 1]], dtype=bool)
+    preds = np.array([[1, 0, 0], [1, 0, 1]], dtype=bool)
+    table = f1_by_support(truth, {"arm": preds[None]}, np.array([500, 3, 0]))
+    assert table.loc["arm"].to_dict() == {
+        "unseen (1 labels)": 1.0, "1–5 documents (1 labels)": 0.0, "over 100 (1 labels)": 1.0,
+    }  # fmt: skip
+
+
 def test_ranking_and_threshold_are_given_where_label_sets_are_scored():
     truth, scores = [["a", "b"], ["c"]], np.array([[0.9, 0.6, 0.1, 0], [0.1, 0.2, 0.7, 0]])
-    options = {"multi_label": True, "probabilities": True}
+    options = {"multi_label": True, "probabilities": True} | COUNTS
     metrics = run_metrics(truth, truth, scores, SPACE, threshold=0.5, **options)
     assert (metrics["threshold"], metrics["precision_at_1"], metrics["ece"]) == (0.5, 1, None)
     generated = run_metrics(truth, truth, scores, SPACE, **options)

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
+from scipy.sparse import csr_array
 
 from lib.labels import LabelSpace
 from lib.params import StudyParams
@@ -16,6 +17,7 @@ from lib.results import (
     open_run,
     read_predictions,
     read_runs,
+    read_train_counts,
     write_run,
 )
 
@@ -26,7 +28,8 @@ TRUTH = [["a"], ["b"], ["a"], ["b"]]
 @pytest.fixture
 def splits():
     part = {"id": list("wxyz"), "text": list("wxyz"), "labels": TRUTH}
-    return DatasetDict(validation=Dataset.from_dict(part), test=Dataset.from_dict(part))
+    names = ("train", "validation", "test")
+    return DatasetDict({name: Dataset.from_dict(part) for name in names})
 
 
 @pytest.fixture
@@ -56,6 +59,34 @@ def test_a_run_reads_back_as_it_was_written(write):
     assert metrics["accuracy"] == 0.5
     assert metrics["out_of_set_rate"] == 0.25
     assert {"threshold", "precision_at_1", "ndcg_at_5", "samples_f1"} <= set(metrics)
+    assert read_train_counts(folder).tolist() == [2, 2]
+
+
+def test_of_many_labels_the_best_scores_are_kept_with_their_labels(tmp_path, splits, monkeypatch):
+    monkeypatch.setattr("lib.labels.DENSE_LABELS", 1)
+    folder = open_run(StudyParams(study="mine", arm="many", runs_dir=str(tmp_path)))
+    best = csr_array((np.array([0.9, 0.2, 0.8, 0.1]), [0, 1, 0, 1], [0, 1, 2, 3, 4]), shape=(4, 2))
+    metrics = write_run(
+        folder, splits=splits, label_space=SPACE, multi_label=True, probabilities=True,
+        preds=dict.fromkeys(("validation", "test"), TRUTH), threshold=0.5,
+        scores=dict.fromkeys(("validation", "test"), best),
+        resources=dict.fromkeys(RESOURCE_KEYS, 1.0),
+    )  # fmt: skip
+    table = read_predictions(folder)
+    assert [list(x) for x in table["score_labels"]] == [[0], [1], [0], [1]]
+    assert table["scores"].iloc[0].tolist() == pytest.approx([0.9])
+    assert metrics["micro_f1"] == metrics["precision_at_1"] == metrics["psp_at_1"] == 1
+
+
+def test_a_reference_is_compared_with_every_other_arm(write, tmp_path):
+    for arm in ("one", "two", "three"):
+        write(arm, TRUTH if arm == "two" else [["b"], ["b"], ["b"], ["b"]], device="cpu")
+    runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
+    _, pairwise, _, _ = compare_runs(runs, num_resamples=100, reference="one")
+    pairs = set(zip(pairwise["arm_a"], pairwise["arm_b"], strict=True))
+    assert pairs == {("two", "one"), ("three", "one")}
+    with pytest.raises(ValueError, match="reference: 'four' has not run; runs: two, one, three"):
+        compare_runs(runs, num_resamples=100, reference="four")
 
 
 def test_resources_are_complete(write):
