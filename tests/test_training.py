@@ -6,8 +6,9 @@ import torch
 
 from lib import layers, training
 from lib.device import choose_dtype
+from lib.embedding import EmbeddingModel, predict_logits
+from lib.heads import HeadLoss
 from lib.loader import add_lora
-from lib.pooling import EmbeddingModel, predict_logits
 from lib.training import (
     MicroBatchCollator,
     evaluate_embedding,
@@ -49,7 +50,7 @@ def finetune(make_backbone, examples, folder, **changes):
     def logits(model):
         return predict_logits(model, documents, token_budget=200)
 
-    options = OPTIONS | {"output_dir": folder} | changes
+    options = OPTIONS | {"output_dir": folder, "head_loss": HeadLoss("cross_entropy", 2)} | changes
     history, resources = finetune_embedding(model, examples, evaluate, **options)
     return logits(model), history, resources
 
@@ -140,9 +141,22 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examp
             logits = model(micro["input_ids"], micro["attention_mask"])
             loss = torch.nn.functional.cross_entropy(logits, micro["targets"], reduction="sum")
             (loss / batch["num_documents"]).backward()
-        gradients.append(model.head.linear.weight.grad.clone())
+        gradients.append(model.head.classifier.weight.grad.clone())
     assert len(batch["micro_batches"]) > 1
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_head_and_b_matrices_learn_at_rates_of_their_own(make_backbone):
+    model = EmbeddingModel(make_backbone(), num_labels=2, mode="mean", compute_dtype=COMPUTE)
+    model = add_lora(model, r=2, alpha=4)
+    groups = training._parameter_groups(
+        model, learning_rate=1e-3, head_learning_rate=1e-2, lora_plus_ratio=16.0, weight_decay=0.1
+    )
+    sizes = {(g["lr"], g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups}
+    linear = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    of_a = sum(p.numel() for n, p in linear.items() if "lora_A" in n)
+    of_b = sum(p.numel() for n, p in linear.items() if "lora_B" in n)
+    assert sizes == {(1e-3, 0.1): of_a, (0.016, 0.1): of_b, (0.01, 0.1): 2 * 576, (0.01, 0.0): 2}
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_documents_and_rate(
@@ -177,10 +191,12 @@ def test_instruction_training_lowers_the_loss_of_the_answers(make_backbone, tmp_
     assert loss.iloc[-1] < 0.5 * loss.iloc[0]
 
 
-def test_label_sets_are_learnt_from_float_targets(make_backbone, examples, tmp_path):
+def test_label_sets_are_learnt_label_by_label(make_backbone, examples, tmp_path):
     """TRAPS 21: binary cross-entropy, against PyTorch's own on the same logits."""
     truth = np.array([[i % 2, 1, 0] for i in range(len(examples))], dtype="float32")
-    examples = [e | {"target": row} for e, row in zip(examples, truth, strict=True)]
+    examples = [
+        e | {"target": np.flatnonzero(row).tolist()} for e, row in zip(examples, truth, strict=True)
+    ]
     torch.manual_seed(0)
     model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=COMPUTE)
     documents = [e["input_ids"] for e in examples]
@@ -192,6 +208,7 @@ def test_label_sets_are_learnt_from_float_targets(make_backbone, examples, tmp_p
     )  # fmt: skip
     model = add_lora(model, r=4, alpha=8, dropout=0.0)
     options = OPTIONS | {"output_dir": tmp_path, "num_epochs": 6, "batch_size": 16}
-    history, _ = finetune_embedding(model, examples, evaluate, **options)
+    head_loss = HeadLoss("cross_entropy", 3)
+    history, _ = finetune_embedding(model, examples, evaluate, head_loss=head_loss, **options)
     assert history["loss"].dropna().iloc[0] == pytest.approx(float(expected.mean()), rel=0.02)
     assert history["eval_micro_f1"].max() > 0.9

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from lib import heads
+from lib.heads import HeadLoss, build_head, chunked_loss, chunked_top
+from lib.params import HEADS
+
+COUNTS = np.array([40, 8, 2, 1, 9])
+SETS = torch.tensor([[0, 3, -1], [4, -1, -1], [1, 2, 4]])
+MULTI_HOT = torch.tensor([[1.0, 0, 0, 1, 0], [0, 0, 0, 0, 1], [0, 1, 1, 0, 1]])
+
+
+def build(kind="cross_entropy", *, multi_label=True, **options):
+    return HeadLoss.build(kind, COUNTS, 60, multi_label=multi_label, **options)
+
+
+def inputs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((3, 6), (5, 6), (5,))
+    return [torch.randn(s, generator=generator, requires_grad=True) for s in shapes]
+
+
+def test_cross_entropy_is_pytorchs_own():
+    logits, labels = torch.randn(4, 5), torch.tensor([0, 4, 2, 2])
+    balanced = torch.tensor(60 / (5 * COUNTS)).float()
+    for options, expected in (
+        ({}, {}),
+        ({"smoothing": 0.1}, {"label_smoothing": 0.1}),
+        ({"class_weights": "balanced"}, {"weight": balanced}),
+    ):
+        ours = build(multi_label=False, **options).of_labels(logits, labels)
+        theirs = functional.cross_entropy(logits, labels, reduction="sum", **expected)
+        torch.testing.assert_close(ours, theirs)
+    everything, logits = slice(0, 5), torch.randn(3, 5)
+    positives = torch.tensor((60 - COUNTS) / COUNTS).float()
+    for options, expected in (({}, {}), ({"class_weights": "balanced"}, {"pos_weight": positives})):
+        ours = build(**options).of_sets(logits, MULTI_HOT, everything)
+        theirs = functional.binary_cross_entropy_with_logits(
+            logits, MULTI_HOT, reduction="sum", **expected
+        )
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_focal_loss_by_hand():
+    """p = 0.8 for the right answer: 0.2^2 times -log 0.8, with two classes and with one label."""
+    logit = np.log(0.8 / 0.2)
+    expected = 0.2**2 * -np.log(0.8)
+    ours = build("focal", multi_label=False).of_labels(
+        torch.tensor([[0.0, logit, -99, -99, -99]]), torch.tensor([1])
+    )
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+    one = build("focal").of_sets(torch.tensor([[logit]]), torch.ones(1, 1), slice(0, 1))
+    none = build("focal").of_sets(torch.tensor([[-logit]]), torch.zeros(1, 1), slice(0, 1))
+    assert float(one) == pytest.approx(expected)
+    assert float(none) == pytest.approx(expected)
+
+
+def test_asymmetric_loss_by_hand():
+    """Negatives: p less 0.05, at least 0, then p^4 times -log(1 - p). Positives: -log p."""
+    p = np.array([0.8, 0.03])
+    logits = torch.tensor(np.log(p / (1 - p)))[None]
+    negatives = build("asymmetric").of_sets(logits, torch.zeros(1, 2).double(), slice(0, 2))
+    assert float(negatives) == pytest.approx(0.75**4 * -np.log(0.25))
+    positives = build("asymmetric").of_sets(logits, torch.ones(1, 2).double(), slice(0, 2))
+    assert float(positives) == pytest.approx(-np.log(0.8) - np.log(0.03))
+
+
+def test_logit_adjustment_asks_more_of_rare_labels_and_only_in_training():
+    loss, logits = build("logit_adjusted", multi_label=False), torch.zeros(1, 5)
+    frequent, rare = (float(loss.of_labels(logits, torch.tensor([c]))) for c in (0, 3))
+    shares = (COUNTS + 1) / 62
+    assert frequent == pytest.approx(-np.log(shares[0] / shares.sum()), rel=1e-5)
+    assert rare == pytest.approx(-np.log(shares[3] / shares.sum()), rel=1e-5)
+    prior = build("logit_adjusted").prior.sigmoid()
+    torch.testing.assert_close(prior, torch.tensor(shares).float())
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "focal", "asymmetric", "logit_adjusted"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_loss_in_chunks_is_the_whole_loss_with_its_gradients(monkeypatch, kind, bias):
+    loss = build(kind, class_weights="balanced", smoothing=0.1)
+    results = []
+    for chunk in (100, 2):
+        monkeypatch.setattr(heads, "CHUNK", chunk)
+        tensors = inputs()[: 3 if bias else 2]
+        value = chunked_loss(*tensors, *([] if bias else [None]), SETS, loss) / 7
+        results.append((value, *torch.autograd.grad(value, tensors)))
+    torch.testing.assert_close(results[0], results[1])
+    logits = functional.linear(*inputs()[: 3 if bias else 2])
+    whole = loss.of_sets(logits, MULTI_HOT, slice(0, 5)) / 7
+    torch.testing.assert_close(results[0][0], whole)
+
+
+def test_the_best_labels_of_chunks_are_the_best_of_all(monkeypatch):
+    monkeypatch.setattr(heads, "CHUNK", 2)
+    features, rows, bias = (x.detach() for x in inputs(1))
+    scores, labels = chunked_top(features, rows, bias, 3)
+    expected = functional.linear(features, rows, bias).topk(3)
+    torch.testing.assert_close(scores, expected.values)
+    assert torch.equal(labels, expected.indices)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_give_a_logit_a_label_in_fp32_and_train_all_they_have(kind):
+    head, pooled = build_head(kind, 6, 5), torch.randn(3, 6)
+    logits = functional.linear(head.features(pooled), head.rows(), head.bias)
+    assert logits.shape == (3, 5)
+    logits.square().sum().backward()
+    assert all(p.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in head.parameters())
+    assert build_head(kind, 6, 5, bias=False).bias is None
+
+
+def test_the_cosine_head_does_not_see_lengths():
+    head, pooled = build_head("cosine", 6, 5), torch.randn(3, 6)
+    torch.testing.assert_close(head.features(pooled), head.features(7 * pooled))
+    assert torch.allclose(head.rows().norm(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("hinge", COUNTS), "loss: 'hinge' is not known; use cross_entropy"),
+        (("asymmetric", COUNTS), 'loss: "asymmetric" is for label sets'),
+        (("cross_entropy", np.ones(100_001)), "one softmax over 100,001 labels"),
+    ],
+)
+def test_losses_that_do_not_fit_are_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        HeadLoss.build(*arguments, 60, multi_label=False)
+
+
+def test_absent_classes_have_no_weight_and_unknown_heads_are_errors():
+    with pytest.raises(ValueError, match=r"no weight for labels \[1\], which no training document"):
+        HeadLoss.build("focal", [3, 0, 1], 4, multi_label=True, class_weights="balanced")
+    with pytest.raises(ValueError, match="head: 'tree' is not known; use linear, mlp, cosine"):
+        build_head("tree", 6, 5)
