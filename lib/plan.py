@@ -33,6 +33,7 @@ from lib.device import choose_device, choose_dtype, start_run
 from lib.loader import ModelError, load_tokenizer, resolve_model
 from lib.params import (
     BaselineParams,
+    EmbeddingParams,
     InputError,
     InstructionParams,
     ParamsError,
@@ -111,15 +112,21 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     longest = sorted(train)[-getattr(params, "batch_size", len(train)) :]
     tokens = min(params.token_budget, sum(longest))
     fixed = weights + (head * machine.itemsize + answers * shape.vocabulary * ROW_BYTES) / GIB
+    adapted = (getattr(params, "lora_layers", 0) or shape.num_layers) / shape.num_layers
     kept, again = (
-        kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize, checkpointing=c)
+        adapted * kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize, checkpointing=c)
         for c in (False, True)
     )
     checkpointing = not epochs or fixed + kept > limit
     peak = machine.process_gib + fixed + (again if checkpointing else kept)
-    seconds = epochs * machine.train_seconds(shape, train, r=r) if epochs else 0.0
+    forward = machine.infer_seconds(shape, train, r=r)
+    whole = machine.train_seconds(shape, train, r=r) if epochs else 0.0
     if checkpointing:  # one more forward pass
-        seconds += epochs * machine.infer_seconds(shape, train, r=r)
+        whole += forward if epochs else 0.0
+    if isinstance(params, EmbeddingParams):  # layers below the adapters run once (lib.lower)
+        seconds = epochs * adapted * whole + (1 - adapted) * forward
+    else:  # they run forwards alone
+        seconds = epochs * (adapted * whole + (1 - adapted) * forward)
     return {
         "train_seconds": seconds,
         "infer_seconds": machine.infer_seconds(shape, held_out, r=r if epochs else 0),

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import yaml
 
@@ -36,6 +38,23 @@ def test_twice_the_documents_take_twice_as_long(tmp_path):
         hours.append(plan(folder, machine=GPUS["T4"], price=2.0).iloc[0])
     assert hours[1]["train_seconds"] == pytest.approx(2 * hours[0]["train_seconds"], rel=0.3)
     assert hours[0]["cost"] == pytest.approx(2 * hours[0]["hours"])
+
+
+def test_adapters_on_a_third_of_the_layers_train_in_about_a_third_of_the_time(tmp_path):
+    """After one pass of the layers below, which the prompt route runs in every epoch."""
+    shutil.copytree(ROOT / "params" / "smoke", tmp_path / "smoke")
+    seconds = {}
+    for layers in (10, 30):
+        for arm in ("embedding", "instruction"):
+            file = tmp_path / "smoke" / f"{arm}.yaml"
+            text = (ROOT / "params" / "smoke" / f"{arm}.yaml").read_text()
+            text = text.replace("num_epochs: 1", "num_epochs: 9").replace("lora_layers: 10\n", "")
+            file.write_text(f"{text}\nlora_layers: {layers}\n")
+        table = plan(tmp_path / "smoke", machine=GPUS["L4"]).set_index("arm")
+        seconds[layers] = table["train_seconds"]
+    share = seconds[10] / seconds[30]
+    assert 1 / 3 < share["embedding"] < 0.4
+    assert share["embedding"] < share["instruction"] < 0.75
 
 
 def test_the_command_prints_a_table_or_one_line(capsys, tmp_path):

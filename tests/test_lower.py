@@ -1,0 +1,133 @@
+"""Layers below the adapters: computed once, with the results of computing them every time."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, GPTNeoXConfig, GraniteConfig
+
+from lib import lower
+from lib.attention import use_packing
+from lib.device import choose_dtype
+from lib.embedding import EmbeddingModel, predict_logits
+from lib.heads import HeadLoss
+from lib.loader import add_lora
+from lib.lower import lower_states
+from lib.training import finetune_embedding
+
+COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
+DOCUMENTS = [[81, 2, 216, 9690, 2], [278, 5], [81, 9690, 278, 100, 200, 300, 2, 2], [7] * 6]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(lower, "CACHE", tmp_path / "cache")
+
+
+def make(make_backbone, *, adapted=1, mixed=1):
+    torch.manual_seed(0)
+    model = EmbeddingModel(
+        make_backbone(layers=3), num_labels=2, mode="mean", compute_dtype=COMPUTE,
+        mixed_layers=mixed, adapted_layers=adapted,
+    )  # fmt: skip
+    return add_lora(model, r=4, alpha=8, last_layers=adapted)
+
+
+def keep(model, documents=DOCUMENTS):
+    return lower_states(model, {"train": documents}, fingerprint="x", token_budget=16)
+
+
+@pytest.mark.parametrize("mixed", [1, 2])
+def test_predictions_are_those_of_the_whole_model(make_backbone, mixed):
+    model = make(make_backbone, mixed=mixed)
+    states, seconds = keep(model)
+    assert [x.shape for x in states["train"]] == [(len(d), 576) for d in DOCUMENTS]
+    assert seconds["train"] > 0
+    first, again = (
+        predict_logits(model, DOCUMENTS, token_budget=16, lower=states["train"]) for _ in range(2)
+    )
+    whole = predict_logits(model, DOCUMENTS, token_budget=16)
+    assert np.array_equal(first, again)
+    np.testing.assert_allclose(first, whole, rtol=1e-3, atol=1e-3)
+
+
+def test_training_is_that_of_the_whole_model(make_backbone, tmp_path):
+    results = []
+    for use in (False, True):
+        model = make(make_backbone)
+        states, _ = keep(model)
+        examples = [
+            {"id": f"d{i}", "input_ids": d, "target": i % 2} for i, d in enumerate(DOCUMENTS)
+        ]
+        if use:
+            examples = [e | {"lower": x} for e, x in zip(examples, states["train"], strict=True)]
+        history, cost = finetune_embedding(
+            model, examples, lambda _: {"micro_f1": 0.0}, head_loss=HeadLoss("cross_entropy", 2),
+            output_dir=tmp_path / str(use), pad_token_id=2, token_budget=64, num_epochs=3,
+            batch_size=2, learning_rate=1e-2, prepared_seconds=100.0,
+        )  # fmt: skip
+        results.append(
+            (history["loss"].dropna(), predict_logits(model, DOCUMENTS, token_budget=64))
+        )
+        assert cost["train_seconds"] > 100
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=2e-3)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-2, atol=1e-2)
+
+
+def test_what_was_computed_is_not_computed_again(make_backbone, monkeypatch):
+    model = make(make_backbone)
+    states, seconds = keep(model)
+    monkeypatch.setattr(lower, "_compute", lambda *_: pytest.fail("computed again"))
+    again, same = keep(model)
+    assert np.array_equal(states["train"][2], again["train"][2])
+    assert seconds == same
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPTNeoXConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                      num_attention_heads=4, pad_token_id=0),  # its last norm has another name
+        GraniteConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                      num_attention_heads=4, pad_token_id=0,
+                      embedding_multiplier=12.0),  # what comes in is scaled
+    ],
+    ids=lambda config: config.model_type,
+)  # fmt: skip
+def test_layers_that_cannot_be_taken_apart_run_in_every_epoch(config, caplog):
+    torch.manual_seed(0)
+    backbone = AutoModel.from_config(config).eval()
+    assert use_packing(backbone)
+    model = EmbeddingModel(
+        backbone, num_labels=2, mode="mean", compute_dtype=torch.float32, adapted_layers=1
+    )
+    with caplog.at_level("INFO", "lib"):
+        assert keep(model, [[5, 6, 7], [8, 9]])[0] == {}
+    assert "cannot be taken apart" in caplog.text
+
+
+def test_a_pass_that_was_cut_short_is_made_again(make_backbone, monkeypatch, tmp_path):
+    model = make(make_backbone)
+    keep(model)
+    (record,) = (tmp_path / "cache" / "lower").glob("*.json")
+    record.unlink()
+    states, seconds = keep(model)
+    assert seconds["train"] > 0
+    assert len(states["train"]) == len(DOCUMENTS)
+
+
+def test_states_in_bfloat16_come_back_bit_for_bit(make_backbone):
+    backbone = make_backbone(layers=2, dtype="bfloat16")
+    model = EmbeddingModel(
+        backbone, num_labels=2, mode="mean", compute_dtype=torch.bfloat16, adapted_layers=1
+    )
+    states, _ = keep(model, DOCUMENTS[:1])
+    ids = torch.tensor(DOCUMENTS[:1])
+    assert states["train"][0].dtype == np.int16
+    expected = model.below(ids, torch.ones_like(ids))
+    assert torch.equal(torch.from_numpy(states["train"][0].copy()).view(torch.bfloat16), expected)
+
+
+def test_without_gain_or_room_every_layer_runs(make_backbone, monkeypatch):
+    assert keep(make(make_backbone, adapted=3))[0] == {}
+    monkeypatch.setattr(lower, "KEPT_SHARE", 0.0)
+    assert keep(make(make_backbone)) == ({}, {"train": 0.0})
