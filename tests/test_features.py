@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from lib import features
+from lib.embedding import EmbeddingModel, predict_embeddings
+from lib.features import frozen_features
+
+SPLITS = {"train": [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100]], "test": [[5, 6, 7]]}
+
+
+@pytest.fixture
+def encode(tmp_path, monkeypatch, make_backbone):
+    monkeypatch.setattr(features, "CACHE", tmp_path)
+    loads = []
+
+    def load(*_, max_length, **options):
+        loads.append(options)
+        return make_backbone(**options)
+
+    monkeypatch.setattr(features, "load_backbone", load)
+    monkeypatch.setattr(features, "model_fingerprint", lambda _: "weights")
+
+    def encode(poolings=("mean", "last"), layers=(1, 2), splits=SPLITS):
+        return frozen_features(
+            "smollm2", splits, poolings=poolings, layers=layers, quantization="nf4",
+            dtype=torch.float32, device=torch.device("cpu"), token_budget=8,
+        )  # fmt: skip
+
+    encode.loads = loads
+    return encode
+
+
+def test_one_pass_gives_every_pooling_of_every_layer(encode, make_backbone):
+    found, costs = encode()
+    assert len(encode.loads) == 1
+    assert set(found["train"]) == {f"{p} of layer -{n}" for p in ("mean", "last") for n in (1, 2)}
+    backbone = make_backbone(dtype="float32")
+    model = EmbeddingModel(backbone, num_labels=0, mode="last", compute_dtype=torch.float32)
+    expected = predict_embeddings(model, SPLITS["train"], token_budget=8)
+    np.testing.assert_allclose(found["train"]["last of layer -1"], expected, rtol=1e-4, atol=1e-4)
+    ids = torch.tensor([SPLITS["test"][0]])
+    states = backbone(ids, output_hidden_states=True).hidden_states[-2]
+    np.testing.assert_allclose(
+        found["test"]["mean of layer -2"][0], states[0].mean(0), rtol=1e-3, atol=1e-3
+    )
+    assert costs["train"]["seconds"] > 0
+    assert costs["train"]["total_params"] > 0
+
+
+def test_the_second_time_no_model_is_touched(encode):
+    first, costs = encode()
+    again, same = encode()
+    assert len(encode.loads) == 1
+    assert same == costs
+    for kind, rows in first["train"].items():
+        assert np.array_equal(rows, again["train"][kind])
+        assert isinstance(again["train"][kind], np.memmap)
+
+
+def test_what_is_new_is_added_and_other_documents_are_told_apart(encode):
+    encode(layers=(1,))
+    encode(layers=(1, 2))
+    assert len(encode.loads) == 2
+    other, _ = encode(splits={"train": [[81, 2, 216]]})
+    assert len(encode.loads) == 3
+    assert other["train"]["mean of layer -1"].shape == (1, 576)
+
+
+def test_more_layers_than_there_are_are_an_error(encode):
+    with pytest.raises(ValueError, match="layer_grid: 3 was asked for, but the model has 2 layers"):
+        encode(layers=(1, 3))
