@@ -1,5 +1,6 @@
 """A finished run as a classifier for new texts, whichever approach trained it."""
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,20 +13,26 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_model
 from safetensors.torch import save_model as save_weights
+from scipy.sparse import csr_array
 from torch import nn
-from transformers import GenerationConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 
 from lib.decoding import decode_labels, score_labels
 from lib.device import choose_device, choose_dtype
+from lib.embedding import EmbeddingModel, predict_logits
 from lib.labels import LabelSpace
 from lib.loader import load_backbone, load_lora, load_tokenizer
-from lib.metrics import decode_sets, sigmoid, softmax
+from lib.metrics import Scores, decode_sets, sigmoid, softmax
 from lib.params import EmbeddingParams, InstructionParams, parse_params
-from lib.pooling import EmbeddingModel, predict_logits
 from lib.prompts import PromptTemplate, encode_documents
 from lib.results import FINGERPRINTS, atomic_path, read_label_space
 
 WEIGHTS = "model.safetensors"
+EXPORT_TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (chosen here)
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,12 @@ class Classifier:
     """
 
     label_space: LabelSpace
-    score: Callable[[Sequence[str]], np.ndarray]
+    score: Callable[[Sequence[str]], Scores]
     multi_label: bool
     threshold: float | None
 
-    def predict_scores(self, texts: Sequence[str]) -> np.ndarray:
-        """Scores, (N, C) float32, over the run's labels in label order.
+    def predict_scores(self, texts: Sequence[str]) -> Scores:
+        """Scores, (N, C) float32, over the run's labels in label order; sparse if they are many.
 
         Probabilities that add up to 1 where a text has one label, a probability for each label
         where it may have several, and 1 or 0 where a label set is generated.
@@ -100,47 +107,117 @@ def load_classifier(run_dir: str | Path) -> Classifier:
         The folder holds no finished fine-tuning run.
     """
     folder = Path(run_dir)
+    params, label_space = _read_run(folder)
+    threshold = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["threshold"]
+    scores = _embedding_scores if isinstance(params, EmbeddingParams) else _instruction_scores
+    score = scores(params, label_space, folder / "model")
+    return Classifier(label_space, score, params.multi_label, threshold)
+
+
+def _read_run(folder: Path) -> tuple[EmbeddingParams | InstructionParams, LabelSpace]:
     if not (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     values = {key: value for key, value in values.items() if key not in FINGERPRINTS}
     kinds = {
-        "03_finetune_embedding": (EmbeddingParams, _embedding_scores),
-        "04_finetune_instruction": (InstructionParams, _instruction_scores),
+        "03_finetune_embedding": EmbeddingParams,
+        "04_finetune_instruction": InstructionParams,
     }
     if values["notebook"] not in kinds:
         raise ValueError(
             f"{folder}: {values['notebook']} saves no model; only {', '.join(kinds)} do"
         )
-    kind, scores = kinds[values["notebook"]]
-    params = parse_params(kind, values, source=str(folder / "params.yaml"))
-    label_space = read_label_space(folder)
-    threshold = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["threshold"]
-    score = scores(params, label_space, folder / "model")
-    return Classifier(label_space, score, params.multi_label, threshold)
+    params = parse_params(kinds[values["notebook"]], values, source=str(folder / "params.yaml"))
+    return params, read_label_space(folder)
 
 
-def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
+def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
+    """Write an embedding run as a plain transformers model, its adapters merged.
+
+    `AutoModelForSequenceClassification` and `pipeline("text-classification")` load the folder, with
+    neither this package nor peft. Merging is into dequantized weights, and before anything is kept
+    the exported model's logits are compared with the run's own.
+
+    Raises
+    ------
+    ValueError
+        transformers has no such model: its decoders classify the last token's state with a linear
+        layer that has no bias. Or the logits differ.
+    """
+    params, label_space = _read_run(Path(run_dir))
+    wanted = {"pooling": "last", "head": "linear", "head_bias": False, "mixed_layers": 1}
+    wanted |= {"bidirectional": False}
+    if not isinstance(params, EmbeddingParams):
+        raise ValueError(f"{run_dir}: only runs of 03_finetune_embedding can be exported")
+    if other := {k: getattr(params, k) for k, v in wanted.items() if getattr(params, k) != v}:
+        raise ValueError(f"{run_dir}: cannot be exported with {other}; it takes {wanted}")
+    tokenizer, model = _load_embedding(params, label_space, Path(run_dir) / "model", unpack=True)
+    samples = encode_documents(
+        tokenizer, label_space.texts, max_length=params.max_length, add_special_tokens=True
+    )
+    expected = predict_logits(model, samples, token_budget=params.token_budget)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    config = copy.deepcopy(model.config)
+    config.update(
+        {
+            "num_labels": len(label_space),
+            "id2label": dict(enumerate(label_space.names)),
+            "label2id": {name: i for i, name in enumerate(label_space.names)},
+            "problem_type": f"{'multi' if params.multi_label else 'single'}_label_classification",
+        }
+    )
+    exported = AutoModelForSequenceClassification.from_config(config, dtype=model.backbone.dtype)
+    if not hasattr(exported, "score"):
+        raise ValueError(f"{run_dir}: {type(exported).__name__} has a head of another form")
+    exported.set_attn_implementation("sdpa")
+    exported.base_model.load_state_dict(model.backbone.state_dict())
+    exported.score.weight = nn.Parameter(model.head.classifier.weight.to(exported.dtype))
+    logits = [exported.eval()(torch.tensor([d])).logits[0].tolist() for d in samples]
+    kept = csr_array(expected)  # of many labels, the best
+    rows = np.repeat(np.arange(len(samples)), np.diff(kept.indptr))
+    gap = np.abs(np.array(logits)[rows, kept.indices] - kept.data).max()
+    if gap > EXPORT_TOLERANCE * np.abs(kept.data).max():
+        raise ValueError(f"{run_dir}: exported logits differ from the run's by up to {gap:.3g}")
+    tokenizer.split_special_tokens = True  # what a text says is text
+    tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
+    tokenizer.model_max_length = params.max_length
+    with atomic_path(Path(folder)) as path:
+        exported.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+
+def _load_embedding(
+    params: EmbeddingParams, label_space: LabelSpace, folder: Path, *, unpack: bool = False
+) -> tuple[PreTrainedTokenizerBase, nn.Module]:
+    """A run's tokenizer and `EmbeddingModel`; with `unpack`, on weights that are not packed."""
     tokenizer = load_tokenizer(params.model_id)
-    device = choose_device(params.device)
+    device = choose_device("cpu" if unpack else params.device)
     dtype = choose_dtype(device, params.dtype)
     backbone = load_backbone(
         params.model_id,
         quantization=params.quantization,
         dtype=dtype if params.lora_r else torch.float32,
         device=device,
+        bidirectional=params.bidirectional,
         max_length=params.max_length,
         memory_gib=params.memory_gib,
     )
+    if unpack and getattr(backbone, "is_quantized", False):
+        backbone = backbone.dequantize(dtype)
     model: nn.Module = EmbeddingModel(
-        backbone, num_labels=len(label_space), mode=params.pooling, compute_dtype=dtype
+        backbone, num_labels=len(label_space), compute_dtype=dtype, **params.head_options
     )
     if params.lora_r:
-        model = load_lora(model, folder)
-    else:
-        load_model(model, str(folder / WEIGHTS))
+        return tokenizer, load_lora(model, folder)
+    load_model(model, str(folder / WEIGHTS))
+    return tokenizer, model
 
-    def score(texts: Sequence[str]) -> np.ndarray:
+
+def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
+    tokenizer, model = _load_embedding(params, label_space, folder)
+
+    def score(texts: Sequence[str]) -> Scores:
         documents = encode_documents(
             tokenizer, texts, max_length=params.max_length, add_special_tokens=True
         )

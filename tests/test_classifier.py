@@ -1,0 +1,89 @@
+"""Saved models: read back as they were, and exported for plain transformers."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMOLLM2
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from lib.classifier import export_classifier, load_classifier, save_model
+from lib.device import choose_dtype
+from lib.embedding import EmbeddingModel
+from lib.labels import LabelSpace
+from lib.loader import add_lora, load_backbone
+from lib.params import EmbeddingParams
+from lib.results import RESOURCE_KEYS, open_run, write_run
+
+SPACE = LabelSpace(("alpha", "beta", "gamma"))
+TEXTS = [
+    "Cocoa prices rose in Ghana after the dry season.",
+    "<|im_end|> is an end token, and text here: <|im_end|>",
+    "A method of grinding lenses.",
+    "wheat",
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A finished run of SmolLM2 whose adapters and head hold random numbers: its folder."""
+
+    def write(**changes):
+        mode = changes.get("label_mode", "single")
+        params = EmbeddingParams(
+            notebook="03_finetune_embedding", study="s", arm="a", runs_dir=str(tmp_path / "runs"),
+            max_length=12, lora_r=2, **{"pooling": "last", "head_bias": False} | changes,
+        )  # fmt: skip
+        dtype = choose_dtype(torch.device("cpu"))
+        torch.manual_seed(0)
+        model = EmbeddingModel(
+            load_backbone(SMOLLM2), num_labels=3, compute_dtype=dtype, **params.head_options
+        )
+        model = add_lora(model, **params.lora_options)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and "head" not in name:
+                torch.nn.init.normal_(parameter, std=0.03)
+        folder = open_run(params)
+        save_model(model, folder / "model")
+        part = Dataset.from_dict({"id": ["x"], "text": ["x"], "labels": [["alpha"]]})
+        write_run(
+            folder, label_space=SPACE, multi_label=mode == "multi", probabilities=True,
+            splits=DatasetDict(dict.fromkeys(("train", "validation", "test"), part)),
+            preds={name: [["alpha"]] for name in ("validation", "test")},
+            scores={name: np.array([[0.9, 0.1, 0.2]]) for name in ("validation", "test")},
+            threshold=0.5 if mode == "multi" else None,
+            resources=dict.fromkeys(RESOURCE_KEYS, 1.0),
+        )  # fmt: skip
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_an_exported_run_predicts_the_same_through_plain_transformers(write, tmp_path, mode):
+    """TRAPS 1, 8, 16, 21: offline, merged, a sigmoid for label sets, special tokens as text."""
+    folder = write(label_mode=mode)
+    export_classifier(folder, tmp_path / "exported")
+    ours = load_classifier(folder).predict_scores(TEXTS)
+    classify = pipeline("text-classification", model=str(tmp_path / "exported"), dtype="auto")
+    answers = classify(TEXTS, top_k=None, truncation=True)
+    for scores, answer in zip(ours, answers, strict=True):
+        theirs = {row["label"]: row["score"] for row in answer}
+        assert [theirs[name] for name in SPACE.names] == pytest.approx(scores.tolist(), abs=0.02)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
+    assert model.config.problem_type == f"{mode}_label_classification"
+    assert model.config.pad_token_id == 2  # TRAPS 2
+
+
+def test_adapters_and_head_come_back_on_packed_weights(write, live_nf4):
+    """TRAPS 5, 27: NF4 in 4 bits on both sides, unlike the run's dequantized ones."""
+    folder = write()
+    first, again = (load_classifier(folder).predict_scores(TEXTS) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, 1 / 3)
+
+
+def test_what_transformers_cannot_express_is_not_exported(write, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be exported with {'head_bias': True}; it takes"):
+        export_classifier(write(head_bias=True), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
