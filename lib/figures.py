@@ -230,3 +230,24 @@ def plot_cost(comparison: pd.DataFrame) -> Figure:
     fig.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
     fig.tight_layout(rect=(0, 0, 1, 0.95))
     return fig
+
+
+def plot_sweep(sweep: pd.DataFrame) -> Figure:
+    """Heat map of a frozen embedding's validation micro-F1 by pooling and layer.
+
+    Parameters
+    ----------
+    sweep
+        `features` ("<pooling> of layer -<layer>"), `C` and `micro_f1`; the best C is shown.
+    """
+    parts = sweep["features"].str.extract(r"(?P<pooling>\w+) of layer -(?P<layer>\d+)")
+    table = pd.concat([parts.astype({"layer": int}), sweep["micro_f1"]], axis=1)
+    grid = table.pivot_table(index="pooling", columns="layer", values="micro_f1", aggfunc="max")
+    grid = grid[sorted(grid.columns, reverse=True)]  # deep in the model on the left
+    fig, ax = plt.subplots(figsize=(1.8 + 0.62 * grid.shape[1], 1.2 + 0.4 * len(grid)))
+    sns.heatmap(grid, annot=True, fmt=".3f", cmap="viridis", ax=ax, annot_kws={"size": 8},
+                cbar_kws={"label": "micro-F1 (validation)"})  # fmt: skip
+    ax.set(xlabel="hidden layer, counted from the end (1: the last)", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    fig.tight_layout()
+    return fig

@@ -1,7 +1,8 @@
 """What is certain: bootstrap intervals, paired differences, McNemar's test, Holm's adjustment.
 
 Everything is computed from (N, C) bool predictions on the same N documents. An arm's predictions
-come stacked over its seeds, (S, N, C): F1 is then the mean over seeds, and documents are resampled.
+come stacked over its seeds, (S, N, C): F1 is then the mean over seeds, and both documents and seeds
+are resampled.
 """
 
 from collections.abc import Mapping
@@ -23,9 +24,10 @@ def bootstrap_f1(
     num_resamples: int = 5000,
     seed: int = 0,
 ) -> np.ndarray:
-    """F1 of `num_resamples` samples of the documents with replacement, (R,) float64 in [0, 1].
+    """F1 of samples of documents and seeds with replacement, (R,) float64 in [0, 1].
 
-    The same `seed` draws the same documents, so two arms' results are paired.
+    The same `seed` draws the same documents, and the same of as many seeds, so two arms' results
+    are paired. With one seed, documents alone vary; with a few, their spread is underestimated.
 
     Parameters
     ----------
@@ -42,20 +44,23 @@ def bootstrap_f1(
     if average == "micro_f1":
         counts = [c.sum(axis=2, keepdims=True) for c in counts]
     known = y_true.any(axis=0)  # (C,)
-    generator = np.random.default_rng(seed)
+    generator, of_seeds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    num_seeds = len(y_pred)
     num_documents, results = len(y_true), []
     for start in range(0, num_resamples, 500):  # 500 x N weights at a time
         size = min(500, num_resamples - start)
         weights = generator.multinomial(
             num_documents, np.full(num_documents, 1 / num_documents), size=size
         ).astype(np.float32)  # (R, N)
+        shares = of_seeds.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)
+        shares = shares.T / num_seeds  # (S, R)
         double_tp, support = (weights @ c for c in counts)  # (S, R, C), or (S, R, 1) for micro
         f1 = double_tp / np.maximum(support, 1)
         if average == "micro_f1":
-            results.append(f1[:, :, 0].mean(axis=0))
+            results.append((f1[:, :, 0] * shares).sum(axis=0))
         else:  # a label without a drawn document has no true positive: it adds 0 to the sum
             drawn = np.maximum((weights @ y_true.astype(np.float32) > 0).sum(axis=1), 1)  # (R,)
-            results.append((f1.sum(axis=2) / drawn * known.mean()).mean(axis=0))
+            results.append((f1.sum(axis=2) / drawn * known.mean() * shares).sum(axis=0))
     return np.concatenate(results).astype(np.float64)
 
 
@@ -116,10 +121,11 @@ def compare_all(
     y_true: np.ndarray,
     y_preds: Mapping[str, np.ndarray],
     *,
+    reference: str = "",
     num_resamples: int = 5000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every pair of arms: paired F1 difference with interval, McNemar's p and Holm's adjusted p.
+    """Pairs of arms: paired F1 difference with interval, McNemar's p and Holm's adjusted p.
 
     Parameters
     ----------
@@ -128,6 +134,8 @@ def compare_all(
     y_preds
         For each arm (S, N, C) bool. McNemar takes the arm's first seed; a document is right when
         its whole label set is.
+    reference
+        Compare every other arm with this one alone; "" for every pair.
 
     Returns
     -------
@@ -144,7 +152,8 @@ def compare_all(
     }
     correct = {arm: (y_pred[0] == y_true).all(axis=1) for arm, y_pred in y_preds.items()}
     rows = []
-    for a, b in combinations(y_preds, 2):
+    pairs = [(arm, reference) for arm in y_preds if arm != reference]
+    for a, b in pairs if reference else combinations(y_preds, 2):
         p = mcnemar(correct[a], correct[b])
         for average in AVERAGES:
             difference = samples[a, average] - samples[b, average]
@@ -217,12 +226,50 @@ def conclude(comparison: pd.DataFrame, pairwise: pd.DataFrame, *, alpha: float =
             f"McNemar {format_p(row.p_holm)})."
         )
     fewest = int(comparison.num_seeds.min())
-    sentences.append(
-        f"With {fewest} seed{'s' if fewest > 1 else ''} an arm, the intervals cover the choice of "
-        "test documents, not the luck of training: other seeds may reorder arms that are close."
-    )
+    if fewest == 1:
+        sentences.append(
+            "With 1 seed an arm, the intervals cover the choice of test documents, not the luck of "
+            "training: other seeds may reorder arms that are close."
+        )
+    else:
+        sentences.append(
+            f"The intervals cover the choice of test documents and of {fewest} seeds; so few "
+            "underestimate how much seeds differ."
+        )
     sentences.append(
         "Nothing here tells how the order changes with more documents, other labels or models."
+    )
+    return " ".join(sentences)
+
+
+def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:
+    """A paragraph, in Markdown, on which arms differ from the reference in micro-F1.
+
+    Parameters
+    ----------
+    pairwise
+        As `compare_all` returns it with a `reference`.
+    """
+    micro = pairwise[pairwise.metric == "micro_f1"].sort_values("delta", ascending=False)
+    sentences = []
+    for verb, chosen in (
+        ("above", micro[micro.low > 0]),
+        ("below", micro[micro.high < 0].iloc[::-1]),
+    ):
+        if len(chosen):
+            arms = [f"{row.arm_a} ({row.delta:+.3f})" for row in chosen.itertuples()]
+            sentences.append(f"In micro-F1, {verb} **{reference}**: {_join(arms)}.")
+    unclear = micro[(micro.low <= 0) & (micro.high >= 0)]
+    if len(unclear):
+        sentences.append(
+            f"The paired 95 % interval of {_join(list(unclear.arm_a))} includes zero: not "
+            f"distinguishable from {reference} here."
+        )
+    firm = list(micro[micro.p_holm < 0.05].arm_a) or ["none"]
+    sentences.append(
+        f"Intervals are not adjusted: of {len(micro)} changes without any effect, about "
+        f"{0.05 * len(micro):.1f} would be expected to exclude zero. Holm-adjusted McNemar p, on "
+        f"the first seed alone, is below 0.05 for {_join(firm)}."
     )
     return " ".join(sentences)
 

@@ -96,6 +96,14 @@ def multi_label_study(tmp_path_factory) -> Path:
         "num_train: 48\nnum_validation: 24\nnum_test: 24\nmax_length: 32\nnum_threads: 1\n"
     )
     (folder / "params/multi/common.yaml").write_text(common)
+    embedding = folder / "params/multi/embedding.yaml"
+    text = embedding.read_text().replace("lora_layers: 10", "mixed_layers: 2")
+    embedding.write_text(
+        text + 'pooling: "attention"\nhead: "cosine"\nhead_init: "labels"\nloss: "asymmetric"\n'
+        'lora_variant: "rslora"\nlora_init: "loftq"\nlora_plus_ratio: 4.0\n'
+    )
+    frozen = folder / "params/multi/frozen.yaml"
+    frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
     instruction = folder / "params/multi/instruction.yaml"
     instruction.write_text(instruction.read_text() + 'decoding: "generate"\n')
     done = snakemake(folder=folder, study="multi")

@@ -66,11 +66,13 @@ def test_accuracy_interval_matches_the_binomial_one(truth):
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.006)
 
 
-def test_seeds_are_averaged_within_each_resample(truth):
+def test_each_resample_draws_seeds_and_averages_over_them(truth):
     a, b = corrupt(truth, 0.2, 1), corrupt(truth, 0.4, 2)
     both = bootstrap_f1(truth, np.concatenate([a, b]), average="macro_f1", num_resamples=50)
     alone = [bootstrap_f1(truth, x, average="macro_f1", num_resamples=50) for x in (a, b)]
-    np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
+    shares = (both - alone[1]) / (alone[0] - alone[1])  # of the first seed: none, half or all
+    np.testing.assert_allclose(shares, np.round(2 * shares) / 2, atol=1e-5)
+    assert set(np.round(2 * shares)) == {0, 1, 2}
 
 
 def test_paired_interval_is_narrower_than_two_unpaired_ones_would_give(truth):
