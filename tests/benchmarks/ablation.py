@@ -20,10 +20,10 @@ from torch import nn
 from lib import layers
 from lib import lora as fused
 from lib.device import start_run
+from lib.embedding import EmbeddingModel, pad
 from lib.layers import compile_layers
 from lib.loader import add_lora, load_backbone, load_tokenizer
 from lib.params import StudyParams
-from lib.pooling import EmbeddingModel, pad
 
 
 class Variant:

@@ -37,10 +37,11 @@ from lib.device import (
     reset_peak_memory,
     start_run,
 )
+from lib.embedding import EmbeddingModel, predict_logits
+from lib.heads import HeadLoss
 from lib.layers import compile_layers
 from lib.loader import add_lora, load_backbone, load_tokenizer, resolve_model
 from lib.params import StudyParams
-from lib.pooling import EmbeddingModel, predict_logits
 from lib.prompts import encode_documents
 from lib.training import finetune_embedding, finetune_instruction
 
@@ -99,7 +100,10 @@ class Ours:
         return list(zip(self.cases[case]["ids"], self.cases[case]["targets"], strict=True))
 
     def finetune(self, examples, **options):
-        return finetune_embedding(self.model, examples, lambda _: {"micro_f1": 0.0}, **options)
+        loss = HeadLoss("cross_entropy", self.cases["num_labels"])
+        return finetune_embedding(
+            self.model, examples, lambda _: {"micro_f1": 0.0}, head_loss=loss, **options
+        )
 
     def infer(self, case: str, count: int) -> dict:
         texts = self.cases[case]["texts"][:count]

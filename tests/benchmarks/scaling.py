@@ -23,17 +23,19 @@ from transformers import AutoConfig, AutoModel, LlamaConfig
 
 from lib.costs import Shape, kept_gib, measure_machine, weights_gib
 from lib.device import describe_machine, peak_memory_gib, reset_peak_memory, start_run
+from lib.embedding import EmbeddingModel, pad, predict_logits
 from lib.figures import save_figure, set_plot_style
+from lib.heads import HeadLoss
 from lib.loader import add_lora, load_backbone, resolve_model
 from lib.metrics import f1_scores
 from lib.params import ROOT, StudyParams
-from lib.pooling import EmbeddingModel, PoolingHead, pad, predict_logits
+from lib.pooling import PoolingHead
 from lib.results import atomic_path
 
 OUT = ROOT / "figures" / "bench"
 TOKENS = 1024  # of a step, unless one document is longer
 LENGTHS = [32, 128, 512, 1024, 2048, 4096]
-LABELS = [2, 100, 1_000, 10_000, 100_000]
+LABELS = [10, 100, 1_000, 10_000, 100_000]
 DOCUMENTS = [1_000, 10_000, 100_000, 1_000_000]
 RANKS = [1, 8, 64]
 SIZES = {  # hidden, intermediate, layers, heads, key heads, vocabulary: those of Llama 3
@@ -96,13 +98,13 @@ def against_labels() -> list[dict]:
         optimizer = torch.optim.AdamW(head.parameters())
         states = torch.randn(16, 4, 576, device=DEVICE)
         mask = torch.ones(16, 4, dtype=torch.long, device=DEVICE)
-        targets = (torch.rand(16, num_labels, device=DEVICE) < 2 / num_labels).float()
+        targets = torch.randint(num_labels, (16, 2), device=DEVICE)
+        loss = HeadLoss("cross_entropy", num_labels)
         reset_peak_memory(DEVICE)
         taken = []
         for _ in range(5):
             start = time.perf_counter()
-            logits = head(states, mask)
-            nn.functional.binary_cross_entropy_with_logits(logits, targets).backward()
+            head(states, mask, targets, loss).backward()
             optimizer.step()
             optimizer.zero_grad()
             taken.append((time.perf_counter() - start) / 16)
@@ -110,7 +112,7 @@ def against_labels() -> list[dict]:
             {"axis": "labels", "x": num_labels, "seconds": float(np.median(taken)),
              "gib": peak_memory_gib(DEVICE)}
         )  # fmt: skip
-        del head, optimizer, logits, targets
+        del head, optimizer
     return rows
 
 
