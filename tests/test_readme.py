@@ -49,6 +49,18 @@ def test_readme_shows_a_row_of_every_committed_study(study):
     assert (ROOT / "figures" / study / "report.html").exists()
 
 
+def test_readme_tells_what_the_head_reaches():
+    table = pd.read_csv(ROOT / "figures/patents_head/comparison.csv").set_index("arm")
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    head, frozen, tfidf = (table.loc[arm] for arm in ("embedding", "frozen", "tfidf"))
+    assert head.num_seeds == 3
+    assert (
+        f"accuracy {head.accuracy:.3f} ({head.micro_f1_low:.3f} to {head.micro_f1_high:.3f}, over "
+        f"documents and seeds) against {frozen.accuracy:.3f} of a frozen embedding and "
+        f"{tfidf.accuracy:.3f} of TF-IDF"
+    ) in readme
+
+
 CASES = {
     "train_news": "training the head, 20 Newsgroups, at most 512 tokens",
     "train_patents": "training the head, patents, 128 tokens",
