@@ -68,7 +68,7 @@ def frozen_features(
     """
     rules = (
         model_fingerprint(model_id),
-        code_fingerprint("attention", "pooling", "features"),
+        code_fingerprint("attention", "features", "loader", "pooling"),
         quantization,
         str(dtype),
         device.type,

@@ -26,7 +26,7 @@ from lib.results import atomic_path, code_fingerprint
 
 log = logging.getLogger(__name__)
 
-CODE = code_fingerprint("attention", "layers", "lower")
+CODE = code_fingerprint("attention", "layers", "loader", "lower")
 KEPT_SHARE = 0.5  # of the free disk that kept states may take
 
 

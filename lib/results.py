@@ -233,7 +233,8 @@ def read_runs(
     Raises
     ------
     ValueError
-        The study has no finished run, or its runs do not share documents and labels.
+        The study has no finished run, one of an earlier version, or its runs do not share documents
+        and labels.
     """
     rows, inputs = [], {}
     for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
@@ -241,6 +242,8 @@ def read_runs(
         seed = int(folder.name.removeprefix("seed-"))
         if (arms and arm not in arms) or (seeds and seed not in seeds):
             continue
+        if not (folder / "train_counts.json").exists():
+            raise ValueError(f"{folder}: an earlier version wrote this run; run the arm again")
         metrics, resources = (
             json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
         )

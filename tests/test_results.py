@@ -107,6 +107,12 @@ def test_the_comparison_has_a_row_for_each_arm_with_means_over_seeds(write, tmp_
     assert set(RESOURCE_KEYS) <= set(comparison.columns)
 
 
+def test_a_run_of_an_earlier_version_is_to_be_run_again(write, tmp_path):
+    (write("one", TRUTH) / "train_counts.json").unlink()
+    with pytest.raises(ValueError, match=r"seed-0: an earlier version wrote this run"):
+        read_runs("mine", runs_dir=str(tmp_path / "runs"))
+
+
 def test_runs_over_other_documents_are_not_compared(write, splits, tmp_path):
     write("one", TRUTH)
     other = DatasetDict({k: v.select([1, 0, 2, 3]) for k, v in splits.items()})
