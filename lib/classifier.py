@@ -21,14 +21,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lib.decoding import decode_labels, score_labels
+from lib.answering import decode_labels
 from lib.device import choose_device, choose_dtype
 from lib.embedding import EmbeddingModel, predict_logits
 from lib.labels import LabelSpace
 from lib.loader import load_backbone, load_lora, load_tokenizer
 from lib.metrics import Scores, decode_sets, sigmoid, softmax
 from lib.params import EmbeddingParams, InstructionParams, parse_params
-from lib.prompts import PromptTemplate, encode_documents
+from lib.prompts import PromptTemplate, encode_documents, label_list
 from lib.results import FINGERPRINTS, atomic_path, read_label_space
 
 WEIGHTS = "model.safetensors"
@@ -98,13 +98,14 @@ def save_model(model: nn.Module, folder: Path) -> None:
 def load_classifier(run_dir: str | Path) -> Classifier:
     """The classifier that an embedding, encoder or instruction run has saved.
 
-    An instruction run answers with the label of highest likelihood, also if it was evaluated by
-    free generation; where a text may have several labels, it generates the set.
+    An instruction run answers as it was evaluated; where that gives no score for every label, with
+    the label of highest likelihood.
 
     Raises
     ------
     ValueError
-        The folder holds no finished fine-tuning run.
+        The folder holds no finished fine-tuning run, or one with examples in its prompts, which are
+        not kept.
     """
     folder = Path(run_dir)
     params, label_space = _read_run(folder)
@@ -230,6 +231,8 @@ def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: 
 def _instruction_scores(
     params: InstructionParams, label_space: LabelSpace, folder: Path
 ) -> Callable:
+    if params.num_examples:
+        raise ValueError(f"{folder.parent}: examples in prompts (num_examples) are not kept")
     tokenizer = load_tokenizer(params.model_id)
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
@@ -246,33 +249,32 @@ def _instruction_scores(
         model = load_lora(model, folder)
     elif params.num_epochs:
         load_model(model, str(folder / WEIGHTS))
+    called = label_space.verbalized(params.verbalizer)
     template = PromptTemplate.build(
         tokenizer,
         instruction=params.instruction,
-        labels=label_space.texts if params.labels_in_prompt else (),
+        labels=label_list(called, label_space) if params.labels_in_prompt else (),
+        multi_label=params.multi_label,
         max_length=params.max_length,
     )
-    generation = GenerationConfig.from_pretrained(folder) if params.multi_label else None
-    options = {
-        "tokenizer": tokenizer,
-        "label_texts": [template.answer_ids(text) for text in label_space.texts],
-        "token_budget": params.token_budget,
-        "compute_dtype": dtype,
-    }
+    scored = params.multi_label or params.decoding.startswith("score")
+    strategy = params.decoding if scored else "score"
+    generated = strategy == "generate"
+    max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens if generated else 0
 
     def score(texts: Sequence[str]) -> np.ndarray:
-        prompts = [template.render(text) for text in texts]
-        if not params.multi_label:
-            return softmax(score_labels(model, prompts=prompts, **options))
-        _, scores = decode_labels(
+        preds, scores = decode_labels(
             model,
-            prompts=prompts,
-            label_space=label_space,
-            strategy="generate",
-            max_new_tokens=generation.max_new_tokens,
-            multi_label=True,
-            **options,
+            template=template,
+            prompts=[template.render(text) for text in texts],
+            label_space=called,
+            strategy=strategy,
+            multi_label=params.multi_label,
+            max_new_tokens=max_new_tokens,
+            token_budget=params.token_budget,
+            compute_dtype=dtype,
         )
-        return scores
+        answered = strategy == "steps"  # a set, whatever its labels' scores
+        return called.encode(preds).astype(np.float32) if answered else scores
 
     return score

@@ -1,4 +1,4 @@
-"""From prompts to labels: exact likelihood of whole labels, and free generation with a parser."""
+"""Exact likelihoods of whole labels: the label trie, and every label's score in one pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel
 
 from lib.data import micro_batches
 from lib.device import mixed_precision
-from lib.labels import LabelSpace
-from lib.prompts import parse_labels
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,6 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
 @torch.compiler.set_stance("force_eager")
 def score_labels(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     label_texts: Sequence[Sequence[int]],
     *,
@@ -111,36 +108,45 @@ def score_labels(
     """
     model = causal_lm(model).eval()
     trie = LabelTrie.build(label_texts)
-    shared = _common_prefix(prompts)
-    past = _prefill(model, prompts[0][:shared], compute_dtype)
-    rests = [list(p[shared:]) for p in prompts]
+    past, rests = prefill_shared(model, prompts, compute_dtype)
     scores = np.empty((len(prompts), len(label_texts)), dtype=np.float32)
     for batch in micro_batches([len(r) + len(trie.tokens) for r in rests], token_budget):
-        edges = _edge_log_probs(
-            model, [rests[i] for i in batch], trie, past, tokenizer.pad_token_id, compute_dtype
-        )
+        edges = _edge_log_probs(model, [rests[i] for i in batch], trie, past, compute_dtype)
         for label, path in enumerate(trie.label_edges):
             scores[batch, label] = edges[:, path].sum(dim=1).cpu().numpy()
     return scores
 
 
-def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts share, leaving each at least one of its own."""
+def prefill_shared(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], compute_dtype: torch.dtype
+) -> tuple[DynamicCache | None, list[list[int]]]:
+    """Keys and values of what all prompts begin with, and the rest of each, at least one token."""
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
-    return next((i for i in range(limit) if first[i] != last[i]), limit)
-
-
-def _prefill(
-    model: PreTrainedModel, tokens: Sequence[int], compute_dtype: torch.dtype
-) -> DynamicCache | None:
-    if not tokens:
-        return None
-    ids = torch.tensor([list(tokens)], device=model.device)
+    shared = next((i for i in range(limit) if first[i] != last[i]), limit)
+    rests = [list(prompt[shared:]) for prompt in prompts]
+    if not shared:
+        return None, rests
+    ids = torch.tensor([list(prompts[0][:shared])], device=model.device)
     with mixed_precision(model.device, compute_dtype):
         # With its mask, from which a model with a sliding window makes its own.
-        states = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
-    return states.past_key_values
+        output = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+    return output.past_key_values, rests
+
+
+def expand_cache(past: DynamicCache | None, size: int) -> DynamicCache:
+    """The shared beginning in front of each of `size` prompts; the original is not changed."""
+    cache = DynamicCache()
+    for i, layer in enumerate(past.layers if past is not None else ()):
+        expand = (size, -1, -1, -1)
+        cache.update(layer.keys.expand(expand), layer.values.expand(expand), i)
+    return cache
+
+
+def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, T, keys) bool as what transformers adds to attention scores, (B, 1, T, keys)."""
+    mask = torch.zeros(visible.shape, dtype=dtype)
+    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
 
 
 def _edge_log_probs(
@@ -148,7 +154,6 @@ def _edge_log_probs(
     rests: list[list[int]],
     trie: LabelTrie,
     past: DynamicCache | None,
-    pad_token_id: int,
     compute_dtype: torch.dtype,
 ) -> Tensor:
     """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts."""
@@ -156,7 +161,7 @@ def _edge_log_probs(
     longest, nodes, size = max(map(len, rests)), len(trie.tokens) - 1, len(rests)
     total = longest + nodes
     lengths = torch.tensor([len(r) for r in rests])
-    input_ids = torch.full((size, total), pad_token_id)
+    input_ids = torch.zeros(size, total, dtype=torch.long)  # nothing real attends to padding
     for i, rest in enumerate(rests):
         input_ids[i, : len(rest)] = torch.tensor(rest)
     input_ids[:, longest:] = torch.tensor(trie.tokens[1:], dtype=torch.long)
@@ -171,22 +176,13 @@ def _edge_log_probs(
     own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     own[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
     own[:, longest:, longest:] = trie.visibility()[1:, 1:]
-    mask = torch.zeros(visible.shape, dtype=model.dtype)
-    mask = mask.masked_fill(~visible, torch.finfo(model.dtype).min)[:, None]  # (B, 1, T, past + T)
-
-    cache = None
-    if past is not None:
-        cache = DynamicCache()
-        for i, layer in enumerate(past.layers):
-            expand = (size, -1, -1, -1)
-            cache.update(layer.keys.expand(expand), layer.values.expand(expand), i)
     device = model.device
     with mixed_precision(device, compute_dtype):
         states = model.model(
             input_ids=input_ids.to(device),
             position_ids=positions.to(device),
-            attention_mask=mask.to(device),
-            past_key_values=cache,
+            attention_mask=additive_mask(visible, model.dtype).to(device),
+            past_key_values=expand_cache(past, size),
         ).last_hidden_state
         rows = torch.arange(size)
         root = states[rows, lengths - 1][:, None]  # (B, 1, H)
@@ -194,81 +190,3 @@ def _edge_log_probs(
     at, token = torch.tensor(trie.edges, device=device).T
     normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, M)
     return logits[:, at, token].float() - normaliser[:, at]
-
-
-@torch.inference_mode()
-@torch.compiler.set_stance("force_eager")
-def generate_answers(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    token_budget: int,
-    compute_dtype: torch.dtype,
-) -> list[str]:
-    """Greedy free answers to N prompts, as text without special tokens."""
-    model = causal_lm(model).eval()
-    answers = [""] * len(prompts)
-    for batch in micro_batches([len(p) + max_new_tokens for p in prompts], token_budget):
-        longest = max(len(prompts[i]) for i in batch)
-        ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):  # padded on the left: all answers begin at one position
-            ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
-            mask[row, longest - len(prompts[i]) :] = 1
-        with mixed_precision(model.device, compute_dtype):
-            output = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
-        for i, text in zip(batch, texts, strict=True):
-            answers[i] = text
-    return answers
-
-
-def decode_labels(
-    model: nn.Module,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    label_texts: Sequence[Sequence[int]],
-    label_space: LabelSpace,
-    strategy: str,
-    max_new_tokens: int,
-    multi_label: bool = False,
-    token_budget: int,
-    compute_dtype: torch.dtype,
-) -> tuple[list[list[str]], np.ndarray]:
-    """Predicted labels of N prompts and their scores, (N, C) float32.
-
-    Parameters
-    ----------
-    label_texts
-        Token ids of the C one-label answers in label order, end token included.
-    strategy
-        "score": the label of highest likelihood (`score_labels`), scores the log-probabilities.
-        "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
-        elsewhere, and an answer outside the set predicts nothing.
-    max_new_tokens
-        Longest free answer.
-    multi_label
-        Whether an answer may name several labels; only by "generate".
-    """
-    options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
-    if strategy == "score" and multi_label:
-        raise ValueError('decoding: "score" ranks single labels; use "generate" for label sets')
-    if strategy == "score":
-        scores = score_labels(model, tokenizer, prompts, label_texts, **options)
-        return label_space.decode_best(scores), scores
-    if strategy == "generate":
-        answers = generate_answers(
-            model, tokenizer, prompts, max_new_tokens=max_new_tokens, **options
-        )
-        preds = [parse_labels(a, label_space, multi_label=multi_label) for a in answers]
-        return preds, label_space.encode(preds).astype(np.float32)
-    raise ValueError(f'decoding: {strategy!r} is not known; use "score" or "generate"')

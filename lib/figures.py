@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 from sklearn.metrics import confusion_matrix, f1_score
 
 from lib.results import atomic_path
@@ -250,4 +251,34 @@ def plot_sweep(sweep: pd.DataFrame) -> Figure:
     ax.set(xlabel="hidden layer, counted from the end (1: the last)", ylabel="")
     ax.tick_params(axis="y", rotation=0)
     fig.tight_layout()
+    return fig
+
+
+def plot_ladder(rungs: pd.DataFrame) -> Figure:
+    """Micro-F1, share of answers outside the label set, and speed, by how an answer is decoded.
+
+    Parameters
+    ----------
+    rungs
+        `arm`, `decoding` (from free to forced, in that order), `micro_f1`, `out_of_set_rate` and
+        `docs_per_second`; several seeds of an arm stand as several points.
+    """
+    order = list(dict.fromkeys(rungs["decoding"]))[::-1]
+    styles = arm_styles(list(rungs["arm"].unique()))
+    panels = {"micro_f1": "micro-F1 (validation)", "out_of_set_rate": "answers outside the set"}
+    panels["docs_per_second"] = "documents/s"
+    fig, axs = plt.subplots(1, 3, figsize=(8, 1.3 + 0.3 * len(order)), sharey=True)
+    for ax, (column, label) in zip(axs, panels.items(), strict=True):
+        for arm, table in rungs.groupby("arm", sort=False):
+            y = [order.index(name) for name in table["decoding"]]
+            ax.plot(table[column], y, ls="", ms=7, mec="black", mew=0.6, label=arm, **styles[arm])
+        ax.set(xlabel=label, ylim=(-0.6, len(order) - 0.4))
+        ax.margins(x=0.12)
+    axs[0].set_yticks(range(len(order)), order)
+    axs[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axs[2].set_xscale("log")
+    axs[2].xaxis.set_major_formatter(ScalarFormatter())
+    axs[2].xaxis.set_minor_formatter(NullFormatter())
+    fig.legend(*axs[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    fig.tight_layout(rect=(0, 0.09, 1, 1))
     return fig

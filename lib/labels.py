@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Self
 
 import numpy as np
@@ -112,6 +113,18 @@ class LabelSpace:
     def decode_best(self, scores: np.ndarray) -> list[list[str]]:
         """The label with the highest score, as lists of one, of an (N, C) float array."""
         return [[self.names[c]] for c in scores.argmax(axis=1)]
+
+    def verbalized(self, verbalizer: str) -> Self:
+        """The same labels with other texts: "name", as in the data, or "code", a letter or number.
+
+        "text" leaves them as they are.
+        """
+        if verbalizer == "text":
+            return self
+        few = len(self) <= len(ascii_uppercase)
+        codes = ascii_uppercase if few else map(str, range(1, len(self) + 1))
+        texts = self.names if verbalizer == "name" else tuple(codes)[: len(self)]
+        return type(self)(self.names, texts)
 
     def rolled_up(self, level: str) -> tuple[Self, np.ndarray]:
         """The labels of an IPC level, C' of them, and which of ours they contain, (C, C') bool.

@@ -28,6 +28,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
 HEADS = ("linear", "mlp", "cosine")
 LOSSES = ("cross_entropy", "focal", "asymmetric", "logit_adjusted")
+DECODINGS = ("generate", "greedy", "beam", "search", "score_length", "score_prior", "score")
+SET_DECODINGS = ("generate", "steps", "score")
 LORA_VARIANTS = ("lora", "rslora", "dora")
 
 # Modules that draw and show; no run depends on them.
@@ -304,17 +306,33 @@ class InstructionParams(FinetuneParams):
 
     instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
     labels_in_prompt: bool = False
-    decoding: Literal["score", "generate"] = "score"
+    verbalizer: Literal["text", "name", "code"] = "text"
+    num_examples: Count = 0
+    example_choice: Literal["random", "balanced", "nearest"] = "random"
+    loss_on_prompt: bool = False
+    decoding: Literal[*DECODINGS, "steps"] = "score"
+    num_beams: Positive = 4
     num_generated: Count = 100
 
     @model_validator(mode="after")
     def _check_decoding(self) -> Self:
-        if self.multi_label and self.decoding == "score":
+        if self.decoding not in self.ladder:
+            kind = "label sets" if self.multi_label else "single labels"
             raise ValueError(
-                'decoding: "score" ranks single labels; sets of labels are answered freely: write '
-                'decoding: "generate"'
+                f"decoding: {self.decoding!r} does not answer with {kind}; use one of "
+                f"{', '.join(self.ladder)}"
+            )
+        if self.num_examples and self.num_epochs:
+            raise ValueError(
+                "num_examples: examples in the prompt are for a model that is not trained; set "
+                "num_epochs: 0"
             )
         return self
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """The ways to decode that apply, from free generation to likelihoods of whole labels."""
+        return SET_DECODINGS if self.multi_label else DECODINGS
 
 
 class CompareParams(StudyParams):

@@ -40,7 +40,7 @@ from lib.params import (
     StudyParams,
     load_params,
 )
-from lib.prompts import PromptTemplate, encode_cached, join_labels
+from lib.prompts import PromptTemplate, encode_cached, label_list, order_labels
 
 ROW_BYTES = 10  # of a logit at an answer position, its fp32 copy and its gradient
 
@@ -151,22 +151,28 @@ def _count_tokens(
         return train, train + lengths["validation"] + lengths["test"], 0
     if not isinstance(params, InstructionParams):
         return train, held_out, 0
-    labels = LabelSpace.from_splits(splits, label_names=params.label_names)
+    names = LabelSpace.from_splits(splits, label_names=params.label_names)
+    labels = names.verbalized(params.verbalizer)
     template = PromptTemplate.build(
         tokenizer,
         instruction=params.instruction,
-        labels=labels.texts if params.labels_in_prompt else (),
+        labels=label_list(labels, names) if params.labels_in_prompt else (),
         max_length=params.max_length,
     )
     prompt = len(template.prefix_ids) + len(template.suffix_ids)
-    known = [len(template.answer_ids(join_labels(x, labels))) for x in splits["train"]["labels"]]
-    if params.decoding == "score":  # the shared prefix is computed once, the trie each time
+    known = [len(template.answer_ids(*order_labels(x, labels))) for x in splits["train"]["labels"]]
+    added, passes = len(template.suffix_ids) + max(known), 1.0
+    if params.decoding == "generate":
+        added += len(template.prefix_ids) + 8
+    elif params.decoding.startswith("score") or params.multi_label:  # the trie each time
         trie = LabelTrie.build([template.answer_ids(text) for text in labels.texts])
         added = len(template.suffix_ids) + len(trie.tokens)
-    else:
-        added = prompt + max(known) + 8
+    if params.multi_label and params.decoding != "generate":  # and again for each label of a set
+        passes = sum(map(len, splits["train"]["labels"])) / len(train)
+    if params.example_choice == "nearest":  # other examples are computed once for all prompts
+        added += params.num_examples * (sum(train) + sum(known)) // len(train)
     train = [n + prompt + answer for n, answer in zip(train, known, strict=True)]
-    return train, [n + added for n in held_out], params.batch_size * max(known)
+    return train, [passes * (n + added) for n in held_out], params.batch_size * max(known)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,12 +11,15 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lib.labels import LabelSpace
-from lib.params import ROOT
+from lib.params import ROOT, ParamsError
 from lib.reading import DataError
 
 MARK = "\x00document\x00"  # stands for the document while the template is cut in two
-SEPARATOR = "; "  # between the labels of an answer
+ANSWER = "\x00answer\x00"  # and for an example's answer
+SEPARATOR = ";"  # between the labels of an answer
+NEUTRAL = ("N/A", "[MASK]", "")  # documents that say nothing (arXiv 2102.09690, section 5)
 CHUNK = 1000  # texts tokenized at once: the tokenizer keeps much more of each than its ids
+Example = tuple[str, Sequence[str]]  # a document and the texts of its labels
 PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
 
 
@@ -24,13 +27,19 @@ PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
 class PromptTemplate:
     """A prompt as token ids: `prefix_ids` + the document, truncated + `suffix_ids`.
 
-    The three parts are tokenized apart, so the loss mask follows from lengths and truncation can
-    only ever touch the document. In the document, text that looks like a special token is text.
+    The parts are tokenized apart, so the loss mask follows from lengths and truncation can only
+    ever touch a document. In the document, text that looks like a special token is text.
+
+    Attributes
+    ----------
+    turn_ids
+        What stands between the answer of an example and the next document.
     """
 
     tokenizer: PreTrainedTokenizerBase
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
+    turn_ids: tuple[int, ...]
     max_length: int
 
     @classmethod
@@ -40,6 +49,7 @@ class PromptTemplate:
         *,
         instruction: str,
         labels: Sequence[str] = (),
+        multi_label: bool = False,
         max_length: int,
     ) -> Self:
         """Template for a tokenizer: its own chat template if it has one, a plain one otherwise.
@@ -50,14 +60,19 @@ class PromptTemplate:
             What the model is asked to do, ahead of the document.
         labels
             Label texts to list after the instruction; none where they are left out.
+        multi_label
+            Whether the list is one to choose several from.
         max_length
             Most tokens of the document; template, label list and answer come on top.
         """
         if labels:
-            instruction = f"{instruction} Answer with one of: {', '.join(labels)}."
+            several = f"one or several of these, with {SEPARATOR!r} between them"
+            choice = several if multi_label else "one of"
+            instruction = f"{instruction} Answer with {choice}: {', '.join(labels)}."
         if tokenizer.chat_template:
-            system = [{"role": "system", "content": instruction}, {"role": "user", "content": MARK}]
-            merged = [{"role": "user", "content": f"{instruction}\n\n{MARK}"}]
+            example = [{"role": "user", "content": MARK}, {"role": "assistant", "content": ANSWER}]
+            system = [{"role": "system", "content": instruction}, *example, example[0]]
+            merged = [{"role": "user", "content": f"{instruction}\n\n{MARK}"}, *system[2:]]
             options = {"tokenize": False, "add_generation_prompt": True}
             try:
                 text = tokenizer.apply_chat_template(system, **options)
@@ -65,40 +80,74 @@ class PromptTemplate:
                 text = tokenizer.apply_chat_template(merged, **options)
         else:
             text = PLAIN_TEMPLATE.format(instruction=instruction, document=MARK)
-        prefix, found, suffix = text.partition(MARK)
-        if not found:
+            text += f" {ANSWER}\n\nText: {MARK}\n\nAnswer:"
+        parts = re.split(f"{MARK}|{ANSWER}", text)
+        if len(parts) != 4:
             raise ValueError("the tokenizer's chat template drops the user's message")
-        prefix_ids = tokenizer(prefix, add_special_tokens=False).input_ids
-        if not tokenizer.chat_template and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
-            prefix_ids = [tokenizer.bos_token_id, *prefix_ids]  # a chat template writes its own
-        suffix_ids = tokenizer(suffix, add_special_tokens=False).input_ids
-        return cls(tokenizer, tuple(prefix_ids), tuple(suffix_ids), max_length)
-
-    def render(self, document: str) -> list[int]:
-        """Prompt ids of one document."""
-        ids = encode_documents(
-            self.tokenizer, [document], max_length=self.max_length, add_special_tokens=False
+        prefix, _, turn, suffix = parts  # a template may write the last turn differently
+        prefix_ids, turn_ids, suffix_ids = (
+            tuple(tokenizer(part, add_special_tokens=False).input_ids)
+            for part in (prefix, turn, suffix)
         )
-        return [*self.prefix_ids, *ids[0], *self.suffix_ids]
+        if not tokenizer.chat_template and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+            prefix_ids = (tokenizer.bos_token_id, *prefix_ids)  # a chat template writes its own
+        return cls(tokenizer, prefix_ids, suffix_ids, turn_ids, max_length)
 
-    def render_with_answer(self, document: str, answer: str) -> tuple[list[int], int]:
+    def render(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
+        """Prompt ids of one document, behind examples of other documents and their answers."""
+        ids = list(self.prefix_ids)
+        for text, labels in examples:
+            answer = self.answer_ids(*labels)[:-1]  # the turn brings what ends an answer
+            ids += [*self._document_ids(text), *self.suffix_ids, *answer, *self.turn_ids]
+        return [*ids, *self._document_ids(document), *self.suffix_ids]
+
+    def _document_ids(self, document: str) -> list[int]:
+        options = {"max_length": self.max_length, "add_special_tokens": False}
+        return encode_documents(self.tokenizer, [document], **options)[0]
+
+    def render_with_answer(self, document: str, *labels: str) -> tuple[list[int], int]:
         """Ids of prompt + answer + end token, and how many of them, at the end, are supervised."""
-        answer_ids = self.answer_ids(answer)
+        answer_ids = self.answer_ids(*labels)
         return self.render(document) + answer_ids, len(answer_ids)
 
-    def answer_ids(self, answer: str) -> list[int]:
+    def answer_ids(self, *labels: str) -> list[int]:
         """Ids of a whole answer with its end token, so that lengths do not decide between labels.
+
+        A set's labels and the ";" between them are tokenized apart, so that each label has the same
+        tokens in every set.
 
         Raises
         ------
         ValueError
-            The answer tokenizes to nothing.
+            A label tokenizes to nothing.
         """
-        text = answer if self.tokenizer.chat_template else f" {answer}"
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        if not ids:
-            raise ValueError(f"label {answer!r} tokenizes to nothing, so it cannot be an answer")
+        ids = self.piece_ids(labels[0], first=True)
+        for label in labels[1:]:
+            ids += self.separator_ids + self.piece_ids(label, first=False)
         return [*ids, self.tokenizer.eos_token_id]
+
+    def piece_ids(self, label: str, *, first: bool) -> list[int]:
+        """Ids of one label of an answer, at its start or behind a separator."""
+        text = label if first and self.tokenizer.chat_template else f" {label}"
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        if not ids or not label.strip():
+            raise ValueError(f"label {label!r} tokenizes to nothing, so it cannot be an answer")
+        return ids
+
+    @property
+    def separator_ids(self) -> list[int]:
+        """Ids of what stands between two labels."""
+        return self.tokenizer(SEPARATOR, add_special_tokens=False).input_ids
+
+    def require_context(self, config: Any, prompt_length: int, answer_length: int) -> None:
+        """Raise `ParamsError` where a model's context is too short for a prompt and its answer."""
+        limit = getattr(config, "max_position_embeddings", None) or prompt_length + answer_length
+        if prompt_length + answer_length > limit:
+            raise ParamsError(
+                f"max_length: prompts of up to {prompt_length:,} tokens and answers of "
+                f"{answer_length} do not fit the model's context of {limit:,}; lower max_length or "
+                "num_examples, or leave the labels out of the prompt (labels_in_prompt)"
+            )
 
 
 def encode_documents(
@@ -139,8 +188,8 @@ def _encode_cached(
     return encode_documents(tokenizer, texts, **options)
 
 
-def join_labels(labels: Sequence[str], label_space: LabelSpace) -> str:
-    """The answer for a label set: its texts in label order, joined by "; ".
+def order_labels(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
+    """The answer for a label set: its texts in label order.
 
     One order for every document, because a model cannot learn an order that means nothing
     (arXiv 2505.17510 trains on it too).
@@ -151,11 +200,16 @@ def join_labels(labels: Sequence[str], label_space: LabelSpace) -> str:
         There are several labels and some text holds ";", so that answers could not be read back.
     """
     texts = [label_space.texts[c] for c in label_space.indices([labels])[0]]
-    mark = SEPARATOR.strip()
-    unclear = [text for text in label_space.texts if mark in text] if len(texts) > 1 else []
+    unclear = [text for text in label_space.texts if SEPARATOR in text] if len(texts) > 1 else []
     if unclear:
-        raise DataError(f"label {unclear[0]!r} holds {mark!r}, which stands between labels")
-    return SEPARATOR.join(texts)
+        raise DataError(f"label {unclear[0]!r} holds {SEPARATOR!r}, which stands between labels")
+    return texts
+
+
+def label_list(called: LabelSpace, label_space: LabelSpace) -> list[str]:
+    """What a prompt lists: the texts of `called`, and what they mean where they are codes."""
+    pairs = zip(called.texts, label_space.texts, strict=True)
+    return [text if text == meaning else f"{text} ({meaning})" for text, meaning in pairs]
 
 
 def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = False) -> list[str]:
@@ -172,7 +226,7 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
     # Longest first, so that "gas" is not found inside "natural gas".
     alternatives = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
     found = set()
-    for part in text.split(SEPARATOR.strip()) if multi_label else [text]:
+    for part in text.split(SEPARATOR) if multi_label else [text]:
         answer = _normalised(part)
         if exact := by_text.get(answer.strip(" .,:;!?\"'`*")):
             found.add(exact)

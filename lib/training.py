@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from lib.answering import decode_labels
 from lib.attention import hidden_states
 from lib.data import micro_batches
-from lib.decoding import causal_lm, decode_labels
+from lib.decoding import causal_lm
 from lib.device import mixed_precision
 from lib.embedding import join_states, pad, predict_logits
 from lib.heads import HeadLoss
@@ -148,10 +149,22 @@ def evaluate_embedding(
 
 
 def evaluate_instruction(
-    model: nn.Module, *, label_space: LabelSpace, y_true: np.ndarray, **decoding: Any
+    model: nn.Module,
+    *,
+    label_space: LabelSpace,
+    y_true: np.ndarray,
+    strategy: str,
+    multi_label: bool = False,
+    **decoding: Any,
 ) -> dict[str, float]:
-    """F1 scores of what `decode_labels(model, **decoding)` answers; `y_true` is (N, C) bool."""
-    preds, _ = decode_labels(model, label_space=label_space, **decoding)
+    """F1 scores of what `decode_labels` answers; `y_true` is (N, C) bool.
+
+    Scored label sets are judged at the threshold that suits them best, as in `evaluate_embedding`.
+    """
+    options = {"strategy": strategy, "multi_label": multi_label, **decoding}
+    preds, scores = decode_labels(model, label_space=label_space, **options)
+    if multi_label and strategy == "score":
+        return f1_scores(y_true, decode_sets(scores, tune_thresholds(y_true, scores)))
     return f1_scores(y_true, label_space.encode(preds))
 
 

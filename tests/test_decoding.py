@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lib.answering import decode_labels, score_label_sets
 from lib.data import LabelSpace
-from lib.decoding import LabelTrie, decode_labels, score_labels
-from lib.prompts import PromptTemplate
+from lib.decoding import LabelTrie, score_labels
+from lib.metrics import softmax
+from lib.params import DECODINGS, SET_DECODINGS
+from lib.prompts import NEUTRAL, PromptTemplate
+from lib.search import search_labels
 from lib.training import answer_log_probs
 
 # Shared first tokens, a label that begins another one, one-token and long labels.
@@ -21,6 +25,11 @@ def model():
     from lib.loader import load_backbone
 
     return load_backbone(SMOLLM2, head="lm", dtype="float32")
+
+
+@pytest.fixture
+def small_model(make_backbone):
+    return make_backbone("lm", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -42,33 +51,29 @@ def exhaustive(model, prompts, answers):
 
 
 @pytest.mark.parametrize("token_budget", [1, 500])
-def test_scores_equal_exhaustive_scoring_of_whole_labels(model, template, tokenizer, token_budget):
+def test_scores_equal_exhaustive_scoring_of_whole_labels(model, template, token_budget):
     """TRAPS 14. In fp32, sums of up to seven log-probabilities agree to 1e-3."""
     prompts = [template.render(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     options = {"token_budget": token_budget, "compute_dtype": torch.float32}
-    scores = score_labels(model, tokenizer, prompts, answers, **options)
+    scores = score_labels(model, prompts, answers, **options)
     np.testing.assert_allclose(scores, exhaustive(model, prompts, answers), atol=1e-3)
 
 
-def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(
-    make_backbone, template, tokenizer
-):
+def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(make_backbone, template):
     """TRAPS 4: within 1 % of scores of 80 nats and more, with equal predictions."""
     small = make_backbone("lm", layers=8, dtype="bfloat16")
     prompts = [template.render(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     together, alone = (
-        score_labels(
-            small, tokenizer, prompts, answers, token_budget=b, compute_dtype=torch.bfloat16
-        )
+        score_labels(small, prompts, answers, token_budget=b, compute_dtype=torch.bfloat16)
         for b in (10_000, 1)
     )
     np.testing.assert_allclose(together, alone, rtol=0.01)
     assert (together.argmax(1) == alone.argmax(1)).all()
 
 
-def test_training_and_scoring_see_the_same_likelihood(model, template, tokenizer):
+def test_training_and_scoring_see_the_same_likelihood(model, template):
     ids, num = template.render_with_answer(TEXTS[0], NAMES[0])
     batch = {
         "input_ids": torch.tensor([[*ids, 2, 2]]),
@@ -117,40 +122,151 @@ def test_labels_with_the_same_tokens_are_refused():
         LabelTrie.build([[1, 2], [1, 2]])
 
 
-def test_free_answers_outside_the_set_predict_nothing(model, template, tokenizer):
-    """TRAPS 13: counted as errors, not replaced and not dropped."""
-    space = LabelSpace(("qqq", "zzz"))
-    preds, scores = decode_labels(
+@pytest.mark.parametrize("token_budget", [1, 500])
+@pytest.mark.parametrize("num_beams", [1, 3, 100, None])
+def test_search_finds_what_scoring_every_label_finds(model, template, token_budget, num_beams):
+    """Best-first, and beams as wide as the trie, are exact; any label found has its own score."""
+    prompts = [template.render(text) for text in TEXTS]
+    answers = [template.answer_ids(name) for name in NAMES]
+    options = {"token_budget": token_budget, "compute_dtype": torch.float32}
+    found = search_labels(model, prompts, answers, num_beams=num_beams, **options)
+    scores = score_labels(model, prompts, answers, **options)
+    finished = np.isfinite(found)
+    assert finished.any(axis=1).all()
+    np.testing.assert_allclose(found[finished], scores[finished], atol=1e-3)
+    if num_beams in (100, None):
+        assert (found.argmax(axis=1) == scores.argmax(axis=1)).all()
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([260, 281, 339, 1000]), min_size=1, max_size=3).map(tuple),
+        min_size=1,
+        max_size=8,
+        unique=True,
+    )
+)
+def test_any_label_set_is_scored_and_searched_exactly(small_model, labels):
+    """Labels that share prefixes, are prefixes of others, or have one token."""
+    answers = [[*label, 2] for label in labels]
+    prompts = [[1, 400, 401, 402], [1, 400, 9, 8, 7, 6]]
+    options = {"token_budget": 100, "compute_dtype": torch.float32}
+    scores = score_labels(small_model, prompts, answers, **options)
+    np.testing.assert_allclose(scores, exhaustive(small_model, prompts, answers), atol=1e-3)
+    found = search_labels(small_model, prompts, answers, num_beams=None, **options)
+    best = scores.argmax(axis=1)
+    np.testing.assert_allclose(found.max(axis=1), scores.max(axis=1), atol=1e-3)
+    assert np.isfinite(found[np.arange(2), best]).all()
+
+
+def test_greedy_follows_the_most_probable_allowed_token(model, template):
+    answers = [template.answer_ids(name) for name in NAMES]
+    prompt = template.render(TEXTS[1])
+    answer: list[int] = []
+    while answer not in answers:
+        allowed = sorted({a[len(answer)] for a in answers if a[: len(answer)] == answer})
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, -1]
+        answer.append(allowed[logits[allowed].argmax()])
+    options = {"token_budget": 500, "compute_dtype": torch.float32}
+    found = search_labels(model, [prompt], answers, num_beams=1, **options)
+    assert np.isfinite(found[0]).nonzero()[0].tolist() == [answers.index(answer)]
+
+
+SETS = ("corn", "gas", "grain", "natural gas")
+
+
+def test_label_sets_are_answered_label_by_label(small_model, template):
+    """Scores are those of whole texts; no label comes twice, and there is always one."""
+    prompts = [template.render(text) for text in TEXTS]
+    options = {"token_budget": 500, "compute_dtype": torch.float32}
+    sets, scores = score_label_sets(small_model, template, prompts, SETS, **options)
+    assert sets.any(axis=1).all()
+    assert ((scores > 0) & (scores < 1)).all()
+    for prompt, chosen, row in zip(prompts, sets, scores, strict=True):
+        answered, seen = list(prompt), np.zeros(len(SETS), dtype=bool)
+        expected = np.zeros(len(SETS))
+        for step in range(len(SETS)):
+            pieces = [template.piece_ids(name, first=step == 0) for name in SETS]
+            endings = [[2], template.separator_ids]
+            ends, goes = (
+                exhaustive(small_model, [answered], [p + ending for p in pieces])[0]
+                for ending in endings
+            )
+            probabilities = np.where(seen, 0, np.exp(ends) + np.exp(goes))
+            expected = np.maximum(expected, probabilities)
+            best = probabilities.argmax()
+            seen[best] = True
+            answered += pieces[best] + template.separator_ids
+            if goes[best] <= ends[best]:
+                break
+        assert (chosen == seen).all()
+        np.testing.assert_allclose(row, expected, rtol=2e-3)
+
+
+def decode(model, template, space, strategy, **options):
+    return decode_labels(
         model,
-        tokenizer=tokenizer,
+        template=template,
         prompts=[template.render(text) for text in TEXTS],
-        label_texts=[template.answer_ids(name) for name in space.names],
-        max_new_tokens=12,
         label_space=space,
-        strategy="generate",
+        strategy=strategy,
+        max_new_tokens=12,
         token_budget=500,
         compute_dtype=torch.float32,
+        **options,
     )
-    assert preds == [[], [], []]
+
+
+@pytest.mark.parametrize("strategy", DECODINGS)
+def test_free_answers_outside_the_set_predict_nothing_forced_ones_cannot_be(
+    model, template, strategy
+):
+    """TRAPS 13: counted as errors, not replaced and not dropped."""
+    space = LabelSpace(("qqq", "zzz"))
+    preds, scores = decode(model, template, space, strategy)
     assert scores.shape == (3, 2)
-    assert not scores.any()
+    if strategy == "generate":
+        assert preds == [[], [], []]
+        assert not scores.any()
+    else:
+        assert all(len(labels) == 1 for labels in preds)
+        assert (scores.argmax(axis=1) == [space.names.index(x[0]) for x in preds]).all()
 
 
-@pytest.mark.parametrize(
-    ("strategy", "multi_label", "message"),
-    [("beam", False, "'beam' is not known"), ("score", True, '"score" ranks single labels')],
-)
-def test_strategies_that_do_not_apply_are_errors(model, tokenizer, strategy, multi_label, message):
-    with pytest.raises(ValueError, match=message):
-        decode_labels(
-            model,
-            tokenizer=tokenizer,
-            prompts=[[1]],
-            label_texts=[[1]],
-            max_new_tokens=1,
-            label_space=LabelSpace(("a",)),
-            strategy=strategy,
-            multi_label=multi_label,
-            token_budget=1,
-            compute_dtype=torch.float32,
-        )
+def test_likelihoods_are_corrected_for_length_and_for_what_is_always_likely(model, template):
+    space = LabelSpace(NAMES)
+    texts = [template.answer_ids(name) for name in NAMES]
+    options = {"token_budget": 500, "compute_dtype": torch.float32}
+    raw = score_labels(model, [template.render(text) for text in TEXTS], texts, **options)
+    _, scores = decode(model, template, space, "score")
+    np.testing.assert_allclose(scores, softmax(raw), rtol=1e-3)
+    _, scores = decode(model, template, space, "score_length")
+    np.testing.assert_allclose(scores, softmax(raw / [len(t) for t in texts]), rtol=1e-3)
+    neutral = score_labels(model, [template.render(x) for x in NEUTRAL], texts, **options)
+    _, scores = decode(model, template, space, "score_prior")
+    expected = softmax(raw) / softmax(neutral).mean(axis=0)
+    np.testing.assert_allclose(scores, expected / expected.sum(1, keepdims=True), rtol=2e-3)
+
+
+@pytest.mark.parametrize("strategy", SET_DECODINGS)
+def test_label_sets_have_their_own_ladder(model, template, strategy):
+    preds, scores = decode(model, template, LabelSpace(SETS), strategy, multi_label=True)
+    assert len(preds) == 3
+    assert scores.shape == (3, 4)
+    assert all(len(set(labels)) == len(labels) for labels in preds)
+
+
+@pytest.mark.parametrize(("strategy", "multi_label"), [("best", False), ("beam", True)])
+def test_strategies_that_do_not_apply_are_errors(model, template, strategy, multi_label):
+    kind = "label sets" if multi_label else "single labels"
+    with pytest.raises(ValueError, match=f"'{strategy}' does not answer with {kind}"):
+        decode(model, template, LabelSpace(("a",)), strategy, multi_label=multi_label)
+
+
+def test_a_search_needs_a_beam(model, template):
+    with pytest.raises(ValueError, match="num_beams: 0"):
+        search_labels(model, [[1]], [[2]], num_beams=0, token_budget=9, compute_dtype=torch.float32)

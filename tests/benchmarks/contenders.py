@@ -138,7 +138,7 @@ class OursPrompt(Ours):
         prompts = self.cases[case]["prompts"][:count]
         start = time.perf_counter()
         score_labels(
-            self.model, self.tokenizer, prompts, self.cases[case]["label_answers"],
+            self.model, prompts, self.cases[case]["label_answers"],
             token_budget=TOKEN_BUDGET, compute_dtype=DTYPE,
         )  # fmt: skip
         return {"seconds": time.perf_counter() - start}

@@ -1,0 +1,212 @@
+"""The best label by search over the label trie, where scoring every label would cost more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from lib.data import micro_batches
+from lib.decoding import LabelTrie, additive_mask, causal_lm, expand_cache, prefill_shared
+from lib.device import mixed_precision
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A beginning of an answer, or a whole one.
+
+    Attributes
+    ----------
+    score
+        log p(tokens so far | prompt).
+    node
+        Of the trie; its last token, unless the answer is whole.
+    label
+        Which one the answer is once whole, end token included; -1 before.
+    columns
+        Where in the cache the tokens before `node` stand.
+    """
+
+    score: float
+    node: int
+    label: int
+    columns: tuple[int, ...]
+
+
+@torch.inference_mode()
+@torch.compiler.set_stance("force_eager")
+def search_labels(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    label_texts: Sequence[Sequence[int]],
+    *,
+    num_beams: int | None,
+    token_budget: int,
+    compute_dtype: torch.dtype,
+) -> np.ndarray:
+    """Log-probabilities, (N, C) float32, of the labels that a search ends with; -inf elsewhere.
+
+    Whatever is searched, nothing but a label can be answered. A prompt is computed once; each round
+    then computes the tokens that the search asks for, behind their own ancestors (tree attention,
+    as in `score_labels`).
+
+    Parameters
+    ----------
+    prompts, label_texts
+        As in `score_labels`.
+    num_beams
+        1: greedy, the most probable next token each time. k: beam search, the k most probable
+        beginnings are kept each round. None: best-first search (uniform-cost search), the most
+        probable beginning is extended each time. Probabilities only fall along a path, so the first
+        whole label that comes to the front is the most probable of all: the argmax of
+        `score_labels`, while most of the trie is never computed.
+    token_budget
+        Most tokens of one forward pass over prompts.
+    """
+    if num_beams is not None and num_beams < 1:
+        raise ValueError(f"num_beams: {num_beams} is not positive")
+    model = causal_lm(model).eval()
+    trie = LabelTrie.build(label_texts)
+    past, rests = prefill_shared(model, prompts, compute_dtype)
+    scores = np.full((len(prompts), len(label_texts)), -np.inf, dtype=np.float32)
+    for batch in micro_batches([len(rest) for rest in rests], token_budget):
+        found = _search(model, [rests[i] for i in batch], trie, past, num_beams, compute_dtype)
+        for i, answers in zip(batch, found, strict=True):
+            for answer in answers:
+                scores[i, answer.label] = answer.score
+    return scores
+
+
+def _search(
+    model: PreTrainedModel,
+    rests: list[list[int]],
+    trie: LabelTrie,
+    past: DynamicCache | None,
+    num_beams: int | None,
+    compute_dtype: torch.dtype,
+) -> list[list[_Answer]]:
+    """The whole labels that the search for each of B prompts ends with, the best one among them."""
+    children = _children(trie)
+    branches = _Branches(model, rests, trie, past, compute_dtype)
+    active = list(range(len(rests)))
+    pools: list[list[_Answer]] = [[] for _ in rests]  # what may still win, best first
+    extended = [[_Answer(0.0, 0, -1, ())] for _ in rests]  # what the last pass has computed
+    log_probs = branches.next_token(branches.start())
+    while True:
+        rows = iter(log_probs)
+        for i, answers in zip(active, extended, strict=True):
+            for answer in answers:
+                tokens = [token for token, *_ in children[answer.node]]
+                pools[i] += [
+                    replace(answer, score=answer.score + log_prob, node=node, label=label)
+                    for log_prob, (_, node, label) in zip(
+                        next(rows)[tokens].tolist(), children[answer.node], strict=True
+                    )
+                ]
+            pools[i] = sorted(pools[i], key=lambda answer: -answer.score)[:num_beams]
+        unfinished = [row for row, i in enumerate(active) if pools[i][0].label < 0]
+        if not unfinished:
+            return [[answer for answer in pool if answer.label >= 0] for pool in pools]
+        branches.keep(unfinished)
+        active = [active[row] for row in unfinished]
+        chosen = []
+        for i in active:
+            front = pools[i][: num_beams or 1]
+            chosen.append([answer for answer in front if answer.label < 0])
+            pools[i] = [answer for answer in front if answer.label >= 0] + pools[i][len(front) :]
+        extended, states = branches.grow(chosen)
+        log_probs = branches.next_token(states)
+
+
+def _children(trie: LabelTrie) -> list[list[tuple[int, int, int]]]:
+    """What may follow each node: a token and where it leads, a node or, after an end, a label."""
+    node_of = {
+        (parent, token): node
+        for node, (parent, token) in enumerate(zip(trie.parents, trie.tokens, strict=True))
+    }
+    label_of = {path[-1]: label for label, path in enumerate(trie.label_edges)}
+    children: list[list[tuple[int, int, int]]] = [[] for _ in trie.tokens]
+    for edge, (node, token) in enumerate(trie.edges):
+        # A token that ends one label may also go on in others: then it leads to both.
+        if edge in label_of:
+            children[node].append((token, node, label_of[edge]))
+        if (node, token) in node_of:
+            children[node].append((token, node_of[node, token], -1))
+    return children
+
+
+class _Branches:
+    """B prompts in the cache, and behind each of them the trie nodes computed so far."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rests: list[list[int]],
+        trie: LabelTrie,
+        past: DynamicCache | None,
+        compute_dtype: torch.dtype,
+    ) -> None:
+        self.model, self.trie, self.compute_dtype = model, trie, compute_dtype
+        self.rests, self.num_past = rests, past.get_seq_length() if past is not None else 0
+        self.cache = expand_cache(past, len(rests))
+        self.lengths = torch.tensor([len(rest) for rest in rests])
+        keys = torch.arange(self.num_past + max(map(len, rests)))
+        self.prompt = keys < self.num_past + self.lengths[:, None]  # (B, keys): not padding
+
+    def start(self) -> Tensor:
+        """Compute the prompts; the state, (B, H), at the end of each."""
+        size, longest = len(self.rests), int(self.lengths.max())
+        input_ids = torch.zeros(size, longest, dtype=torch.long)
+        for row, rest in enumerate(self.rests):
+            input_ids[row, : len(rest)] = torch.tensor(rest)
+        visible = torch.ones(size, longest, self.num_past + longest, dtype=torch.bool)
+        positions = self.num_past + torch.arange(longest).repeat(size, 1)
+        states = self._forward(input_ids, positions, visible.tril(self.num_past))
+        return states[torch.arange(size), self.lengths - 1]
+
+    def keep(self, rows: list[int]) -> None:
+        """Forget the other prompts."""
+        if len(rows) < len(self.lengths):
+            self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
+            self.lengths, self.prompt = self.lengths[rows], self.prompt[rows]
+
+    def grow(self, chosen: list[list[_Answer]]) -> tuple[list[list[_Answer]], Tensor]:
+        """Compute the last node of answers to each prompt: the answers, and a state for each."""
+        first, width = self.cache.get_seq_length(), max(map(len, chosen))
+        input_ids = torch.zeros(len(chosen), width, dtype=torch.long)
+        positions = torch.zeros(len(chosen), width, dtype=torch.long)
+        visible = torch.zeros(len(chosen), width, first + width, dtype=torch.bool)
+        visible[:, :, : self.prompt.shape[1]] = self.prompt[:, None]
+        visible[:, :, first:] = torch.eye(width, dtype=torch.bool)
+        for row, answers in enumerate(chosen):
+            for column, answer in enumerate(answers):
+                input_ids[row, column] = self.trie.tokens[answer.node]
+                position = self.num_past + self.lengths[row] - 1 + self.trie.depths[answer.node]
+                positions[row, column] = position
+                visible[row, column, list(answer.columns)] = True
+        states = self._forward(input_ids, positions, visible)
+        extended = [
+            [replace(a, columns=(*a.columns, first + c)) for c, a in enumerate(answers)]
+            for answers in chosen
+        ]
+        real = [(row, c) for row, answers in enumerate(chosen) for c in range(len(answers))]
+        return extended, states[tuple(torch.tensor(real).T)]
+
+    def next_token(self, states: Tensor) -> Tensor:
+        """log p(next token), (n, V) float32, behind n states, (n, H)."""
+        with mixed_precision(self.model.device, self.compute_dtype):
+            return self.model.lm_head(states).float().log_softmax(-1)
+
+    def _forward(self, input_ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        """Last hidden states, (B, T, H); the cache grows by T columns."""
+        device = self.model.device
+        with mixed_precision(device, self.compute_dtype):
+            return self.model.model(
+                input_ids=input_ids.to(device),
+                position_ids=positions.to(device),
+                attention_mask=additive_mask(visible, self.model.dtype).to(device),
+                past_key_values=self.cache,
+                use_cache=True,
+            ).last_hidden_state
