@@ -256,6 +256,7 @@ def _instruction_scores(
         labels=label_list(called, label_space) if params.labels_in_prompt else (),
         multi_label=params.multi_label,
         max_length=params.max_length,
+        plain=params.template == "plain",
     )
     scored = params.multi_label or params.decoding.startswith("score")
     strategy = params.decoding if scored else "score"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 from sklearn.metrics import confusion_matrix, f1_score
 
 from lib.results import atomic_path
@@ -35,11 +35,31 @@ def set_plot_style() -> None:
 
 
 def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
-    """Colour and marker of each arm; the arms of the quick study keep theirs in every study."""
+    """Colour and marker of each arm; the arms of the quick study keep theirs in every study.
+
+    Of more others than the palette holds, colours go round the circle of hues.
+    """
     colours = sns.color_palette("colorblind", 10)
-    others = zip(sorted(set(arms) - set(KNOWN_ARMS)), cycle(OTHER_ARMS), strict=False)
-    looks = KNOWN_ARMS | dict(others)
-    return {arm: {"color": colours[looks[arm][0]], "marker": looks[arm][1]} for arm in arms}
+    others = sorted(set(arms) - set(KNOWN_ARMS))
+    looks = {arm: (colours[colour], marker) for arm, (colour, marker) in KNOWN_ARMS.items()}
+    if len(others) <= len(OTHER_ARMS):
+        hues = [colours[colour] for colour, _ in OTHER_ARMS]
+    else:
+        hues = sns.husl_palette(len(others), l=0.55)
+    markers = cycle(marker for _, marker in OTHER_ARMS)
+    looks |= {a: (h, m) for a, h, m in zip(others, hues, markers, strict=False)}
+    return {arm: {"color": looks[arm][0], "marker": looks[arm][1]} for arm in arms}
+
+
+def _add_legend(fig: Figure, ax: plt.Axes) -> None:
+    """Names above the panels, in as many rows as they need; the figure grows by them."""
+    handles, labels = ax.get_legend_handles_labels()
+    columns = min(6, len(labels))
+    height = 0.05 + 0.22 * -(-len(labels) // columns)  # inches
+    width, panels = fig.get_size_inches()
+    fig.set_size_inches(width, panels + height)
+    fig.legend(handles, labels, loc="upper center", ncols=columns, frameon=False)
+    fig.tight_layout(rect=(0, 0, 1, panels / (panels + height)))
 
 
 def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
@@ -86,7 +106,8 @@ def plot_forest(comparison: pd.DataFrame) -> Figure:
 def plot_pairwise(pairwise: pd.DataFrame, *, alpha: float = 0.05) -> Figure:
     """Paired micro-F1 differences with 95 % intervals; grey where nothing is certain.
 
-    Differences of more than four times the median one stand as an arrow at the edge.
+    Where all are differences from one arm, it is named once. Those of more than four times the
+    median difference stand as an arrow at the edge.
     """
     table = pairwise[pairwise["metric"] == "micro_f1"].iloc[::-1].reset_index(drop=True)
     shown = table["delta"].abs() <= 4 * table["delta"].abs().median()
@@ -107,8 +128,11 @@ def plot_pairwise(pairwise: pd.DataFrame, *, alpha: float = 0.05) -> Figure:
         ax.annotate(f"{row.delta:+.3f}   {format_p(row.p_holm)}", (1.01, y), va="center",
                     xycoords=ax.get_yaxis_transform())  # fmt: skip
     ax.axvline(0, color="black", lw=0.8)
-    ax.set_yticks(range(len(table)), table["arm_a"] + " − " + table["arm_b"])
-    ax.set(xlabel="difference in micro-F1 (test)", ylim=(-0.7, len(table) - 0.3))
+    references = table["arm_b"].unique()
+    one = len(references) == 1 and len(table) > 1
+    ax.set_yticks(range(len(table)), table["arm_a"] + ("" if one else " − " + table["arm_b"]))
+    compared = f"difference from {references[0]}" if one else "difference"
+    ax.set(xlabel=f"{compared} in micro-F1 (test)", ylim=(-0.7, len(table) - 0.3))
     ax.grid(axis="y", visible=False)
     fig.tight_layout()
     return fig
@@ -170,11 +194,14 @@ def plot_confusion(
 
 
 def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
-    """Training loss and validation micro-F1 against epochs, a line for each run of each arm."""
+    """Training loss and validation micro-F1 against epochs, a line for each run of each arm.
+
+    Of more than six arms, the first seed alone.
+    """
     styles = arm_styles(list(histories))
     fig, axs = plt.subplots(1, 2, figsize=(8, 3))
     for arm, runs in histories.items():
-        for number, history in enumerate(runs):
+        for number, history in enumerate(runs if len(histories) <= 6 else runs[:1]):
             label = arm if number == 0 else None
             loss, f1 = history.dropna(subset="loss"), history.dropna(subset="eval_micro_f1")
             colour, marker = styles[arm]["color"], styles[arm]["marker"]
@@ -183,8 +210,9 @@ def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
             axs[1].plot(f1["epoch"], f1["eval_micro_f1"], color=colour, marker=marker, label=label)
     axs[0].set(xlabel="epoch", ylabel="training loss (nats a document)", yscale="log")
     axs[1].set(xlabel="epoch", ylabel="micro-F1 (validation)")
-    axs[1].legend(frameon=False)
-    fig.tight_layout()
+    for ax in axs:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _add_legend(fig, axs[1])
     return fig
 
 
@@ -224,12 +252,14 @@ def plot_cost(comparison: pd.DataFrame) -> Figure:
                 labels = [f"$10^{{{int(d)}}}$" for d in decades]
                 ax.set_xticks([zero, *10**decades], ["0", *labels])
                 ax.minorticks_off()
+            elif values.max() < 10 * values.min():  # within a decade, powers of ten tell little
+                ax.xaxis.set_major_locator(MaxNLocator(5))
+                ax.xaxis.set_major_formatter(ScalarFormatter())
+                ax.minorticks_off()
         ax.set(xlabel=label, ylim=(bottom - 0.05 * (high - low), top))
     for ax in axs[:, 0]:
         ax.set(ylabel="micro-F1 (test)")
-    handles, labels = axs[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
-    fig.tight_layout(rect=(0, 0, 1, 0.95))
+    _add_legend(fig, axs[0, 0])
     return fig
 
 
@@ -276,9 +306,6 @@ def plot_ladder(rungs: pd.DataFrame) -> Figure:
         ax.margins(x=0.12)
     axs[0].set_yticks(range(len(order)), order)
     axs[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axs[2].set_xscale("log")
-    axs[2].xaxis.set_major_formatter(ScalarFormatter())
-    axs[2].xaxis.set_minor_formatter(NullFormatter())
-    fig.legend(*axs[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    fig.tight_layout(rect=(0, 0.09, 1, 1))
+    axs[2].set_xlim(left=0)
+    _add_legend(fig, axs[0])
     return fig

@@ -305,6 +305,7 @@ class InstructionParams(FinetuneParams):
     """Parameters of 04_finetune_instruction: prompt and response. `num_epochs: 0` is zero-shot."""
 
     instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
+    template: Literal["chat", "plain"] = "chat"
     labels_in_prompt: bool = False
     verbalizer: Literal["text", "name", "code"] = "text"
     num_examples: Count = 0

@@ -158,6 +158,7 @@ def _count_tokens(
         instruction=params.instruction,
         labels=label_list(labels, names) if params.labels_in_prompt else (),
         max_length=params.max_length,
+        plain=params.template == "plain",
     )
     prompt = len(template.prefix_ids) + len(template.suffix_ids)
     known = [len(template.answer_ids(*order_labels(x, labels))) for x in splits["train"]["labels"]]

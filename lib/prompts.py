@@ -34,6 +34,8 @@ class PromptTemplate:
     ----------
     turn_ids
         What stands between the answer of an example and the next document.
+    chat
+        Whether the prompt is the tokenizer's own chat template.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -41,6 +43,7 @@ class PromptTemplate:
     suffix_ids: tuple[int, ...]
     turn_ids: tuple[int, ...]
     max_length: int
+    chat: bool
 
     @classmethod
     def build(
@@ -51,6 +54,7 @@ class PromptTemplate:
         labels: Sequence[str] = (),
         multi_label: bool = False,
         max_length: int,
+        plain: bool = False,
     ) -> Self:
         """Template for a tokenizer: its own chat template if it has one, a plain one otherwise.
 
@@ -64,12 +68,15 @@ class PromptTemplate:
             Whether the list is one to choose several from.
         max_length
             Most tokens of the document; template, label list and answer come on top.
+        plain
+            Use the plain template whatever the tokenizer has.
         """
+        chat = bool(tokenizer.chat_template) and not plain
         if labels:
             several = f"one or several of these, with {SEPARATOR!r} between them"
             choice = several if multi_label else "one of"
             instruction = f"{instruction} Answer with {choice}: {', '.join(labels)}."
-        if tokenizer.chat_template:
+        if chat:
             example = [{"role": "user", "content": MARK}, {"role": "assistant", "content": ANSWER}]
             system = [{"role": "system", "content": instruction}, *example, example[0]]
             merged = [{"role": "user", "content": f"{instruction}\n\n{MARK}"}, *system[2:]]
@@ -89,9 +96,9 @@ class PromptTemplate:
             tuple(tokenizer(part, add_special_tokens=False).input_ids)
             for part in (prefix, turn, suffix)
         )
-        if not tokenizer.chat_template and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+        if not chat and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
             prefix_ids = (tokenizer.bos_token_id, *prefix_ids)  # a chat template writes its own
-        return cls(tokenizer, prefix_ids, suffix_ids, turn_ids, max_length)
+        return cls(tokenizer, prefix_ids, suffix_ids, turn_ids, max_length, chat)
 
     def render(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
         """Prompt ids of one document, behind examples of other documents and their answers."""
@@ -128,7 +135,7 @@ class PromptTemplate:
 
     def piece_ids(self, label: str, *, first: bool) -> list[int]:
         """Ids of one label of an answer, at its start or behind a separator."""
-        text = label if first and self.tokenizer.chat_template else f" {label}"
+        text = label if first and self.chat else f" {label}"
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         if not ids or not label.strip():
             raise ValueError(f"label {label!r} tokenizes to nothing, so it cannot be an answer")

@@ -89,7 +89,12 @@ def multi_label_study(tmp_path_factory) -> Path:
             labels = [label] + ["money"] * ("dlrs" in text)
             file.write(json.dumps({"text": text, "labels": labels}) + "\n")
     shutil.copytree(ROOT / "params" / "smoke", folder / "params" / "multi")
+    untaught = (folder / "params/multi/zero_shot.yaml").read_text()
     (folder / "params/multi/zero_shot.yaml").unlink()
+    shown = 'num_examples: 2\nexample_choice: "nearest"\nnum_generated: 0\ndecoding: "steps"\n'
+    for arm, lines in (("scored", 'num_generated: 4\nverbalizer: "code"\n'), ("few_shot", shown)):
+        text = untaught.replace("zero_shot", arm).replace("num_generated: 8\n", "")
+        (folder / f"params/multi/{arm}.yaml").write_text(text + lines)
     common = (
         f'study: "multi"\ndataset: "{folder}/all.jsonl"\ntext_columns: ["text"]\n'
         'label_column: "labels"\nlabel_mode: "multi"\nallow_unseen_labels: true\n'

@@ -49,6 +49,14 @@ def test_readme_shows_a_row_of_every_committed_study(study):
     assert (ROOT / "figures" / study / "report.html").exists()
 
 
+def test_readme_tells_which_choices_of_the_head_matter():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    folder = "figures/ablation_embedding"
+    assert (ROOT / folder / "conclusion.md").read_text(encoding="utf-8").strip() in readme
+    assert f"({folder}/pairwise.png)" in readme
+    assert (ROOT / folder / "pairwise.png").exists()
+
+
 def test_readme_tells_what_the_head_reaches():
     table = pd.read_csv(ROOT / "figures/patents_head/comparison.csv").set_index("arm")
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())

@@ -84,19 +84,19 @@ def test_every_study_has_a_plan(study, tmp_path):
 
 def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
     """Thresholds tuned on validation, sets never empty unless generated, in label order."""
-    for arm in ("tfidf", "frozen", "encoder", "embedding", "instruction"):
+    for arm in ("tfidf", "frozen", "encoder", "embedding", "instruction", "scored", "few_shot"):
         folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
         metrics = json.loads((folder / "metrics.json").read_text())
-        generated = arm == "instruction"
+        generated = arm in ("instruction", "few_shot")
         assert (metrics["threshold"] is None) == (metrics["ndcg_at_5"] is None) == generated
         assert 0 <= metrics["samples_f1"] <= 1
         table = read_predictions(folder)
         assert any(len(labels) > 1 for labels in table["y_true"])
         assert all(list(labels) == sorted(labels) for labels in table["y_pred"])
-        assert generated or all(len(labels) for labels in table["y_pred"])
+        assert arm == "instruction" or all(len(labels) for labels in table["y_pred"])
     report = multi_label_study / "figures" / "multi"
     comparison = pd.read_csv(report / "comparison.csv").set_index("arm")
-    assert comparison["precision_at_1"].notna().sum() == 4
+    assert comparison["precision_at_1"].notna().sum() == 5
     assert comparison.loc["tfidf", "micro_f1"] > 0.4
     assert not (report / "confusion.png").exists()
     assert "has the highest micro-F1" in (report / "report.html").read_text()
@@ -115,7 +115,12 @@ def test_new_data_in_the_same_file_is_a_new_study(multi_label_study):
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-@pytest.mark.parametrize("arm", ["embedding", "instruction"])
+def test_examples_in_a_prompt_are_not_kept(multi_label_study):
+    with pytest.raises(ValueError, match=r"few_shot/seed-0: examples in prompts .* are not kept"):
+        load_classifier(multi_label_study / "runs" / "multi" / "few_shot" / "seed-0")
+
+
+@pytest.mark.parametrize("arm", ["embedding", "instruction", "scored"])
 def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study, arm):
     """TRAPS 21: a sigmoid for each label, not a softmax over them."""
     folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
