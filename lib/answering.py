@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 from torch import nn
 
 from lib.data import micro_batches
@@ -156,18 +157,17 @@ def decode_labels(
     label_texts = [template.answer_ids(text) for text in label_space.texts]
     beams = {"greedy": 1, "beam": num_beams, "search": None}
     if not multi_label and strategy in beams:
-        scores = np.exp(
-            search_labels(model, prompts, label_texts, num_beams=beams[strategy], **options)
-        )
-        return label_space.decode_best(scores), scores
+        scores = search_labels(model, prompts, label_texts, num_beams=beams[strategy], **options)
+        return label_space.decode_best(scores), np.exp(scores)
     if not multi_label and strategy in ("score", "score_length", "score_prior"):
         scores = score_labels(model, prompts, label_texts, **options)
         if strategy == "score_length":
             scores /= [len(ids) for ids in label_texts]
         if strategy == "score_prior":
             neutral = [template.render(text) for text in NEUTRAL]
-            prior = softmax(score_labels(model, neutral, label_texts, **options)).mean(axis=0)
-            scores -= np.log(prior)
+            priors = score_labels(model, neutral, label_texts, **options).astype(np.float64)
+            priors -= logsumexp(priors, axis=1, keepdims=True)
+            scores -= logsumexp(priors, axis=0)  # the mean, up to a constant
         return label_space.decode_best(scores), softmax(scores)
     kind = "label sets" if multi_label else "single labels"
     raise ValueError(f"decoding: {strategy!r} does not answer with {kind}")

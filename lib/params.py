@@ -319,8 +319,9 @@ class InstructionParams(FinetuneParams):
     def _check_decoding(self) -> Self:
         if self.decoding not in self.ladder:
             kind = "label sets" if self.multi_label else "single labels"
+            shown = " behind examples" if self.num_examples else ""
             raise ValueError(
-                f"decoding: {self.decoding!r} does not answer with {kind}; use one of "
+                f"decoding: {self.decoding!r} does not answer with {kind}{shown}; use one of "
                 f"{', '.join(self.ladder)}"
             )
         if self.num_examples and self.num_epochs:
@@ -328,12 +329,18 @@ class InstructionParams(FinetuneParams):
                 "num_examples: examples in the prompt are for a model that is not trained; set "
                 "num_epochs: 0"
             )
+        if self.example_choice != "random" and not self.num_examples:
+            raise ValueError("example_choice: has no effect while num_examples is 0")
+        if self.loss_on_prompt and not self.num_epochs:
+            raise ValueError("loss_on_prompt: has no effect while num_epochs is 0")
         return self
 
     @property
     def ladder(self) -> tuple[str, ...]:
         """The ways to decode that apply, from free generation to likelihoods of whole labels."""
-        return SET_DECODINGS if self.multi_label else DECODINGS
+        if self.multi_label:
+            return SET_DECODINGS
+        return tuple(d for d in DECODINGS if d != "score_prior" or not self.num_examples)
 
 
 class CompareParams(StudyParams):

@@ -157,6 +157,7 @@ def _count_tokens(
         tokenizer,
         instruction=params.instruction,
         labels=label_list(labels, names) if params.labels_in_prompt else (),
+        multi_label=params.multi_label,
         max_length=params.max_length,
         plain=params.template == "plain",
     )
@@ -173,7 +174,7 @@ def _count_tokens(
     if params.example_choice == "nearest":  # other examples are computed once for all prompts
         added += params.num_examples * (sum(train) + sum(known)) // len(train)
     train = [n + prompt + answer for n, answer in zip(train, known, strict=True)]
-    return train, [passes * (n + added) for n in held_out], params.batch_size * max(known)
+    return train, [round(passes * (n + added)) for n in held_out], params.batch_size * max(known)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

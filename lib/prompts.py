@@ -84,6 +84,8 @@ class PromptTemplate:
             try:
                 text = tokenizer.apply_chat_template(system, **options)
             except TemplateError:  # some templates refuse a system message
+                text = ""
+            if instruction.strip() not in text.split(MARK)[0]:  # others move it to the last turn
                 text = tokenizer.apply_chat_template(merged, **options)
         else:
             text = PLAIN_TEMPLATE.format(instruction=instruction, document=MARK)
@@ -229,9 +231,11 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
     With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
     that name none are passed over. The list is in label order.
     """
+    # A label of one letter is read only as a whole answer: "a" is a word of any sentence.
     by_text = {_normalised(t): n for t, n in zip(label_space.texts, label_space.names, strict=True)}
     # Longest first, so that "gas" is not found inside "natural gas".
-    alternatives = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
+    longer = [text for text in by_text if len(text) > 1]
+    alternatives = "|".join(map(re.escape, sorted(longer, key=len, reverse=True))) or r"(?!)"
     found = set()
     for part in text.split(SEPARATOR) if multi_label else [text]:
         answer = _normalised(part)

@@ -214,6 +214,25 @@ def test_every_label_set_survives_being_answered(labels):
     assert set(parse_labels(answer, TOPICS, multi_label=True)) == labels
 
 
+def test_a_letter_is_a_label_only_as_the_whole_answer():
+    letters = LabelSpace(("A", "B"))
+    assert parse_labels("B.", letters) == ["B"]
+    assert parse_labels("This is a patent", letters) == []
+
+
+def test_a_template_that_moves_the_system_message_keeps_the_instruction(tokenizer, monkeypatch):
+    """Mistral's writes it into the last turn, which is not the one before the first document."""
+    monkeypatch.setattr(
+        tokenizer,
+        "chat_template",
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {% if loop.last and "
+        "messages[0].role == 'system' %}{{ messages[0].content }} {% endif %}{{ m.content }} "
+        "[/INST]{% elif m.role == 'assistant' %}{{ m.content }}</s>{% endif %}{% endfor %}",
+    )
+    template = PromptTemplate.build(tokenizer, instruction="Topic?", max_length=9)
+    assert tokenizer.decode(template.render("Cocoa")) == "[INST] Topic?\n\nCocoa [/INST]"
+
+
 def test_label_texts_stand_for_labels():
     space = LabelSpace(("A", "B"), ("Human necessities", "Physics"))
     assert parse_labels("physics", space) == ["B"]

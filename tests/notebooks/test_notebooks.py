@@ -20,7 +20,7 @@ from lib.results import RESOURCE_KEYS, read_predictions
 
 ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot")
 TUNED = ("encoder", "embedding", "instruction")
-FIGURES = ("forest", "pairwise", "class_f1", "confusion", "training", "cost")
+FIGURES = ("forest", "pairwise", "class_f1", "confusion", "training", "cost", "ladder")
 
 
 def read(name):
