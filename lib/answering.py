@@ -45,6 +45,8 @@ def generate_answers(
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                repetition_penalty=1.0,  # a model's own settings may ask for another
+                eos_token_id=[template.end_id, tokenizer.eos_token_id],
                 pad_token_id=tokenizer.pad_token_id,
             )
         texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
@@ -82,7 +84,7 @@ def score_label_sets(
         (N, C) bool, and (N, C) float32 probabilities.
     """
     num_labels = len(label_texts)
-    separator, end = template.separator_ids, [template.tokenizer.eos_token_id]
+    separator, end = template.separator_ids, [template.end_id]
     sets = np.zeros((len(prompts), num_labels), dtype=bool)
     best_scores = np.zeros((len(prompts), num_labels), dtype=np.float32)
     answered = [list(prompt) for prompt in prompts]

@@ -12,7 +12,7 @@ def choose_examples(
     num_examples: int,
     num_prompts: int,
     seed: int,
-    similarities: np.ndarray | None = None,
+    embeddings: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[list[int]]:
     """Indices of `num_examples` training documents for each of N prompts, in prompt order.
 
@@ -20,12 +20,12 @@ def choose_examples(
     ----------
     choice
         "random": the same for every prompt. "balanced": the same for every prompt, of as many
-        labels as there can be, and of labels equally often. "nearest": the most similar ones to the
-        prompt's own document, the most similar last, next to it (arXiv 2101.06804, section 3).
+        labels as there can be, and of labels equally often. "nearest": those of the largest cosine
+        with the prompt's own document, the nearest last, next to it (arXiv 2101.06804, section 3).
     labels
         Of each training document; the first one counts for the balance.
-    similarities
-        (N, training documents) float, for "nearest".
+    embeddings
+        For "nearest": (N, H) float of the prompts' documents, and those of the training documents.
 
     Raises
     ------
@@ -34,8 +34,12 @@ def choose_examples(
     """
     if num_examples > len(labels):
         raise ValueError(f"num_examples: {num_examples} of {len(labels)} training documents")
+    if num_examples == 0:
+        return [[]] * num_prompts
     if choice == "nearest":
-        return np.argsort(similarities, axis=1, kind="stable")[:, -num_examples:].tolist()
+        documents, train = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in embeddings)
+        order = np.argsort(documents @ train.T, axis=1, kind="stable")
+        return order[:, -num_examples:].tolist()
     shuffled = np.random.default_rng(seed).permutation(len(labels)).tolist()
     if choice == "balanced":
         seen: dict[str, int] = {}

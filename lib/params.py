@@ -6,16 +6,14 @@ Snakemake, passes through the same validation before any data or model is loaded
 """
 
 import ast
-import difflib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from joblib import cpu_count
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lib.ipc import LEVELS
+from lib.validation import InputError, ParamsError, nearest, parse_params, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,14 +32,6 @@ LORA_VARIANTS = ("lora", "rslora", "dora")
 
 # Modules that draw and show; no run depends on them.
 SHOWING = ("browsing", "exploring", "figures", "plan", "significance")
-
-
-class InputError(ValueError):
-    """What a user gave cannot be used; the message is one line that says what, where and why."""
-
-
-class ParamsError(InputError):
-    """A parameter is unknown, of the wrong type, out of range or contradicts another one."""
 
 
 class DataParams(BaseModel):
@@ -331,6 +321,8 @@ class InstructionParams(FinetuneParams):
             )
         if self.example_choice != "random" and not self.num_examples:
             raise ValueError("example_choice: has no effect while num_examples is 0")
+        if self.multi_label and self.num_beams != type(self).model_fields["num_beams"].default:
+            raise ValueError("num_beams: has no effect on label sets")
         if self.loss_on_prompt and not self.num_epochs:
             raise ValueError("loss_on_prompt: has no effect while num_epochs is 0")
         return self
@@ -372,7 +364,7 @@ def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyP
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for file in (path, *more):
-        loaded = _read_yaml(Path(file))
+        loaded = read_yaml(Path(file))
         values |= loaded
         origin |= dict.fromkeys(loaded, str(file))
     values |= overrides
@@ -381,7 +373,7 @@ def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyP
     if notebook and notebook not in NOTEBOOK_PARAMS:
         raise ParamsError(
             f"{origin['notebook']}: notebook: {notebook!r} is not a notebook of this study"
-            + _nearest(str(notebook), NOTEBOOK_PARAMS)
+            + nearest(str(notebook), NOTEBOOK_PARAMS)
         )
     model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
     params = parse_params(model, values, source=str((path, *more)[-1]), origin=origin)
@@ -390,88 +382,9 @@ def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyP
     return params
 
 
-def parse_params(
-    model: type[StudyParams],
-    values: Mapping[str, Any],
-    *,
-    source: str,
-    origin: Mapping[str, str] | None = None,
-) -> StudyParams:
-    """Validate `values` against `model`, all complaints in one line of a `ParamsError`."""
-    try:
-        return model(**values)
-    except ValidationError as error:
-        complaints = [_complaint(e, model, source, origin or {}) for e in error.errors()]
-        raise ParamsError("; ".join(complaints)) from None
-
-
 def _show_in_one_line(shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> None:
     """IPython's handler for `InputError`: the message alone, without the code that raised it."""
     shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
-
-
-def _complaint(error: Any, model: type[StudyParams], source: str, origin: Mapping) -> str:
-    if not error["loc"]:  # a contradiction between keys, worded by a validator above
-        message = error["msg"].removeprefix("Value error, ")
-        return f"{origin.get(message.split(':')[0], source)}: {message}"
-    key, value = str(error["loc"][0]), error["input"]
-    where = f"{origin.get(key, source)}: {key}"
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown parameter{_nearest(key, model.model_fields)}"
-    remedy = ""
-    if isinstance(value, bool):
-        remedy = "; YAML reads an unquoted yes, no, on or off as a boolean: quote it"
-    elif isinstance(value, str) and _is_number(value):
-        remedy = f"; this is text: write the number as {_plain_number(value)}"
-    elif error["type"] == "literal_error":
-        remedy = _nearest(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
-    return f"{where}: {value!r} is not valid: {error['msg']}{remedy}"
-
-
-def _nearest(word: str, known: Any) -> str:
-    match = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(map(str, known))}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _plain_number(text: str) -> str:
-    """A spelling that YAML 1.1 reads as a number: `2e-4` is text there, `2.0e-4` is not."""
-    mantissa, _, exponent = text.lower().partition("e")
-    if not exponent:
-        return text
-    sign = exponent if exponent[0] in "+-" else f"+{exponent}"
-    return f"{float(mantissa)}e{sign}"
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML as papermill reads it, except that a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ParamsError(f"{self.name}: {key}: given twice; leave one")
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            loaded = yaml.load(file, Loader=_StrictLoader)
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, dict):
-        raise ParamsError(f"{path}: expected `key: value` lines, found {type(loaded).__name__}")
-    return loaded
 
 
 def _assigned_names(cell: str) -> list[str]:

@@ -164,6 +164,7 @@ def _count_tokens(
     prompt = len(template.prefix_ids) + len(template.suffix_ids)
     known = [len(template.answer_ids(*order_labels(x, labels))) for x in splits["train"]["labels"]]
     added, passes = len(template.suffix_ids) + max(known), 1.0
+    examples = params.num_examples * (sum(train) + sum(known)) // len(train)
     if params.decoding == "generate":
         added += len(template.prefix_ids) + 8
     elif params.decoding.startswith("score") or params.multi_label:  # the trie each time
@@ -171,10 +172,12 @@ def _count_tokens(
         added = len(template.suffix_ids) + len(trie.tokens)
     if params.multi_label and params.decoding != "generate":  # and again for each label of a set
         passes = sum(map(len, splits["train"]["labels"])) / len(train)
-    if params.example_choice == "nearest":  # other examples are computed once for all prompts
-        added += params.num_examples * (sum(train) + sum(known)) // len(train)
+    if params.example_choice == "nearest" or params.decoding == "generate":
+        added += examples  # else they are computed once for all prompts
     train = [n + prompt + answer for n, answer in zip(train, known, strict=True)]
-    return train, [round(passes * (n + added)) for n in held_out], params.batch_size * max(known)
+    supervised = params.batch_size * max(train if params.loss_on_prompt else known)
+    supervised = min(supervised, params.token_budget)
+    return train, [round(passes * (n + added)) for n in held_out], supervised
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import joblib
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.labels import LabelSpace
 from lib.params import ROOT, ParamsError
@@ -32,8 +32,10 @@ class PromptTemplate:
 
     Attributes
     ----------
+    end_id
+        What ends an answer: what the chat template writes there, or the tokenizer's end token.
     turn_ids
-        What stands between the answer of an example and the next document.
+        What stands between the end of an example's answer and the next document.
     chat
         Whether the prompt is the tokenizer's own chat template.
     """
@@ -42,6 +44,7 @@ class PromptTemplate:
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
     turn_ids: tuple[int, ...]
+    end_id: int
     max_length: int
     chat: bool
 
@@ -80,7 +83,7 @@ class PromptTemplate:
             example = [{"role": "user", "content": MARK}, {"role": "assistant", "content": ANSWER}]
             system = [{"role": "system", "content": instruction}, *example, example[0]]
             merged = [{"role": "user", "content": f"{instruction}\n\n{MARK}"}, *system[2:]]
-            options = {"tokenize": False, "add_generation_prompt": True}
+            options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
             try:
                 text = tokenizer.apply_chat_template(system, **options)
             except TemplateError:  # some templates refuse a system message
@@ -100,14 +103,17 @@ class PromptTemplate:
         )
         if not chat and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
             prefix_ids = (tokenizer.bos_token_id, *prefix_ids)  # a chat template writes its own
-        return cls(tokenizer, prefix_ids, suffix_ids, turn_ids, max_length, chat)
+        end_id = tokenizer.eos_token_id
+        if chat and turn_ids[:1] and turn_ids[0] in tokenizer.added_tokens_decoder:
+            end_id, *turn_ids = turn_ids  # such as Gemma's <end_of_turn>
+        return cls(tokenizer, prefix_ids, suffix_ids, tuple(turn_ids), end_id, max_length, chat)
 
     def render(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
         """Prompt ids of one document, behind examples of other documents and their answers."""
         ids = list(self.prefix_ids)
         for text, labels in examples:
-            answer = self.answer_ids(*labels)[:-1]  # the turn brings what ends an answer
-            ids += [*self._document_ids(text), *self.suffix_ids, *answer, *self.turn_ids]
+            ids += [*self._document_ids(text), *self.suffix_ids, *self.answer_ids(*labels)]
+            ids += self.turn_ids
         return [*ids, *self._document_ids(document), *self.suffix_ids]
 
     def _document_ids(self, document: str) -> list[int]:
@@ -133,30 +139,46 @@ class PromptTemplate:
         ids = self.piece_ids(labels[0], first=True)
         for label in labels[1:]:
             ids += self.separator_ids + self.piece_ids(label, first=False)
-        return [*ids, self.tokenizer.eos_token_id]
+        return [*ids, self.end_id]
 
     def piece_ids(self, label: str, *, first: bool) -> list[int]:
         """Ids of one label of an answer, at its start or behind a separator."""
-        text = label if first and self.chat else f" {label}"
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        if not ids or not label.strip():
+        if not label.strip():
             raise ValueError(f"label {label!r} tokenizes to nothing, so it cannot be an answer")
-        return ids
+        if first and self.chat:
+            return self._ids(label)
+        return self._ids_behind(SEPARATOR, f" {label}")
 
     @property
     def separator_ids(self) -> list[int]:
         """Ids of what stands between two labels."""
-        return self.tokenizer(SEPARATOR, add_special_tokens=False).input_ids
+        return self._ids_behind("a", SEPARATOR)
 
-    def require_context(self, config: Any, prompt_length: int, answer_length: int) -> None:
-        """Raise `ParamsError` where a model's context is too short for a prompt and its answer."""
-        limit = getattr(config, "max_position_embeddings", None) or prompt_length + answer_length
-        if prompt_length + answer_length > limit:
-            raise ParamsError(
-                f"max_length: prompts of up to {prompt_length:,} tokens and answers of "
-                f"{answer_length} do not fit the model's context of {limit:,}; lower max_length or "
-                "num_examples, or leave the labels out of the prompt (labels_in_prompt)"
-            )
+    def _ids(self, text: str) -> list[int]:
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        return self.tokenizer(text, **options).input_ids
+
+    def _ids_behind(self, before: str, text: str) -> list[int]:
+        """Ids of a text as it continues another, to which some tokenizers add no space."""
+        start = self._ids(before)
+        ids = self._ids(before + text)
+        return ids[len(start) :] if ids[: len(start)] == start else self._ids(text)
+
+
+def require_context(config: PretrainedConfig, prompt_length: int, answer_length: int) -> None:
+    """Raise `ParamsError` where a model's context is too short for a prompt and its answer.
+
+    A sliding window is a limit as well: scoring lets every token of an answer see the whole prompt.
+    """
+    text = config.get_text_config()
+    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    limit = min(filter(None, limits), default=prompt_length + answer_length)
+    if prompt_length + answer_length > limit:
+        raise ParamsError(
+            f"max_length: prompts of up to {prompt_length:,} tokens and answers of "
+            f"{answer_length} do not fit the model's context of {limit:,}; lower max_length or "
+            "num_examples, or leave the labels out of the prompt (labels_in_prompt)"
+        )
 
 
 def encode_documents(
@@ -231,9 +253,9 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
     With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
     that name none are passed over. The list is in label order.
     """
-    # A label of one letter is read only as a whole answer: "a" is a word of any sentence.
     by_text = {_normalised(t): n for t, n in zip(label_space.texts, label_space.names, strict=True)}
-    # Longest first, so that "gas" is not found inside "natural gas".
+    # Longest first, so that "gas" is not found inside "natural gas". A label of one letter is read
+    # only as a whole answer: "a" is a word of any sentence.
     longer = [text for text in by_text if len(text) > 1]
     alternatives = "|".join(map(re.escape, sorted(longer, key=len, reverse=True))) or r"(?!)"
     found = set()

@@ -63,7 +63,7 @@ def search_labels(
         whole label that comes to the front is the most probable of all: the argmax of
         `score_labels`, while most of the trie is never computed.
     token_budget
-        Most tokens of one forward pass over prompts.
+        Most tokens of a batch of prompts, those of their shared beginning and of beams included.
     """
     if num_beams is not None and num_beams < 1:
         raise ValueError(f"num_beams: {num_beams} is not positive")
@@ -71,7 +71,9 @@ def search_labels(
     trie = LabelTrie.build(label_texts)
     past, rests = prefill_shared(model, prompts, compute_dtype)
     scores = np.full((len(prompts), len(label_texts)), -np.inf, dtype=np.float32)
-    for batch in micro_batches([len(rest) for rest in rests], token_budget):
+    # Each prompt has its own copy of the shared beginning's keys, and a column a beam and round.
+    added = (past.get_seq_length() if past is not None else 0) + (num_beams or 1) * max(trie.depths)
+    for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
         found = _search(model, [rests[i] for i in batch], trie, past, num_beams, compute_dtype)
         for i, answers in zip(batch, found, strict=True):
             for answer in answers:

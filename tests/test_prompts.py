@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 from uuid import uuid4
 
 import numpy as np
@@ -6,6 +5,8 @@ import pytest
 from conftest import MINILM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, LlamaConfig, MistralConfig, PreTrainedTokenizerFast
 
 from lib.examples import choose_examples
 from lib.labels import LabelSpace
@@ -18,6 +19,7 @@ from lib.prompts import (
     label_list,
     order_labels,
     parse_labels,
+    require_context,
 )
 from lib.reading import DataError
 
@@ -143,8 +145,8 @@ def test_examples_stand_before_the_document_as_earlier_turns(tokenizer, chat):
         )
     else:
         assert text == (
-            "Topic?\n\nText: <|im_end|> x\n\nAnswer: a\n\nText: y\n\nAnswer: b; c\n\n"
-            "Text: Cocoa rose.\n\nAnswer:"
+            "Topic?\n\nText: <|im_end|> x\n\nAnswer: a<|im_end|>\n\n"
+            "Text: y\n\nAnswer: b; c<|im_end|>\n\nText: Cocoa rose.\n\nAnswer:"
         )
     specials = template.render("z", [(attack, ["a"])]).count(tokenizer.eos_token_id)
     assert specials == template.render("z", [("x", ["a"])]).count(tokenizer.eos_token_id)
@@ -161,11 +163,46 @@ def test_labels_may_be_called_by_codes():
     assert LabelSpace(tuple(f"x{i}" for i in range(30))).verbalized("code").texts[29] == "30"
 
 
-def test_a_prompt_that_fills_the_context_is_refused(template):
-    config = SimpleNamespace(max_position_embeddings=100)
-    template.require_context(config, 90, 10)
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(max_position_embeddings=100),
+        MistralConfig(max_position_embeddings=1000, sliding_window=100),
+    ],
+)
+def test_a_prompt_that_fills_the_context_is_refused(config):
+    require_context(config, 90, 10)
     with pytest.raises(ParamsError, match="do not fit the model's context of 100"):
-        template.require_context(config, 91, 10)
+        require_context(config, 91, 10)
+    require_context(GPT2Config(), 1_000, 24)
+
+
+def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer, monkeypatch):
+    """Gemma's template ends a turn with another token than the tokenizer's end token."""
+    monkeypatch.setattr(
+        tokenizer,
+        "chat_template",
+        "{% for m in messages %}{{ m.role }} {{ m.content }}<|endoftext|>{% endfor %}model ",
+    )
+    template = PromptTemplate.build(tokenizer, instruction="Topic?", max_length=9)
+    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert end != tokenizer.eos_token_id
+    assert template.answer_ids("a")[-1] == template.end_id == end
+    shown = tokenizer.decode(template.render("y", [("x", ["a"])]))
+    assert "user x<|endoftext|>model a<|endoftext|>user y<|endoftext|>" in shown
+
+
+def test_pieces_of_a_set_are_those_of_running_text():
+    """SentencePiece writes a space before a text that stands alone."""
+    words = {"▁a": 0, ";": 1, "▁;": 2, "▁b": 3, "</s>": 4, "a": 5, "b": 6}
+    inner = Tokenizer(models.WordLevel(words, unk_token="</s>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Split(";", "isolated")]
+    )
+    sentencepiece = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    template = PromptTemplate.build(sentencepiece, instruction="a", max_length=9)
+    assert template.separator_ids == [1]
+    assert template.answer_ids("a", "b") == [0, 1, 3, 4]
 
 
 @pytest.mark.parametrize("choice", ["random", "balanced"])
@@ -182,12 +219,13 @@ def test_examples_are_drawn_from_train_by_seed(choice):
 
 
 def test_nearest_examples_end_with_the_most_similar():
-    similarities = np.array([[0.1, 0.9, 0.5], [0.3, 0.2, 0.1]])
+    documents, train = np.array([[0.0, 2.0], [3.0, 0.1]]), np.array([[1.0, 0], [0, 9.0], [2, 2]])
     labels = [["a"], ["b"], ["c"]]
     chosen = choose_examples(
-        "nearest", labels, num_examples=2, num_prompts=2, seed=0, similarities=similarities
+        "nearest", labels, num_examples=2, num_prompts=2, seed=0, embeddings=(documents, train)
     )
-    assert chosen == [[2, 1], [1, 0]]
+    assert chosen == [[2, 1], [2, 0]]
+    assert choose_examples("random", labels, num_examples=0, num_prompts=2, seed=0) == [[], []]
     with pytest.raises(ValueError, match="num_examples: 4 of 3"):
         choose_examples("random", labels, num_examples=4, num_prompts=1, seed=0)
 

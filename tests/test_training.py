@@ -4,17 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lib import layers, training
+from lib import layers, trainer, training
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, predict_logits
 from lib.heads import HeadLoss
 from lib.loader import add_lora
-from lib.training import (
-    MicroBatchCollator,
-    evaluate_embedding,
-    finetune_embedding,
-    finetune_instruction,
-)
+from lib.trainer import MicroBatchCollator
+from lib.training import evaluate_embedding, finetune_embedding, finetune_instruction
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 OPTIONS = {
@@ -108,7 +104,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, 
     """TRAPS 19. The first run is killed by an error in its third epoch."""
     whole, _, _ = finetune(make_backbone, examples, tmp_path / "whole", num_epochs=3)
 
-    real = training.MicroBatchCollator.__call__
+    real = trainer.MicroBatchCollator.__call__
     calls = []
 
     def dying(self, batch):
@@ -118,7 +114,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, 
         return real(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.MicroBatchCollator, "__call__", dying)
+        patch.setattr(trainer.MicroBatchCollator, "__call__", dying)
         with pytest.raises(KeyboardInterrupt):
             finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3)
     resumed, history, _ = finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3)
