@@ -78,17 +78,10 @@ class EmbeddingModel(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """What `PoolingHead` makes of right-padded (B, T) input: logits, loss or best labels.
 
-        With `lower`, (S, H) of all S real tokens, layers start from what `below` has given.
+        With `lower`, (S, H) of all S real tokens, layers start from what `lib.lower` has kept.
         """
         states = self._states(input_ids, attention_mask, lower)
         return self.head(states, attention_mask, targets, loss)
-
-    def below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What enters the first layer that trains, (S, H) for all S real tokens."""
-        view = only_layers(self.backbone, range(self.first_layer))
-        with mixed_precision(input_ids.device, self.compute_dtype):
-            (states,) = hidden_states(view, input_ids, attention_mask)
-        return states[attention_mask.bool()].to(self.backbone.dtype)
 
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None

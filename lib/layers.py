@@ -48,9 +48,13 @@ def only_layers(backbone: PreTrainedModel, layers: range) -> PreTrainedModel:
     return view
 
 
-def checkpoint_layers(
-    model: nn.Module, *, num_tokens: int, memory_gib: float, adapted: float = 1.0
-) -> bool:
+def first_adapted_layer(model: nn.Module) -> int:
+    """The first layer that has adapters (`add_lora` with `last_layers`); 0 where all may train."""
+    config = getattr(model, "peft_config", {}).get("default")
+    return min(getattr(config, "layers_to_transform", None) or [0])
+
+
+def checkpoint_layers(model: nn.Module, *, num_tokens: int, memory_gib: float) -> bool:
     """Compute blocks again in the backward pass, if keeping what they computed takes too much.
 
     That is gradient checkpointing (arXiv 1604.06174), at the price of one more forward pass.
@@ -61,10 +65,8 @@ def checkpoint_layers(
         Tokens of the largest micro-batch.
     memory_gib
         What the run should use; 0 for all that the device has. It is compared with an estimate: the
-        model, its optimizer and what a micro-batch keeps (`lib.costs.kept_gib`).
-
-    adapted
-        The share of layers that keep anything, because they or those below them train.
+        model, its optimizer and what a micro-batch keeps (`lib.costs.kept_gib`) from the first
+        adapted layer on.
 
     Returns
     -------
@@ -73,9 +75,9 @@ def checkpoint_layers(
     """
     base = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    kept = adapted * kept_gib(
-        Shape.from_config(base.config), num_tokens=num_tokens, itemsize=base.dtype.itemsize
-    )
+    shape = Shape.from_config(base.config)
+    kept = kept_gib(shape, num_tokens=num_tokens, itemsize=base.dtype.itemsize)
+    kept *= 1 - first_adapted_layer(model) / base.config.num_hidden_layers
     needed = base.get_memory_footprint() / 2**30 + trained * OPTIMIZER_BYTES / 2**30 + kept
     allowed = memory_gib or memory_of(base.device)
     if needed > allowed:

@@ -16,11 +16,14 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from lib.attention import is_packed
+from lib.attention import hidden_states, is_packed
 from lib.data import micro_batches
-from lib.embedding import EmbeddingModel, pad
+from lib.device import mixed_precision
+from lib.embedding import pad
+from lib.layers import only_layers
 from lib.loader import CACHE
 from lib.results import atomic_path, code_fingerprint
 
@@ -31,9 +34,11 @@ KEPT_SHARE = 0.5  # of the free disk that kept states may take
 
 
 def lower_states(
-    model: nn.Module,
+    backbone: PreTrainedModel,
     splits: Mapping[str, Sequence[Sequence[int]]],
     *,
+    first_layer: int,
+    compute_dtype: torch.dtype,
     fingerprint: str,
     token_budget: int,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
@@ -41,10 +46,12 @@ def lower_states(
 
     Parameters
     ----------
-    model
-        An `EmbeddingModel`, with adapters, whose `first_layer` says where they begin.
+    backbone
+        A decoder without its head, whose layers below `first_layer` do not train.
     splits
         Token ids of each split's documents.
+    compute_dtype
+        Of the arithmetic.
     fingerprint
         Of the weights, their precision and their attention: what else decides the states.
     token_budget
@@ -60,23 +67,22 @@ def lower_states(
     seconds
         For each split, that the pass took which made them.
     """
-    base: EmbeddingModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone, first = base.backbone, base.first_layer
     num_tokens = sum(len(d) for documents in splits.values() for d in documents)
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
-    suits = first > 0 and is_packed(backbone) and needed <= KEPT_SHARE * _free_bytes()
-    if not (suits and _is_exact(base, next(iter(splits.values()))[:2])):
+    suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * _free_bytes()
+    few = next(iter(splits.values()))[:2]
+    if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
         return {}, dict.fromkeys(splits, 0.0)
     states, seconds = {}, {}
     for name, documents in splits.items():
         content = joblib.hash([list(map(int, d)) for d in documents])
         rules = json.dumps(
-            [fingerprint, CODE, backbone.device.type, str(backbone.dtype), first, content]
+            [fingerprint, CODE, backbone.device.type, str(backbone.dtype), first_layer, content]
         )
         file = CACHE / "lower" / f"{hashlib.sha256(rules.encode()).hexdigest()[:32]}.npy"
         if not file.with_suffix(".json").exists():
-            log.info("layers 1 to %d read %s once", first, name)
-            _compute(file, base, documents, token_budget)
+            log.info("layers 1 to %d read %s once", first_layer, name)
+            _compute(file, backbone, documents, first_layer, compute_dtype, token_budget)
         rows = np.load(file, mmap_mode="r")
         ends = np.cumsum([len(d) for d in documents])
         states[name] = np.split(rows, ends[:-1])
@@ -85,22 +91,42 @@ def lower_states(
 
 
 @torch.no_grad()
-def _is_exact(model: EmbeddingModel, documents: Sequence[Sequence[int]]) -> bool:
-    """Whether the layers above, on what the layers below give, make the whole model's embedding.
+def states_below(
+    backbone: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    first_layer: int,
+    compute_dtype: torch.dtype,
+) -> Tensor:
+    """What enters layer `first_layer`, (S, H), for S real tokens of right-padded (B, T) input."""
+    view = only_layers(backbone, range(first_layer))
+    with mixed_precision(input_ids.device, compute_dtype):
+        (states,) = hidden_states(view, input_ids, attention_mask)
+    return states[attention_mask.bool()].to(backbone.dtype)
+
+
+@torch.no_grad()
+def _is_exact(
+    backbone: PreTrainedModel,
+    documents: Sequence[Sequence[int]],
+    first_layer: int,
+    compute_dtype: torch.dtype,
+) -> bool:
+    """Whether the layers above, on what the layers below give, make the whole model's states.
 
     Some architectures scale embeddings on their way in, or call their last norm otherwise.
     """
-    training = model.training
-    model.eval()
-    device = model.backbone.device
-    ids, mask = (x.to(device) for x in pad(documents, model.config.pad_token_id))
-    whole = model.embed(ids, mask)
+    ids, mask = (x.to(backbone.device) for x in pad(documents, backbone.config.pad_token_id))
+    options = {"first_layer": first_layer, "compute_dtype": compute_dtype}
     try:
-        parts = model.embed(ids, mask, model.below(ids, mask))
+        above = only_layers(backbone, range(first_layer, len(backbone.layers)))
+        lower = states_below(backbone, ids, mask, **options)
+        with mixed_precision(ids.device, compute_dtype):
+            (whole,) = hidden_states(backbone, ids, mask)
+            (parts,) = hidden_states(above, ids, mask, inputs_embeds=lower)
     except AttributeError:  # no `layers`
         return False
-    finally:
-        model.train(training)
     near = torch.allclose(parts, whole, rtol=0.05, atol=0.05 * float(whole.abs().mean()))
     if not near:
         log.info("layers below the adapters run in every epoch: they cannot be taken apart")
@@ -113,21 +139,30 @@ def _free_bytes() -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-@torch.no_grad()
 def _compute(
-    file: Path, model: EmbeddingModel, documents: Sequence[Sequence[int]], token_budget: int
+    file: Path,
+    backbone: PreTrainedModel,
+    documents: Sequence[Sequence[int]],
+    first_layer: int,
+    compute_dtype: torch.dtype,
+    token_budget: int,
 ) -> None:
     start = time.perf_counter()
-    model.eval()
     lengths = np.array([len(d) for d in documents])
     starts = np.cumsum([0, *lengths])
-    kind = np.float32 if model.backbone.dtype == torch.float32 else np.int16
-    shape = (int(starts[-1]), model.config.hidden_size)
+    kind = np.float32 if backbone.dtype == torch.float32 else np.int16
+    shape = (int(starts[-1]), backbone.config.hidden_size)
     with atomic_path(file) as path:
         rows = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
         for batch in micro_batches(lengths.tolist(), token_budget):
-            ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
-            states = model.below(ids.to(model.backbone.device), mask.to(model.backbone.device))
+            ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
+            states = states_below(
+                backbone,
+                ids.to(backbone.device),
+                mask.to(backbone.device),
+                first_layer=first_layer,
+                compute_dtype=compute_dtype,
+            )
             states = states.cpu() if kind == np.float32 else states.cpu().view(torch.int16)
             for i, part in zip(batch, states.split(lengths[batch].tolist()), strict=True):
                 rows[starts[i] : starts[i + 1]] = part.numpy()

@@ -33,7 +33,6 @@ from lib.device import choose_device, choose_dtype, start_run
 from lib.loader import ModelError, load_tokenizer, resolve_model
 from lib.params import (
     BaselineParams,
-    EmbeddingParams,
     InputError,
     InstructionParams,
     ParamsError,
@@ -123,10 +122,8 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     whole = machine.train_seconds(shape, train, r=r) if epochs else 0.0
     if checkpointing:  # one more forward pass
         whole += forward if epochs else 0.0
-    if isinstance(params, EmbeddingParams):  # layers below the adapters run once (lib.lower)
-        seconds = epochs * adapted * whole + (1 - adapted) * forward
-    else:  # they run forwards alone
-        seconds = epochs * (adapted * whole + (1 - adapted) * forward)
+    # Layers below the adapters run once (lib.lower).
+    seconds = epochs * adapted * whole + (1 - adapted) * (forward if epochs else 0.0)
     return {
         "train_seconds": seconds,
         "infer_seconds": machine.infer_seconds(shape, held_out, r=r if epochs else 0),

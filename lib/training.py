@@ -19,7 +19,7 @@ from lib.device import mixed_precision
 from lib.embedding import predict_logits
 from lib.heads import HeadLoss
 from lib.labels import LabelSpace
-from lib.layers import checkpoint_layers, compile_layers
+from lib.layers import checkpoint_layers, compile_layers, first_adapted_layer, only_layers
 from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
 from lib.trainer import DocumentTrainer, Evaluate, EvaluateEvery, Example, MicroBatchCollator
 
@@ -82,8 +82,8 @@ def finetune_instruction(
     Parameters
     ----------
     examples
-        As in `finetune_embedding`, but `input_ids` is prompt + answer and `target` is the number of
-        answer tokens at its end.
+        As in `finetune_embedding`, but `input_ids` is prompt + answer, which `lower` covers, and
+        `target` is the number of answer tokens at its end.
 
     Raises
     ------
@@ -109,10 +109,13 @@ def answer_log_probs(
     """log p(token | tokens before) of every answer token in a right-padded micro-batch, 1-D fp32.
 
     `batch` holds `input_ids` and `attention_mask`, (B, T), and `targets`, (B,): how many of a row's
-    last real tokens are its answer.
+    last real tokens are its answer. With `lower`, (S, H) of all S real tokens, layers start from
+    what `lib.lower` has kept.
     """
     base = causal_lm(model)
-    input_ids = batch["input_ids"]
+    decoder, input_ids = base.model, batch["input_ids"]
+    if "lower" in batch:
+        decoder = only_layers(decoder, range(first_adapted_layer(model), len(decoder.layers)))
     lengths = batch["attention_mask"].sum(dim=1, keepdim=True)  # (B, 1)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
     # The state at t predicts token t + 1: answers start one position early and end one early.
@@ -120,7 +123,9 @@ def answer_log_probs(
         positions < lengths - 1
     )
     with mixed_precision(input_ids.device, compute_dtype):
-        (states,) = hidden_states(base.model, input_ids, batch["attention_mask"])  # (B, T, H)
+        (states,) = hidden_states(
+            decoder, input_ids, batch["attention_mask"], inputs_embeds=batch.get("lower")
+        )  # (B, T, H)
         logits = base.lm_head(states[before_answer])  # (answer tokens, V)
     following = input_ids.roll(-1, dims=1)[before_answer]
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
@@ -237,8 +242,7 @@ def _finetune(
     tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
     num_tokens = min(token_budget, sum(longest))
-    adapted = _adapted_share(model)
-    if not checkpoint_layers(model, num_tokens=num_tokens, memory_gib=memory_gib, adapted=adapted):
+    if not checkpoint_layers(model, num_tokens=num_tokens, memory_gib=memory_gib):
         compile_layers(model, num_tokens=tokens)
     callback = EvaluateEvery(eval_steps)
     trainer = DocumentTrainer(
@@ -300,9 +304,3 @@ def _parameter_groups(
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]
-
-
-def _adapted_share(model: nn.Module) -> float:
-    """The share of layers from the first one that trains up, whose activations are kept."""
-    layers = getattr(getattr(model, "peft_config", {}).get("default"), "layers_to_transform", None)
-    return len(layers) / model.config.num_hidden_layers if layers else 1.0

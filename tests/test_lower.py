@@ -10,9 +10,10 @@ from lib.attention import use_packing
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, predict_logits
 from lib.heads import HeadLoss
+from lib.layers import first_adapted_layer
 from lib.loader import add_lora
-from lib.lower import lower_states
-from lib.training import finetune_embedding
+from lib.lower import lower_states, states_below
+from lib.training import finetune_embedding, finetune_instruction
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 DOCUMENTS = [[81, 2, 216, 9690, 2], [278, 5], [81, 9690, 278, 100, 200, 300, 2, 2], [7] * 6]
@@ -33,7 +34,12 @@ def make(make_backbone, *, adapted=1, mixed=1):
 
 
 def keep(model, documents=DOCUMENTS):
-    return lower_states(model, {"train": documents}, fingerprint="x", token_budget=16)
+    base = getattr(model, "base_model", model)
+    base = getattr(base, "model", base)
+    return lower_states(
+        base.backbone, {"train": documents}, first_layer=base.first_layer, compute_dtype=COMPUTE,
+        fingerprint="x", token_budget=16,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("mixed", [1, 2])
@@ -71,6 +77,30 @@ def test_training_is_that_of_the_whole_model(make_backbone, tmp_path):
         assert cost["train_seconds"] > 100
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=2e-3)
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-2, atol=1e-2)
+
+
+def test_a_prompts_training_is_that_of_the_whole_model(make_backbone, tmp_path):
+    losses = []
+    for use in (False, True):
+        torch.manual_seed(0)
+        backbone = make_backbone(head="lm", layers=3)
+        model = add_lora(backbone, r=4, alpha=8, last_layers=1)
+        assert first_adapted_layer(model) == 2
+        states, seconds = lower_states(
+            backbone.model, {"train": DOCUMENTS}, first_layer=2, compute_dtype=COMPUTE,
+            fingerprint="x", token_budget=16,
+        )  # fmt: skip
+        assert seconds["train"] > 0
+        examples = [{"id": f"d{i}", "input_ids": d, "target": 1} for i, d in enumerate(DOCUMENTS)]
+        if use:
+            examples = [e | {"lower": x} for e, x in zip(examples, states["train"], strict=True)]
+        history, _ = finetune_instruction(
+            model, examples, lambda _: {"micro_f1": 0.0}, compute_dtype=COMPUTE,
+            output_dir=tmp_path / str(use), pad_token_id=2, token_budget=64, num_epochs=3,
+            batch_size=2, learning_rate=1e-2,
+        )  # fmt: skip
+        losses.append(history["loss"].dropna())
+    np.testing.assert_allclose(*losses, rtol=2e-3)
 
 
 def test_what_was_computed_is_not_computed_again(make_backbone, monkeypatch):
@@ -117,13 +147,15 @@ def test_a_pass_that_was_cut_short_is_made_again(make_backbone, monkeypatch, tmp
 
 def test_states_in_bfloat16_come_back_bit_for_bit(make_backbone):
     backbone = make_backbone(layers=2, dtype="bfloat16")
-    model = EmbeddingModel(
-        backbone, num_labels=2, mode="mean", compute_dtype=torch.bfloat16, adapted_layers=1
-    )
-    states, _ = keep(model, DOCUMENTS[:1])
+    states, _ = lower_states(
+        backbone, {"train": DOCUMENTS[:1]}, first_layer=1, compute_dtype=torch.bfloat16,
+        fingerprint="x", token_budget=16,
+    )  # fmt: skip
     ids = torch.tensor(DOCUMENTS[:1])
     assert states["train"][0].dtype == np.int16
-    expected = model.below(ids, torch.ones_like(ids))
+    expected = states_below(
+        backbone, ids, torch.ones_like(ids), first_layer=1, compute_dtype=torch.bfloat16
+    )
     assert torch.equal(torch.from_numpy(states["train"][0].copy()).view(torch.bfloat16), expected)
 
 
