@@ -1,5 +1,6 @@
 # Every arm and seed of a study, then the comparison, then the report; only what is out of date.
 #   snakemake --cores 2 --config study=quick
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -30,8 +31,19 @@ try:
             raise ParamsError(f"{PARAMS / name}.yaml: notebook: must be one of {ARM_NOTEBOOKS}")
         if (arm.study, arm.seeds) != (study.study, study.seeds):
             raise ParamsError(f"{PARAMS / name}.yaml: study and seeds belong in common.yaml")
+        if arm.train_size or arm.train_sizes != study.train_sizes:
+            raise ParamsError(f"{PARAMS / name}.yaml: set train_sizes, in common.yaml alone")
 except ParamsError as error:
     raise SystemExit(str(error))
+
+
+# A learning curve runs every arm as <arm>@<size>, but once, by its name, if it learns from nothing.
+RUN_OF = {}  # name: arm, training documents (0: all), seeds
+for name, arm in arms.items():
+    if study.train_sizes and arm.learns:
+        RUN_OF |= {f"{name}@{size}": (name, size, study.seeds) for size in study.train_sizes}
+    else:
+        RUN_OF[name] = (name, 0, study.seeds[:1] if study.train_sizes else study.seeds)
 
 
 def papermill(notebook, output, files, **values):
@@ -45,12 +57,22 @@ def papermill(notebook, output, files, **values):
 
 
 def arm_command(wildcards):
-    arm, seed = wildcards.arm, wildcards.seed
-    output = f"{RUNS}/{STUDY}/{arm}/seed-{seed}/notebook.ipynb"
-    return papermill(arms[arm].notebook, output, [COMMON, PARAMS / f"{arm}.yaml"], seed=seed)
+    arm, size, _ = RUN_OF[wildcards.arm]
+    output = f"{RUNS}/{STUDY}/{wildcards.arm}/seed-{wildcards.seed}/notebook.ipynb"
+    values = {"seed": wildcards.seed} | ({"train_size": size} if size else {})
+    return papermill(arms[arm].notebook, output, [COMMON, PARAMS / f"{arm}.yaml"], **values)
 
 
-METRICS = [f"{RUNS}/{STUDY}/{arm}/seed-{seed}/metrics.json" for arm in arms for seed in study.seeds]
+def arm_of(wildcards):
+    """The parameters of the run's arm."""
+    return arms[RUN_OF[wildcards.arm][0]]
+
+
+METRICS = [
+    f"{RUNS}/{STUDY}/{run}/seed-{seed}/metrics.json"
+    for run, (_, _, seeds) in RUN_OF.items()
+    for seed in seeds
+]
 COMPARED = f"{RUNS}/{STUDY}/05_compare.ipynb"
 REPORT = f"{FIGURES}/{STUDY}/report.html"
 
@@ -62,15 +84,15 @@ rule report:
 rule arm:
     input:
         COMMON,
-        PARAMS / "{arm}.yaml",
         CODE,
-        lambda wildcards: f"notebooks/{arms[wildcards.arm].notebook}.ipynb",
-        lambda wildcards: [str(file) for file in arms[wildcards.arm].data_files],
+        lambda wildcards: str(PARAMS / f"{RUN_OF[wildcards.arm][0]}.yaml"),
+        lambda wildcards: f"notebooks/{arm_of(wildcards).notebook}.ipynb",
+        lambda wildcards: [str(file) for file in arm_of(wildcards).data_files],
     output: f"{RUNS}/{STUDY}/{{arm}}/seed-{{seed}}/metrics.json"
     wildcard_constraints:
-        arm="|".join(arms),
+        arm="|".join(map(re.escape, RUN_OF)),
         seed=r"\d+",
-    threads: lambda wildcards: arms[wildcards.arm].threads
+    threads: lambda wildcards: arm_of(wildcards).threads
     resources:  # where there is a GPU, one arm has it at a time (see --resources in the Makefile)
         gpu=int(shutil.which("nvidia-smi") is not None),
     params: command=arm_command
@@ -82,7 +104,7 @@ rule arm:
 rule compare:
     input: METRICS, COMMON, "lib/figures.py", "lib/significance.py", "notebooks/05_compare.ipynb"
     output: COMPARED
-    params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(arms)}")
+    params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(RUN_OF)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"
 
 

@@ -9,10 +9,10 @@ from lib.audit import audit
 from lib.documents import build_documents, column_and_words
 from lib.labels import LabelSpace, apply_min_support, check_spelling
 from lib.reading import SPLITS, WHOLE, DataError, read_parts
-from lib.sampling import sample_splits
+from lib.sampling import nested_sample, sample_splits
 from lib.wipo import read_wipo_alpha
 
-__all__ = ["DataError", "LabelSpace", "audit", "load_splits", "micro_batches"]
+__all__ = ["DataError", "LabelSpace", "audit", "load_splits", "micro_batches", "take_train"]
 
 
 def load_splits(
@@ -125,6 +125,29 @@ def load_splits(
     return DatasetDict(
         {name: Dataset.from_dict(sampled[name][columns].to_dict(orient="list")) for name in SPLITS}
     )
+
+
+def take_train(splits: DatasetDict, size: int, *, multi_label: bool, seed: int) -> DatasetDict:
+    """The same splits with a stratified sample of `size` training documents; 0 for all of them.
+
+    The samples of one seed are nested (see `lib.sampling.nested_sample`). Labels of the study are
+    to be read from the splits before, so that all sizes share them.
+
+    Raises
+    ------
+    DataError
+        There are fewer training documents.
+    """
+    train = splits["train"]
+    if size > len(train):
+        raise DataError(
+            f"train_size: {size} of {len(train)} training documents; lower the size in train_sizes "
+            "or raise num_train"
+        )
+    if not size:
+        return splits
+    drawn = nested_sample(train["labels"], size, multi_label=multi_label, seed=seed)
+    return DatasetDict(splits | {"train": train.select(drawn)})
 
 
 def _read_wipo(

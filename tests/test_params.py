@@ -39,6 +39,8 @@ def test_later_files_and_then_overrides_win(load):
         ("lora_r: 0", 'set lora_r or write quantization: "none"'),
         ("token_budget: 16", "token_budget: 16 tokens cannot hold one document"),
         ("seeds: [1, 1]", "names a seed twice"),
+        ("train_sizes: [8, 8]", "names a size twice"),
+        ("train_sizes: [64, 2000]", "2000 documents are more than num_train 1000"),
         ("study: ../up", "study: '../up' is not valid"),
         ("seed: 1\nseed: 2", "seed: given twice"),
         ("- a", "not valid YAML"),
@@ -72,3 +74,25 @@ def test_zero_epochs_mean_zero_shot_for_instruction_alone():
     assert InstructionParams(num_epochs=0).num_epochs == 0
     with pytest.raises(ValueError, match="num_epochs"):
         EmbeddingParams(num_epochs=0)
+
+
+def test_few_documents_get_more_epochs_for_the_steps_they_need():
+    params = EmbeddingParams(num_epochs=3, min_steps=64, batch_size=8)
+    assert [params.with_min_steps(n).num_epochs for n in (8, 60, 64, 170, 512)] == [64, 8, 8, 3, 3]
+    assert EmbeddingParams(num_epochs=3).with_min_steps(8).num_epochs == 3
+    assert InstructionParams(num_epochs=0).with_min_steps(8).num_epochs == 0
+    with pytest.raises(ValueError, match="min_steps: has no effect while num_epochs is 0"):
+        InstructionParams(num_epochs=0, min_steps=8)
+
+
+def test_a_run_of_a_size_has_its_own_folder():
+    params = EmbeddingParams(arm="embedding", train_size=64, seed=1)
+    assert params.run_dir.parts[-2:] == ("embedding@64", "seed-1")
+    assert EmbeddingParams(arm="embedding").run_dir.parts[-2:] == ("embedding", "seed-0")
+
+
+def test_an_untaught_arm_without_examples_learns_nothing():
+    assert not InstructionParams(num_epochs=0).learns
+    assert InstructionParams(num_epochs=0, num_examples=2, decoding="score").learns
+    assert InstructionParams().learns
+    assert EmbeddingParams().learns

@@ -8,12 +8,13 @@ from datasets import Dataset, DatasetDict
 from scipy.sparse import csr_array
 
 from lib.labels import LabelSpace
-from lib.params import StudyParams
+from lib.params import BaselineParams, StudyParams
 from lib.results import (
     RESOURCE_KEYS,
     atomic_path,
     compare_runs,
     differing_params,
+    fingerprints,
     open_run,
     read_predictions,
     read_runs,
@@ -34,11 +35,12 @@ def splits():
 
 @pytest.fixture
 def write(tmp_path, splits):
-    def write(arm, preds, seed=0, splits=splits, max_length=96, **changes):
-        params = StudyParams(
-            study="mine", arm=arm, seed=seed, max_length=max_length, runs_dir=str(tmp_path / "runs")
-        )
-        folder = open_run(params)
+    def write(arm, preds, seed=0, splits=splits, max_length=96, size=0, **changes):
+        params = BaselineParams(
+            study="mine", arm=arm, seed=seed, max_length=max_length, train_size=size,
+            runs_dir=str(tmp_path / "runs"), notebook="02_baselines",
+        )  # fmt: skip
+        folder = open_run(params, **fingerprints(params, splits))
         both = {"validation": preds, "test": preds}
         scores = dict.fromkeys(both, SPACE.encode(preds).astype(float))
         resources = dict.fromkeys(RESOURCE_KEYS, 1.0) | changes
@@ -119,6 +121,23 @@ def test_runs_over_other_documents_are_not_compared(write, splits, tmp_path):
     write("two", TRUTH, splits=other)
     with pytest.raises(ValueError, match="other documents or labels; run them again"):
         read_runs("mine", runs_dir=str(tmp_path / "runs"))
+
+
+def test_runs_share_training_documents_by_size_and_seed(write, splits, tmp_path):
+    def taken(*rows):
+        return DatasetDict(splits | {"train": splits["train"].select(rows)})
+
+    def read(arm, splits, **options):
+        write(arm, TRUTH, splits=splits, **options)
+        return len(read_runs("mine", runs_dir=str(tmp_path / "runs")))
+
+    assert read("untaught", splits) == 1
+    assert read("one", taken(0, 1), size=2) == 2
+    assert read("one", taken(1, 2), size=2, seed=1) == 3
+    assert read("one", taken(0, 1, 2), size=3) == 4
+    assert read("two", taken(0, 1), size=2) == 5
+    with pytest.raises(ValueError, match=r"one@2/seed-1 and .*two@2/seed-1 have other documents"):
+        read("two", taken(0, 1), size=2, seed=1)
 
 
 def test_a_study_without_runs_says_how_to_make_them(tmp_path):

@@ -79,7 +79,27 @@ def test_every_study_has_a_plan(study, tmp_path):
     assert done.returncode == 0, done.stderr
     for file in (ROOT / "params" / study).glob("*.yaml"):
         if file.stem != "common":
-            assert f"/{study}/{file.stem}/seed-" in done.stdout + done.stderr
+            assert re.search(f"/{study}/{file.stem}(@\\d+)?/seed-", done.stdout + done.stderr)
+
+
+def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):
+    shutil.copytree(ROOT / "params" / "smoke", tmp_path / "params" / "smoke")
+    common = tmp_path / "params" / "smoke" / "common.yaml"
+    text = common.read_text().replace("seeds: [0]", "seeds: [3, 4]\ntrain_sizes: [16, 48]")
+    common.write_text(text)
+    done = snakemake("--dry-run", "--printshellcmds", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    planned = re.findall(r"output: \S*/smoke/(\S+)/metrics.json", done.stdout + done.stderr)
+    sized = {f"{arm}@{n}/seed-{s}" for arm in ARMS for n in (16, 48) for s in (3, 4)}
+    untaught = {run for run in sized if run.startswith("zero_shot")}
+    assert sorted(planned) == sorted(sized - untaught | {"zero_shot/seed-3"})
+    command = (
+        r"embedding@16/seed-4/notebook\.ipynb .*embedding\.yaml .*-p seed 4 -p train_size 16\b"
+    )
+    assert re.search(command, done.stdout + done.stderr)
+    common.write_text(text + "train_size: 16\n")
+    done = snakemake("--dry-run", folder=tmp_path)
+    assert "set train_sizes, in common.yaml alone" in done.stderr
 
 
 def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
