@@ -36,10 +36,12 @@ LORA_VARIANTS = ("lora", "rslora", "dora")
 SHOWING = (
     "browsing",
     "curve_figures",
+    "curve_reading",
     "curves",
     "exploring",
     "figures",
     "plan",
+    "power_law",
     "significance",
 )
 

@@ -1,0 +1,142 @@
+"""The figure of learning curves."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from sklearn.isotonic import isotonic_regression
+
+from lib.figures import arm_styles
+
+NAMES = {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
+LINES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)))  # for a reader in grey
+BESIDE = 0.035  # of a doubling, between intervals of neighbouring curves (chosen here)
+
+
+def plot_learning_curves(
+    table: pd.DataFrame,
+    points: pd.DataFrame,
+    forecast: pd.DataFrame | None = None,
+    *,
+    average: str = "micro_f1",
+) -> Figure:
+    """F1 against training documents: a line for each approach, its intervals and its seeds.
+
+    Means over seeds with 95 % intervals, a little apart so that they can be told from each other;
+    seeds are small rings. An approach that learns from nothing is a level line. A forecast is
+    hollow, at the end of a dotted line. Names stand at the ends of lines.
+
+    Parameters
+    ----------
+    table, points, forecast
+        Of `learning_curves`, `seed_points` and `forecasts` (of the same average); without the last,
+        nothing is extrapolated.
+    """
+    taught = table[table["train_size"] > 0]
+    last = taught[taught["train_size"] == taught["train_size"].max()]
+    ranked = last.sort_values(average)["approach"].tolist()
+    ranked += sorted(set(taught["approach"]) - set(ranked))
+    level = table[table["train_size"] == 0]
+    styles = arm_styles(sorted(table["approach"].unique()))
+    sizes = sorted(taught["train_size"].unique())
+    ahead = [] if forecast is None or not len(forecast) else sorted(forecast["train_size"].unique())
+    fig, ax = plt.subplots(figsize=(7.2, 4.4))
+    ends = {}
+    for i, approach in enumerate(ranked):
+        curve = taught[taught["approach"] == approach].sort_values("train_size")
+        shift = 2 ** (BESIDE * (i - (len(ranked) - 1) / 2))
+        style = styles[approach] | {"ls": LINES[i % len(LINES)]}
+        _draw_curve(ax, curve, points[points["approach"] == approach], shift, style, average)
+        ends[approach] = float(curve[average].iloc[-1])
+        if ahead:
+            row = forecast[forecast["approach"] == approach]
+            ends[approach] = _draw_forecast(ax, curve, row, shift, style, average)
+    right = max([*sizes, *ahead]) * 2**0.3
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(sizes[0] * 2**-0.3, right)
+    for row in level.itertuples():
+        _draw_level(ax, row, styles[row.approach], average)
+        ends[row.approach] = getattr(row, average)
+    ax.xaxis.set_major_locator(FixedLocator([*sizes, *ahead]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="training documents (logarithmic)", ylabel=f"{NAMES[average]} (test)")
+    if ahead:
+        ax.axvspan(np.sqrt(sizes[-1] * ahead[0]), right, color="0.94", zorder=0)
+        ax.annotate("forecast", (ahead[0], 0.01), xycoords=ax.get_xaxis_transform(), ha="center",
+                    va="bottom", color="0.35")  # fmt: skip
+    _label_ends(ax, ends, {name: styles[name]["color"] for name in ends})
+    fig.tight_layout()
+    return fig
+
+
+def _draw_curve(
+    ax: plt.Axes,
+    curve: pd.DataFrame,
+    points: pd.DataFrame,
+    shift: float,
+    style: Mapping,
+    average: str,
+) -> None:
+    f1 = curve[average]
+    spread = [f1 - curve[f"{average}_low"], curve[f"{average}_high"] - f1]
+    x = curve["train_size"] * shift
+    ax.errorbar(x, f1, yerr=np.abs(spread), lw=1.6, elinewidth=1.2, capsize=2, ms=6.5, mec="black",
+                mew=0.6, zorder=3, **style)  # fmt: skip
+    ax.plot(points["train_size"] * shift, points[average], ls="", marker="o", ms=3,
+            mfc="white", mec=style["color"], mew=0.9, zorder=4)  # fmt: skip
+
+
+def _draw_forecast(
+    ax: plt.Axes,
+    curve: pd.DataFrame,
+    forecast: pd.DataFrame,
+    shift: float,
+    style: Mapping,
+    average: str,
+) -> float:
+    """The dotted line to a hollow point with its interval; returns where the name belongs."""
+    end = curve.iloc[-1]
+    if not len(forecast):
+        return float(end[average])
+    row = forecast.iloc[0]
+    x = row["train_size"] * shift
+    options = {"color": style["color"], "zorder": 2}
+    ax.plot([end["train_size"] * shift, x], [end[average], row["f1"]], ls=":", lw=1.3, **options)
+    spread = [[row["f1"] - row["low"]], [row["high"] - row["f1"]]]
+    bars = ax.errorbar(x, row["f1"], yerr=np.abs(spread), marker=style["marker"], mfc="white",
+                       ms=6.5, elinewidth=1, capsize=2, **options)  # fmt: skip
+    bars[2][0].set_linestyle(":")
+    return float(row["f1"])
+
+
+def _draw_level(ax: plt.Axes, row: tuple, style: Mapping, average: str) -> None:
+    """An approach that learns from nothing: a level line within its interval."""
+    low, high = getattr(row, f"{average}_low"), getattr(row, f"{average}_high")
+    ax.axhspan(low, high, color=style["color"], alpha=0.15, lw=0, zorder=0)
+    ax.axhline(getattr(row, average), color=style["color"], ls=(0, (1, 1)), lw=1.4, zorder=1)
+
+
+def _label_ends(ax: plt.Axes, ends: Mapping[str, float], colours: Mapping[str, Sequence]) -> None:
+    """Names right of the axes at the heights given, moved as little as keeps them a line apart.
+
+    Least squares under an order is isotonic regression, once the distances are taken off.
+    """
+    names = sorted(ends, key=ends.get)
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom, top)
+    height = ax.get_window_extent().height
+    line = 1.35 * plt.rcParams["font.size"] * ax.figure.dpi / 72 / height * (top - bottom)
+    steps = line * np.arange(len(names))
+    placed = isotonic_regression(np.array([ends[name] for name in names]) - steps) + steps
+    for name, y in zip(names, placed, strict=True):
+        ax.annotate(
+            name, (1, ends[name]), (1.03, y), xycoords=("axes fraction", "data"),
+            textcoords=("axes fraction", "data"), va="center", color=colours[name],
+            fontweight="bold", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colours[name], "lw": 0.8, "shrinkA": 1,
+                        "shrinkB": 0},
+        )  # fmt: skip

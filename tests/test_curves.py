@@ -1,0 +1,268 @@
+"""Learning curves, on simulated predictions with known accuracies, crossings and power laws."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Text
+from scipy.optimize import curve_fit
+from sklearn.metrics import f1_score
+
+from lib.curve_figures import plot_learning_curves
+from lib.curve_reading import describe_curves
+from lib.curves import (
+    Curve,
+    crossings,
+    learning_curves,
+    resample_curves,
+    seed_points,
+    split_arm,
+)
+from lib.power_law import EXPONENTS, extrapolate, fit_power_law, forecasts
+from lib.significance import bootstrap_interval
+
+NUM_DOCUMENTS, NUM_LABELS = 800, 4
+SIZES = (64, 128, 256, 512)
+TRUTH = np.random.default_rng(0).integers(0, NUM_LABELS, NUM_DOCUMENTS)
+Y_TRUE = np.eye(NUM_LABELS, dtype=bool)[TRUTH]
+
+
+def answers(accuracy, *, num_seeds=3, hard=0.5):
+    """(S, N, C) predictions of an accuracy; documents are as hard for all, but for some luck."""
+    generator = np.random.default_rng(round(1e6 * accuracy))
+    ranks = np.linspace(0, 1, NUM_DOCUMENTS)[np.random.default_rng(1).permutation(NUM_DOCUMENTS)]
+    luck = generator.random((num_seeds, NUM_DOCUMENTS))
+    order = (hard * ranks + (1 - hard) * luck).argsort(axis=1).argsort(axis=1)
+    right = order < round(accuracy * NUM_DOCUMENTS)
+    wrong = (TRUTH + generator.integers(1, NUM_LABELS, right.shape)) % NUM_LABELS
+    return np.eye(NUM_LABELS, dtype=bool)[np.where(right, TRUTH, wrong)]
+
+
+@pytest.fixture(scope="module")
+def y_preds():
+    """A head that starts low and rises fast, a slower TF-IDF that it overtakes at 160, an untaught.
+
+    Errors: 3 n^-0.4 and 3 * 160^-0.3 n^-0.1, which meet at 160 documents.
+    """
+    laws = {"embedding": (3, 0.4), "tfidf": (3 * 160**-0.3, 0.1)}
+    preds = {f"{arm}@{n}": answers(1 - b * n**-c) for arm, (b, c) in laws.items() for n in SIZES}
+    return preds | {"zero_shot": answers(0.3, num_seeds=1)}
+
+
+@pytest.fixture(scope="module")
+def curves(y_preds):
+    return resample_curves(Y_TRUE, y_preds, num_resamples=1000)
+
+
+def curve(sizes, f1, *, spread=0.0, num_resamples=400):
+    """A curve whose resamples lie around it, moved together."""
+    noise = np.random.default_rng(2).standard_normal((num_resamples, 1))
+    return Curve(np.array(sizes), np.array(f1), np.array(f1) + spread * noise)
+
+
+def test_an_arms_name_holds_its_training_documents():
+    assert split_arm("embedding_r64@256") == ("embedding_r64", 256)
+    assert split_arm("zero_shot") == ("zero_shot", 0)
+
+
+def test_the_table_has_scikit_learns_f1_and_the_intervals_of_significance(y_preds):
+    table = learning_curves(Y_TRUE, y_preds, num_resamples=200)
+    assert len(table) == len(y_preds)
+    row = table.set_index(["approach", "train_size"]).loc["embedding", 256]
+    for average in ("micro", "macro"):
+        expected = [f1_score(Y_TRUE, p, average=average) for p in y_preds["embedding@256"]]
+        assert row[f"{average}_f1"] == pytest.approx(np.mean(expected))
+    interval = bootstrap_interval(
+        Y_TRUE, y_preds["embedding@256"], average="macro_f1", num_resamples=200
+    )
+    assert (row["macro_f1_low"], row["macro_f1_high"]) == pytest.approx(interval)
+    assert table["num_seeds"].tolist() == [3] * 8 + [1]
+    assert table["train_size"].iloc[-1] == 0
+
+
+@pytest.mark.parametrize("average", ["micro_f1", "macro_f1"])
+def test_one_seed_is_resampled_as_significance_does(y_preds, average):
+    one = {"embedding@64": y_preds["embedding@64"][:1]}
+    curve = resample_curves(Y_TRUE, one, average=average, num_resamples=3000)["embedding"]
+    expected = bootstrap_interval(Y_TRUE, one["embedding@64"], average=average)
+    assert np.quantile(curve.samples, [0.025, 0.975]) == pytest.approx(expected, abs=0.004)
+
+
+def test_seeds_that_differ_widen_a_curve_by_the_standard_error_of_their_mean():
+    apart = np.concatenate([answers(a, num_seeds=1) for a in (0.3, 0.5, 0.7, 0.4, 0.6)])
+    samples = resample_curves(Y_TRUE, {"a@8": apart}, num_resamples=4000)["a"].samples[:, 0]
+    error = np.std([0.3, 0.4, 0.5, 0.6, 0.7], ddof=1) / np.sqrt(5)
+    half = (np.quantile(samples, 0.975) - np.quantile(samples, 0.025)) / 2
+    assert half == pytest.approx(2.776 * error, rel=0.1)  # Student's t with 4 degrees of freedom
+
+
+def test_an_unknown_average_is_named(y_preds):
+    with pytest.raises(ValueError, match="average: 'f1' is not one of micro_f1, macro_f1"):
+        resample_curves(Y_TRUE, y_preds, average="f1", num_resamples=10)
+
+
+def test_a_known_crossing_lies_in_its_interval(curves):
+    crossed = crossings(curves).set_index(["ahead", "behind"])
+    row = crossed.loc["embedding", "tfidf"]
+    assert row.certain
+    assert row.low < 160 < row.high
+    assert row.low < row.train_size < row.high
+    assert row.train_size == pytest.approx(160, rel=0.1)
+    never = crossed.loc["tfidf", "zero_shot"]
+    assert np.isnan(never.train_size)
+    assert not never.certain
+
+
+def test_curves_that_lie_in_each_others_noise_have_no_certain_crossing():
+    level = {f"a@{n}": answers(0.5 + 1e-3 * i) for i, n in enumerate(SIZES)}
+    level |= {f"b@{n}": answers(0.502 - 1e-3 * i) for i, n in enumerate(SIZES)}
+    crossed = crossings(resample_curves(Y_TRUE, level, num_resamples=500)).iloc[0]
+    assert not crossed.certain
+    assert 0 < crossed.share < 0.95
+
+
+def test_an_arm_never_crosses_itself(y_preds):
+    twice = {f"{name}@{n}": y_preds[f"tfidf@{n}"] for name in ("a", "b") for n in SIZES}
+    crossed = crossings(resample_curves(Y_TRUE, twice, num_resamples=100)).iloc[0]
+    assert crossed.share == 0
+    assert not crossed.certain
+
+
+def test_of_several_crossings_the_last_counts_and_only_common_sizes():
+    a = curve([8, 16, 32, 64], [0.1, 0.5, 0.3, 0.6])
+    b = curve([8, 16, 32, 64, 128], [0.2, 0.4, 0.4, 0.5, 0.9])
+    row = crossings({"a": a, "b": b}).iloc[0]
+    assert (row.ahead, row.behind) == ("a", "b")
+    assert row.train_size == pytest.approx(2**5.5)
+    assert len(crossings({"a": curve([0], [0.5]), "b": curve([0], [0.4])})) == 0
+
+
+@settings(max_examples=40)
+@given(
+    a=st.floats(0, 0.3), b=st.floats(0.2, 3), c=st.floats(0.05, 1.5), floor=st.booleans()
+)  # fmt: skip
+def test_an_exact_power_law_is_found_again(a, b, c, floor):
+    sizes = np.array([32, 64, 128, 256, 512, 1024])
+    law = fit_power_law(sizes, (a * floor + b * sizes**-c)[None], floor=floor)
+    step = EXPONENTS[1] / EXPONENTS[0]
+    assert c / step <= law.c[0] <= c * step
+    for n in (sizes[0], sizes[-1], 2048):
+        assert law.error(n)[0] == pytest.approx(a * floor + b * n**-c, abs=5e-3)
+
+
+def test_noisy_errors_are_fitted_as_well_as_scipy_does():
+    generator, sizes = np.random.default_rng(3), np.array([64, 128, 256, 512, 1024])
+    errors = 0.1 + 2 * sizes**-0.5 + generator.normal(0, 0.01, (20, 5))
+    law = fit_power_law(sizes, errors, floor=True)
+    ours = sum((law.error(n) - errors[:, k]) ** 2 for k, n in enumerate(sizes))
+    for row, squares in zip(errors, ours, strict=True):
+        start, bounds = (0.1, 2, 0.5), ([0, 0, 1e-3], [1, np.inf, 3])
+        fitted, _ = curve_fit(lambda n, a, b, c: a + b * n**-c, sizes, row, start, bounds=bounds)
+        theirs = np.sum((fitted[0] + fitted[1] * sizes ** -fitted[2] - row) ** 2)
+        assert squares <= theirs * 1.01 + 1e-7
+
+
+def test_errors_that_rise_are_fitted_by_a_level_line():
+    law = fit_power_law(np.array(SIZES), np.array([[0.4, 0.45, 0.5, 0.55]]), floor=True)
+    assert law.error(10_000)[0] == pytest.approx(0.475, abs=1e-3)
+
+
+def test_a_forecast_covers_what_the_known_law_brings(curves):
+    table = forecasts(curves).set_index("approach")
+    assert list(table.index) == ["embedding", "tfidf"]
+    for approach, f1 in (
+        ("embedding", 1 - 3 * 1024**-0.4),
+        ("tfidf", 1 - 3 * 160**-0.3 * 1024**-0.1),
+    ):
+        row = table.loc[approach]
+        assert row.train_size == 1024
+        assert row.low < f1 < row.high
+        assert row.miss_low < 0 < row.miss_high
+        assert row.held_out_size == 512
+    assert table.loc["embedding", "exponent"] == pytest.approx(0.4, abs=0.05)
+    assert table.loc["embedding", "gain_low"] > 0
+
+
+def test_a_curve_that_stops_rising_is_missed_and_said_not_to_be_relied_on():
+    stops = {"a": curve(SIZES, [0.3, 0.5, 0.65, 0.65], spread=0.01)}
+    forecast = forecasts(stops)
+    assert forecast["miss_low"].iloc[0] > 0.05
+    table = pd.DataFrame(
+        {"approach": "a", "train_size": SIZES, "num_seeds": 1, "micro_f1": stops["a"].f1}
+    ).assign(micro_f1_low=0.1, micro_f1_high=0.9)
+    text = describe_curves(table, stops, crossings(stops), forecast)
+    assert "**Do not rely on the forecast** for a." in text
+    assert "over test documents alone: each arm has one seed" in text
+
+
+def test_too_few_sizes_are_refused():
+    few = curve([64, 128], [0.3, 0.4])
+    with pytest.raises(ValueError, match="2 training sizes: a forecast needs 3 or more"):
+        extrapolate(few)
+    assert len(forecasts({"a": few, "b": curve([0], [0.2])})) == 0
+
+
+def test_three_sizes_are_enough_for_a_forecast_and_its_check():
+    row = extrapolate(curve([64, 128, 256], [1 - 2 * n**-0.5 for n in (64, 128, 256)]), factor=4)
+    assert row["f1"] == pytest.approx(1 - 2 * 1024**-0.5, abs=2e-3)
+    assert row["miss"] == pytest.approx(0, abs=2e-3)
+
+
+def test_the_reading_names_leaders_crossing_and_gain_from_the_numbers(y_preds, curves):
+    table = learning_curves(Y_TRUE, y_preds, num_resamples=200)
+    text = describe_curves(table, curves, crossings(curves), forecasts(curves))
+    first, second, crossing, forecast, missed, about = text.splitlines()
+    assert first.startswith("- With 64 training documents **tfidf** has the highest micro-F1, 0.5")
+    assert second.startswith("- With 512 training documents **embedding** has the highest micro-F1")
+    assert "ahead of tfidf (+0." in second
+    assert crossing.startswith("- **embedding** overtakes tfidf at about 1")
+    assert "1,024 of them would bring about, each with its gain over 512: **embedding**" in forecast
+    assert "Do not rely" not in missed
+    assert "test documents and 3 seeds" in about
+
+
+def test_a_reading_without_crossing_and_with_two_sizes_says_so(y_preds):
+    few = {arm: p for arm, p in y_preds.items() if split_arm(arm)[1] in (0, 256, 512)}
+    curves = resample_curves(Y_TRUE, few, num_resamples=200)
+    table = learning_curves(Y_TRUE, few, num_resamples=200)
+    text = describe_curves(table, curves, crossings(curves), forecasts(curves))
+    assert "No two curves cross" in text
+    assert "Nothing is said of more labels: 2 training sizes are fewer than 3." in text
+
+
+@pytest.fixture
+def runs(y_preds):
+    rows = [
+        {"arm": arm, "seed": seed, "micro_f1": f1_score(Y_TRUE, p, average="micro")}
+        for arm, preds in y_preds.items()
+        for seed, p in enumerate(preds)
+    ]
+    return pd.DataFrame(rows).assign(macro_f1=0.5)
+
+
+def test_the_figure_shows_every_curve_and_seed_and_its_labels_do_not_overlap(y_preds, curves, runs):
+    points = seed_points(runs)
+    assert points.columns.tolist() == ["approach", "train_size", "seed", "micro_f1", "macro_f1"]
+    assert len(points) == len(runs)
+    close = {f"{arm}@{n}": y_preds[f"tfidf@{n}"] for arm in "abcde" for n in SIZES}
+    table = learning_curves(Y_TRUE, y_preds | close, num_resamples=100)
+    fig = plot_learning_curves(table, points, forecasts(curves))
+    fig.canvas.draw()
+    (ax,) = fig.axes
+    assert [x.get_text() for x in ax.get_xticklabels()] == ["64", "128", "256", "512", "1,024"]
+    names = {t.get_text(): t for t in ax.texts}
+    assert set(names) == {"embedding", "tfidf", "zero_shot", "forecast", *"abcde"}
+    boxes = [Text.get_window_extent(t) for name, t in names.items() if name != "forecast"]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    plt.close(fig)
+
+
+def test_the_figure_goes_without_a_forecast(y_preds, runs):
+    table = learning_curves(Y_TRUE, y_preds, num_resamples=100)
+    fig = plot_learning_curves(table, seed_points(runs), average="macro_f1")
+    (ax,) = fig.axes
+    assert ax.get_ylabel() == "macro-F1 (test)"
+    assert "forecast" not in [t.get_text() for t in ax.texts]
+    plt.close(fig)
