@@ -13,7 +13,7 @@ from lib.figures import arm_styles
 
 NAMES = {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
 LINES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)))  # for a reader in grey
-BESIDE = 0.035  # of a doubling, between intervals of neighbouring curves (chosen here)
+BESIDE, WIDEST = 0.035, 0.3  # of a doubling: between two intervals, in all (chosen here)
 
 
 def plot_learning_curves(
@@ -44,10 +44,10 @@ def plot_learning_curves(
     sizes = sorted(taught["train_size"].unique())
     ahead = [] if forecast is None or not len(forecast) else sorted(forecast["train_size"].unique())
     fig, ax = plt.subplots(figsize=(7.2, 4.4))
-    ends = {}
+    ends, beside = {}, min(BESIDE, WIDEST / len(ranked))
     for i, approach in enumerate(ranked):
         curve = taught[taught["approach"] == approach].sort_values("train_size")
-        shift = 2 ** (BESIDE * (i - (len(ranked) - 1) / 2))
+        shift = 2 ** (beside * (i - (len(ranked) - 1) / 2))
         style = styles[approach] | {"ls": LINES[i % len(LINES)]}
         _draw_curve(ax, curve, points[points["approach"] == approach], shift, style, average)
         ends[approach] = float(curve[average].iloc[-1])
@@ -84,10 +84,12 @@ def _draw_curve(
     f1 = curve[average]
     spread = [f1 - curve[f"{average}_low"], curve[f"{average}_high"] - f1]
     x = curve["train_size"] * shift
-    ax.errorbar(x, f1, yerr=np.abs(spread), lw=1.6, elinewidth=1.2, capsize=2, ms=6.5, mec="black",
-                mew=0.6, zorder=3, **style)  # fmt: skip
-    ax.plot(points["train_size"] * shift, points[average], ls="", marker="o", ms=3,
-            mfc="white", mec=style["color"], mew=0.9, zorder=4)  # fmt: skip
+    colour, marker = style["color"], style["marker"]
+    ax.errorbar(x, f1, yerr=np.abs(spread), lw=1.6, elinewidth=1.2, capsize=2, color=colour,
+                ls=style["ls"], zorder=2)  # fmt: skip
+    ax.plot(points["train_size"] * shift, points[average], ls="", marker="o", ms=3, mfc="white",
+            mec=colour, mew=0.9, zorder=3)  # fmt: skip
+    ax.plot(x, f1, ls="", marker=marker, ms=6.5, color=colour, mec="black", mew=0.6, zorder=4)
 
 
 def _draw_forecast(
@@ -138,5 +140,5 @@ def _label_ends(ax: plt.Axes, ends: Mapping[str, float], colours: Mapping[str, S
             textcoords=("axes fraction", "data"), va="center", color=colours[name],
             fontweight="bold", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colours[name], "lw": 0.8, "shrinkA": 1,
-                        "shrinkB": 0},
+                        "shrinkB": 0, "relpos": (0, 0.5)},
         )  # fmt: skip
