@@ -98,6 +98,8 @@ class HeadLoss:
     smoothing
         Label smoothing in [0, 1) (arXiv 1512.00567, section 7); a label of a set becomes
         1 - smoothing / 2, another one smoothing / 2.
+    multi_label
+        What targets that are probabilities stand for: a sigmoid for each label, or one softmax.
     """
 
     kind: str
@@ -105,6 +107,7 @@ class HeadLoss:
     weights: Tensor | None = None
     prior: Tensor | None = None
     smoothing: float = 0.0
+    multi_label: bool = False
 
     @classmethod
     def build(
@@ -154,10 +157,10 @@ class HeadLoss:
         if kind == "logit_adjusted":
             shares = (counts + 1) / (num_documents + 2)
             prior = torch.logit(shares) if multi_label else shares.log()
-        return cls(kind, len(counts), weights, prior, smoothing)
+        return cls(kind, len(counts), weights, prior, smoothing, multi_label)
 
     def of_labels(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Loss of (B, C) logits and (B,) int64 labels."""
+        """Loss of (B, C) logits and (B,) int64 labels or, for cross-entropy, (B, C) shares."""
         if self.prior is not None:
             logits = logits + self.prior.to(logits.device)
         weights = None if self.weights is None else self.weights.to(logits.device)
@@ -203,9 +206,22 @@ def chunked_loss(
         (B, D), (C, D) and (C,) float32; the bias may be None.
     targets
         (B,) int64: a label each. (B, K) int64: label sets, filled up with -1; then the loss and its
-        gradient are computed `CHUNK` labels at a time, and equal those of all at once.
+        gradient are computed `CHUNK` labels at a time, and equal those of all at once. (B, C)
+        float32: probabilities of each label, for cross-entropy without class weights alone, which
+        is linear in them.
+
+    Raises
+    ------
+    ValueError
+        Probabilities for a loss that is made for labels.
     """
-    if targets.ndim == 1:
+    soft = targets.is_floating_point()
+    if soft and (loss.kind != "cross_entropy" or loss.weights is not None):
+        raise ValueError(
+            f"loss: {loss.kind!r} with class weights {loss.weights} is made for labels; learn "
+            'probabilities with "cross_entropy" and no weights'
+        )
+    if targets.ndim == 1 or (soft and not loss.multi_label):
         return loss.of_labels(functional.linear(features, rows, bias), targets)
     if loss.num_labels <= CHUNK:
         logits = functional.linear(features, rows, bias)
@@ -283,7 +299,9 @@ def _chunks(num_labels: int) -> Iterator[slice]:
 
 
 def _multi_hot(targets: Tensor, labels: slice) -> Tensor:
-    """(B, c) float32 of (B, K) label indices that are filled up with -1."""
+    """(B, c) float32 of (B, K) label indices that are filled up with -1, or of (B, C) targets."""
+    if targets.is_floating_point():
+        return targets[:, labels]
     inside = (targets >= labels.start) & (targets < labels.stop)
     width = labels.stop - labels.start
     columns = torch.where(inside, targets - labels.start, width)  # one column more for the others

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
@@ -35,6 +36,8 @@ class MicroBatchCollator:
             targets = [e["target"] for e in chosen]
             if isinstance(targets[0], list):  # label sets, filled up with -1
                 targets, _ = pad(targets, -1)
+            elif isinstance(targets[0], np.ndarray):  # a probability for each label
+                targets = np.stack(targets)
             targets = torch.as_tensor(targets)
             batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
             if "lower" in chosen[0]:

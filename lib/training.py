@@ -38,8 +38,8 @@ def finetune_embedding(
     ----------
     examples
         One mapping a training document: `id` str, `input_ids` list[int], `target` int, the label's
-        index, or a list of them where a document may have several labels; `lower`, optionally, what
-        `lib.lower` has kept of it.
+        index, or a list of them where a document may have several labels, or (C,) float32
+        probabilities (`lib.distillation`); `lower`, optionally, what `lib.lower` has kept of it.
     head_loss
         Summed over a document's labels where it may have several: with "cross_entropy", -log p of
         the label set if labels were independent.
@@ -214,7 +214,7 @@ def _finetune(
     memory_gib
         What the run should use; 0 for all that the device has: see `lib.layers`.
     prepared_seconds
-        Spent on these documents beforehand (`lib.lower`); they count as training.
+        Spent on these documents beforehand (`lib.lower`, a teacher); they count as training.
     """
     steps_per_epoch = math.ceil(len(examples) / batch_size)
     arguments = TrainingArguments(

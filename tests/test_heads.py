@@ -136,3 +136,46 @@ def test_absent_classes_have_no_weight_and_unknown_heads_are_errors():
         HeadLoss.build("focal", [3, 0, 1], 4, multi_label=True, class_weights="balanced")
     with pytest.raises(ValueError, match="head: 'tree' is not known; use linear, mlp, cosine"):
         build_head("tree", 6, 5)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_mixture_is_the_mixture_of_both_losses(multi_label, smoothing):
+    """Half the labels, half a teacher's probabilities (arXiv 1503.02531, section 2)."""
+    loss = build(multi_label=multi_label, smoothing=smoothing)
+    hard = SETS if multi_label else torch.tensor([0, 4, 2])
+    labels = MULTI_HOT if multi_label else functional.one_hot(hard, 5).float()
+    probs = torch.randn(3, 5).sigmoid() if multi_label else torch.randn(3, 5).softmax(dim=1)
+    of_labels, of_probs, of_both = (
+        chunked_loss(*inputs(), targets, loss) for targets in (labels, probs, (labels + probs) / 2)
+    )
+    torch.testing.assert_close(of_both, (of_labels + of_probs) / 2)
+    torch.testing.assert_close(of_labels, chunked_loss(*inputs(), hard, loss))
+
+
+def test_cross_entropy_with_a_teacher_is_least_where_the_student_agrees():
+    loss, probs = build(multi_label=False), torch.randn(3, 5).softmax(dim=1)
+    logits = probs.log().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss.of_labels(logits, probs), logits)
+    torch.testing.assert_close(gradient, torch.zeros(3, 5))
+    expected = -(probs * probs.log()).sum()  # its entropy
+    torch.testing.assert_close(loss.of_labels(logits, probs), expected)
+
+
+def test_probabilities_of_sets_in_chunks_give_the_whole_loss_with_its_gradients(monkeypatch):
+    results = []
+    for chunk in (100, 2):
+        monkeypatch.setattr(heads, "CHUNK", chunk)
+        tensors = inputs()
+        value = chunked_loss(*tensors, (MULTI_HOT + 0.3) / 2, build())
+        results.append((value, *torch.autograd.grad(value, tensors)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [build("focal"), build("asymmetric"), build("logit_adjusted"), build(class_weights="balanced")],
+)
+def test_losses_made_for_labels_take_no_probabilities(loss):
+    with pytest.raises(ValueError, match=rf"loss: '{loss.kind}' .* is made for labels; learn"):
+        chunked_loss(*inputs(), MULTI_HOT, loss)

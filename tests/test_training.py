@@ -122,7 +122,11 @@ def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, 
     assert history["eval_micro_f1"].notna().sum() == 3
 
 
-def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examples):
+@pytest.mark.parametrize("soft", [False, True])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examples, soft):
+    if soft:  # what a teacher thinks of each label
+        probs = np.random.default_rng(1).dirichlet((1, 1), size=16).astype(np.float32)
+        examples = [e | {"target": row} for e, row in zip(examples, probs, strict=True)]
     model = EmbeddingModel(
         make_backbone(quantization="none", dtype="float32"),
         num_labels=2,
