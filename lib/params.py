@@ -7,6 +7,7 @@ Snakemake, passes through the same validation before any data or model is loaded
 
 import ast
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -312,14 +313,29 @@ class EmbeddingParams(FinetuneParams):
     loss: Literal[*LOSSES] = "cross_entropy"
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Share = 0.0
+    teacher: Name | Literal[""] = ""
 
     @model_validator(mode="after")
     def _check_embedding(self) -> Self:
+        if self.teacher == self.arm:
+            raise ValueError(f"teacher: {self.arm!r} cannot teach itself; name another arm")
+        taught = {"loss": "cross_entropy", "class_weights": "none"} if self.teacher else {}
+        for name, value in taught.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)!r} does not suit a teacher's probabilities; "
+                    f'write "{value}" or leave teacher out'
+                )
         if self.loss == "asymmetric" and not self.multi_label:
             raise ValueError('loss: "asymmetric" is for label sets (label_mode: "multi")')
         if self.head == "mlp" and self.head_init == "labels":
             raise ValueError('head_init: "labels" needs a head on the embedding itself, not "mlp"')
         return self
+
+    @property
+    def teacher_dir(self) -> Path:
+        """Where the teacher's run of the same seed lies."""
+        return self.model_copy(update={"arm": self.teacher}).run_dir
 
     @property
     def head_options(self) -> dict[str, Any]:
@@ -426,6 +442,32 @@ def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyP
     if notebook and params.arm != Path((path, *more)[-1]).stem:
         raise ParamsError(f"{(path, *more)[-1]}: arm: {params.arm!r} is not the file's name")
     return params
+
+
+def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
+    """Raise `ParamsError` if an arm of the study has a teacher that cannot teach it.
+
+    Parameters
+    ----------
+    arms
+        Every arm of the study by its name.
+    folder
+        Where its parameters files lie.
+    """
+    for name, params in arms.items():
+        if not (teacher := getattr(params, "teacher", "")):
+            continue
+        where = f"{Path(folder) / name}.yaml: teacher: {teacher!r}"
+        if teacher not in arms:
+            raise ParamsError(f"{where} is not an arm of the study{nearest(teacher, arms)}")
+        other = arms[teacher]
+        if not isinstance(other, FinetuneParams):
+            raise ParamsError(f"{where}: {other.notebook} saves no model; name a fine-tuned arm")
+        if getattr(other, "teacher", ""):
+            raise ParamsError(f"{where} learns from {other.teacher!r} itself; name that one")
+        data = (params.data_options, params.label_names)
+        if data != (other.data_options, other.label_names):
+            raise ParamsError(f"{where} reads other documents or labels than {name!r}")
 
 
 def _show_in_one_line(shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> None:

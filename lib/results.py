@@ -26,12 +26,7 @@ from lib.metrics import RANKING_METRICS, run_metrics
 from lib.params import ROOT, SHOWING, StudyParams
 from lib.significance import AVERAGES, bootstrap_interval, compare_all
 
-FINGERPRINTS = (
-    "model_fingerprint",
-    "data_fingerprint",
-    "held_out_fingerprint",
-    "code_fingerprint",
-)
+FINGERPRINTS = tuple(f"{of}_fingerprint" for of in ("model", "data", "held_out", "code", "teacher"))
 RESOURCE_KEYS = (
     "trainable_params",
     "total_params",

@@ -1,6 +1,13 @@
 import pytest
 
-from lib.params import EmbeddingParams, InstructionParams, ParamsError, load_params
+from lib.params import (
+    BaselineParams,
+    EmbeddingParams,
+    InstructionParams,
+    ParamsError,
+    check_teachers,
+    load_params,
+)
 
 COMMON = 'study: "mine"\n'
 ARM = 'notebook: "03_finetune_embedding"\narm: "embedding"\n'
@@ -43,6 +50,9 @@ def test_later_files_and_then_overrides_win(load):
         ("train_sizes: [64, 2000]", "2000 documents are more than num_train 1000"),
         ("study: ../up", "study: '../up' is not valid"),
         ("seed: 1\nseed: 2", "seed: given twice"),
+        ("teacher: embedding", "teacher: 'embedding' cannot teach itself"),
+        ("teacher: big\nloss: focal", "loss: 'focal' does not suit a teacher's probabilities"),
+        ("teacher: big\nclass_weights: balanced", "class_weights: 'balanced' does not suit"),
         ("- a", "not valid YAML"),
         ("pooling: [last", "not valid YAML"),
     ],
@@ -96,3 +106,27 @@ def test_an_untaught_arm_without_examples_learns_nothing():
     assert InstructionParams(num_epochs=0, num_examples=2, decoding="score").learns
     assert InstructionParams().learns
     assert EmbeddingParams().learns
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("embeding", "'embeding' is not an arm of the study; did you mean 'embedding'?"),
+        ("tfidf", "'tfidf': 02_baselines saves no model; name a fine-tuned arm"),
+        ("pupil", "'pupil' learns from 'embedding' itself; name that one"),
+        ("longer", "'longer' reads other documents or labels than 'student'"),
+    ],
+)
+def test_a_study_is_refused_whose_teacher_cannot_teach(teacher, message):
+    arms = {
+        "tfidf": BaselineParams(notebook="02_baselines"),
+        "embedding": EmbeddingParams(),
+        "prompt": InstructionParams(),
+        "pupil": EmbeddingParams(teacher="embedding"),
+        "longer": EmbeddingParams(num_train=7),
+        "student": EmbeddingParams(teacher="prompt"),
+    }
+    check_teachers(arms, "params/mine")
+    with pytest.raises(ParamsError) as caught:
+        check_teachers(arms | {"student": EmbeddingParams(teacher=teacher)}, "params/mine")
+    assert str(caught.value) == f"params/mine/student.yaml: teacher: {message}"
