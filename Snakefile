@@ -5,7 +5,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from lib.params import SHOWING, ParamsError, load_params
+from lib.params import SHOWING, ParamsError, check_teachers, load_params
 
 STUDY = config.get("study", "quick")
 PARAMS = Path(config.get("params_dir", "params"), STUDY)
@@ -33,6 +33,7 @@ try:
             raise ParamsError(f"{PARAMS / name}.yaml: study and seeds belong in common.yaml")
         if arm.train_size or arm.train_sizes != study.train_sizes:
             raise ParamsError(f"{PARAMS / name}.yaml: set train_sizes, in common.yaml alone")
+    check_teachers(arms, PARAMS)
 except ParamsError as error:
     raise SystemExit(str(error))
 
@@ -68,6 +69,14 @@ def arm_of(wildcards):
     return arms[RUN_OF[wildcards.arm][0]]
 
 
+def teacher_run(wildcards):
+    """The run of the same size and seed that the run learns from, if any."""
+    teacher = getattr(arm_of(wildcards), "teacher", "")
+    size = RUN_OF[wildcards.arm][1]
+    run = f"{teacher}@{size}" if size else teacher
+    return [f"{RUNS}/{STUDY}/{run}/seed-{wildcards.seed}/metrics.json"] if teacher else []
+
+
 METRICS = [
     f"{RUNS}/{STUDY}/{run}/seed-{seed}/metrics.json"
     for run, (_, _, seeds) in RUN_OF.items()
@@ -88,6 +97,7 @@ rule arm:
         lambda wildcards: str(PARAMS / f"{RUN_OF[wildcards.arm][0]}.yaml"),
         lambda wildcards: f"notebooks/{arm_of(wildcards).notebook}.ipynb",
         lambda wildcards: [str(file) for file in arm_of(wildcards).data_files],
+        teacher_run,
     output: f"{RUNS}/{STUDY}/{{arm}}/seed-{{seed}}/metrics.json"
     wildcard_constraints:
         arm="|".join(map(re.escape, RUN_OF)),

@@ -11,7 +11,7 @@ import yaml
 from datasets import Dataset, DatasetDict
 
 from lib.labels import LabelSpace
-from lib.params import ROOT, StudyParams, load_params
+from lib.params import ROOT, StudyParams
 from lib.results import RESOURCE_KEYS, open_run, write_run
 
 LABELS = ("A", "B", "C", "D")

@@ -15,11 +15,12 @@ from conftest import snakemake
 
 from lib.classifier import load_classifier
 from lib.data import load_splits
+from lib.distillation import distillation
 from lib.params import NOTEBOOK_PARAMS, ROOT, load_params
-from lib.results import RESOURCE_KEYS, read_predictions
+from lib.results import RESOURCE_KEYS, compare_runs, read_predictions, read_runs
 
-ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot")
-TUNED = ("encoder", "embedding", "instruction")
+ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot", "distill")
+TUNED = ("encoder", "embedding", "instruction", "distill")
 FIGURES = ("forest", "pairwise", "class_f1", "confusion", "training", "cost", "ladder")
 
 
@@ -104,7 +105,8 @@ def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):
 
 def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
     """Thresholds tuned on validation, sets never empty unless generated, in label order."""
-    for arm in ("tfidf", "frozen", "encoder", "embedding", "instruction", "scored", "few_shot"):
+    tuned = ("encoder", "embedding", "distill", "instruction")
+    for arm in ("tfidf", "frozen", *tuned, "scored", "few_shot"):
         folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
         metrics = json.loads((folder / "metrics.json").read_text())
         generated = arm in ("instruction", "few_shot")
@@ -116,7 +118,7 @@ def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
         assert arm == "instruction" or all(len(labels) for labels in table["y_pred"])
     report = multi_label_study / "figures" / "multi"
     comparison = pd.read_csv(report / "comparison.csv").set_index("arm")
-    assert comparison["precision_at_1"].notna().sum() == 5
+    assert comparison["precision_at_1"].notna().sum() == 6
     assert comparison.loc["tfidf", "micro_f1"] > 0.4
     assert not (report / "confusion.png").exists()
     assert "has the highest micro-F1" in (report / "report.html").read_text()
@@ -194,7 +196,7 @@ def test_the_report_is_one_file_with_every_figure(smoke_study):
     assert not loaded
     comparison = pd.read_csv(folder / "comparison.csv")
     assert sorted(comparison["arm"]) == sorted(ARMS)
-    assert len(pd.read_csv(folder / "pairwise.csv")) == 2 * 15
+    assert len(pd.read_csv(folder / "pairwise.csv")) == 2 * 21
 
 
 def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison(smoke_study):
@@ -206,12 +208,27 @@ def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison
         return set(outputs), any("Nothing to be done" in line for line in lines)
 
     assert planned() == (set(), True)
-    file = smoke_study / "params" / "smoke" / "tfidf.yaml"
-    times = file.stat()
-    os.utime(file)
-    expected = {"tfidf/seed-0/metrics.json", "05_compare.ipynb", "report.html"}
-    assert planned() == (expected, False)
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for touched in (("tfidf",), ("embedding", "distill")):  # the latter learns from the former
+        file = smoke_study / "params" / "smoke" / f"{touched[0]}.yaml"
+        times = file.stat()
+        os.utime(file)
+        outputs = {f"{arm}/seed-0/metrics.json" for arm in touched}
+        assert planned() == (outputs | {"05_compare.ipynb", "report.html"}, False)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_student_shows_its_teacher_and_pays_for_its_scores(smoke_study):
+    runs = read_runs("smoke", runs_dir=str(smoke_study / "runs"))
+    _, _, y_true, y_preds = compare_runs(runs, num_resamples=100)
+    (row,) = distillation(runs, y_true, y_preds, num_resamples=100).to_dict("records")
+    assert (row["student"], row["teacher"]) == ("distill", "embedding")
+    assert 0 < row["micro_f1_kept_low"] <= row["micro_f1_kept"] <= row["micro_f1_kept_high"]
+    assert row["params_share"] < 0.2
+    folder = runs.set_index("arm")["folder"]["distill"]
+    assert "teacher_fingerprint" in (folder / "params.yaml").read_text()
+    notebook = nbformat.read(folder / "notebook.ipynb", 4)
+    printed = [o.get("text", "") for c in notebook.cells for o in c.get("outputs", [])]
+    assert any(text.startswith("embedding scored 48 documents in") for text in printed)
 
 
 def test_plain_papermill_alone_gives_the_predictions_of_the_parallel_study(smoke_study, tmp_path):
