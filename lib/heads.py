@@ -189,9 +189,8 @@ class HeadLoss:
             p = logits.sigmoid()
             losses = (multi_hot * (1 - p) + (1 - multi_hot) * p) ** FOCAL_GAMMA * losses
         if self.weights is not None:
-            losses = losses * torch.where(
-                multi_hot > 0, self.weights[labels].to(logits.device), 1.0
-            )
+            weights = self.weights[labels].to(logits.device)
+            losses = losses * torch.where(multi_hot > 0, weights, 1.0)
         return losses.sum()
 
 
@@ -207,8 +206,7 @@ def chunked_loss(
     targets
         (B,) int64: a label each. (B, K) int64: label sets, filled up with -1; then the loss and its
         gradient are computed `CHUNK` labels at a time, and equal those of all at once. (B, C)
-        float32: probabilities of each label, for cross-entropy without class weights alone, which
-        is linear in them.
+        float32: probabilities, in which cross-entropy without class weights is linear.
 
     Raises
     ------
@@ -218,14 +216,13 @@ def chunked_loss(
     soft = targets.is_floating_point()
     if soft and (loss.kind != "cross_entropy" or loss.weights is not None):
         raise ValueError(
-            f"loss: {loss.kind!r} with class weights {loss.weights} is made for labels; learn "
-            'probabilities with "cross_entropy" and no weights'
+            f"loss: {loss.kind!r} with these class_weights takes labels alone; learn probabilities "
+            'with "cross_entropy" and class_weights "none"'
         )
     if targets.ndim == 1 or (soft and not loss.multi_label):
         return loss.of_labels(functional.linear(features, rows, bias), targets)
     if loss.num_labels <= CHUNK:
-        logits = functional.linear(features, rows, bias)
-        everything = slice(0, loss.num_labels)
+        logits, everything = functional.linear(features, rows, bias), slice(0, loss.num_labels)
         return loss.of_sets(logits, _multi_hot(targets, everything), everything)
     return _ChunkedLoss.apply(features, rows, bias, targets, loss)
 
@@ -235,12 +232,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        features: Tensor,
-        rows: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        loss: HeadLoss,
+        ctx, features: Tensor, rows: Tensor, bias: Tensor | None, targets: Tensor, loss: HeadLoss
     ) -> Tensor:
         total = features.new_zeros(())
         trains = any(ctx.needs_input_grad)

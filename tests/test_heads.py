@@ -177,5 +177,5 @@ def test_probabilities_of_sets_in_chunks_give_the_whole_loss_with_its_gradients(
     [build("focal"), build("asymmetric"), build("logit_adjusted"), build(class_weights="balanced")],
 )
 def test_losses_made_for_labels_take_no_probabilities(loss):
-    with pytest.raises(ValueError, match=rf"loss: '{loss.kind}' .* is made for labels; learn"):
+    with pytest.raises(ValueError, match=rf"loss: '{loss.kind}' .* takes labels alone; learn"):
         chunked_loss(*inputs(), MULTI_HOT, loss)
