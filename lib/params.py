@@ -34,16 +34,9 @@ SET_DECODINGS = ("generate", "steps", "score")
 LORA_VARIANTS = ("lora", "rslora", "dora")
 
 # Modules that draw and show; no run depends on them.
-SHOWING = (
-    "browsing",
-    "curve_figures",
-    "curve_reading",
-    "curves",
-    "exploring",
-    "figures",
-    "plan",
-    "power_law",
-    "significance",
+SHOWING = tuple(
+    "browsing curve_figures curve_reading curves exploring figures intervals plan power_law "
+    "resampling significance verdict".split()
 )
 
 

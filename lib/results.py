@@ -20,11 +20,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lib.device import peak_memory_gib
+from lib.intervals import f1_intervals
 from lib.labels import LabelSpace
 from lib.loader import count_parameters, model_fingerprint
 from lib.metrics import RANKING_METRICS, run_metrics
 from lib.params import ROOT, SHOWING, StudyParams
-from lib.significance import AVERAGES, bootstrap_interval, compare_all
+from lib.significance import compare_all
 
 FINGERPRINTS = tuple(f"{of}_fingerprint" for of in ("model", "data", "held_out", "code", "teacher"))
 RESOURCE_KEYS = (
@@ -328,14 +329,10 @@ def compare_runs(
         arm: np.stack([encode(folder, "y_pred") for folder in group["folder"]])
         for arm, group in runs.sort_values("seed").groupby("arm")
     }
+    intervals = f1_intervals(y_true, y_preds, num_resamples=num_resamples).set_index("arm")
     rows = []
     for arm, group in runs.groupby("arm"):
-        row = {"arm": arm, "num_seeds": len(group)}
-        for average in AVERAGES:
-            row[average] = group[average].mean()
-            row[f"{average}_low"], row[f"{average}_high"] = bootstrap_interval(
-                y_true, y_preds[arm], average=average, num_resamples=num_resamples
-            )
+        row = {"arm": arm} | intervals.loc[arm].to_dict() | {"num_seeds": len(group)}
         for key in ("accuracy", "samples_f1", *RANKING_METRICS):
             row[key] = pd.to_numeric(group[key]).mean()
         for key in RESOURCE_KEYS:
