@@ -112,7 +112,7 @@ rule arm:
 
 
 rule compare:
-    input: METRICS, COMMON, "lib/figures.py", "lib/significance.py", "notebooks/05_compare.ipynb"
+    input: METRICS, COMMON, "lib/figures.py", "lib/significance.py", "lib/verdict.py", "notebooks/05_compare.ipynb"
     output: COMPARED
     params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(RUN_OF)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"

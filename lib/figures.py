@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 from sklearn.metrics import confusion_matrix, f1_score
 
 from lib.results import atomic_path
-from lib.significance import format_p
+from lib.significance import distinguishable, format_p
 
 # Colour (of seaborn's "colorblind" palette) and marker of the arms that studies share.
 KNOWN_ARMS = {
@@ -103,7 +103,7 @@ def plot_forest(comparison: pd.DataFrame) -> Figure:
     return fig
 
 
-def plot_pairwise(pairwise: pd.DataFrame, *, alpha: float = 0.05) -> Figure:
+def plot_pairwise(pairwise: pd.DataFrame) -> Figure:
     """Paired micro-F1 differences with 95 % intervals; grey where nothing is certain.
 
     Where all are differences from one arm, it is named once. Those of more than four times the
@@ -116,7 +116,7 @@ def plot_pairwise(pairwise: pd.DataFrame, *, alpha: float = 0.05) -> Figure:
     fig, ax = plt.subplots(figsize=(8, 1.0 + 0.3 * len(table)))
     ax.set_xlim(left - margin, right + margin)
     for y, row in table.iterrows():
-        certain = row.low * row.high > 0 and row.p_holm < alpha
+        certain = distinguishable(row)
         colour = sns.color_palette("colorblind")[0] if certain else "0.55"
         if shown[y]:
             ax.hlines(y, row.low, row.high, color=colour, lw=2)
