@@ -4,17 +4,15 @@ Arrays of documents by labels are dense, or sparse where there are thousands of 
 (`lib.labels.DENSE_LABELS`): then a row of scores holds the same number of labels, its best ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.sparse import csr_array, csr_matrix, issparse
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, f1_score
 
 from lib.labels import LabelSpace
-from lib.significance import f1
 
 RANKING_METRICS = (
     *(f"precision_at_{k}" for k in (1, 3, 5)),
@@ -216,36 +214,6 @@ def inverse_propensities(train_counts: np.ndarray, num_train: int) -> np.ndarray
     return 1 + scale * (np.asarray(train_counts) + PROPENSITY_B) ** -PROPENSITY_A
 
 
-def f1_by_support(
-    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], train_counts: np.ndarray
-) -> pd.DataFrame:
-    """Micro-F1 of each arm, a row each, over rare, middling and frequent labels, a column each.
-
-    Parameters
-    ----------
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
-    train_counts
-        (C,) training documents of each label.
-    """
-    buckets = {
-        "unseen": train_counts == 0,
-        "1–5 documents": (train_counts > 0) & (train_counts <= 5),
-        "6–20": (train_counts > 5) & (train_counts <= 20),
-        "21–100": (train_counts > 20) & (train_counts <= 100),
-        "over 100": train_counts > 100,
-    }
-    table = {
-        f"{name} ({int(chosen.sum())} labels)": {
-            arm: f1(y_true[:, chosen], preds[:, :, chosen], "micro_f1")
-            for arm, preds in y_preds.items()
-        }
-        for name, chosen in buckets.items()
-        if y_true[:, chosen].any()
-    }
-    return pd.DataFrame(table)
-
-
 def label_scores(
     model: Any, inputs: np.ndarray | csr_matrix, known: np.ndarray, num_labels: int
 ) -> np.ndarray:
@@ -265,30 +233,6 @@ def label_scores(
     scores = np.full((len(raw), num_labels), 0.0 if probabilities else raw.min())
     scores[:, known] = raw
     return scores
-
-
-def f1_by_level(
-    label_space: LabelSpace,
-    y_true: np.ndarray,
-    y_preds: Mapping[str, np.ndarray],
-    levels: Sequence[str],
-) -> pd.DataFrame:
-    """Micro-F1 of each arm, a row each, with labels cut to each IPC level, a column each.
-
-    Parameters
-    ----------
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
-    """
-    rows: dict[str, dict[str, float]] = {arm: {} for arm in y_preds}
-    for level in levels:
-        _, contains = label_space.rolled_up(level)
-        contains = contains.astype(np.float32)  # (C, C')
-        truth = (y_true @ contains) > 0
-        for arm, preds in y_preds.items():
-            scores = [f1_scores(truth, (p @ contains) > 0)["micro_f1"] for p in preds]
-            rows[arm][level] = float(np.mean(scores))
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def run_metrics(

@@ -35,8 +35,9 @@ LORA_VARIANTS = ("lora", "rslora", "dora")
 
 # Modules that draw and show; no run depends on them.
 SHOWING = tuple(
-    "browsing curve_figures curve_reading curves exploring figures intervals plan power_law "
-    "resampling significance verdict".split()
+    "browsing calibration curve_figures curve_reading curves disagreements exploring figures "
+    "figures_confidence figures_cost figures_details intervals paper plan power_law resampling "
+    "significance slices verdict".split()
 )
 
 

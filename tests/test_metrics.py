@@ -11,8 +11,6 @@ from lib.labels import LabelSpace
 from lib.metrics import (
     decode_sets,
     expected_calibration_error,
-    f1_by_level,
-    f1_by_support,
     f1_scores,
     inverse_propensities,
     label_scores,
@@ -173,15 +171,6 @@ def test_sparse_scores_give_what_dense_ones_give(arrays):
         np.testing.assert_allclose(function(sparse).toarray(), function(scores), rtol=1e-5)
 
 
-def test_f1_is_told_apart_by_how_often_labels_were_trained():
-    truth = np.array([[1, 1, 0], [1, 0, 1]], dtype=bool)
-    preds = np.array([[1, 0, 0], [1, 0, 1]], dtype=bool)
-    table = f1_by_support(truth, {"arm": preds[None]}, np.array([500, 3, 0]))
-    assert table.loc["arm"].to_dict() == {
-        "unseen (1 labels)": 1.0, "1–5 documents (1 labels)": 0.0, "over 100 (1 labels)": 1.0,
-    }  # fmt: skip
-
-
 def test_ranking_and_threshold_are_given_where_label_sets_are_scored():
     truth, scores = [["a", "b"], ["c"]], np.array([[0.9, 0.6, 0.1, 0], [0.1, 0.2, 0.7, 0]])
     options = {"multi_label": True, "probabilities": True} | COUNTS
@@ -197,10 +186,3 @@ def test_labels_that_a_classifier_does_not_know_score_lowest():
     scores = label_scores(model, inputs, np.array([1, 3]), 4)
     assert scores.argmax(axis=1).tolist() == targets.tolist()
     assert (scores[:, [0, 2]] == 0).all()
-
-
-def test_f1_rises_when_errors_stay_within_a_coarser_label():
-    space = LabelSpace(("A01B", "A01C", "B02D"))
-    truth, preds = space.encode([["A01B"], ["B02D"]]), space.encode([["A01C"], ["B02D"]])
-    table = f1_by_level(space, truth, {"arm": preds[None]}, ("section", "class", "subclass"))
-    assert table.loc["arm"].tolist() == [1, 1, 0.5]

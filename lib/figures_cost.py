@@ -1,0 +1,106 @@
+"""F1 against what it costs."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+
+from lib.figures import add_legend, arm_styles
+
+# A cost's name, whether less of it is better, whether it depends on the machine.
+COSTS = {
+    "train_seconds": ("training (seconds)", True, True),
+    "infer_docs_per_second": ("inference (documents/s)", False, True),
+    "peak_memory_gib": ("peak memory (GiB)", True, True),
+    "trainable_params": ("trainable parameters", True, False),
+    "model_disk_gib": ("what is saved (GiB)", True, False),
+}
+
+
+def pareto_front(cost: np.ndarray, f1: np.ndarray) -> np.ndarray:
+    """Which arms no other one beats: none costs less at no lower F1, nor as much at a higher one.
+
+    Parameters
+    ----------
+    cost, f1
+        (A,) float; an arm whose cost is NaN is not on the front.
+    """
+    cost, f1 = np.asarray(cost, float), np.asarray(f1, float)
+    no_worse = (cost[:, None] <= cost) & (f1[:, None] >= f1)  # (A, A): row beats or equals column
+    better = (cost[:, None] < cost) | (f1[:, None] > f1)
+    return ~(no_worse & better).any(axis=0) & np.isfinite(cost)
+
+
+def plot_cost(comparison: pd.DataFrame) -> Figure | None:
+    """Micro-F1 with 95 % intervals against what it cost: time, speed, memory, parameters, disk.
+
+    A panel for each cost that any arm has; None without any. The dashed line is the Pareto front:
+    what no other arm beats in both. An arm with less than half the median F1 stands at the bottom,
+    with its number, and off the front. Hollow: on another device than most arms, so that its time,
+    speed and memory are not comparable; such an arm is on no front of these.
+    """
+    panels = [key for key in COSTS if key in comparison and comparison[key].notna().any()]
+    if not panels:
+        return None
+    low, high = (
+        comparison[f"micro_f1_{x}"].fillna(comparison["micro_f1"]) for x in ("low", "high")
+    )
+    shown = comparison["micro_f1"] >= 0.5 * comparison["micro_f1"].median()
+    span = max(high[shown].max() - low[shown].min(), 0.01)
+    bottom = low[shown].min() - 0.25 * span
+    devices = comparison["device"] if "device" in comparison else pd.Series("", comparison.index)
+    elsewhere = devices.notna() & (devices != devices.value_counts().idxmax())
+    columns = -(-len(panels) // 2)
+    fig, axs = plt.subplots(min(2, len(panels)), columns, figsize=(max(5, 2.9 * columns), 5.4),
+                            sharey=True, squeeze=False)  # fmt: skip
+    for ax in axs.flat[len(panels) :]:
+        ax.set_axis_off()
+    styles = arm_styles(list(comparison["arm"]))
+    for ax, key in zip(axs.flat, panels, strict=False):
+        title, cheap, of_machine = COSTS[key]
+        hollow = elsewhere & of_machine
+        values = _cost_axis(ax, comparison[key].astype(float), linear=key == "peak_memory_gib")
+        for i, row in comparison.iterrows():
+            y = max(row.micro_f1, bottom)
+            spread = [[row.micro_f1 - low[i]], [high[i] - row.micro_f1]]
+            style = styles[row.arm] | ({"mfc": "w", "mec": styles[row.arm]["color"], "mew": 1.5}
+                                       if hollow[i] else {"mec": "black", "mew": 0.6})  # fmt: skip
+            ax.errorbar(values[i], y, yerr=np.abs(spread), ms=7, ls="", label=row.arm, **style)
+            if row.micro_f1 < bottom:
+                ax.annotate(f"{row.micro_f1:.3f}", (values[i], y), (7, 1),
+                            textcoords="offset points")  # fmt: skip
+        rivals = comparison[shown & ~hollow]
+        front = pareto_front(rivals[key] * (1 if cheap else -1), rivals["micro_f1"])
+        line = pd.DataFrame({"x": values[rivals.index], "y": rivals["micro_f1"]})[front]
+        line = line.sort_values("x")
+        ax.step(line["x"], line["y"], where="post" if cheap else "pre", color="0.3", lw=1, ls="--",
+                zorder=1.5, label="Pareto front")  # fmt: skip
+        ax.set(xlabel=title, ylim=(bottom - 0.05 * span, high[shown].max() + 0.1 * span))
+    for ax in axs[:, 0]:
+        ax.set(ylabel="micro-F1 (test)")
+    if elsewhere.any():
+        axs[0, 0].plot([], [], "o", mfc="w", mec="0.4", label="on another device")
+    add_legend(fig, axs[0, 0])
+    return fig
+
+
+def _cost_axis(ax: plt.Axes, values: pd.Series, *, linear: bool) -> pd.Series:
+    """Scale and ticks of a cost; returns where each value stands, 0 left of all others."""
+    positive = values[values > 0]
+    if linear or not len(positive):
+        ax.set_xlim(0, 1.1 * values.max() or 1)
+        return values
+    ax.set_xscale("log")
+    smallest = 10 ** np.floor(np.log10(positive.min()))
+    if (values == 0).any():
+        decades = np.arange(np.log10(smallest), np.ceil(np.log10(positive.max())) + 1)
+        decades = decades[:: -(-len(decades) // 5)]
+        labels = [f"$10^{{{int(d)}}}$" for d in decades]
+        ax.set_xticks([smallest / 10, *10**decades], ["0", *labels])
+        ax.xaxis.set_minor_locator(NullLocator())
+    elif positive.max() < 10 * positive.min():  # within a decade, powers of ten tell little
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.xaxis.set_minor_locator(NullLocator())
+    return values.replace(0, smallest / 10)

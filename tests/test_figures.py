@@ -1,0 +1,245 @@
+"""Every figure of the comparison, drawn from made-up tables: with one arm, with many, with gaps."""
+
+import json
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.figures import choose_pairs, plot_forest, plot_pairwise, save_figure, wrap
+from lib.figures_confidence import plot_reliability, plot_risk_coverage
+from lib.figures_cost import COSTS, pareto_front, plot_cost
+from lib.figures_details import (
+    plot_class_f1,
+    plot_confusion,
+    plot_history,
+    plot_ladder,
+    plot_sweep,
+)
+from lib.slices import f1_by_part, parts_by_length, parts_by_support, plot_slices
+
+ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf", "zero_shot", "instruction@512",
+        "head_mlp", "layers_8", "rank_64", "embedding_rank_64_all_linear_lr_1e-3_seeded",
+        "budget_matched_instruction_with_a_name_that_goes_on_and_on")  # fmt: skip
+NAMES = [f"label {i}, called by a rather long name that ends in {i}" for i in range(600)]
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(params=[1, 12], ids=["one arm", "twelve arms"])
+def arms(request):
+    return ARMS[: request.param]
+
+
+def make_comparison(arms):
+    rng, f1 = np.random.default_rng(0), np.linspace(0.72, 0.6, len(arms))
+    f1 = np.where(np.array(arms) == "zero_shot", 0.2, f1)
+    table = pd.DataFrame({"arm": arms, "device": "cpu"})
+    for average, lower in (("micro_f1", 0), ("macro_f1", 0.1)):
+        table[average] = f1 - lower
+        table[f"{average}_low"], table[f"{average}_high"] = f1 - lower - 0.03, f1 - lower + 0.03
+    costs = {key: 10 ** rng.uniform(-2, 3, len(arms)) for key in COSTS}
+    return table.assign(**costs)
+
+
+def make_pairwise(comparison):
+    rows = [
+        (a.arm, b.arm, metric, a.micro_f1 - b.micro_f1, a.micro_f1 - b.micro_f1 - 0.02,
+         a.micro_f1 - b.micro_f1 + 0.02, 0.04)
+        for a, b in combinations(comparison.itertuples(), 2)
+        for metric in ("micro_f1", "macro_f1")
+    ]  # fmt: skip
+    columns = ["arm_a", "arm_b", "metric", "delta", "low", "high", "p_holm"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def make_predictions(arms, num_labels):
+    rng = np.random.default_rng(0)
+    y_true = np.eye(num_labels, dtype=bool)[rng.zipf(1.5, 100) % num_labels]
+    return y_true, {arm: y_true[None, rng.permutation(100)] for arm in arms}
+
+
+def assert_legible(fig, most_inches=9.5):
+    """All text is inside the figure, no tick label covers its neighbour, and it fits a page."""
+    fig.draw_without_rendering()
+    assert fig.get_size_inches()[0] <= most_inches
+    frame = fig.bbox.padded(1)
+    for ax in fig.axes:
+        inside = [text for text in (ax.xaxis.label, ax.yaxis.label, *ax.texts) if text.get_text()]
+        inside = [text.get_window_extent() for text in inside if ax.axison]
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            labels = [tick.label1 for tick in ticks if ax.axison and tick.label1.get_visible()]
+            boxes = [label.get_window_extent() for label in labels if label.get_text()]
+            for a, b in combinations(boxes, 2):
+                x = min(a.x1, b.x1) - max(a.x0, b.x0)
+                y = min(a.y1, b.y1) - max(a.y0, b.y0)
+                assert min(x, y) < 2
+            inside += boxes
+        for box in inside:
+            assert frame.x0 <= box.x0
+            assert box.x1 <= frame.x1
+            assert frame.y0 <= box.y0
+            assert box.y1 <= frame.y1
+
+
+def test_the_forest_is_legible(arms):
+    assert_legible(plot_forest(make_comparison(arms)))
+
+
+def test_each_seed_of_several_stands_in_the_forest():
+    runs = pd.DataFrame({"arm": ["embedding"] * 3 + ["tfidf"], "seed": [0, 1, 2, 0],
+                         "micro_f1": [0.7, 0.71, 0.95, 0.6], "macro_f1": 0.5})  # fmt: skip
+    fig = plot_forest(make_comparison(["embedding", "tfidf"]), runs)
+    drawn = [list(line.get_xdata()) for line in fig.axes[0].lines if line.get_mfc() == "none"]
+    assert sorted(drawn, key=len) == [[], [0.7, 0.71, 0.95]]
+    assert fig.axes[0].get_xlim()[1] > 0.95
+
+
+def test_an_arm_without_interval_has_its_point():
+    comparison = make_comparison(["embedding", "tfidf"])
+    comparison.loc[0, ["micro_f1_low", "micro_f1_high"]] = np.nan
+    assert_legible(plot_forest(comparison))
+    assert_legible(plot_cost(comparison))
+
+
+def test_the_pairs_are_legible_and_of_many_those_with_the_best_arm_are_drawn():
+    table = make_pairwise(make_comparison(ARMS))
+    pairs = choose_pairs(table)
+    assert len(pairs) == 11
+    assert set(pairs["arm_a"]) == {"embedding"}
+    assert_legible(plot_pairwise(table))
+    assert_legible(plot_pairwise(make_pairwise(make_comparison(ARMS[:2])).drop(columns="p_holm")))
+
+
+def test_a_pair_that_names_the_best_arm_second_is_turned():
+    table = make_pairwise(make_comparison(ARMS))
+    turned = table.assign(arm_a=table["arm_b"], arm_b=table["arm_a"], delta=-table["delta"])
+    turned = turned.assign(low=-table["high"], high=-table["low"])
+    pd.testing.assert_frame_equal(choose_pairs(turned), choose_pairs(table))
+
+
+def test_head_against_prompt_is_drawn_where_neither_is_best():
+    arms = ["frozen", *[arm for arm in ARMS if arm != "frozen"]]
+    pairs = choose_pairs(make_pairwise(make_comparison(arms)))
+    assert len(pairs) == 12
+    assert ("embedding", "instruction") in set(zip(pairs["arm_a"], pairs["arm_b"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("low", "p_holm", "certain"), [(0.01, 0.01, True), (0.01, 0.2, False), (-0.01, 0.01, False)]
+)
+def test_only_a_pair_of_which_interval_and_p_are_certain_is_filled(low, p_holm, certain):
+    row = {"arm_a": "a", "arm_b": "b", "metric": "micro_f1", "delta": 0.02, "low": low}
+    fig = plot_pairwise(pd.DataFrame([row | {"high": 0.05, "p_holm": p_holm}]))
+    assert (fig.axes[0].lines[0].get_marker() == "o") is certain
+
+
+def test_costs_are_legible(arms):
+    fig = plot_cost(make_comparison(arms))
+    assert len([ax for ax in fig.axes if ax.axison]) == len(COSTS)
+    assert_legible(fig)
+
+
+def test_an_arm_without_costs_or_on_another_device_hides_no_other():
+    comparison = make_comparison(ARMS)
+    comparison.loc[2, list(COSTS)] = np.nan
+    comparison["model_disk_gib"] = np.nan
+    comparison.loc[5, "train_seconds"] = 0.0
+    comparison.loc[4, "device"] = "cuda"
+    fig = plot_cost(comparison)
+    assert_legible(fig)
+    panels = [ax for ax in fig.axes if ax.axison]
+    assert len(panels) == len(COSTS) - 1
+    places = [container[0].get_xdata()[0] for container in panels[0].containers]
+    assert np.isfinite(np.array(places, dtype=float)).sum() == 11
+    assert plot_cost(comparison.drop(columns=list(COSTS))) is None
+
+
+costs_and_f1 = st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0, np.nan]), st.integers(0, 3)))
+
+
+@given(costs_and_f1)
+def test_the_pareto_front_holds_what_nothing_beats(arms):
+    cost, f1 = np.array(arms, dtype=float).reshape(-1, 2).T
+    front = pareto_front(cost, f1)
+    for i, (c, f) in enumerate(arms):
+        beaten = any((a <= c and b >= f) and (a < c or b > f) for a, b in arms)
+        assert front[i] == (not beaten and np.isfinite(c))
+
+
+def test_labels_are_legible(arms):
+    y_true, y_preds = make_predictions(arms, 600)
+    assert_legible(plot_class_f1(y_true, y_preds, NAMES), most_inches=13)
+    chosen = {arm: y_preds[arm] for arm in arms[-3:]}
+    assert_legible(plot_confusion(y_true, chosen, NAMES))
+    few, few_preds = make_predictions(arms[-2:], 3)
+    assert_legible(plot_class_f1(few, few_preds, NAMES[:3]))
+    assert_legible(plot_confusion(few, few_preds, NAMES[:3]))
+
+
+def test_parts_are_legible(arms):
+    y_true, y_preds = make_predictions(arms, 600)
+    lengths = parts_by_length(["word " * n for n in range(100)])
+    tables = {
+        "training documents of the label": f1_by_part(
+            y_true, y_preds, labels=parts_by_support(y_true.sum(axis=0)), num_resamples=20
+        ),
+        "length": f1_by_part(y_true, y_preds, documents=lengths, num_resamples=20),
+    }
+    assert_legible(plot_slices(tables), most_inches=12)
+
+
+def test_training_is_legible(arms):
+    rows = [{"epoch": e / 4, "loss": 2 / e} for e in range(1, 13)]
+    rows += [{"epoch": e, "eval_micro_f1": 0.6 + e / 100} for e in (1, 2, 3)]
+    fig = plot_history({arm: [pd.DataFrame(rows)] * 2 for arm in arms})
+    assert_legible(fig)
+    assert len(fig.axes[1].texts) == min(len(arms), 6)
+
+
+def test_decoding_and_layers_are_legible(arms):
+    decodings = pd.DataFrame({"decoding": ["generate", "score"], "docs_per_second": [3.0, 7.0]})
+    rungs = decodings.merge(pd.DataFrame({"arm": arms}), how="cross")
+    rungs = rungs.assign(micro_f1=0.5, out_of_set_rate=0.1)
+    assert_legible(plot_ladder(rungs))
+    for num_layers in (1, 30):
+        sweep = [(f"mean of layer -{n}", 0.5) for n in range(1, num_layers + 1)]
+        assert_legible(plot_sweep(pd.DataFrame(sweep, columns=["features", "micro_f1"])), 10)
+
+
+def test_confidence_is_legible(arms, tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"id": range(200), "split": ["validation", "test"] * 100})
+    table["scores"] = list(rng.dirichlet([0.3] * 3, 200).astype(np.float32))
+    table["y_pred"] = [["abc"[scores.argmax()]] for scores in table["scores"]]
+    table["y_true"] = [pred if rng.random() < 0.8 else ["a"] for pred in table["y_pred"]]
+    table.to_parquet(tmp_path / "predictions.parquet")
+    (tmp_path / "labels.json").write_text(json.dumps({"a": "a", "b": "b", "c": "c"}))
+    runs = pd.DataFrame({"arm": arms, "seed": 0, "folder": tmp_path})
+    for fig in (plot_reliability(runs, arms, multi_label=False), plot_risk_coverage(runs, arms)):
+        assert_legible(fig)
+
+
+def test_long_names_break_behind_underscores_and_lose_nothing():
+    for name in ARMS:
+        assert wrap(name, 28).replace("\n", "") == name
+        assert max(map(len, wrap(name, 28).split("\n"))) <= 30
+
+
+def test_a_figure_is_saved_with_its_caption(tmp_path):
+    fig, _ = plt.subplots()
+    save_figure(fig, tmp_path, "name", "What it shows.")
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "name.png", "name.pdf", "name.caption.md",
+    }  # fmt: skip
+    assert (tmp_path / "name.caption.md").read_text() == "What it shows.\n"
