@@ -213,8 +213,7 @@ def plot_pairwise(pairwise: pd.DataFrame) -> Figure:
         else:
             edge = right + 0.5 * margin if row.delta > 0 else left - 0.5 * margin
             ax.plot(edge, y, ">" if row.delta > 0 else "<", color=colour)
-        p = f"   {format_p(p_holm[y])}" if np.isfinite(p_holm[y]) else ""
-        ax.annotate(f"{row.delta:+.3f}{p}", (1.01, y), va="center",
+        ax.annotate(f"{row.delta:+.3f}   {format_p(row.p_holm)}", (1.01, y), va="center",
                     xycoords=ax.get_yaxis_transform())  # fmt: skip
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(range(len(table)), names)

@@ -42,6 +42,7 @@ RESOURCE_KEYS = (
     "dtype",
     "quantization",
 )
+OPTIONAL_RESOURCES = ("model_disk_gib",)  # unknown in runs of an earlier version
 
 
 @contextlib.contextmanager
@@ -112,9 +113,9 @@ def write_run(
     multi_label, probabilities, threshold
         See `run_metrics`.
     resources
-        A value for every key of `RESOURCE_KEYS`.
+        A value for every key of `RESOURCE_KEYS`, and for any of `OPTIONAL_RESOURCES`.
     """
-    if missing := set(RESOURCE_KEYS) ^ set(resources):
+    if missing := set(RESOURCE_KEYS) ^ set(resources) - set(OPTIONAL_RESOURCES):
         raise ValueError(f"resources: missing or unknown keys {sorted(missing)}")
     frames = [
         pd.DataFrame(
@@ -153,7 +154,7 @@ def write_run(
         folder / "train_counts.json",
         dict(zip(label_space.names, train_counts.tolist(), strict=True)),
     )
-    _write_json(folder / "resources.json", resources)
+    _write_json(folder / "resources.json", dict.fromkeys(OPTIONAL_RESOURCES) | resources)
     _write_json(folder / "metrics.json", metrics)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
@@ -172,13 +173,16 @@ def _score_columns(scores: np.ndarray | csr_array) -> dict[str, list]:
 def measure_resources(
     params: StudyParams, model: nn.Module, backbone: PreTrainedModel, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """The resources that every language-model run shares: parameters, memory and precision."""
+    """The resources that every language-model run shares: parameters, memory, disk, precision."""
     trainable, total = count_parameters(model)
+    files = (params.run_dir / "model").rglob("*")
+    saved = [file.stat().st_size for file in files if file.is_file()]
     return {
         "trainable_params": trainable,
         "total_params": total,
         "peak_memory_gib": peak_memory_gib(backbone.device),
         "model_memory_gib": backbone.get_memory_footprint() / 2**30,
+        "model_disk_gib": sum(saved) / 2**30 if saved else None,
         "device": backbone.device.type,
         "num_threads": params.threads,
         "dtype": str(dtype).removeprefix("torch."),
@@ -254,7 +258,7 @@ def read_runs(
         )
         params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
         about = {"arm": arm, "seed": seed, "folder": folder, "params": params}
-        rows.append(about | metrics | resources)
+        rows.append(dict.fromkeys(OPTIONAL_RESOURCES) | about | metrics | resources)
         ids = tuple(read_predictions(folder)["id"])
         labels = (folder / "labels.json").read_text()
         held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
@@ -335,7 +339,7 @@ def compare_runs(
         row = {"arm": arm} | intervals.loc[arm].to_dict() | {"num_seeds": len(group)}
         for key in ("accuracy", "samples_f1", *RANKING_METRICS):
             row[key] = pd.to_numeric(group[key]).mean()
-        for key in RESOURCE_KEYS:
+        for key in (*RESOURCE_KEYS, *OPTIONAL_RESOURCES):
             number = pd.api.types.is_float_dtype(group[key])
             row[key] = group[key].mean() if number else group[key].iloc[0]
         rows.append(row)

@@ -4,17 +4,20 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from scipy.sparse import csr_array
+from transformers import BertConfig, BertModel
 
 from lib.labels import LabelSpace
-from lib.params import BaselineParams, StudyParams
+from lib.params import BaselineParams, EmbeddingParams, StudyParams
 from lib.results import (
     RESOURCE_KEYS,
     atomic_path,
     compare_runs,
     differing_params,
     fingerprints,
+    measure_resources,
     open_run,
     read_predictions,
     read_runs,
@@ -107,6 +110,29 @@ def test_the_comparison_has_a_row_for_each_arm_with_means_over_seeds(write, tmp_
     assert y_preds["one"].shape == (2, 4, 2)
     assert len(pairwise) == 2
     assert set(RESOURCE_KEYS) <= set(comparison.columns)
+
+
+def test_a_cost_that_earlier_versions_did_not_measure_is_unknown(write, tmp_path):
+    write("new", TRUTH, model_disk_gib=0.5)
+    resources = write("old", TRUTH) / "resources.json"
+    known = json.loads(resources.read_text())
+    resources.write_text(json.dumps({k: v for k, v in known.items() if k != "model_disk_gib"}))
+    runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
+    comparison, *_ = compare_runs(runs, num_resamples=10)
+    sizes = comparison.set_index("arm")["model_disk_gib"]
+    assert sizes["new"] == 0.5
+    assert np.isnan(sizes["old"])
+
+
+def test_what_a_run_has_saved_is_measured(tmp_path):
+    params = EmbeddingParams(study="mine", arm="one", runs_dir=str(tmp_path))
+    sizes = {"vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = BertModel(BertConfig(**sizes))
+    options = (params, model, model, torch.float32)
+    assert measure_resources(*options)["model_disk_gib"] is None
+    (params.run_dir / "model").mkdir(parents=True)
+    (params.run_dir / "model" / "adapter.safetensors").write_bytes(b"x" * 2**20)
+    assert measure_resources(*options)["model_disk_gib"] == 2**-10
 
 
 def test_a_run_of_an_earlier_version_is_to_be_run_again(write, tmp_path):
