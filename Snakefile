@@ -15,6 +15,7 @@ COMMON = str(PARAMS / "common.yaml")
 ARM_NOTEBOOKS = "02_baselines 03_finetune_embedding 04_finetune_instruction".split()
 # A run depends on the code that computes it, not on the code that draws it.
 CODE = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem not in SHOWING)
+DRAWING = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem in SHOWING)
 
 # All parameters are checked before anything runs; the first complaint is all that is printed.
 try:
@@ -112,7 +113,7 @@ rule arm:
 
 
 rule compare:
-    input: METRICS, COMMON, "lib/figures.py", "lib/significance.py", "lib/verdict.py", "notebooks/05_compare.ipynb"
+    input: METRICS, COMMON, DRAWING, "notebooks/05_compare.ipynb"
     output: COMPARED
     params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(RUN_OF)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"

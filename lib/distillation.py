@@ -3,11 +3,9 @@
 import gc
 import hashlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import yaml
 from datasets import Dataset
@@ -15,7 +13,6 @@ from datasets import Dataset
 from lib.classifier import load_classifier
 from lib.labels import DENSE_LABELS, LabelSpace
 from lib.params import NOTEBOOK_PARAMS, FinetuneParams
-from lib.significance import AVERAGES, bootstrap_f1
 from lib.validation import ParamsError
 
 TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
@@ -101,51 +98,3 @@ def soft_targets(
     gc.collect()
     torch.cuda.empty_cache()
     return targets, seconds
-
-
-def distillation(
-    runs: pd.DataFrame,
-    y_true: np.ndarray,
-    y_preds: Mapping[str, np.ndarray],
-    *,
-    num_resamples: int = 5000,
-) -> pd.DataFrame:
-    """What students keep of their teachers and what that costs, a row for each student.
-
-    Parameters
-    ----------
-    runs
-        See `lib.results.read_runs`; a student whose teacher is not among them has no row.
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool over its seeds, as `compare_runs` returns them.
-
-    Returns
-    -------
-    DataFrame
-        `student`, `teacher`; `micro_f1_kept` and `macro_f1_kept`, the student's mean F1 over the
-        teacher's, each with a 95 % percentile interval, `_low` and `_high`, over the same resampled
-        documents and seeds for both; `speedup`, of documents/s at inference; `params_share`, the
-        student's parameters over the teacher's; `train_seconds`, in which the teacher has scored
-        the documents, and `train_seconds_with_teacher`, with its own training.
-    """
-    columns = [*AVERAGES, "infer_docs_per_second", "total_params", "train_seconds"]
-    means = runs.groupby("arm")[columns].mean()
-    teachers = {run["arm"]: run["params"].get("teacher") for _, run in runs.iterrows()}
-    rows = []
-    for student, teacher in teachers.items():
-        if teacher not in means.index:
-            continue
-        ours, theirs = means.loc[student], means.loc[teacher]
-        row = {"student": student, "teacher": teacher}
-        for average in AVERAGES:
-            name, options = f"{average}_kept", {"average": average, "num_resamples": num_resamples}
-            samples = [bootstrap_f1(y_true, y_preds[arm], **options) for arm in (student, teacher)]
-            low, high = np.quantile(samples[0] / samples[1], [0.025, 0.975])
-            row[name] = ours[average] / theirs[average]
-            row |= {f"{name}_low": low, f"{name}_high": high}
-        row["speedup"] = ours["infer_docs_per_second"] / theirs["infer_docs_per_second"]
-        row["params_share"] = ours["total_params"] / theirs["total_params"]
-        row["train_seconds"] = ours["train_seconds"]
-        row["train_seconds_with_teacher"] = ours["train_seconds"] + theirs["train_seconds"]
-        rows.append(row)
-    return pd.DataFrame(rows)

@@ -34,11 +34,12 @@ SET_DECODINGS = ("generate", "steps", "score")
 LORA_VARIANTS = ("lora", "rslora", "dora")
 
 # Modules that draw and show; no run depends on them.
-SHOWING = tuple(
-    "browsing calibration curve_figures curve_reading curves disagreements exploring figures "
-    "figures_confidence figures_cost figures_details intervals paper plan power_law resampling "
-    "significance slices verdict".split()
-)
+SHOWING = (
+    "browsing", "calibration", "comparison", "curve_figures", "curve_reading", "curves",
+    "disagreements", "exploring", "figures", "figures_confidence", "figures_cost",
+    "figures_details", "intervals", "paper", "plan", "power_law", "resampling",
+    "significance", "slices", "verdict",
+)  # fmt: skip
 
 
 class DataParams(BaseModel):

@@ -20,12 +20,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lib.device import peak_memory_gib
-from lib.intervals import f1_intervals
 from lib.labels import LabelSpace
 from lib.loader import count_parameters, model_fingerprint
-from lib.metrics import RANKING_METRICS, run_metrics
+from lib.metrics import run_metrics
 from lib.params import ROOT, SHOWING, StudyParams
-from lib.significance import compare_all
 
 FINGERPRINTS = tuple(f"{of}_fingerprint" for of in ("model", "data", "held_out", "code", "teacher"))
 RESOURCE_KEYS = (
@@ -292,60 +290,3 @@ def read_train_counts(folder: Path) -> np.ndarray:
     """Training documents of each label of a run, (C,) int64, in label order."""
     counts = json.loads((folder / "train_counts.json").read_text(encoding="utf-8"))
     return np.array(list(counts.values()))
-
-
-def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
-    """The parameters that are not the same in all arms: a row each, a column for each arm."""
-    first = runs.groupby("arm", sort=False)["params"].first()
-    table = pd.DataFrame(first.tolist(), index=first.index).astype(object).T
-    table = table.drop(index=["arm", "seed", "notebook", *FINGERPRINTS], errors="ignore")
-    told = table.apply(lambda row: len({str(value) for value in row}) > 1, axis=1)
-    return table[told].where(table[told].notna(), "–")
-
-
-def compare_runs(
-    runs: pd.DataFrame, *, num_resamples: int, reference: str = ""
-) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, dict[str, np.ndarray]]:
-    """The tables behind every figure, and the predictions that they were computed from.
-
-    Parameters
-    ----------
-    reference
-        The arm that all others are compared with; "" for every pair.
-
-    Returns
-    -------
-    comparison
-        A row per arm, best micro-F1 first: F1 with 95 % intervals, accuracy and mean resources.
-    pairwise
-        See `compare_all`.
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool over its seeds.
-    """
-    label_space = read_label_space(runs["folder"].iloc[0])
-
-    def encode(folder: Path, column: str) -> np.ndarray:
-        multi_hot = label_space.encode(read_predictions(folder)[column])
-        return multi_hot.toarray() if issparse(multi_hot) else multi_hot
-
-    y_true = encode(runs["folder"].iloc[0], "y_true")
-    y_preds = {
-        arm: np.stack([encode(folder, "y_pred") for folder in group["folder"]])
-        for arm, group in runs.sort_values("seed").groupby("arm")
-    }
-    intervals = f1_intervals(y_true, y_preds, num_resamples=num_resamples).set_index("arm")
-    rows = []
-    for arm, group in runs.groupby("arm"):
-        row = {"arm": arm} | intervals.loc[arm].to_dict() | {"num_seeds": len(group)}
-        for key in ("accuracy", "samples_f1", *RANKING_METRICS):
-            row[key] = pd.to_numeric(group[key]).mean()
-        for key in (*RESOURCE_KEYS, *OPTIONAL_RESOURCES):
-            number = pd.api.types.is_float_dtype(group[key])
-            row[key] = group[key].mean() if number else group[key].iloc[0]
-        rows.append(row)
-    comparison = pd.DataFrame(rows).sort_values("micro_f1", ascending=False, ignore_index=True)
-    y_preds = {arm: y_preds[arm] for arm in comparison["arm"]}
-    if reference and reference not in y_preds:
-        raise ValueError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
-    pairwise = compare_all(y_true, y_preds, reference=reference, num_resamples=num_resamples)
-    return comparison, pairwise, y_true, y_preds

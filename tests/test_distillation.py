@@ -9,10 +9,12 @@ from datasets import Dataset, DatasetDict
 
 from lib import distillation
 from lib.classifier import Classifier
+from lib.comparison import distillation as compare_with_teachers
+from lib.comparison import stack_predictions
 from lib.distillation import check_teacher, soft_targets
 from lib.labels import LabelSpace
 from lib.params import BaselineParams, EmbeddingParams, InstructionParams, ParamsError
-from lib.results import RESOURCE_KEYS, compare_runs, open_run, read_runs, write_run
+from lib.results import RESOURCE_KEYS, open_run, read_runs, write_run
 
 SPACE = LabelSpace(("a", "b", "c"))
 TRUTH = [["a"], ["b"], ["c"], ["b"]]
@@ -150,8 +152,8 @@ def test_students_are_compared_with_their_teachers_over_all_seeds(write, tmp_pat
         write("small", wrong, seed=seed, teacher="big", costs=costs)
     write("alone", teacher="absent")
     runs = read_runs("s", runs_dir=str(tmp_path))
-    _, _, y_true, y_preds = compare_runs(runs, num_resamples=100)
-    table = distillation.distillation(runs, y_true, y_preds, num_resamples=500)
+    y_true, y_preds = stack_predictions(runs)
+    table = compare_with_teachers(runs, y_true, y_preds, num_resamples=500)
     assert len(table) == 1
     row = table.iloc[0]
     assert (row.student, row.teacher) == ("small", "big")
@@ -166,5 +168,5 @@ def test_students_are_compared_with_their_teachers_over_all_seeds(write, tmp_pat
 def test_a_study_without_students_has_an_empty_table(write, tmp_path):
     write("one")
     runs = read_runs("s", runs_dir=str(tmp_path))
-    _, _, y_true, y_preds = compare_runs(runs, num_resamples=100)
-    assert distillation.distillation(runs, y_true, y_preds).empty
+    y_true, y_preds = stack_predictions(runs)
+    assert compare_with_teachers(runs, y_true, y_preds).empty

@@ -9,13 +9,12 @@ from datasets import Dataset, DatasetDict
 from scipy.sparse import csr_array
 from transformers import BertConfig, BertModel
 
+from lib.comparison import compare_runs, differing_params, stack_predictions
 from lib.labels import LabelSpace
 from lib.params import BaselineParams, EmbeddingParams, StudyParams
 from lib.results import (
     RESOURCE_KEYS,
     atomic_path,
-    compare_runs,
-    differing_params,
     fingerprints,
     measure_resources,
     open_run,
@@ -87,11 +86,11 @@ def test_a_reference_is_compared_with_every_other_arm(write, tmp_path):
     for arm in ("one", "two", "three"):
         write(arm, TRUTH if arm == "two" else [["b"], ["b"], ["b"], ["b"]], device="cpu")
     runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
-    _, pairwise, _, _ = compare_runs(runs, num_resamples=100, reference="one")
+    _, pairwise = compare_runs(runs, *stack_predictions(runs), num_resamples=100, reference="one")
     pairs = set(zip(pairwise["arm_a"], pairwise["arm_b"], strict=True))
     assert pairs == {("two", "one"), ("three", "one")}
     with pytest.raises(ValueError, match="reference: 'four' has not run; runs: two, one, three"):
-        compare_runs(runs, num_resamples=100, reference="four")
+        compare_runs(runs, *stack_predictions(runs), num_resamples=100, reference="four")
 
 
 def test_resources_are_complete(write):
@@ -104,7 +103,8 @@ def test_the_comparison_has_a_row_for_each_arm_with_means_over_seeds(write, tmp_
     write("one", [["a"], ["b"], ["b"], ["a"]], seed=1, device="cpu", train_seconds=4.0)
     write("two", [["b"], ["b"], ["b"], ["b"]], device="cpu")
     runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
-    comparison, pairwise, _, y_preds = compare_runs(runs, num_resamples=100)
+    y_true, y_preds = stack_predictions(runs)
+    comparison, pairwise = compare_runs(runs, y_true, y_preds, num_resamples=100)
     row = comparison.set_index("arm").loc["one"]
     assert (row.num_seeds, row.micro_f1, row.train_seconds, row.device) == (2, 0.75, 3, "cpu")
     assert y_preds["one"].shape == (2, 4, 2)
@@ -118,7 +118,7 @@ def test_a_cost_that_earlier_versions_did_not_measure_is_unknown(write, tmp_path
     known = json.loads(resources.read_text())
     resources.write_text(json.dumps({k: v for k, v in known.items() if k != "model_disk_gib"}))
     runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
-    comparison, *_ = compare_runs(runs, num_resamples=10)
+    comparison, _ = compare_runs(runs, *stack_predictions(runs), num_resamples=10)
     sizes = comparison.set_index("arm")["model_disk_gib"]
     assert sizes["new"] == 0.5
     assert np.isnan(sizes["old"])

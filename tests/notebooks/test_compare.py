@@ -123,8 +123,9 @@ def test_label_sets_have_a_report(study):
 
 def test_training_sizes_have_curves_and_a_comparison_at_the_largest(study):
     sizes = [16, 24, 32, 40]
-    figures, _ = compare(study(["embedding", "instruction"], seeds=(0, 1), sizes=sizes),
-                         arms=[f"{a}@{n}" for a in ("embedding", "instruction") for n in sizes])  # fmt: skip
+    folder = study(["embedding", "instruction"], seeds=(0, 1), sizes=sizes)
+    arms = [f"{arm}@{size}" for arm in ("embedding", "instruction") for size in sizes]
+    figures, _ = compare(folder, arms=arms)
     curves = pd.read_csv(figures / "curves.csv")
     assert len(curves) == 8
     assert sorted(pd.read_csv(figures / "comparison.csv")["arm"]) == ["embedding", "instruction"]

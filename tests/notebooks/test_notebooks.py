@@ -14,10 +14,10 @@ import pytest
 from conftest import snakemake
 
 from lib.classifier import load_classifier
+from lib.comparison import distillation, stack_predictions
 from lib.data import load_splits
-from lib.distillation import distillation
 from lib.params import NOTEBOOK_PARAMS, ROOT, load_params
-from lib.results import RESOURCE_KEYS, compare_runs, read_predictions, read_runs
+from lib.results import RESOURCE_KEYS, read_predictions, read_runs
 
 ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot", "distill")
 TUNED = ("encoder", "embedding", "instruction", "distill")
@@ -219,7 +219,7 @@ def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison
 
 def test_a_student_shows_its_teacher_and_pays_for_its_scores(smoke_study):
     runs = read_runs("smoke", runs_dir=str(smoke_study / "runs"))
-    _, _, y_true, y_preds = compare_runs(runs, num_resamples=100)
+    y_true, y_preds = stack_predictions(runs)
     (row,) = distillation(runs, y_true, y_preds, num_resamples=100).to_dict("records")
     assert (row["student"], row["teacher"]) == ("distill", "embedding")
     assert 0 < row["micro_f1_kept_low"] <= row["micro_f1_kept"] <= row["micro_f1_kept_high"]

@@ -1,0 +1,183 @@
+"""Finished runs side by side: the tables and predictions that the report is made from."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+
+from lib.intervals import f1_intervals
+from lib.metrics import RANKING_METRICS
+from lib.resampling import AVERAGES, resample_f1
+from lib.results import (
+    FINGERPRINTS,
+    OPTIONAL_RESOURCES,
+    RESOURCE_KEYS,
+    read_label_space,
+    read_predictions,
+)
+from lib.significance import compare_all
+
+
+def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int]) -> str:
+    """Which of the study's runs are not there, such as "embedding: seed 2"; "" if all are.
+
+    Parameters
+    ----------
+    runs
+        See `lib.results.read_runs`.
+    arms, seeds
+        Of the study; no arms for those that have run. An arm that learns from nothing runs with the
+        first seed alone where others have training sizes ("embedding@64").
+    """
+    arms = list(arms) or list(runs["arm"].unique())
+    sized = any("@" in arm for arm in arms)
+    found = set(zip(runs["arm"], runs["seed"], strict=True))
+    parts = []
+    for arm in arms:
+        expected = seeds[:1] if sized and "@" not in arm else seeds
+        if absent := [str(seed) for seed in expected if (arm, seed) not in found]:
+            parts.append(f"{arm}: seed{'s' if len(absent) > 1 else ''} {', '.join(absent)}")
+    return "; ".join(parts)
+
+
+def at_largest_size(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of a study with training sizes the runs at the largest, "embedding@64" called "embedding".
+
+    Arms without a size stay, and so does every run of a study without sizes.
+    """
+    names = runs["arm"].str.partition("@")
+    sizes = pd.to_numeric(names[2]).fillna(0)
+    chosen = (sizes == 0) | (sizes == sizes.max())
+    return runs[chosen].assign(arm=names[0][chosen]).reset_index(drop=True)
+
+
+def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
+    """The parameters that are not the same in all arms: a row each, a column for each arm."""
+    first = runs.groupby("arm", sort=False)["params"].first()
+    table = pd.DataFrame(first.tolist(), index=first.index).astype(object).T
+    table = table.drop(index=["arm", "seed", "notebook", *FINGERPRINTS], errors="ignore")
+    told = table.apply(lambda row: len({str(value) for value in row}) > 1, axis=1)
+    return table[told].where(table[told].notna(), "–")
+
+
+def read_table(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A CSV file that some runs have written, with their `arm` and `seed`; empty if none has."""
+    tables = [
+        pd.read_csv(run["folder"] / name).assign(arm=run["arm"], seed=run["seed"])
+        for _, run in runs.iterrows()
+        if (run["folder"] / name).exists()
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Truth (N, C) bool of the test split, and each arm's predictions (S, N, C) bool by seed.
+
+    Best mean micro-F1 first.
+    """
+    label_space = read_label_space(runs["folder"].iloc[0])
+
+    def encode(folder: Path, column: str) -> np.ndarray:
+        multi_hot = label_space.encode(read_predictions(folder)[column])
+        return multi_hot.toarray() if issparse(multi_hot) else multi_hot
+
+    order = runs.groupby("arm")["micro_f1"].mean().sort_values(ascending=False, kind="stable")
+    seeds = runs.sort_values("seed").groupby("arm")["folder"]
+    y_preds = {
+        arm: np.stack([encode(folder, "y_pred") for folder in seeds.get_group(arm)])
+        for arm in order.index
+    }
+    return encode(runs["folder"].iloc[0], "y_true"), y_preds
+
+
+def compare_runs(
+    runs: pd.DataFrame,
+    y_true: np.ndarray,
+    y_preds: Mapping[str, np.ndarray],
+    *,
+    num_resamples: int,
+    reference: str = "",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables behind the figures.
+
+    Parameters
+    ----------
+    y_true, y_preds
+        See `stack_predictions`.
+    reference
+        The arm that all others are compared with; "" for every pair.
+
+    Returns
+    -------
+    comparison
+        A row per arm, best micro-F1 first: F1 with 95 % intervals, accuracy and mean resources.
+    pairwise
+        See `compare_all`.
+    """
+    if reference and reference not in y_preds:
+        raise ValueError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
+    intervals = f1_intervals(y_true, y_preds, num_resamples=num_resamples).set_index("arm")
+    rows = []
+    for arm in y_preds:
+        group = runs[runs["arm"] == arm]
+        row = {"arm": arm} | intervals.loc[arm].to_dict() | {"num_seeds": len(group)}
+        for key in ("accuracy", "samples_f1", *RANKING_METRICS):
+            row[key] = pd.to_numeric(group[key]).mean()
+        for key in (*RESOURCE_KEYS, *OPTIONAL_RESOURCES):
+            number = pd.api.types.is_float_dtype(group[key])
+            row[key] = group[key].mean() if number else group[key].iloc[0]
+        rows.append(row)
+    pairwise = compare_all(y_true, y_preds, reference=reference, num_resamples=num_resamples)
+    return pd.DataFrame(rows), pairwise
+
+
+def distillation(
+    runs: pd.DataFrame,
+    y_true: np.ndarray,
+    y_preds: Mapping[str, np.ndarray],
+    *,
+    num_resamples: int = 5000,
+) -> pd.DataFrame:
+    """What students keep of their teachers and what that costs, a row for each student.
+
+    Parameters
+    ----------
+    runs
+        See `lib.results.read_runs`; a student whose teacher is not among them has no row.
+    y_true, y_preds
+        See `stack_predictions`.
+
+    Returns
+    -------
+    DataFrame
+        `student`, `teacher`; `micro_f1_kept` and `macro_f1_kept`, the student's mean F1 over the
+        teacher's, each with a 95 % percentile interval, `_low` and `_high`, over the same resampled
+        documents for both, the mean over seeds taken; `speedup`, of documents/s at inference;
+        `params_share`, the student's parameters over the teacher's; `train_seconds`, in which the
+        teacher has scored the documents, and `train_seconds_with_teacher`, with its own training.
+    """
+    columns = [*AVERAGES, "infer_docs_per_second", "total_params", "train_seconds"]
+    means = runs.groupby("arm")[columns].mean()
+    teachers = {run["arm"]: run["params"].get("teacher") for _, run in runs.iterrows()}
+    rows = []
+    for student, teacher in teachers.items():
+        if teacher not in means.index:
+            continue
+        ours, theirs = means.loc[student], means.loc[teacher]
+        row = {"student": student, "teacher": teacher}
+        pair = {arm: y_preds[arm] for arm in (student, teacher)}
+        samples = resample_f1(y_true, pair, num_resamples=num_resamples)  # (2, S, R) each
+        kept = samples[student].mean(axis=1) / samples[teacher].mean(axis=1)  # (2, R)
+        for average, ratios in zip(AVERAGES, kept, strict=True):
+            name = f"{average}_kept"
+            low, high = np.quantile(ratios, [0.025, 0.975])
+            row[name] = ours[average] / theirs[average]
+            row |= {f"{name}_low": low, f"{name}_high": high}
+        row["speedup"] = ours["infer_docs_per_second"] / theirs["infer_docs_per_second"]
+        row["params_share"] = ours["total_params"] / theirs["total_params"]
+        row["train_seconds"] = ours["train_seconds"]
+        row["train_seconds_with_teacher"] = ours["train_seconds"] + theirs["train_seconds"]
+        rows.append(row)
+    return pd.DataFrame(rows)
