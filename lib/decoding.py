@@ -38,8 +38,13 @@ class LabelTrie:
     label_edges: list[list[int]]
 
     @classmethod
-    def build(cls, answers: Sequence[Sequence[int]]) -> Self:
+    def build(cls, answers: Sequence[Sequence[int]], given: Sequence[int] | None = None) -> Self:
         """Trie over token ids of whole answers, each with its end token.
+
+        Parameters
+        ----------
+        given
+            How many of an answer's first tokens are no part of its score; none, unless told.
 
         Raises
         ------
@@ -52,11 +57,12 @@ class LabelTrie:
         node_of: dict[tuple[int, ...], int] = {(): 0}
         edge_of: dict[tuple[int, int], int] = {}
         label_edges = []
-        for answer in answers:
+        for answer, start in zip(answers, given or [0] * len(answers), strict=True):
             path = []
             for depth, token in enumerate(answer):
                 node = node_of[tuple(answer[:depth])]
-                path.append(edge_of.setdefault((node, token), len(edge_of)))
+                if depth >= start:
+                    path.append(edge_of.setdefault((node, token), len(edge_of)))
                 prefix = tuple(answer[: depth + 1])
                 if depth + 1 < len(answer) and prefix not in node_of:
                     node_of[prefix] = len(tokens)
@@ -86,6 +92,7 @@ def score_labels(
     prompts: Sequence[Sequence[int]],
     label_texts: Sequence[Sequence[int]],
     *,
+    given: Sequence[int] | None = None,
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> np.ndarray:
@@ -97,20 +104,24 @@ def score_labels(
 
     One forward pass a document: the label trie follows the prompt as a tree whose nodes see the
     prompt and their own ancestors (tree attention, arXiv 2305.09781, section 4.2), and what all
-    prompts begin with is computed once. Logits are taken at trie nodes only.
+    prompts begin with is computed once. Logits are taken where something is scored only.
 
     Parameters
     ----------
     prompts, label_texts
         Token ids of N prompts and of C answers, each answer ending with the end token.
+    given
+        How many of each answer's first tokens are taken as read: what comes behind is scored.
     token_budget
-        Most tokens of one forward pass, trie nodes included.
+        Most tokens of one forward pass, trie nodes and the keys of the shared beginning included.
     """
     model = causal_lm(model).eval()
-    trie = LabelTrie.build(label_texts)
-    past, rests = prefill_shared(model, prompts, compute_dtype)
+    trie = LabelTrie.build(label_texts, given)
+    past, rests = prefill_shared(model, prompts, trie, compute_dtype)
     scores = np.empty((len(prompts), len(label_texts)), dtype=np.float32)
-    for batch in micro_batches([len(r) + len(trie.tokens) for r in rests], token_budget):
+    # Each prompt has its own copy of the shared beginning's keys.
+    added = (past.get_seq_length() if past is not None else 0) + len(trie.tokens)
+    for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
         edges = _edge_log_probs(model, [rests[i] for i in batch], trie, past, compute_dtype)
         for label, path in enumerate(trie.label_edges):
             scores[batch, label] = edges[:, path].sum(dim=1).cpu().numpy()
@@ -118,9 +129,26 @@ def score_labels(
 
 
 def prefill_shared(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], compute_dtype: torch.dtype
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    compute_dtype: torch.dtype,
 ) -> tuple[DynamicCache | None, list[list[int]]]:
-    """Keys and values of what all prompts begin with, and the rest of each, at least one token."""
+    """Keys and values of what all prompts begin with, and the rest of each, at least one token.
+
+    Raises
+    ------
+    ValueError
+        A prompt and an answer are longer than the model's sliding window: here every token of an
+        answer sees the whole prompt.
+    """
+    longest = max(map(len, prompts)) + max(trie.depths)
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if window and longest > window:
+        raise ValueError(
+            f"prompt and answer of {longest:,} tokens are longer than the model's sliding window "
+            f"of {window:,}; lower max_length or leave the labels out of the prompt"
+        )
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     shared = next((i for i in range(limit) if first[i] != last[i]), limit)
@@ -186,7 +214,9 @@ def _edge_log_probs(
         ).last_hidden_state
         rows = torch.arange(size)
         root = states[rows, lengths - 1][:, None]  # (B, 1, H)
-        logits = model.lm_head(torch.cat([root, states[:, longest:]], dim=1))  # (B, M, V)
-    at, token = torch.tensor(trie.edges, device=device).T
-    normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, M)
+        at, token = torch.tensor(trie.edges, device=device).T
+        scored, at = at.unique(return_inverse=True)  # S of the M nodes
+        states = torch.cat([root, states[:, longest:]], dim=1)[:, scored]  # (B, S, H)
+        logits = model.lm_head(states)  # (B, S, V)
+    normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, S)
     return logits[:, at, token].float() - normaliser[:, at]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from transformers import DynamicCache, PreTrainedModel
 from lib.data import micro_batches
 from lib.decoding import LabelTrie, additive_mask, causal_lm, expand_cache, prefill_shared
 from lib.device import mixed_precision
+
+FRONT = 8  # beginnings that best-first search extends a round: what it asks for next (chosen here)
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,10 @@ def search_labels(
         As in `score_labels`.
     num_beams
         1: greedy, the most probable next token each time. k: beam search, the k most probable
-        beginnings are kept each round. None: best-first search (uniform-cost search), the most
-        probable beginning is extended each time. Probabilities only fall along a path, so the first
-        whole label that comes to the front is the most probable of all: the argmax of
-        `score_labels`, while most of the trie is never computed.
+        beginnings are kept each round. None: best-first search (uniform-cost search), the
+        `FRONT` most probable beginnings are extended each round. Probabilities only fall along a
+        path, so the first whole label that comes to the front is the most probable of all: the
+        argmax of `score_labels`, while what is less probable is never computed.
     token_budget
         Most tokens of a batch of prompts, those of their shared beginning and of beams included.
     """
@@ -69,10 +72,12 @@ def search_labels(
         raise ValueError(f"num_beams: {num_beams} is not positive")
     model = causal_lm(model).eval()
     trie = LabelTrie.build(label_texts)
-    past, rests = prefill_shared(model, prompts, compute_dtype)
+    past, rests = prefill_shared(model, prompts, trie, compute_dtype)
     scores = np.full((len(prompts), len(label_texts)), -np.inf, dtype=np.float32)
     # Each prompt has its own copy of the shared beginning's keys, and a column a beam and round.
-    added = (past.get_seq_length() if past is not None else 0) + (num_beams or 1) * max(trie.depths)
+    added = (past.get_seq_length() if past is not None else 0) + (num_beams or FRONT) * max(
+        trie.depths
+    )
     for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
         found = _search(model, [rests[i] for i in batch], trie, past, num_beams, compute_dtype)
         for i, answers in zip(batch, found, strict=True):
@@ -115,7 +120,9 @@ def _search(
         active = [active[row] for row in unfinished]
         chosen = []
         for i in active:
-            front = pools[i][: num_beams or 1]
+            front = pools[i][: num_beams or FRONT]
+            if num_beams is None:  # behind a whole label, none can be more probable than it
+                front = list(takewhile(lambda answer: answer.label < 0, front))
             chosen.append([answer for answer in front if answer.label < 0])
             pools[i] = [answer for answer in front if answer.label >= 0] + pools[i][len(front) :]
         extended, states = branches.grow(chosen)
