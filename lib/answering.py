@@ -11,8 +11,8 @@ from lib.data import micro_batches
 from lib.decoding import causal_lm, score_labels
 from lib.device import mixed_precision
 from lib.labels import LabelSpace
-from lib.metrics import decode_sets, softmax
-from lib.prompts import NEUTRAL, PromptTemplate, parse_labels
+from lib.metrics import decode_sets, sigmoid, softmax
+from lib.prompts import NEUTRAL, NO, YES, PromptTemplate, parse_labels
 from lib.search import search_labels
 
 MAX_LABELS = 20  # of a generated set (chosen here)
@@ -111,6 +111,51 @@ def score_label_sets(
     return sets, best_scores
 
 
+def score_questions(
+    model: nn.Module,
+    template: PromptTemplate,
+    prompts: Sequence[Sequence[int]],
+    label_texts: Sequence[str],
+    *,
+    token_budget: int,
+    compute_dtype: torch.dtype,
+) -> np.ndarray:
+    """Whether each label applies, asked one by one: p(Yes) / (p(Yes) + p(No)), (N, C) float32.
+
+    The questions are branches behind the document (`score_labels`): its keys are computed once for
+    all labels that fit a pass with it, and what questions begin with once as well.
+
+    Parameters
+    ----------
+    prompts
+        As rendered for label answers; the question is put in behind the document.
+    label_texts
+        What C labels are called.
+    """
+    documents = [prompt[: len(prompt) - len(template.suffix_ids)] for prompt in prompts]
+    words = [template.piece_ids(word, first=True) for word in (YES, NO)]
+    questions = [template.question_ids(text) for text in label_texts]
+    room = token_budget - max(map(len, documents))
+    log_odds = np.empty((len(prompts), len(label_texts)), dtype=np.float32)
+    at_once = max(1, room // max(map(len, questions)))
+    for start in range(0, len(questions), at_once):
+        asked = questions[start : start + at_once]
+        yes, no = np.split(
+            score_labels(
+                model,
+                documents,
+                [question + word for word in words for question in asked],
+                given=[len(question) for question in asked] * 2,
+                token_budget=token_budget,
+                compute_dtype=compute_dtype,
+            ),
+            2,
+            axis=1,
+        )
+        log_odds[:, start : start + at_once] = yes - no
+    return sigmoid(log_odds)
+
+
 def decode_labels(
     model: nn.Module,
     *,
@@ -141,7 +186,8 @@ def decode_labels(
         section 5: W = diag(p)^-1, p the mean over `NEUTRAL` documents). Scores sum to 1.
 
         For label sets there are "generate", "steps" (`score_label_sets`) and "score", the labels
-        whose score there is at least a half; callers may tune another threshold.
+        whose score there is at least a half; callers may tune another threshold. So is "yes_no",
+        where each label is asked about (`score_questions`).
     max_new_tokens
         Longest free answer.
     """
@@ -156,6 +202,9 @@ def decode_labels(
         sets, scores = score_label_sets(model, template, prompts, label_space.texts, **options)
         chosen = sets if strategy == "steps" else decode_sets(scores, 0.5)
         return label_space.decode(chosen), scores
+    if multi_label and strategy == "yes_no":
+        scores = score_questions(model, template, prompts, label_space.texts, **options)
+        return label_space.decode(decode_sets(scores, 0.5)), scores
     label_texts = [template.answer_ids(text) for text in label_space.texts]
     beams = {"greedy": 1, "beam": num_beams, "search": None}
     if not multi_label and strategy in beams:

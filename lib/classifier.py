@@ -25,10 +25,11 @@ from lib.answering import decode_labels
 from lib.device import choose_device, choose_dtype
 from lib.embedding import EmbeddingModel, predict_logits
 from lib.labels import LabelSpace
+from lib.listing import build_template
 from lib.loader import load_backbone, load_lora, load_tokenizer
 from lib.metrics import Scores, decode_sets, sigmoid, softmax
 from lib.params import EmbeddingParams, InstructionParams, parse_params
-from lib.prompts import PromptTemplate, encode_documents, label_list
+from lib.prompts import encode_documents, require_context
 from lib.results import FINGERPRINTS, atomic_path, read_label_space
 
 WEIGHTS = "model.safetensors"
@@ -249,25 +250,23 @@ def _instruction_scores(
         model = load_lora(model, folder)
     elif params.num_epochs:
         load_model(model, str(folder / WEIGHTS))
-    called = label_space.verbalized(params.verbalizer)
-    template = PromptTemplate.build(
-        tokenizer,
-        instruction=params.instruction,
-        labels=label_list(called, label_space) if params.labels_in_prompt else (),
-        multi_label=params.multi_label,
-        max_length=params.max_length,
-        plain=params.template == "plain",
-    )
+    template, called = build_template(tokenizer, model.config, label_space, **params.prompt_options)
     scored = params.multi_label or params.decoding.startswith("score")
     strategy = params.decoding if scored else "score"
     generated = strategy == "generate"
     max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens if generated else 0
 
+    answer = max_new_tokens or max(len(template.answer_ids(text)) for text in called.texts)
+    if strategy == "yes_no":
+        answer = max(len(template.question_ids(text)) for text in called.texts)
+
     def score(texts: Sequence[str]) -> np.ndarray:
+        prompts = [template.render(text) for text in texts]
+        require_context(model.config, max(map(len, prompts), default=0), answer)
         preds, scores = decode_labels(
             model,
             template=template,
-            prompts=[template.render(text) for text in texts],
+            prompts=prompts,
             label_space=called,
             strategy=strategy,
             multi_label=params.multi_label,

@@ -30,7 +30,8 @@ POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
 HEADS = ("linear", "mlp", "cosine")
 LOSSES = ("cross_entropy", "focal", "asymmetric", "logit_adjusted")
 DECODINGS = ("generate", "greedy", "beam", "search", "score_length", "score_prior", "score")
-SET_DECODINGS = ("generate", "steps", "score")
+SET_DECODINGS = ("generate", "steps", "score", "yes_no")
+SET_THRESHOLDS = ("score", "yes_no")  # that give sets by a threshold on scores
 LORA_VARIANTS = ("lora", "rslora", "dora")
 
 # Modules that draw and show; no run depends on them.
@@ -349,23 +350,18 @@ class InstructionParams(FinetuneParams):
     instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
     template: Literal["chat", "plain"] = "chat"
     labels_in_prompt: bool = False
+    label_descriptions: str = ""
     verbalizer: Literal["text", "name", "code"] = "text"
+    label_order: Literal["label", "frequency", "shuffled"] = "label"
     num_examples: Count = 0
     example_choice: Literal["random", "balanced", "nearest"] = "random"
     loss_on_prompt: bool = False
-    decoding: Literal[*DECODINGS, "steps"] = "score"
+    decoding: Literal[*DECODINGS, *SET_DECODINGS[1:]] = "score"
     num_beams: Positive = 4
     num_generated: Count = 100
 
     @model_validator(mode="after")
-    def _check_decoding(self) -> Self:
-        if self.decoding not in self.ladder:
-            kind = "label sets" if self.multi_label else "single labels"
-            shown = " behind examples" if self.num_examples else ""
-            raise ValueError(
-                f"decoding: {self.decoding!r} does not answer with {kind}{shown}; use one of "
-                f"{', '.join(self.ladder)}"
-            )
+    def _check_prompt(self) -> Self:
         if self.num_examples and self.num_epochs:
             raise ValueError(
                 "num_examples: examples in the prompt are for a model that is not trained; set "
@@ -373,10 +369,28 @@ class InstructionParams(FinetuneParams):
             )
         if self.example_choice != "random" and not self.num_examples:
             raise ValueError("example_choice: has no effect while num_examples is 0")
-        if self.multi_label and self.num_beams != type(self).model_fields["num_beams"].default:
-            raise ValueError("num_beams: has no effect on label sets")
         if self.loss_on_prompt and not self.num_epochs:
             raise ValueError("loss_on_prompt: has no effect while num_epochs is 0")
+        if self.label_descriptions and not self.labels_in_prompt:
+            raise ValueError("label_descriptions: has no effect while labels_in_prompt is false")
+        return self
+
+    @model_validator(mode="after")
+    def _check_decoding(self) -> Self:
+        if self.decoding not in (SET_DECODINGS if self.multi_label else self.ladder):
+            kind = "label sets" if self.multi_label else "single labels"
+            shown = " behind examples" if self.num_examples else ""
+            raise ValueError(
+                f"decoding: {self.decoding!r} does not answer with {kind}{shown}; use one of "
+                f"{', '.join(SET_DECODINGS if self.multi_label else self.ladder)}"
+            )
+        if self.decoding == "yes_no" and self.num_examples:
+            raise ValueError('num_examples: examples answer with labels, not with "yes_no"')
+        if self.multi_label and self.num_beams != type(self).model_fields["num_beams"].default:
+            raise ValueError("num_beams: has no effect on label sets")
+        trains_sets = self.multi_label and self.num_epochs and self.decoding != "yes_no"
+        if self.label_order != "label" and not trains_sets:
+            raise ValueError("label_order: has no effect where no label sets are trained on")
         return self
 
     @property
@@ -386,10 +400,32 @@ class InstructionParams(FinetuneParams):
 
     @property
     def ladder(self) -> tuple[str, ...]:
-        """The ways to decode that apply, from free generation to likelihoods of whole labels."""
-        if self.multi_label:
-            return SET_DECODINGS
-        return tuple(d for d in DECODINGS if d != "score_prior" or not self.num_examples)
+        """The ways to decode that apply, from free generation to likelihoods of whole labels.
+
+        Questions about each label are another form of answer: a model that was trained on one form
+        is not asked for the other.
+        """
+        if not self.multi_label:
+            return tuple(d for d in DECODINGS if d != "score_prior" or not self.num_examples)
+        if self.decoding != "yes_no":
+            return tuple(d for d in SET_DECODINGS if d != "yes_no")
+        return ("yes_no",) if self.num_epochs else SET_DECODINGS
+
+    @property
+    def data_files(self) -> list[Path]:
+        """The local files that documents, label names and descriptions are read from."""
+        file = ROOT / self.label_descriptions
+        return super().data_files + ([file] if self.label_descriptions and file.is_file() else [])
+
+    @property
+    def prompt_options(self) -> dict[str, Any]:
+        """The keyword arguments of `lib.listing.build_template`."""
+        names = (
+            "instruction labels_in_prompt label_descriptions verbalizer num_examples multi_label "
+            "max_length"
+        )
+        options = {name: getattr(self, name) for name in names.split()}
+        return options | {"plain": self.template == "plain"}
 
 
 class CompareParams(StudyParams):

@@ -30,6 +30,7 @@ from lib.costs import (
 from lib.data import LabelSpace, load_splits
 from lib.decoding import LabelTrie
 from lib.device import choose_device, choose_dtype, start_run
+from lib.listing import build_template
 from lib.loader import ModelError, load_tokenizer, resolve_model
 from lib.params import (
     BaselineParams,
@@ -39,7 +40,7 @@ from lib.params import (
     StudyParams,
     load_params,
 )
-from lib.prompts import PromptTemplate, encode_cached, label_list, order_labels
+from lib.prompts import NO, YES, encode_cached, order_labels
 
 ROW_BYTES = 10  # of a logit at an answer position, its fp32 copy and its gradient
 
@@ -149,15 +150,8 @@ def _count_tokens(
     if not isinstance(params, InstructionParams):
         return train, held_out, 0
     names = LabelSpace.from_splits(splits, label_names=params.label_names)
-    labels = names.verbalized(params.verbalizer)
-    template = PromptTemplate.build(
-        tokenizer,
-        instruction=params.instruction,
-        labels=label_list(labels, names) if params.labels_in_prompt else (),
-        multi_label=params.multi_label,
-        max_length=params.max_length,
-        plain=params.template == "plain",
-    )
+    config = AutoConfig.from_pretrained(resolve_model(params.model_id))
+    template, labels = build_template(tokenizer, config, names, **params.prompt_options)
     prompt = len(template.prefix_ids) + len(template.suffix_ids)
     known = [len(template.answer_ids(*order_labels(x, labels))) for x in splits["train"]["labels"]]
     added, passes = len(template.suffix_ids) + max(known), 1.0
@@ -167,7 +161,14 @@ def _count_tokens(
     elif params.decoding.startswith("score") or params.multi_label:  # the trie each time
         trie = LabelTrie.build([template.answer_ids(text) for text in labels.texts])
         added = len(template.suffix_ids) + len(trie.tokens)
-    if params.multi_label and params.decoding != "generate":  # and again for each label of a set
+    if params.decoding == "yes_no":  # a branch for each label, an example for each question
+        questions = [template.question_ids(text) for text in labels.texts]
+        added = len(LabelTrie.build([[*q, end] for q in questions for end in (0, 1)]).tokens)
+        longest = max(map(len, questions)) - len(template.suffix_ids)
+        asked = zip(train, splits["train"]["labels"], strict=True)
+        train = [n + longest for n, row in asked for _ in range(2 * len(row))]
+        known = [max(len(template.answer_ids(word)) for word in (YES, NO))] * len(train)
+    elif params.multi_label and params.decoding != "generate":  # and again for each label of a set
         passes = sum(map(len, splits["train"]["labels"])) / len(train)
     if params.example_choice == "nearest" or params.decoding == "generate":
         added += examples  # else they are computed once for all prompts

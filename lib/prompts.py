@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ SEPARATOR = ";"  # between the labels of an answer
 NEUTRAL = ("N/A", "[MASK]", "")  # documents that say nothing (arXiv 2102.09690, section 5)
 CHUNK = 1000  # texts tokenized at once: the tokenizer keeps much more of each than its ids
 Example = tuple[str, Sequence[str]]  # a document and the texts of its labels
+QUESTION = "\n\nAnswer Yes or No. Does this label apply: {label}?"  # ends where labels differ
+YES, NO = "Yes", "No"
 PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
 
 
@@ -125,6 +127,16 @@ class PromptTemplate:
         answer_ids = self.answer_ids(*labels)
         return self.render(document) + answer_ids, len(answer_ids)
 
+    def ask(self, prompt: Sequence[int], label: str) -> list[int]:
+        """A rendered prompt that also asks, behind its document, whether a label applies."""
+        document = list(prompt[: len(prompt) - len(self.suffix_ids)])
+        return document + self.question_ids(label)
+
+    def question_ids(self, label: str) -> list[int]:
+        """Ids from the end of a document to where Yes or No is answered about a label."""
+        self.piece_ids(label, first=True)  # refuses one that tokenizes to nothing
+        return [*self._ids_behind("a", QUESTION.format(label=label)), *self.suffix_ids]
+
     def answer_ids(self, *labels: str) -> list[int]:
         """Ids of a whole answer with its end token, so that lengths do not decide between labels.
 
@@ -143,11 +155,11 @@ class PromptTemplate:
 
     def piece_ids(self, label: str, *, first: bool) -> list[int]:
         """Ids of one label of an answer, at its start or behind a separator."""
-        if not label.strip():
+        first = first and self.chat
+        ids = self._ids(label) if first else self._ids_behind(SEPARATOR, f" {label}")
+        if not label.strip() or not self._ids(label):
             raise ValueError(f"label {label!r} tokenizes to nothing, so it cannot be an answer")
-        if first and self.chat:
-            return self._ids(label)
-        return self._ids_behind(SEPARATOR, f" {label}")
+        return ids
 
     @property
     def separator_ids(self) -> list[int]:
@@ -170,15 +182,20 @@ def require_context(config: PretrainedConfig, prompt_length: int, answer_length:
 
     A sliding window is a limit as well: scoring lets every token of an answer see the whole prompt.
     """
-    text = config.get_text_config()
-    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "sliding_window")]
-    limit = min(filter(None, limits), default=prompt_length + answer_length)
-    if prompt_length + answer_length > limit:
+    limit = context_limit(config)
+    if limit is not None and prompt_length + answer_length > limit:
         raise ParamsError(
             f"max_length: prompts of up to {prompt_length:,} tokens and answers of "
             f"{answer_length} do not fit the model's context of {limit:,}; lower max_length or "
             "num_examples, or leave the labels out of the prompt (labels_in_prompt)"
         )
+
+
+def context_limit(config: PretrainedConfig) -> int | None:
+    """Tokens of a prompt and its answer that a model takes; None where its config does not say."""
+    text = config.get_text_config()
+    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    return min(filter(None, limits), default=None)
 
 
 def encode_documents(
@@ -219,28 +236,32 @@ def _encode_cached(
     return encode_documents(tokenizer, texts, **options)
 
 
-def order_labels(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
-    """The answer for a label set: its texts in label order.
+def order_labels(
+    labels: Sequence[str], label_space: LabelSpace, counts: Mapping[str, int] | None = None
+) -> list[str]:
+    """The answer for a label set: its texts in label order, or the most frequent label first.
 
     One order for every document, because a model cannot learn an order that means nothing
     (arXiv 2505.17510 trains on it too).
+
+    Parameters
+    ----------
+    counts
+        How many documents have each label; labels of equally many stay in label order.
 
     Raises
     ------
     DataError
         There are several labels and some text holds ";", so that answers could not be read back.
     """
-    texts = [label_space.texts[c] for c in label_space.indices([labels])[0]]
+    columns = label_space.indices([labels])[0]
+    if counts is not None:
+        columns.sort(key=lambda c: -counts.get(label_space.names[c], 0))
+    texts = [label_space.texts[c] for c in columns]
     unclear = [text for text in label_space.texts if SEPARATOR in text] if len(texts) > 1 else []
     if unclear:
         raise DataError(f"label {unclear[0]!r} holds {SEPARATOR!r}, which stands between labels")
     return texts
-
-
-def label_list(called: LabelSpace, label_space: LabelSpace) -> list[str]:
-    """What a prompt lists: the texts of `called`, and what they mean where they are codes."""
-    pairs = zip(called.texts, label_space.texts, strict=True)
-    return [text if text == meaning else f"{text} ({meaning})" for text, meaning in pairs]
 
 
 def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = False) -> list[str]:

@@ -21,6 +21,7 @@ from lib.heads import HeadLoss
 from lib.labels import LabelSpace
 from lib.layers import checkpoint_layers, compile_layers, first_adapted_layer, only_layers
 from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
+from lib.params import SET_THRESHOLDS
 from lib.trainer import DocumentTrainer, Evaluate, EvaluateEvery, Example, MicroBatchCollator
 
 
@@ -165,7 +166,7 @@ def evaluate_instruction(
     options = {"strategy": strategy, "multi_label": multi_label, **decoding}
     preds, scores = decode_labels(model, label_space=label_space, **options)
     answered = label_space.encode(preds)
-    if multi_label and strategy == "score":
+    if multi_label and strategy in SET_THRESHOLDS:
         answered = decode_sets(scores, tune_thresholds(y_true, scores))
     return {"out_of_set_rate": 1 - answered.any(axis=1).mean()} | f1_scores(y_true, answered)
 
@@ -248,7 +249,7 @@ def _finetune(
     trainer = DocumentTrainer(
         model=model,
         args=arguments,
-        train_dataset=list(examples),
+        train_dataset=examples,
         eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
         data_collator=MicroBatchCollator(token_budget, pad_token_id),
         loss=loss,

@@ -92,7 +92,8 @@ def multi_label_study(tmp_path_factory) -> Path:
     untaught = (folder / "params/multi/zero_shot.yaml").read_text()
     (folder / "params/multi/zero_shot.yaml").unlink()
     shown = 'num_examples: 2\nexample_choice: "nearest"\nnum_generated: 0\ndecoding: "steps"\n'
-    for arm, lines in (("scored", 'num_generated: 4\nverbalizer: "code"\n'), ("few_shot", shown)):
+    scored = 'num_generated: 4\nverbalizer: "code"\ndecoding: "yes_no"\n'
+    for arm, lines in (("scored", scored), ("few_shot", shown)):
         text = untaught.replace("zero_shot", arm).replace("num_generated: 8\n", "")
         (folder / f"params/multi/{arm}.yaml").write_text(text + lines)
     common = (
@@ -110,7 +111,10 @@ def multi_label_study(tmp_path_factory) -> Path:
     frozen = folder / "params/multi/frozen.yaml"
     frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
     instruction = folder / "params/multi/instruction.yaml"
-    instruction.write_text(instruction.read_text() + 'decoding: "generate"\n')
+    text = instruction.read_text()
+    instruction.write_text(text + 'decoding: "generate"\nlabel_order: "shuffled"\n')
+    asked = text.replace('arm: "instruction"', 'arm: "asked"') + 'decoding: "yes_no"\n'
+    (folder / "params/multi/asked.yaml").write_text(asked)
     done = snakemake(folder=folder, study="multi")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

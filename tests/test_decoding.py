@@ -3,8 +3,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import MistralConfig, MistralForCausalLM
 
-from lib.answering import decode_labels, score_label_sets
+from lib.answering import decode_labels, score_label_sets, score_questions
 from lib.data import LabelSpace
 from lib.decoding import LabelTrie, score_labels
 from lib.metrics import softmax
@@ -205,6 +206,72 @@ def test_label_sets_are_answered_label_by_label(small_model, template):
                 break
         assert (chosen == seen).all()
         np.testing.assert_allclose(row, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("token_budget", [1, 90, 2000])
+def test_questions_about_labels_are_answered_as_in_plain_passes(
+    small_model, template, token_budget
+):
+    """However many labels share a pass, each is asked about as if it were the only one."""
+    prompts = [template.render(text) for text in TEXTS]
+    options = {"token_budget": token_budget, "compute_dtype": torch.float32}
+    scores = score_questions(small_model, template, prompts, NAMES, **options)
+    yes, no = (template.piece_ids(word, first=True)[0] for word in ("Yes", "No"))
+    for i, prompt in enumerate(prompts):
+        for j, name in enumerate(NAMES):
+            ids = template.ask(prompt, name)
+            with torch.inference_mode():
+                logits = small_model(input_ids=torch.tensor([ids])).logits[0, -1]
+            expected = logits[[yes, no]].softmax(-1)[0].item()
+            assert scores[i, j] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_is_given_of_an_answer_is_not_scored(small_model, template):
+    prompts = [template.render(text) for text in TEXTS]
+    answers = [template.answer_ids(name) for name in NAMES]
+    options = {"token_budget": 500, "compute_dtype": torch.float32}
+    given = [len(answer) - 1 for answer in answers]
+    scores = score_labels(small_model, prompts, answers, given=given, **options)
+    for j, answer in enumerate(answers):
+        read = [[*prompt, *answer[:-1]] for prompt in prompts]
+        expected = [exhaustive(small_model, [ids], [answer[-1:]])[0, 0] for ids in read]
+        np.testing.assert_allclose(scores[:, j], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("module", ["decoding", "search"])
+def test_batches_count_the_keys_of_what_prompts_share(small_model, module, monkeypatch):
+    """Every prompt has its own copy of them."""
+    counted = []
+
+    def count(lengths, budget):
+        counted.extend(lengths)
+        return [list(range(len(lengths)))]
+
+    monkeypatch.setattr(f"lib.{module}.micro_batches", count)
+    shared, options = list(range(100, 150)), {"token_budget": 9, "compute_dtype": torch.float32}
+    score = {
+        "decoding": score_labels,
+        "search": lambda *x, **o: search_labels(*x, num_beams=1, **o),
+    }
+    score[module](small_model, [[*shared, 5], [*shared, 6, 7]], [[8, 9, 2], [8, 2]], **options)
+    assert min(counted) > len(shared)
+
+
+def test_a_sliding_window_holds_prompt_and_answer_or_the_call_is_refused():
+    torch.manual_seed(0)
+    config = MistralConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, vocab_size=40, sliding_window=12,
+    )  # fmt: skip
+    windowed = MistralForCausalLM(config).eval()
+    prompts, answers = [list(range(3, 12)), [*range(3, 9), 1, 1, 1]], [[20, 21, 2], [22, 2]]
+    options = {"token_budget": 50, "compute_dtype": torch.float32}
+    scores = score_labels(windowed, prompts, answers, **options)
+    np.testing.assert_allclose(scores, exhaustive(windowed, prompts, answers), atol=1e-3)
+    longer = [[4, 5, *prompt] for prompt in prompts]
+    for score in (score_labels, lambda *x, **o: search_labels(*x, num_beams=None, **o)):
+        with pytest.raises(ValueError, match=r"13 tokens are longer than .* window of 12; lower"):
+            score(windowed, longer, answers, **options)
 
 
 def decode(model, template, space, strategy, **options):

@@ -1,6 +1,7 @@
 import pytest
 
 from lib.params import (
+    SET_DECODINGS,
     BaselineParams,
     EmbeddingParams,
     InstructionParams,
@@ -78,6 +79,37 @@ def test_unknown_notebook_names_the_nearest(load):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ParamsError, match=r"absent.yaml: cannot be read: No such file"):
         load_params(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"label_descriptions": "a.yaml"}, "label_descriptions: has no effect while labels_in_pr"),
+        ({"label_order": "frequency"}, "label_order: has no effect where no label sets"),
+        ({"label_order": "shuffled", "label_mode": "multi", "num_epochs": 0}, "label_order: has"),
+        (
+            {"label_order": "frequency", "label_mode": "multi", "decoding": "yes_no"},
+            "label_order: has no effect",
+        ),
+        ({"decoding": "yes_no"}, "'yes_no' does not answer with single labels"),
+        (
+            {"decoding": "yes_no", "label_mode": "multi", "num_epochs": 0, "num_examples": 2},
+            "num_examples: examples answer with labels",
+        ),
+        ({"decoding": "search", "label_mode": "multi"}, "'search' does not answer with label sets"),
+    ],
+)
+def test_choices_of_the_prompt_that_have_no_effect_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        InstructionParams(**values)
+
+
+def test_only_an_untaught_model_is_asked_for_both_forms_of_answer():
+    sets = {"label_mode": "multi"}
+    assert InstructionParams(**sets).ladder == ("generate", "steps", "score")
+    assert InstructionParams(**sets, decoding="yes_no").ladder == ("yes_no",)
+    untaught = InstructionParams(**sets, decoding="yes_no", num_epochs=0)
+    assert untaught.ladder == SET_DECODINGS
 
 
 def test_zero_epochs_mean_zero_shot_for_instruction_alone():

@@ -57,6 +57,20 @@ def test_adapters_on_a_third_of_the_layers_train_in_about_a_third_of_the_time(tm
     assert share["embedding"] < share["instruction"] < 0.75
 
 
+def test_a_loss_on_the_prompt_takes_memory_for_its_logits(tmp_path):
+    """And questions about labels are more examples than documents."""
+    shutil.copytree(ROOT / "params" / "smoke", tmp_path / "smoke")
+    file = tmp_path / "smoke" / "instruction.yaml"
+    text = file.read_text()
+    file.write_text(text.replace('"instruction"', '"on_prompt"') + "loss_on_prompt: true\n")
+    file.rename(file.with_stem("on_prompt"))
+    (tmp_path / "smoke" / "instruction.yaml").write_text(text)
+    table = plan(tmp_path / "smoke", machine=GPUS["T4"]).set_index("arm")
+    logits = 8 * 20 * 49152 * 10 / 2**30  # a batch, at least so many tokens of prompt, bytes
+    peak = table["peak_memory_gib"]
+    assert peak["on_prompt"] > peak["instruction"] + logits
+
+
 def test_the_command_prints_a_table_or_one_line(capsys, tmp_path):
     main(["params/smoke", "--machine", "L4", "--price", "0.5"])
     printed = capsys.readouterr().out

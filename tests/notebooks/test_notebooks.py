@@ -106,7 +106,7 @@ def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):
 def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
     """Thresholds tuned on validation, sets never empty unless generated, in label order."""
     tuned = ("encoder", "embedding", "distill", "instruction")
-    for arm in ("tfidf", "frozen", *tuned, "scored", "few_shot"):
+    for arm in ("tfidf", "frozen", *tuned, "scored", "few_shot", "asked"):
         folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
         metrics = json.loads((folder / "metrics.json").read_text())
         generated = arm in ("instruction", "few_shot")
@@ -142,7 +142,7 @@ def test_examples_in_a_prompt_are_not_kept(multi_label_study):
         load_classifier(multi_label_study / "runs" / "multi" / "few_shot" / "seed-0")
 
 
-@pytest.mark.parametrize("arm", ["embedding", "instruction", "scored"])
+@pytest.mark.parametrize("arm", ["embedding", "instruction", "scored", "asked"])
 def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study, arm):
     """TRAPS 21: a sigmoid for each label, not a softmax over them."""
     folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
