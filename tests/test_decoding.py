@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from lib.answering import decode_labels, score_label_sets, score_questions
 from lib.data import LabelSpace
@@ -31,6 +31,17 @@ def model():
 @pytest.fixture
 def small_model(make_backbone):
     return make_backbone("lm", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tokenizer):
+    """Random, and surer of what follows than small weights would make it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), initializer_range=0.3,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -209,37 +220,35 @@ def test_label_sets_are_answered_label_by_label(small_model, template):
 
 
 @pytest.mark.parametrize("token_budget", [1, 90, 2000])
-def test_questions_about_labels_are_answered_as_in_plain_passes(
-    small_model, template, token_budget
-):
+def test_questions_about_labels_are_answered_as_in_plain_passes(tiny_model, template, token_budget):
     """However many labels share a pass, each is asked about as if it were the only one."""
     prompts = [template.render(text) for text in TEXTS]
     options = {"token_budget": token_budget, "compute_dtype": torch.float32}
-    scores = score_questions(small_model, template, prompts, NAMES, **options)
+    scores = score_questions(tiny_model, template, prompts, NAMES, **options)
     yes, no = (template.piece_ids(word, first=True)[0] for word in ("Yes", "No"))
     for i, prompt in enumerate(prompts):
         for j, name in enumerate(NAMES):
             ids = template.ask(prompt, name)
             with torch.inference_mode():
-                logits = small_model(input_ids=torch.tensor([ids])).logits[0, -1]
+                logits = tiny_model(input_ids=torch.tensor([ids])).logits[0, -1]
             expected = logits[[yes, no]].softmax(-1)[0].item()
             assert scores[i, j] == pytest.approx(expected, abs=1e-4)
 
 
-def test_what_is_given_of_an_answer_is_not_scored(small_model, template):
+def test_what_is_given_of_an_answer_is_not_scored(tiny_model, template):
     prompts = [template.render(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     options = {"token_budget": 500, "compute_dtype": torch.float32}
     given = [len(answer) - 1 for answer in answers]
-    scores = score_labels(small_model, prompts, answers, given=given, **options)
+    scores = score_labels(tiny_model, prompts, answers, given=given, **options)
     for j, answer in enumerate(answers):
         read = [[*prompt, *answer[:-1]] for prompt in prompts]
-        expected = [exhaustive(small_model, [ids], [answer[-1:]])[0, 0] for ids in read]
+        expected = [exhaustive(tiny_model, [ids], [answer[-1:]])[0, 0] for ids in read]
         np.testing.assert_allclose(scores[:, j], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("module", ["decoding", "search"])
-def test_batches_count_the_keys_of_what_prompts_share(small_model, module, monkeypatch):
+def test_batches_count_the_keys_of_what_prompts_share(tiny_model, module, monkeypatch):
     """Every prompt has its own copy of them."""
     counted = []
 
@@ -253,7 +262,7 @@ def test_batches_count_the_keys_of_what_prompts_share(small_model, module, monke
         "decoding": score_labels,
         "search": lambda *x, **o: search_labels(*x, num_beams=1, **o),
     }
-    score[module](small_model, [[*shared, 5], [*shared, 6, 7]], [[8, 9, 2], [8, 2]], **options)
+    score[module](tiny_model, [[*shared, 5], [*shared, 6, 7]], [[8, 9, 2], [8, 2]], **options)
     assert min(counted) > len(shared)
 
 
