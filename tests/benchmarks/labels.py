@@ -11,8 +11,7 @@ alone, on the first document and labels; its speed is that of all labels at the 
 
 `accuracy` is that of the documents each has answered: too few to tell contenders apart.
 `largest_gap` compares scores with exhaustive ones, in nats; `ratio` is documents/s over those of
-`generate`. An untrained model is unsure between labels, so that `search` looks at half of the trie;
-a trained one is surer.
+`generate`. An untrained model is so unsure between labels that `search` looks at half of the trie.
 """
 
 import statistics
