@@ -102,7 +102,7 @@ def min_detectable(interval: Interval, num_documents: int) -> float:
 def f1_intervals(
     y_true: Labels, y_preds: Mapping[str, Preds], *, num_resamples: int = 5000, seed: int = 0
 ) -> pd.DataFrame:
-    """A row per arm: `arm num_seeds`, and each average's mean over seeds, `_low` and `_high`.
+    """A row per arm: `arm num_seeds`, each average's mean over seeds, `_low` and `_high` in [0, 1].
 
     Parameters
     ----------
@@ -116,7 +116,8 @@ def f1_intervals(
         for average in AVERAGES:
             interval = estimate_interval([arms[arm, average]], y_true.shape[0])
             row[average] = arms[arm, average].values.mean()
-            row |= {f"{average}_low": interval.low, f"{average}_high": interval.high}
+            low, high = np.clip(interval[:2], 0, 1)
+            row |= {f"{average}_low": low, f"{average}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -124,9 +125,10 @@ def f1_intervals(
 def bootstrap_interval(
     y_true: Labels, y_pred: Preds, *, average: str, num_resamples: int = 5000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of the mean F1 of one arm; see `estimate_interval`."""
+    """95 % interval of the mean F1 of one arm, within [0, 1]; see `estimate_interval`."""
     arms = resampled_arms(y_true, {"": y_pred}, num_resamples=num_resamples, seed=seed)
-    return estimate_interval([arms["", average]], y_true.shape[0])[:2]
+    low, high = np.clip(estimate_interval([arms["", average]], y_true.shape[0])[:2], 0, 1)
+    return float(low), float(high)
 
 
 def paired_bootstrap(
