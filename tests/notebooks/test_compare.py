@@ -99,20 +99,18 @@ def test_one_arm_alone_has_a_report(study):
     assert not (figures / "pairwise.png").exists()
 
 
-def test_twelve_arms_have_a_report(study):
+def test_twelve_arms_have_a_report_that_names_missing_seeds_and_escapes_documents(study):
     arms = ["embedding", "instruction", "tfidf", *(f"arm_{i}" for i in range(9))]
-    figures, _ = compare(study(arms))
+    folder = study(arms, seeds=(0, 1), missing={("instruction", 1)})
+    figures, notebook = compare(folder, arms=[*arms, "frozen"])
     assert len(pd.read_csv(figures / "comparison.csv")) == 12
     assert len(pd.read_csv(figures / "pairwise.csv")) == 2 * 66
-
-
-def test_missing_seeds_are_named(study):
-    folder = study(["embedding", "instruction"], seeds=(0, 1, 2), missing={("instruction", 1)})
-    figures, notebook = compare(folder, arms=["embedding", "instruction", "tfidf"])
-    assert "instruction: seed 1" in notebook
-    assert "tfidf: seeds 0, 1, 2" in notebook
+    assert "instruction: seed 1; frozen: seeds 0, 1" in notebook
     comparison = pd.read_csv(figures / "comparison.csv").set_index("arm")
-    assert comparison["num_seeds"].to_dict() == {"embedding": 3, "instruction": 2}
+    assert comparison["num_seeds"].drop("instruction").eq(2).all()
+    assert comparison.loc["instruction", "num_seeds"] == 1
+    assert "&lt;b&gt;" in notebook
+    assert "<b>" not in notebook
 
 
 def test_label_sets_have_a_report(study):
@@ -130,9 +128,3 @@ def test_training_sizes_have_curves_and_a_comparison_at_the_largest(study):
     assert len(curves) == 8
     assert sorted(pd.read_csv(figures / "comparison.csv")["arm"]) == ["embedding", "instruction"]
     assert (figures / "curves.png").exists()
-
-
-def test_documents_in_the_report_are_escaped(study):
-    _, notebook = compare(study(["embedding", "instruction"]))
-    assert "<b>" not in notebook.replace("&lt;b&gt;", "")
-    assert "&lt;b&gt;" in notebook
