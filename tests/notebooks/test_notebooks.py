@@ -21,7 +21,10 @@ from lib.results import RESOURCE_KEYS, read_predictions, read_runs
 
 ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot", "distill")
 TUNED = ("encoder", "embedding", "instruction", "distill")
-FIGURES = ("forest", "pairwise", "class_f1", "confusion", "training", "cost", "ladder")
+FIGURES = (
+    "forest", "pairwise", "class_f1", "confusion", "training", "cost", "ladder", "reliability",
+    "risk_coverage", "slices",
+)  # fmt: skip
 
 
 def read(name):
