@@ -13,7 +13,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from lib.significance import AVERAGES, bootstrap_interval
+from lib.intervals import f1_intervals
+from lib.resampling import AVERAGES, f1, resample_f1
 
 LEVEL = 0.95
 
@@ -64,18 +65,11 @@ def learning_curves(
         For both averages, `micro_f1 micro_f1_low micro_f1_high` and so on; `train_size` 0 for an
         approach that learns from nothing. Ordered by approach and size.
     """
-    rows = []
-    for arm, preds in y_preds.items():
-        approach, size = split_arm(arm)
-        row = {"approach": approach, "train_size": size, "num_seeds": len(preds)}
-        for average in AVERAGES:
-            low, high = bootstrap_interval(
-                y_true, preds, average=average, num_resamples=num_resamples
-            )
-            row[average] = _f1(y_true, preds, np.ones((1, len(y_true))), average).mean()
-            row |= {f"{average}_low": low, f"{average}_high": high}
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values(["approach", "train_size"], ignore_index=True)
+    table = f1_intervals(y_true, y_preds, num_resamples=num_resamples)
+    named = [split_arm(arm) for arm in table.pop("arm")]
+    table.insert(0, "approach", [approach for approach, _ in named])
+    table.insert(1, "train_size", [size for _, size in named])
+    return table.sort_values(["approach", "train_size"], ignore_index=True)
 
 
 def seed_points(runs: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +84,7 @@ def resample_curves(
     y_preds: Mapping[str, np.ndarray],
     *,
     average: str = "micro_f1",
-    num_resamples: int = 2000,
+    num_resamples: int = 5000,
     seed: int = 0,
 ) -> dict[str, Curve]:
     """The curve of each approach, resampled jointly over test documents and training seeds.
@@ -105,14 +99,12 @@ def resample_curves(
     y_true, y_preds
         See `learning_curves`.
     """
-    num_documents = len(y_true)
-    shares = np.full(num_documents, 1 / num_documents)
-    weights = np.random.default_rng(seed).multinomial(num_documents, shares, size=num_resamples)
+    samples = resample_f1(y_true, y_preds, num_resamples=num_resamples, seed=seed)
     found: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
     for arm, preds in y_preds.items():
         approach, size = split_arm(arm)
-        value = _f1(y_true, preds, np.ones((1, num_documents)), average).mean()
-        of_seeds = _f1(y_true, preds, weights, average)  # (R, S)
+        value = f1(y_true, preds, average)
+        of_seeds = samples[arm][AVERAGES.index(average)].T  # (R, S)
         moved = (of_seeds * _seed_weights(len(preds), num_resamples, seed)).sum(axis=1)
         found.setdefault(approach, {})[size] = value, moved
     curves = {}
@@ -132,24 +124,6 @@ def _seed_weights(num_seeds: int, num_resamples: int, seed: int) -> np.ndarray:
     apart -= apart.mean(axis=1, keepdims=True)
     apart /= np.sqrt(generator.chisquare(num_seeds - 1, (num_resamples, 1)) / (num_seeds - 1))
     return 1 / num_seeds + apart / math.sqrt(num_seeds * (num_seeds - 1))
-
-
-def _f1(y_true: np.ndarray, y_pred: np.ndarray, weights: np.ndarray, average: str) -> np.ndarray:
-    """F1 of each of S seeds, (R, S), on documents that count as often as (R, N) says.
-
-    In macro-F1 a label that a resample misses is left out of its mean, as in `lib.significance`.
-    """
-    if average not in AVERAGES:
-        raise ValueError(f"average: {average!r} is not one of {', '.join(AVERAGES)}")
-    double_tp, support = 2.0 * (y_true & y_pred), y_true.astype(float) + y_pred  # (S, N, C)
-    if average == "micro_f1":
-        double_tp, support = (x.sum(axis=2, keepdims=True) for x in (double_tp, support))
-    double_tp, support = (weights @ x for x in (double_tp, support))  # (S, R, C or 1)
-    f1 = double_tp / np.maximum(support, 1)
-    if average == "micro_f1":
-        return f1[:, :, 0].T
-    drawn = np.maximum((weights @ y_true > 0).sum(axis=1), 1)  # (R,)
-    return (f1.sum(axis=2) / drawn * y_true.any(axis=0).mean()).T
 
 
 def crossings(curves: Mapping[str, Curve], *, level: float = LEVEL) -> pd.DataFrame:

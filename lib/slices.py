@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
 from lib.figures import MOST_LINES, arm_styles, label_ends
+from lib.intervals import f1_intervals
 from lib.labels import LabelSpace
 from lib.metrics import f1_scores
 from lib.prompts import encode_documents
-from lib.significance import bootstrap_interval, f1
 
 
 def parts_by_support(train_counts: np.ndarray) -> pd.Categorical:
@@ -55,7 +55,7 @@ def f1_by_part(
     *,
     documents: pd.Categorical | None = None,
     labels: pd.Categorical | None = None,
-    num_resamples: int = 1000,
+    num_resamples: int = 5000,
 ) -> pd.DataFrame:
     """Micro-F1 of each arm over parts of the documents, or of the labels, with 95 % intervals.
 
@@ -84,18 +84,19 @@ def f1_by_part(
     if len(parts) != y_true.shape[axis]:
         kind = ("documents", "labels")[axis]
         raise ValueError(f"{kind}: {len(parts)} parts for {y_true.shape[axis]} {kind}")
-    rows = []
+    tables = []
     for part in parts.categories:
         chosen = np.flatnonzero(parts == part)
         truth = y_true.take(chosen, axis)
-        for arm, preds in y_preds.items() if truth.any() else ():
-            of_part = preds.take(chosen, axis + 1)
-            options = {"average": "micro_f1", "num_resamples": num_resamples}
-            low, high = bootstrap_interval(truth, of_part, **options)
-            rows.append((arm, part, len(chosen), f1(truth, of_part, "micro_f1"), low, high))
-    table = pd.DataFrame(rows, columns=["arm", "part", "size", "micro_f1", "low", "high"])
+        if truth.any():
+            of_part = {arm: preds.take(chosen, axis + 1) for arm, preds in y_preds.items()}
+            table = f1_intervals(truth, of_part, num_resamples=num_resamples)
+            tables.append(table.assign(part=part, size=len(chosen)))
+    table = pd.concat(tables, ignore_index=True)
+    table = table.rename(columns={"micro_f1_low": "low", "micro_f1_high": "high"})
     known = [part for part in parts.categories if part in set(table["part"])]
-    return table.assign(part=pd.Categorical(table["part"], known, ordered=True))
+    table["part"] = pd.Categorical(table["part"], known, ordered=True)
+    return table[["arm", "part", "size", "micro_f1", "low", "high"]]
 
 
 def f1_by_level(
