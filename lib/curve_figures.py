@@ -1,15 +1,14 @@
 """The figure of learning curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from sklearn.isotonic import isotonic_regression
 
-from lib.figures import arm_styles
+from lib.figures import arm_styles, label_ends
 
 NAMES = {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
 LINES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)))  # for a reader in grey
@@ -43,23 +42,23 @@ def plot_learning_curves(
     styles = arm_styles(sorted(table["approach"].unique()))
     sizes = sorted(taught["train_size"].unique())
     ahead = [] if forecast is None or not len(forecast) else sorted(forecast["train_size"].unique())
-    fig, ax = plt.subplots(figsize=(7.2, 4.4))
+    fig, ax = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
     ends, beside = {}, min(BESIDE, WIDEST / len(ranked))
     for i, approach in enumerate(ranked):
         curve = taught[taught["approach"] == approach].sort_values("train_size")
         shift = 2 ** (beside * (i - (len(ranked) - 1) / 2))
         style = styles[approach] | {"ls": LINES[i % len(LINES)]}
         _draw_curve(ax, curve, points[points["approach"] == approach], shift, style, average)
-        ends[approach] = float(curve[average].iloc[-1])
-        if ahead:
-            row = forecast[forecast["approach"] == approach]
-            ends[approach] = _draw_forecast(ax, curve, row, shift, style, average)
+        ends[approach] = (curve["train_size"].iloc[-1] * shift, curve[average].iloc[-1])
+        row = forecast[forecast["approach"] == approach] if ahead else ()
+        if len(row):
+            ends[approach] = _draw_forecast(ax, ends[approach], row.iloc[0], shift, style)
     right = max([*sizes, *ahead]) * 2**0.3
     ax.set_xscale("log", base=2)
     ax.set_xlim(sizes[0] * 2**-0.3, right)
     for row in level.itertuples():
         _draw_level(ax, row, styles[row.approach], average)
-        ends[row.approach] = getattr(row, average)
+        ends[row.approach] = (right, getattr(row, average))
     ax.xaxis.set_major_locator(FixedLocator([*sizes, *ahead]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -68,8 +67,7 @@ def plot_learning_curves(
         ax.axvspan(np.sqrt(sizes[-1] * ahead[0]), right, color="0.94", zorder=0)
         ax.annotate("forecast", (ahead[0], 0.01), xycoords=ax.get_xaxis_transform(), ha="center",
                     va="bottom", color="0.35")  # fmt: skip
-    _label_ends(ax, ends, {name: styles[name]["color"] for name in ends})
-    fig.tight_layout()
+    label_ends(ax, ends, styles)
     return fig
 
 
@@ -93,26 +91,17 @@ def _draw_curve(
 
 
 def _draw_forecast(
-    ax: plt.Axes,
-    curve: pd.DataFrame,
-    forecast: pd.DataFrame,
-    shift: float,
-    style: Mapping,
-    average: str,
-) -> float:
-    """The dotted line to a hollow point with its interval; returns where the name belongs."""
-    end = curve.iloc[-1]
-    if not len(forecast):
-        return float(end[average])
-    row = forecast.iloc[0]
-    x = row["train_size"] * shift
+    ax: plt.Axes, end: tuple[float, float], row: pd.Series, shift: float, style: Mapping
+) -> tuple[float, float]:
+    """The dotted line to a hollow point with its interval; returns where that point is."""
+    x, f1 = row["train_size"] * shift, row["f1"]
     options = {"color": style["color"], "zorder": 2}
-    ax.plot([end["train_size"] * shift, x], [end[average], row["f1"]], ls=":", lw=1.3, **options)
-    spread = [[row["f1"] - row["low"]], [row["high"] - row["f1"]]]
-    bars = ax.errorbar(x, row["f1"], yerr=np.abs(spread), marker=style["marker"], mfc="white",
-                       ms=6.5, elinewidth=1, capsize=2, **options)  # fmt: skip
+    ax.plot([end[0], x], [end[1], f1], ls=":", lw=1.3, **options)
+    spread = [[f1 - row["low"]], [row["high"] - f1]]
+    bars = ax.errorbar(x, f1, yerr=np.abs(spread), marker=style["marker"], mfc="white", ms=6.5,
+                       elinewidth=1, capsize=2, **options)  # fmt: skip
     bars[2][0].set_linestyle(":")
-    return float(row["f1"])
+    return x, f1
 
 
 def _draw_level(ax: plt.Axes, row: tuple, style: Mapping, average: str) -> None:
@@ -120,25 +109,3 @@ def _draw_level(ax: plt.Axes, row: tuple, style: Mapping, average: str) -> None:
     low, high = getattr(row, f"{average}_low"), getattr(row, f"{average}_high")
     ax.axhspan(low, high, color=style["color"], alpha=0.15, lw=0, zorder=0)
     ax.axhline(getattr(row, average), color=style["color"], ls=(0, (1, 1)), lw=1.4, zorder=1)
-
-
-def _label_ends(ax: plt.Axes, ends: Mapping[str, float], colours: Mapping[str, Sequence]) -> None:
-    """Names right of the axes at the heights given, moved as little as keeps them a line apart.
-
-    Least squares under an order is isotonic regression, once the distances are taken off.
-    """
-    names = sorted(ends, key=ends.get)
-    bottom, top = ax.get_ylim()
-    ax.set_ylim(bottom, top)
-    height = ax.get_window_extent().height
-    line = 1.35 * plt.rcParams["font.size"] * ax.figure.dpi / 72 / height * (top - bottom)
-    steps = line * np.arange(len(names))
-    placed = isotonic_regression(np.array([ends[name] for name in names]) - steps) + steps
-    for name, y in zip(names, placed, strict=True):
-        ax.annotate(
-            name, (1, ends[name]), (1.03, y), xycoords=("axes fraction", "data"),
-            textcoords=("axes fraction", "data"), va="center", color=colours[name],
-            fontweight="bold", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colours[name], "lw": 0.8, "shrinkA": 1,
-                        "shrinkB": 0, "relpos": (0, 0.5)},
-        )  # fmt: skip
