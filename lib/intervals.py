@@ -116,7 +116,7 @@ def f1_intervals(
         for average in AVERAGES:
             interval = estimate_interval([arms[arm, average]], y_true.shape[0])
             row[average] = arms[arm, average].values.mean()
-            low, high = np.clip(interval[:2], 0, 1)
+            low, high = np.clip(interval[:2], 0, 1)  # Student's t knows no bounds
             row |= {f"{average}_low": low, f"{average}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -125,10 +125,10 @@ def f1_intervals(
 def bootstrap_interval(
     y_true: Labels, y_pred: Preds, *, average: str, num_resamples: int = 5000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of the mean F1 of one arm, within [0, 1]; see `estimate_interval`."""
+    """95 % interval of the mean F1 of one arm, cut to [0, 1]; see `estimate_interval`."""
     arms = resampled_arms(y_true, {"": y_pred}, num_resamples=num_resamples, seed=seed)
-    low, high = np.clip(estimate_interval([arms["", average]], y_true.shape[0])[:2], 0, 1)
-    return float(low), float(high)
+    low, high = estimate_interval([arms["", average]], y_true.shape[0])[:2]
+    return max(low, 0.0), min(high, 1.0)
 
 
 def paired_bootstrap(
