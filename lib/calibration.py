@@ -166,11 +166,15 @@ class Calibrated(NamedTuple):
 
 
 def calibrate(folder: Path, *, multi_label: bool) -> Calibrated | None:
-    """The run's probabilities, scaled; None where it has none, or kept only the best ones."""
+    """The run's probabilities, scaled; None where it has none, or kept only the best ones.
+
+    None as well where no label is given 0.01 or more: nothing is said with any confidence then.
+    """
     val_probs, val_truth, _ = read_scores(folder, "validation")
     probs, truth, right = read_scores(folder, "test")
     both = np.concatenate([val_probs, probs])
-    if probs.shape != truth.shape or not are_probabilities(both, multi_label=multi_label):
+    known = probs.shape == truth.shape and are_probabilities(both, multi_label=multi_label)
+    if not known or probs.max() < FLOOR:
         return None
     temperature = fit_temperature(val_probs, val_truth, multi_label=multi_label)
     scaled = scale(probs, temperature, multi_label=multi_label)

@@ -79,7 +79,8 @@ def _describe_crossings(crossed: pd.DataFrame) -> list[str]:
         )
     if len(crossed) and not lines:
         lines.append(
-            "No two curves cross: at every size measured the same approach of a pair leads."
+            "No two curves cross: of each pair the same approach leads with the fewest documents "
+            "and with the most."
         )
     return lines
 

@@ -189,7 +189,8 @@ def _question(recommendation: dict[str, Any]) -> str:
         return f"Head against prompt: the {side} is better ({numbers})."
     return (
         f"Head against prompt: neither is shown to be better ({numbers}), where a true difference "
-        f"of {pair['min_detectable']:.3f} would have been found in four studies of five."
+        f"of {pair['min_detectable']:.3f} would have been found in four studies of five, were this "
+        "the only pair."
     )
 
 
