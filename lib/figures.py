@@ -93,7 +93,8 @@ def label_ends(
     fig = ax.get_figure()
     ax.autoscale_view()
     fig.draw_without_rendering()  # places the panel
-    points = ax.get_window_extent().height * 72 / fig.dpi
+    panel = ax.get_window_extent()
+    width, points = panel.width * 72 / fig.dpi, panel.height * 72 / fig.dpi
     arms = sorted(ends, key=lambda arm: ends[arm][1])
     lines = np.array([wrap(arm).count("\n") + 1 for arm in arms])
     gaps = 5.5 * (lines[1:] + lines[:-1]) / points  # between the middles of neighbours
@@ -104,10 +105,10 @@ def label_ends(
     heights = np.minimum(heights, 1 - steps[-1] + steps)
     for arm, height in zip(arms, heights, strict=True):
         line = {"arrowstyle": "-", "color": styles[arm]["color"], "lw": 0.6, "shrinkB": 0}
-        ax.annotate(wrap(arm), ends[arm], (1.07, height), textcoords="axes fraction", va="center",
-                    size=8.5, arrowprops=line | {"relpos": (0, 0.5)})  # fmt: skip
-        ax.plot(1.05, height, ms=5, mec="black", mew=0.5, clip_on=False, transform=ax.transAxes,
-                **styles[arm])  # fmt: skip
+        ax.annotate(wrap(arm), ends[arm], (1 + 22 / width, height), textcoords="axes fraction",
+                    va="center", size=8.5, arrowprops=line | {"relpos": (0, 0.5)})  # fmt: skip
+        ax.plot(1 + 16 / width, height, ms=5, mec="black", mew=0.5, clip_on=False,
+                transform=ax.transAxes, **styles[arm])  # fmt: skip
 
 
 def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:

@@ -178,8 +178,9 @@ def plot_slices(tables: Mapping[str, pd.DataFrame], *, most: int = MOST_LINES) -
     arms = list(dict.fromkeys(arm for table in tables.values() for arm in table["arm"]))[:most]
     styles = arm_styles(arms)
     widths = [max(2, table["part"].nunique()) for table in tables.values()]
-    fig, axs = plt.subplots(1, len(tables), figsize=(1.6 + 0.95 * sum(widths), 3.6), sharey=True,
-                            squeeze=False, width_ratios=widths, layout="constrained")  # fmt: skip
+    size = (min(1.6 + 0.95 * sum(widths), 9.5), 3.6)  # a page's width at most
+    fig, axs = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False,
+                            width_ratios=widths, layout="constrained")  # fmt: skip
     for ax, (what, table) in zip(axs[0], tables.items(), strict=True):
         parts = [part for part in table["part"].cat.categories if part in set(table["part"])]
         for number, arm in enumerate(arms):
