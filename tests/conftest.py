@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # hub ids must never be looked up by a test
 
-from lib.loader import load_backbone, load_tokenizer
+from transformers import AutoModelForCausalLM
+
+from lib.loader import load_backbone, load_tokenizer, resolve_model
 from lib.params import ROOT
 from lib.reading import find_packaged, read_table
 
@@ -34,16 +37,28 @@ def tokenizer():
     return load_tokenizer(SMOLLM2)
 
 
+@pytest.fixture(scope="session")
+def cut_model(tmp_path_factory):
+    """A folder with the real SmolLM2's first layers, which loads in no time: `cut_model(2)`."""
+
+    @cache
+    def cut(layers):
+        folder = tmp_path_factory.mktemp(f"smollm2-{layers}-layers")
+        whole = resolve_model(SMOLLM2)
+        model = AutoModelForCausalLM.from_pretrained(whole, dtype="auto", num_hidden_layers=layers)
+        model.save_pretrained(folder)
+        load_tokenizer(SMOLLM2).save_pretrained(folder)
+        return str(folder)
+
+    return cut
+
+
 @pytest.fixture
-def make_backbone():
+def make_backbone(cut_model):
     """The real SmolLM2 in NF4 with its first two layers: `make_backbone(head="none")`."""
 
     def make(head="none", layers=2, **options):
-        model = load_backbone(SMOLLM2, head=head, **options)
-        inner = model.model if head == "lm" else model
-        inner.layers = inner.layers[:layers]
-        inner.config.num_hidden_layers = layers
-        return model
+        return load_backbone(cut_model(layers), head=head, **options)
 
     return make
 
