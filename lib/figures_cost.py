@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from lib.figures import add_legend, arm_styles
 
@@ -103,4 +103,6 @@ def _cost_axis(ax: plt.Axes, values: pd.Series, *, linear: bool) -> pd.Series:
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.xaxis.set_minor_locator(NullLocator())
+    else:
+        ax.xaxis.set_minor_formatter(NullFormatter())  # beside powers of ten they do not fit
     return values.replace(0, smallest / 10)
