@@ -214,6 +214,8 @@ def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:
         As `compare_all` returns it with a `reference`.
     """
     micro = pairwise[pairwise["metric"] == "micro_f1"].sort_values("delta", ascending=False)
+    if micro.empty:
+        return f"{reference} alone has run: there is nothing to compare it with."
     sentences = []
     for verb, chosen in (
         ("above", micro[micro["low"] > 0]),
