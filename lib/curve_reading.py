@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lib.curves import LEVEL, Curve, difference
+from lib.curves import LEVEL, Curve
 from lib.power_law import FEWEST_SIZES
 
 NAMES = {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
@@ -35,7 +35,7 @@ def describe_curves(
     lines.append(
         "Intervals are 95 %, over test documents"
         + (f" and {fewest} seeds" if fewest > 1 else " alone: each arm has one seed")
-        + "; those of differences are not adjusted for the number of pairs."
+        + "; which leads are certain at the largest size stands among the differences."
     )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -43,24 +43,17 @@ def describe_curves(
 def _describe_leader(
     table: pd.DataFrame, curves: Mapping[str, Curve], size: int, average: str
 ) -> str:
-    """Who leads at a size, and which of the others are not distinguishable from it."""
+    """Who leads at a size, and what the others reach; which lead is certain is not told here."""
     present = [name for name, curve in curves.items() if not curve.taught or size in curve.sizes]
     at_size = table[table["train_size"].isin([0, size]) & table["approach"].isin(present)]
-    best = at_size.loc[at_size[average].idxmax()]
-    behind, tied = [], []
-    for name in present:
-        if name != best["approach"]:
-            value, samples = difference(curves[best["approach"]], curves[name], np.array([size]))
-            low, high = np.quantile(samples, [0.025, 0.975])
-            said = f"{name} ({value[0]:+.3f}, {low:+.3f} to {high:+.3f})"
-            (behind if low > 0 else tied).append(said)
+    best, *others = at_size.sort_values(average, ascending=False).to_dict("records")
     sentence = (
         f"With {size:,} training documents **{best['approach']}** has the highest "
         f"{NAMES[average]}, {best[average]:.3f} "
         f"({best[f'{average}_low']:.3f} to {best[f'{average}_high']:.3f})"
     )
-    sentence += f", ahead of {_join(behind)}" if behind else ""
-    return sentence + (f"; **not distinguishable** from {_join(tied)}." if tied else ".")
+    behind = [f"{row['approach']} {row[average]:.3f}" for row in others]
+    return sentence + (f", before {_join(behind)}." if behind else ".")
 
 
 def _describe_crossings(crossed: pd.DataFrame) -> list[str]:

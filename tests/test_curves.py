@@ -216,7 +216,7 @@ def test_the_reading_names_leaders_crossing_and_gain_from_the_numbers(y_preds, c
     first, second, crossing, forecast, missed, about = text.splitlines()
     assert first.startswith("- With 64 training documents **tfidf** has the highest micro-F1, 0.5")
     assert second.startswith("- With 512 training documents **embedding** has the highest micro-F1")
-    assert "ahead of tfidf (+0." in second
+    assert "before tfidf 0." in second
     assert crossing.startswith("- **embedding** overtakes tfidf at about 1")
     assert "1,024 of them would bring about, each with its gain over 512: **embedding**" in forecast
     assert "Do not rely" not in missed
