@@ -33,7 +33,7 @@ MOST_PAIRS = 20  # pairs of arms that one figure holds (chosen here)
 def set_plot_style() -> None:
     """Seaborn's "paper" context with the colour-blind palette, for every figure of the study."""
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.05)
-    plt.rcParams |= {"figure.dpi": 96, "savefig.dpi": 200, "axes.titleweight": "bold"}
+    plt.rcParams |= {"figure.dpi": 84, "savefig.dpi": 200, "axes.titleweight": "bold"}
     plt.rcParams |= {"axes.titlelocation": "left", "pdf.fonttype": 42}
 
 
