@@ -99,3 +99,19 @@ def speed_table():
 def test_readme_shows_the_committed_benchmark():
     assert speed_table() in (ROOT / "README.md").read_text(encoding="utf-8"), speed_table()
     assert (ROOT / "figures/bench/scaling.png").exists()
+
+
+def test_readme_tells_what_few_documents_and_equal_budgets_bring():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for figure in ("learning_curve/curves.png", "budget/forest.png"):
+        assert f"(figures/{figure})" in readme
+        assert (ROOT / "figures" / figure).exists()
+    for words in ("learning_curve/curves.md", "budget/conclusion.md"):
+        assert (ROOT / "figures" / words).read_text(encoding="utf-8").strip() in readme
+    kept = pd.read_csv(ROOT / "figures/budget/distillation.csv").iloc[0]
+    readme = " ".join(readme.split())
+    assert (
+        f"keeps {kept.micro_f1_kept:.0%} of the head's micro-F1 ({kept.micro_f1_kept_low:.0%} to "
+        f"{kept.micro_f1_kept_high:.0%}) and answers {kept.speedup:.1f} times as many documents a "
+        "second"
+    ) in readme
