@@ -17,7 +17,7 @@ from lib.classifier import load_classifier
 from lib.comparison import distillation, stack_predictions
 from lib.data import load_splits
 from lib.params import NOTEBOOK_PARAMS, ROOT, load_params
-from lib.results import RESOURCE_KEYS, read_predictions, read_runs
+from lib.results import OPTIONAL_RESOURCES, RESOURCE_KEYS, read_predictions, read_runs
 
 ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot", "distill")
 TUNED = ("encoder", "embedding", "instruction", "distill")
@@ -164,7 +164,7 @@ def test_a_run_leaves_every_artefact_of_the_contract(smoke_study, arm):
     assert metrics["num_test"] == 64
     assert 0 <= metrics["micro_f1"] <= 1
     resources = json.loads((folder / "resources.json").read_text())
-    assert set(resources) == set(RESOURCE_KEYS)
+    assert set(resources) == {*RESOURCE_KEYS, *OPTIONAL_RESOURCES}
     assert resources["peak_memory_gib"] > 0
     labels = json.loads((folder / "labels.json").read_text())
     for split, size in (("validation", 24), ("test", 64)):
