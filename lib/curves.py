@@ -57,7 +57,7 @@ def learning_curves(
     Parameters
     ----------
     y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool over its seeds, as `stack_predictions` gives them.
+        See `lib.comparison.stack_predictions`.
 
     Returns
     -------
