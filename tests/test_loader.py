@@ -201,7 +201,7 @@ def test_loftq_starts_nearer_to_the_weights_before_quantization(make_backbone, r
     quantized = layer_weight(layer.base_layer, torch.float32)
     lost, left = original - quantized, original - quantized - layer.get_delta_weight("default")
     best = torch.linalg.svdvals(lost)[16:].norm()
-    assert best <= left.norm() < 1.01 * best
+    assert (1 - 1e-5) * best <= left.norm() < 1.01 * best  # both rounded
 
 
 def test_unknown_target_modules_name_the_known_ones(make_backbone):
