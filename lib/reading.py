@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def find_packaged(location: str) -> tuple[Path, str | None]:
     """
     package, _, inner = location.removeprefix("package:").partition("/")
     wanted = f"{package.replace('.', '/')}/{inner}"
-    owners = metadata.packages_distributions().get(package.split(".")[0], [])
+    owners = _owners().get(package.split(".")[0], [])
     for owner in dict.fromkeys(owners):
         for file in metadata.files(owner) or []:
             if file.as_posix() == wanted:
@@ -52,6 +52,12 @@ def find_packaged(location: str) -> tuple[Path, str | None]:
                 up = len(file.parts) - len(Path(wanted).parts)
                 return Path(file.locate()).parents[up - 1], None
     raise DataError(f"{location}: no installed package carries {wanted}; run `make install`")
+
+
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """Distributions of each importable package; to read them all takes about a second."""
+    return metadata.packages_distributions()
 
 
 def urlsafe_sha256(path: Path) -> str:

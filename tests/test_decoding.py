@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from lib.answering import decode_labels, score_label_sets, score_questions
 from lib.data import LabelSpace
 from lib.decoding import LabelTrie, score_labels
+from lib.loader import load_backbone
 from lib.metrics import softmax
 from lib.params import DECODINGS, SET_DECODINGS
 from lib.prompts import NEUTRAL, PromptTemplate
@@ -20,12 +21,8 @@ TEXTS = ["Cocoa rose.", "Gas prices fell again in the east of the country, trade
 
 
 @pytest.fixture(scope="module")
-def model():
-    from conftest import SMOLLM2
-
-    from lib.loader import load_backbone
-
-    return load_backbone(SMOLLM2, head="lm", dtype="float32")
+def model(cut_model):
+    return load_backbone(cut_model(8), head="lm", dtype="float32")
 
 
 @pytest.fixture
