@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMOLLM2
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, pipeline
 
@@ -25,19 +24,20 @@ TEXTS = [
 
 
 @pytest.fixture
-def write(tmp_path):
-    """A finished run of SmolLM2 whose adapters and head hold random numbers: its folder."""
+def write(tmp_path, cut_model):
+    """A finished run of SmolLM2's first layers, adapters and head random: its folder."""
 
     def write(**changes):
         mode = changes.get("label_mode", "single")
         params = EmbeddingParams(
             notebook="03_finetune_embedding", study="s", arm="a", runs_dir=str(tmp_path / "runs"),
-            max_length=12, lora_r=2, **{"pooling": "last", "head_bias": False} | changes,
+            max_length=12, lora_r=2, model_id=cut_model(4),
+            **{"pooling": "last", "head_bias": False} | changes,
         )  # fmt: skip
         dtype = choose_dtype(torch.device("cpu"))
         torch.manual_seed(0)
         model = EmbeddingModel(
-            load_backbone(SMOLLM2), num_labels=3, compute_dtype=dtype, **params.head_options
+            load_backbone(params.model_id), num_labels=3, compute_dtype=dtype, **params.head_options
         )
         model = add_lora(model, **params.lora_options)
         for name, parameter in model.named_parameters():

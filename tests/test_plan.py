@@ -8,6 +8,19 @@ from lib.params import ROOT, ParamsError
 from lib.plan import main, plan
 
 
+@pytest.fixture
+def smoke(tmp_path):
+    """A copy of the smoke study with these arms alone: its folder."""
+
+    def copy(*arms):
+        (tmp_path / "smoke").mkdir()
+        for name in ("common", *arms):
+            shutil.copy(ROOT / "params" / "smoke" / f"{name}.yaml", tmp_path / "smoke")
+        return tmp_path / "smoke"
+
+    return copy
+
+
 def test_every_arm_of_a_study_is_estimated_and_its_record_stands_beside():
     table = plan(ROOT / "params" / "smoke", machine=GPUS["T4"]).set_index("arm")
     files = {file.stem for file in (ROOT / "params" / "smoke").glob("*.yaml")}
@@ -40,39 +53,38 @@ def test_twice_the_documents_take_twice_as_long(tmp_path):
     assert hours[0]["cost"] == pytest.approx(2 * hours[0]["hours"])
 
 
-def test_adapters_on_a_third_of_the_layers_train_in_about_a_third_of_the_time(tmp_path):
+def test_adapters_on_a_third_of_the_layers_train_in_about_a_third_of_the_time(smoke):
     """After one pass of the layers below, which the prompt route runs in every epoch."""
-    shutil.copytree(ROOT / "params" / "smoke", tmp_path / "smoke")
+    folder = smoke("embedding", "instruction")
     seconds = {}
     for layers in (10, 30):
         for arm in ("embedding", "instruction"):
-            file = tmp_path / "smoke" / f"{arm}.yaml"
+            file = folder / f"{arm}.yaml"
             text = (ROOT / "params" / "smoke" / f"{arm}.yaml").read_text()
             text = text.replace("num_epochs: 1", "num_epochs: 9").replace("lora_layers: 10\n", "")
             file.write_text(f"{text}\nlora_layers: {layers}\n")
-        table = plan(tmp_path / "smoke", machine=GPUS["L4"]).set_index("arm")
+        table = plan(folder, machine=GPUS["L4"]).set_index("arm")
         seconds[layers] = table["train_seconds"]
     share = seconds[10] / seconds[30]
     assert 1 / 3 < share["embedding"] < 0.4
     assert share["embedding"] < share["instruction"] < 0.75
 
 
-def test_a_loss_on_the_prompt_takes_memory_for_its_logits(tmp_path):
-    """And questions about labels are more examples than documents."""
-    shutil.copytree(ROOT / "params" / "smoke", tmp_path / "smoke")
-    file = tmp_path / "smoke" / "instruction.yaml"
+def test_a_loss_on_the_prompt_takes_memory_for_its_logits(smoke):
+    folder = smoke("instruction")
+    file = folder / "instruction.yaml"
     text = file.read_text()
     file.write_text(text.replace('"instruction"', '"on_prompt"') + "loss_on_prompt: true\n")
     file.rename(file.with_stem("on_prompt"))
-    (tmp_path / "smoke" / "instruction.yaml").write_text(text)
-    table = plan(tmp_path / "smoke", machine=GPUS["T4"]).set_index("arm")
+    file.write_text(text)
+    table = plan(folder, machine=GPUS["T4"]).set_index("arm")
     logits = 8 * 20 * 49152 * 10 / 2**30  # a batch, at least so many tokens of prompt, bytes
     peak = table["peak_memory_gib"]
     assert peak["on_prompt"] > peak["instruction"] + logits
 
 
-def test_the_command_prints_a_table_or_one_line(capsys, tmp_path):
-    main(["params/smoke", "--machine", "L4", "--price", "0.5"])
+def test_the_command_prints_a_table_or_one_line(capsys, smoke, tmp_path):
+    main([str(smoke("embedding")), "--machine", "L4", "--price", "0.5"])
     printed = capsys.readouterr().out
     assert "L4 (data sheet)" in printed
     assert "cost" in printed
