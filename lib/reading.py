@@ -56,7 +56,7 @@ def find_packaged(location: str) -> tuple[Path, str | None]:
 
 @cache
 def _owners() -> Mapping[str, list[str]]:
-    """Distributions of each importable package; to read them all takes about a second."""
+    """Distributions of each importable package: 0.2 s of reading and more."""
     return metadata.packages_distributions()
 
 
