@@ -17,6 +17,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
+    Cache,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -161,12 +162,18 @@ def packed_attention_forward(
     dropout: float = 0.0,
     cu_seq_lens_q: Tensor | None = None,
     sliding_window: int | None = None,
+    prefix: Cache | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, heads, S, D) in, (1, S, heads, D) out.
 
-    Without document boundaries (decoding, scoring) it is transformers' own `sdpa`.
+    Without document boundaries (decoding, scoring) it is transformers' own `sdpa`; or, behind a
+    `prefix` that all rows share, `attend_behind`.
     """
+    if prefix is not None:
+        shared = prefix.layers[module.layer_idx]
+        out = attend_behind(shared.keys, shared.values, query, key, value, attention_mask, scaling)
+        return out.transpose(1, 2), None
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -200,6 +207,48 @@ def packed_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any)
 
 AttentionInterface.register(NAME, packed_attention_forward)
 AttentionMaskInterface.register(NAME, packed_mask)
+
+
+def attend_behind(
+    prefix_keys: Tensor,
+    prefix_values: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scale: float,
+) -> Tensor:
+    """Attention of B rows to a prefix that they share and to their own keys, (B, heads, T, D).
+
+    The prefix stands in memory once, and all rows attend to it in one product. The two parts are
+    joined by the sums of their exponentials: the decomposition of Hydragen (arXiv 2402.05099,
+    section 3.1).
+
+    Parameters
+    ----------
+    prefix_keys, prefix_values
+        (1, key heads, P, D); every query sees all P.
+    query, key, value, mask
+        (B, heads, T, D), (B, key heads, L, D) twice, and (B, 1, T, L) to be added to the scores.
+    """
+    rows, key_heads = query.shape[0], key.shape[1]
+    q = query.unflatten(1, (key_heads, -1)).to(value.dtype)  # (B, K, R, T, D)
+    shared = q.transpose(0, 1).flatten(1, 3)[None]  # (1, K, B R T, D)
+    near = mask.expand(-1, q.shape[2], -1, -1).flatten(1, 2)[:, None]  # (B, 1, R T, L)
+    far, far_sum = _attend(shared, prefix_keys, prefix_values, 0.0, scale)
+    far = far[0].unflatten(1, (rows, -1)).transpose(0, 1)  # (B, K, R T, D)
+    far_sum = far_sum[0].unflatten(1, (rows, -1)).transpose(0, 1)
+    own, own_sum = _attend(q.flatten(2, 3), key, value, near, scale)
+    share = (far_sum - own_sum).sigmoid().to(own.dtype)
+    return (own + share * (far - own)).unflatten(2, q.shape[2:4]).flatten(1, 2)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention, and the logarithm of the sum of its exponentials, (..., 1) float32."""
+    scores = (q @ k.to(v.dtype).mT).float() * scale + mask
+    return scores.softmax(-1).to(v.dtype) @ v, scores.logsumexp(-1, keepdim=True)
 
 
 @torch.library.custom_op("head_or_prompt::packed_attention", mutates_args=())

@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from lib.attention import is_packed
 from lib.data import micro_batches
 from lib.device import mixed_precision
 
@@ -113,16 +114,14 @@ def score_labels(
     given
         How many of each answer's first tokens are taken as read: what comes behind is scored.
     token_budget
-        Most tokens of one forward pass, trie nodes and the keys of the shared beginning included.
+        Most tokens of one forward pass, trie nodes included.
     """
     model = causal_lm(model).eval()
     trie = LabelTrie.build(label_texts, given)
-    past, rests = prefill_shared(model, prompts, trie, compute_dtype)
+    prefix, rests = prefill_shared(model, prompts, trie, compute_dtype)
     scores = np.empty((len(prompts), len(label_texts)), dtype=np.float32)
-    # Each prompt has its own copy of the shared beginning's keys.
-    added = (past.get_seq_length() if past is not None else 0) + len(trie.tokens)
-    for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
-        edges = _edge_log_probs(model, [rests[i] for i in batch], trie, past, compute_dtype)
+    for batch in micro_batches([len(rest) + len(trie.tokens) for rest in rests], token_budget):
+        edges = _edge_log_probs(model, [rests[i] for i in batch], trie, prefix, compute_dtype)
         for label, path in enumerate(trie.label_edges):
             scores[batch, label] = edges[:, path].sum(dim=1).cpu().numpy()
     return scores
@@ -135,6 +134,8 @@ def prefill_shared(
     compute_dtype: torch.dtype,
 ) -> tuple[DynamicCache | None, list[list[int]]]:
     """Keys and values of what all prompts begin with, and the rest of each, at least one token.
+
+    Only packed models (`lib.attention.use_packing`) can share them; None for others.
 
     Raises
     ------
@@ -152,23 +153,18 @@ def prefill_shared(
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     shared = next((i for i in range(limit) if first[i] != last[i]), limit)
-    rests = [list(prompt[shared:]) for prompt in prompts]
-    if not shared:
-        return None, rests
+    if not shared or not is_packed(model):
+        return None, [list(prompt) for prompt in prompts]
     ids = torch.tensor([list(prompts[0][:shared])], device=model.device)
     with mixed_precision(model.device, compute_dtype):
         # With its mask, from which a model with a sliding window makes its own.
         output = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
-    return output.past_key_values, rests
+    return output.past_key_values, [list(prompt[shared:]) for prompt in prompts]
 
 
-def expand_cache(past: DynamicCache | None, size: int) -> DynamicCache:
-    """The shared beginning in front of each of `size` prompts; the original is not changed."""
-    cache = DynamicCache()
-    for i, layer in enumerate(past.layers if past is not None else ()):
-        expand = (size, -1, -1, -1)
-        cache.update(layer.keys.expand(expand), layer.values.expand(expand), i)
-    return cache
+def behind(prefix: DynamicCache | None) -> tuple[int, dict[str, DynamicCache]]:
+    """Tokens of a shared beginning, and how a model's `forward` is told of it."""
+    return (prefix.get_seq_length(), {"prefix": prefix}) if prefix is not None else (0, {})
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -181,11 +177,11 @@ def _edge_log_probs(
     model: PreTrainedModel,
     rests: list[list[int]],
     trie: LabelTrie,
-    past: DynamicCache | None,
+    prefix: DynamicCache | None,
     compute_dtype: torch.dtype,
 ) -> Tensor:
     """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts."""
-    num_past = past.get_seq_length() if past is not None else 0
+    num_shared, shared = behind(prefix)
     longest, nodes, size = max(map(len, rests)), len(trie.tokens) - 1, len(rests)
     total = longest + nodes
     lengths = torch.tensor([len(r) for r in rests])
@@ -196,21 +192,20 @@ def _edge_log_probs(
     positions = torch.arange(total).repeat(size, 1)
     # A node of depth 1 stands right behind the prompt, over its padding.
     positions[:, longest:] = lengths[:, None] - 1 + torch.tensor(trie.depths[1:])
-    positions += num_past
+    positions += num_shared
 
-    visible = torch.zeros(size, total, num_past + total, dtype=torch.bool)
-    visible[:, :, :num_past] = True
-    own = visible[:, :, num_past:]  # (B, T, T)
-    own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
-    own[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
-    own[:, longest:, longest:] = trie.visibility()[1:, 1:]
+    visible = torch.zeros(size, total, total, dtype=torch.bool)
+    visible[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
+    visible[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
+    visible[:, longest:, longest:] = trie.visibility()[1:, 1:]
     device = model.device
     with mixed_precision(device, compute_dtype):
         states = model.model(
             input_ids=input_ids.to(device),
             position_ids=positions.to(device),
             attention_mask=additive_mask(visible, model.dtype).to(device),
-            past_key_values=expand_cache(past, size),
+            use_cache=False,
+            **shared,
         ).last_hidden_state
         rows = torch.arange(size)
         root = states[rows, lengths - 1][:, None]  # (B, 1, H)

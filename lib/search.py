@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from lib.data import micro_batches
-from lib.decoding import LabelTrie, additive_mask, causal_lm, expand_cache, prefill_shared
+from lib.decoding import LabelTrie, additive_mask, behind, causal_lm, prefill_shared
 from lib.device import mixed_precision
 
-FRONT = 8  # beginnings that best-first search extends a round: what it asks for next (chosen here)
+# Beginnings that best-first search extends a round, before it knows that it needs them: so many, if
+# they are at most so many nats behind the best one (chosen here).
+FRONT, NEAR = 8, 3.0
 
 
 @dataclass(frozen=True)
@@ -61,25 +63,24 @@ def search_labels(
         As in `score_labels`.
     num_beams
         1: greedy, the most probable next token each time. k: beam search, the k most probable
-        beginnings are kept each round. None: best-first search (uniform-cost search), the
-        `FRONT` most probable beginnings are extended each round. Probabilities only fall along a
-        path, so the first whole label that comes to the front is the most probable of all: the
-        argmax of `score_labels`, while what is less probable is never computed.
+        beginnings are kept each round. None: best-first search (uniform-cost search); each round
+        extends the most probable beginning and what is nearly as probable (`FRONT`, `NEAR`).
+        Probabilities only fall along a path, so the first whole label that comes to the front is
+        the most probable of all: the argmax of `score_labels`, while what is less probable is
+        never computed.
     token_budget
-        Most tokens of a batch of prompts, those of their shared beginning and of beams included.
+        Most tokens of a batch of prompts, those of beams included.
     """
     if num_beams is not None and num_beams < 1:
         raise ValueError(f"num_beams: {num_beams} is not positive")
     model = causal_lm(model).eval()
     trie = LabelTrie.build(label_texts)
-    past, rests = prefill_shared(model, prompts, trie, compute_dtype)
+    prefix, rests = prefill_shared(model, prompts, trie, compute_dtype)
     scores = np.full((len(prompts), len(label_texts)), -np.inf, dtype=np.float32)
-    # Each prompt has its own copy of the shared beginning's keys, and a column a beam and round.
-    added = (past.get_seq_length() if past is not None else 0) + (num_beams or FRONT) * max(
-        trie.depths
-    )
+    # Each prompt has a column a beam and round in the cache.
+    added = (num_beams or FRONT) * max(trie.depths)
     for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
-        found = _search(model, [rests[i] for i in batch], trie, past, num_beams, compute_dtype)
+        found = _search(model, [rests[i] for i in batch], trie, prefix, num_beams, compute_dtype)
         for i, answers in zip(batch, found, strict=True):
             for answer in answers:
                 scores[i, answer.label] = answer.score
@@ -90,13 +91,13 @@ def _search(
     model: PreTrainedModel,
     rests: list[list[int]],
     trie: LabelTrie,
-    past: DynamicCache | None,
+    prefix: DynamicCache | None,
     num_beams: int | None,
     compute_dtype: torch.dtype,
 ) -> list[list[_Answer]]:
     """The whole labels that the search for each of B prompts ends with, the best one among them."""
     children = _children(trie)
-    branches = _Branches(model, rests, trie, past, compute_dtype)
+    branches = _Branches(model, rests, trie, prefix, compute_dtype)
     active = list(range(len(rests)))
     pools: list[list[_Answer]] = [[] for _ in rests]  # what may still win, best first
     extended = [[_Answer(0.0, 0, -1, ())] for _ in rests]  # what the last pass has computed
@@ -122,7 +123,8 @@ def _search(
         for i in active:
             front = pools[i][: num_beams or FRONT]
             if num_beams is None:  # behind a whole label, none can be more probable than it
-                front = list(takewhile(lambda answer: answer.label < 0, front))
+                near = [answer for answer in front if answer.score >= front[0].score - NEAR]
+                front = list(takewhile(lambda answer: answer.label < 0, near))
             chosen.append([answer for answer in front if answer.label < 0])
             pools[i] = [answer for answer in front if answer.label >= 0] + pools[i][len(front) :]
         extended, states = branches.grow(chosen)
@@ -154,15 +156,15 @@ class _Branches:
         model: PreTrainedModel,
         rests: list[list[int]],
         trie: LabelTrie,
-        past: DynamicCache | None,
+        prefix: DynamicCache | None,
         compute_dtype: torch.dtype,
     ) -> None:
         self.model, self.trie, self.compute_dtype = model, trie, compute_dtype
-        self.rests, self.num_past = rests, past.get_seq_length() if past is not None else 0
-        self.cache = expand_cache(past, len(rests))
+        self.rests, self.cache = rests, DynamicCache()
+        self.num_shared, self.shared = behind(prefix)
         self.lengths = torch.tensor([len(rest) for rest in rests])
-        keys = torch.arange(self.num_past + max(map(len, rests)))
-        self.prompt = keys < self.num_past + self.lengths[:, None]  # (B, keys): not padding
+        keys = torch.arange(max(map(len, rests)))
+        self.prompt = keys < self.lengths[:, None]  # (B, keys): not padding
 
     def start(self) -> Tensor:
         """Compute the prompts; the state, (B, H), at the end of each."""
@@ -170,9 +172,8 @@ class _Branches:
         input_ids = torch.zeros(size, longest, dtype=torch.long)
         for row, rest in enumerate(self.rests):
             input_ids[row, : len(rest)] = torch.tensor(rest)
-        visible = torch.ones(size, longest, self.num_past + longest, dtype=torch.bool)
-        positions = self.num_past + torch.arange(longest).repeat(size, 1)
-        states = self._forward(input_ids, positions, visible.tril(self.num_past))
+        visible = torch.ones(size, longest, longest, dtype=torch.bool).tril()
+        states = self._forward(input_ids, torch.arange(longest).repeat(size, 1), visible)
         return states[torch.arange(size), self.lengths - 1]
 
     def keep(self, rows: list[int]) -> None:
@@ -192,8 +193,7 @@ class _Branches:
         for row, answers in enumerate(chosen):
             for column, answer in enumerate(answers):
                 input_ids[row, column] = self.trie.tokens[answer.node]
-                position = self.num_past + self.lengths[row] - 1 + self.trie.depths[answer.node]
-                positions[row, column] = position
+                positions[row, column] = self.lengths[row] - 1 + self.trie.depths[answer.node]
                 visible[row, column, list(answer.columns)] = True
         states = self._forward(input_ids, positions, visible)
         extended = [
@@ -214,8 +214,9 @@ class _Branches:
         with mixed_precision(device, self.compute_dtype):
             return self.model.model(
                 input_ids=input_ids.to(device),
-                position_ids=positions.to(device),
+                position_ids=(self.num_shared + positions).to(device),
                 attention_mask=additive_mask(visible, self.model.dtype).to(device),
                 past_key_values=self.cache,
                 use_cache=True,
+                **self.shared,
             ).last_hidden_state

@@ -24,6 +24,7 @@ from lib.attention import (
     packed_attention,
     use_packing,
 )
+from lib.decoding import additive_mask
 from lib.device import mixed_precision
 from lib.embedding import EmbeddingModel, pad
 from lib.layers import compile_layers
@@ -173,6 +174,24 @@ def test_without_boundaries_it_is_transformers_sdpa(given):
         a, b = (m(input_ids, attention_mask=mask).last_hidden_state for m in (ours, theirs))
     real = slice(None) if mask is None else mask.bool()
     torch.testing.assert_close(a[real], b[real])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_behind_a_shared_prefix_get_the_states_of_whole_rows(family):
+    model = make(FAMILIES[family])
+    assert use_packing(model)
+    rows = torch.tensor([[5, 6, 7, 8, 2], [5, 6, 9, 3, 1]])
+    visible = torch.ones(2, 3, 3, dtype=torch.bool).tril()
+    with torch.inference_mode():
+        whole = model(input_ids=rows).last_hidden_state
+        prefix = model(input_ids=rows[:1, :2], use_cache=True).past_key_values
+        behind = model(
+            input_ids=rows[:, 2:],
+            position_ids=torch.arange(2, 5).repeat(2, 1),
+            attention_mask=additive_mask(visible, torch.float32),
+            prefix=prefix,
+        ).last_hidden_state
+    torch.testing.assert_close(behind, whole[:, 2:], atol=1e-5, rtol=1e-4)
 
 
 def step(path, dtype):

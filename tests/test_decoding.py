@@ -244,23 +244,20 @@ def test_what_is_given_of_an_answer_is_not_scored(tiny_model, template):
         np.testing.assert_allclose(scores[:, j], expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("module", ["decoding", "search"])
-def test_batches_count_the_keys_of_what_prompts_share(tiny_model, module, monkeypatch):
-    """Every prompt has its own copy of them."""
-    counted = []
-
-    def count(lengths, budget):
-        counted.extend(lengths)
-        return [list(range(len(lengths)))]
-
-    monkeypatch.setattr(f"lib.{module}.micro_batches", count)
-    shared, options = list(range(100, 150)), {"token_budget": 9, "compute_dtype": torch.float32}
-    score = {
-        "decoding": score_labels,
-        "search": lambda *x, **o: search_labels(*x, num_beams=1, **o),
-    }
-    score[module](tiny_model, [[*shared, 5], [*shared, 6, 7]], [[8, 9, 2], [8, 2]], **options)
-    assert min(counted) > len(shared)
+@pytest.mark.parametrize("search", [False, True])
+def test_what_prompts_share_is_computed_once(make_backbone, search):
+    small = make_backbone("lm", dtype="float32")
+    embed, seen = small.model.embed_tokens, []
+    embed.register_forward_hook(lambda m, inputs, _: seen.append(inputs[0].shape))
+    shared, answers = list(range(100, 150)), [[8, 9, 2], [8, 2]]
+    prompts = [[*shared, 5], [*shared, 6, 7]]
+    options = {"token_budget": 50, "compute_dtype": torch.float32}
+    if search:
+        search_labels(small, prompts, answers, num_beams=1, **options)
+    else:
+        score_labels(small, prompts, answers, **options)
+    assert seen[0] == (1, 50)
+    assert all(length <= 4 for _, length in seen[1:])  # a rest of two tokens, two nodes
 
 
 def test_a_sliding_window_holds_prompt_and_answer_or_the_call_is_refused():
