@@ -31,7 +31,8 @@ class _Answer:
     label
         Which one the answer is once whole, end token included; -1 before.
     columns
-        Where in the cache the tokens before `node` stand.
+        Where in the cache the tokens before `node` stand; once it is computed, those of its chain
+        too.
     """
 
     score: float
@@ -54,20 +55,20 @@ def search_labels(
     """Log-probabilities, (N, C) float32, of the labels that a search ends with; -inf elsewhere.
 
     Whatever is searched, nothing but a label can be answered. A prompt is computed once; each round
-    then computes the tokens that the search asks for, behind their own ancestors (tree attention,
-    as in `score_labels`).
+    then computes the tokens that the search asks for, up to where labels part next, behind their
+    own ancestors (tree attention, as in `score_labels`).
 
     Parameters
     ----------
     prompts, label_texts
         As in `score_labels`.
     num_beams
-        1: greedy, the most probable next token each time. k: beam search, the k most probable
-        beginnings are kept each round. None: best-first search (uniform-cost search); each round
-        extends the most probable beginning and what is nearly as probable (`FRONT`, `NEAR`).
-        Probabilities only fall along a path, so the first whole label that comes to the front is
-        the most probable of all: the argmax of `score_labels`, while what is less probable is
-        never computed.
+        1: greedy, the most probable token wherever labels part. k: beam search, the k most
+        probable beginnings are kept each round. None: best-first search (uniform-cost search);
+        each round extends the most probable beginning and what is nearly as probable (`FRONT`,
+        `NEAR`). Probabilities only fall along a path, so the first whole label that comes to the
+        front is the most probable of all: the argmax of `score_labels`, while what is less
+        probable is never computed.
     token_budget
         Most tokens of a batch of prompts, those of beams included.
     """
@@ -97,6 +98,7 @@ def _search(
 ) -> list[list[_Answer]]:
     """The whole labels that the search for each of B prompts ends with, the best one among them."""
     children = _children(trie)
+    chains = _chains(children)
     branches = _Branches(model, rests, trie, prefix, compute_dtype)
     active = list(range(len(rests)))
     pools: list[list[_Answer]] = [[] for _ in rests]  # what may still win, best first
@@ -106,11 +108,13 @@ def _search(
         rows = iter(log_probs)
         for i, answers in zip(active, extended, strict=True):
             for answer in answers:
-                tokens = [token for token, *_ in children[answer.node]]
+                *_, last = chain = chains[answer.node]
+                score = answer.score + sum(float(next(rows)[trie.tokens[n]]) for n in chain[1:])
+                tokens = [token for token, *_ in children[last]]
                 pools[i] += [
-                    replace(answer, score=answer.score + log_prob, node=node, label=label)
+                    replace(answer, score=score + log_prob, node=node, label=label)
                     for log_prob, (_, node, label) in zip(
-                        next(rows)[tokens].tolist(), children[answer.node], strict=True
+                        next(rows)[tokens].tolist(), children[last], strict=True
                     )
                 ]
             pools[i] = sorted(pools[i], key=lambda answer: -answer.score)[:num_beams]
@@ -127,7 +131,7 @@ def _search(
                 front = list(takewhile(lambda answer: answer.label < 0, near))
             chosen.append([answer for answer in front if answer.label < 0])
             pools[i] = [answer for answer in front if answer.label >= 0] + pools[i][len(front) :]
-        extended, states = branches.grow(chosen)
+        extended, states = branches.grow(chosen, chains)
         log_probs = branches.next_token(states)
 
 
@@ -146,6 +150,18 @@ def _children(trie: LabelTrie) -> list[list[tuple[int, int, int]]]:
         if (node, token) in node_of:
             children[node].append((token, node_of[node, token], -1))
     return children
+
+
+def _chains(children: list[list[tuple[int, int, int]]]) -> list[list[int]]:
+    """Each node, and those that follow it without an alternative: computed in one pass with it."""
+    chains = []
+    for node in range(len(children)):
+        chain = [node]
+        # The root stands for the prompt, which is computed before the search.
+        while node and len(children[chain[-1]]) == 1 and children[chain[-1]][0][2] < 0:
+            chain.append(children[chain[-1]][0][1])
+        chains.append(chain)
+    return chains
 
 
 class _Branches:
@@ -182,25 +198,31 @@ class _Branches:
             self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
             self.lengths, self.prompt = self.lengths[rows], self.prompt[rows]
 
-    def grow(self, chosen: list[list[_Answer]]) -> tuple[list[list[_Answer]], Tensor]:
-        """Compute the last node of answers to each prompt: the answers, and a state for each."""
-        first, width = self.cache.get_seq_length(), max(map(len, chosen))
+    def grow(
+        self, chosen: list[list[_Answer]], chains: list[list[int]]
+    ) -> tuple[list[list[_Answer]], Tensor]:
+        """Compute the chains at the ends of answers; the answers, and the state of each node."""
+        first = self.cache.get_seq_length()
+        width = max(sum(len(chains[answer.node]) for answer in answers) for answers in chosen)
         input_ids = torch.zeros(len(chosen), width, dtype=torch.long)
         positions = torch.zeros(len(chosen), width, dtype=torch.long)
         visible = torch.zeros(len(chosen), width, first + width, dtype=torch.bool)
         visible[:, :, : self.prompt.shape[1]] = self.prompt[:, None]
-        visible[:, :, first:] = torch.eye(width, dtype=torch.bool)
+        extended, real = [], []
         for row, answers in enumerate(chosen):
-            for column, answer in enumerate(answers):
-                input_ids[row, column] = self.trie.tokens[answer.node]
-                positions[row, column] = self.lengths[row] - 1 + self.trie.depths[answer.node]
-                visible[row, column, list(answer.columns)] = True
+            grown, column = [], 0
+            for answer in answers:
+                columns = list(answer.columns)
+                for node in chains[answer.node]:
+                    columns.append(first + column)
+                    input_ids[row, column] = self.trie.tokens[node]
+                    positions[row, column] = self.lengths[row] - 1 + self.trie.depths[node]
+                    visible[row, column, columns] = True
+                    real.append((row, column))
+                    column += 1
+                grown.append(replace(answer, columns=tuple(columns)))
+            extended.append(grown)
         states = self._forward(input_ids, positions, visible)
-        extended = [
-            [replace(a, columns=(*a.columns, first + c)) for c, a in enumerate(answers)]
-            for answers in chosen
-        ]
-        real = [(row, c) for row, answers in enumerate(chosen) for c in range(len(answers))]
         return extended, states[tuple(torch.tensor(real).T)]
 
     def next_token(self, states: Tensor) -> Tensor:
