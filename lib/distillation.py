@@ -2,7 +2,6 @@
 
 import gc
 import hashlib
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from datasets import Dataset
 
 from lib.classifier import load_classifier
 from lib.labels import DENSE_LABELS, LabelSpace
+from lib.meter import meter
 from lib.params import NOTEBOOK_PARAMS, FinetuneParams
 from lib.validation import ParamsError
 
@@ -56,8 +56,13 @@ def check_teacher(
 
 
 def soft_targets(
-    folder: Path, documents: Dataset, label_space: LabelSpace, *, file: Path
-) -> tuple[np.ndarray, float]:
+    folder: Path,
+    documents: Dataset,
+    label_space: LabelSpace,
+    *,
+    file: Path,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
     """What a student learns: the mean of documents' labels and a teacher's probabilities.
 
     With w = `TEACHER_WEIGHT`, the cross-entropy with (1 - w) labels + w probabilities is the
@@ -72,20 +77,23 @@ def soft_targets(
         `text` str and `labels` list[str] of N training documents.
     file
         Where targets are kept, a chunk of documents after the other: no more stand in memory.
+    device
+        Whose energy counts.
 
     Returns
     -------
     targets
         (N, C) float32 in [0, 1], memory-mapped, in label order.
-    seconds
-        That the teacher took to score the documents; loading it is left out, as in every run.
+    spent
+        Seconds and joules that the teacher took to score the documents, (2,) float64; loading it
+        is left out, as in every run.
     """
     with torch.random.fork_rng():  # the student's head starts where it would without a teacher
         teacher = load_classifier(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
     shape = (len(documents), len(label_space))
     targets = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-    start = time.perf_counter()
+    start = meter(device)
     for first in range(0, len(documents), CHUNK):
         rows = documents[first : first + CHUNK]
         probs = teacher.predict_scores(rows["text"])
@@ -93,8 +101,8 @@ def soft_targets(
         part = TEACHER_WEIGHT * probs + (1 - TEACHER_WEIGHT) * labels
         targets[first : first + CHUNK] = part
     targets.flush()
-    seconds = time.perf_counter() - start
+    spent = meter(device) - start
     del teacher
     gc.collect()
     torch.cuda.empty_cache()
-    return targets, seconds
+    return targets, spent

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lib.data import micro_batches
 from lib.device import mixed_precision, peak_memory_gib
 from lib.embedding import pad
 from lib.loader import CACHE, count_parameters, load_backbone, model_fingerprint
+from lib.meter import meter
 from lib.pooling import pool
 from lib.results import atomic_path, code_fingerprint
 
@@ -58,8 +58,8 @@ def frozen_features(
     features
         For each split, (N, H) float32 for each "<pooling> of layer -<layer>".
     costs
-        For each split, of the pass (or passes, added up) that made all that is kept: `seconds`,
-        `total_params`, `model_memory_gib` and `peak_memory_gib`.
+        For each split, of the pass (or passes, added up) that made all that is kept: `spent`,
+        seconds and joules; `total_params`, `model_memory_gib` and `peak_memory_gib`.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def _compute(
     deepest, depth = max(layer for _, layer in kinds), backbone.config.num_hidden_layers
     if deepest > depth:
         raise ValueError(f"layer_grid: {deepest} was asked for, but the model has {depth} layers")
-    start = time.perf_counter()
+    start = meter(backbone.device)
     shape = (len(documents), backbone.config.hidden_size)
     folder.mkdir(parents=True, exist_ok=True)
     ending = f".unfinished-{os.getpid()}"
@@ -131,9 +131,9 @@ def _compute(
         for mode, layer in kinds:
             arrays[mode, layer][batch] = pool(states[-layer], mask, mode).cpu().numpy()
     earlier = folder / "cost.json"  # of kinds that another run has asked for
-    before = json.loads(earlier.read_text())["seconds"] if earlier.exists() else 0.0
+    before = np.array(json.loads(earlier.read_text())["spent"] if earlier.exists() else (0.0, 0.0))
     cost = {
-        "seconds": before + time.perf_counter() - start,
+        "spent": list(before + meter(backbone.device) - start),
         "total_params": count_parameters(backbone)[1],
         "model_memory_gib": backbone.get_memory_footprint() / 2**30,
         "peak_memory_gib": peak_memory_gib(backbone.device),

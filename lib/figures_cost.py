@@ -11,7 +11,9 @@ from lib.figures import add_legend, arm_styles
 # A cost's name, whether less of it is better, whether it depends on the machine.
 COSTS = {
     "train_seconds": ("training (seconds)", True, True),
+    "train_joules": ("training (joules)", True, True),
     "infer_docs_per_second": ("inference (documents/s)", False, True),
+    "infer_joules_per_doc": ("inference (joules/document)", True, True),
     "peak_memory_gib": ("peak memory (GiB)", True, True),
     "trainable_params": ("trainable parameters", True, False),
     "model_disk_gib": ("what is saved (GiB)", True, False),
@@ -33,7 +35,7 @@ def pareto_front(cost: np.ndarray, f1: np.ndarray) -> np.ndarray:
 
 
 def plot_cost(comparison: pd.DataFrame) -> Figure | None:
-    """Micro-F1 with 95 % intervals against what it cost: time, speed, memory, parameters, disk.
+    """Micro-F1 with 95 % intervals against what it cost: time, energy, memory, parameters, disk.
 
     A panel for each cost that any arm has; None without any. The dashed line is the Pareto front:
     what no other arm beats in both. An arm with less than half the median F1 stands at the bottom,

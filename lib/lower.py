@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from lib.device import mixed_precision
 from lib.embedding import pad
 from lib.layers import only_layers
 from lib.loader import CACHE
+from lib.meter import meter
 from lib.results import atomic_path, code_fingerprint
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def lower_states(
     compute_dtype: torch.dtype,
     fingerprint: str,
     token_budget: int,
-) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
+) -> tuple[dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
     """Hidden states that enter the first adapted layer, of every token of every document.
 
     Parameters
@@ -64,16 +64,16 @@ def lower_states(
         there is nothing to gain (adapters from the first layer on, a model that is not packed), no
         room, or a model whose layers do more than pass states on, as two documents tell; then
         training runs every layer in every epoch.
-    seconds
-        For each split, that the pass took which made them.
+    spent
+        For each split, seconds and joules of the pass that made them, (2,) float64.
     """
     num_tokens = sum(len(d) for documents in splits.values() for d in documents)
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
     suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * _free_bytes()
     few = next(iter(splits.values()))[:2]
     if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
-        return {}, dict.fromkeys(splits, 0.0)
-    states, seconds = {}, {}
+        return {}, dict.fromkeys(splits, np.zeros(2))
+    states, spent = {}, {}
     for name, documents in splits.items():
         content = joblib.hash([list(map(int, d)) for d in documents])
         rules = json.dumps(
@@ -86,8 +86,8 @@ def lower_states(
         rows = np.load(file, mmap_mode="r")
         ends = np.cumsum([len(d) for d in documents])
         states[name] = np.split(rows, ends[:-1])
-        seconds[name] = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    return states, seconds
+        spent[name] = np.array(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+    return states, spent
 
 
 @torch.no_grad()
@@ -147,7 +147,7 @@ def _compute(
     compute_dtype: torch.dtype,
     token_budget: int,
 ) -> None:
-    start = time.perf_counter()
+    start = meter(backbone.device)
     lengths = np.array([len(d) for d in documents])
     starts = np.cumsum([0, *lengths])
     kind = np.float32 if backbone.dtype == torch.float32 else np.int16
@@ -168,4 +168,4 @@ def _compute(
                 rows[starts[i] : starts[i + 1]] = part.numpy()
         rows.flush()
     with atomic_path(file.with_suffix(".json")) as path:
-        path.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
+        path.write_text(json.dumps(list(meter(backbone.device) - start)), encoding="utf-8")

@@ -40,7 +40,8 @@ RESOURCE_KEYS = (
     "dtype",
     "quantization",
 )
-OPTIONAL_RESOURCES = ("model_disk_gib",)  # unknown in runs of an earlier version
+# Unknown in runs of an earlier version; energy also where the machine does not tell it.
+OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc")
 
 
 @contextlib.contextmanager
@@ -152,7 +153,8 @@ def write_run(
         folder / "train_counts.json",
         dict(zip(label_space.names, train_counts.tolist(), strict=True)),
     )
-    _write_json(folder / "resources.json", dict.fromkeys(OPTIONAL_RESOURCES) | resources)
+    known = {key: None if pd.isna(value) else value for key, value in resources.items()}
+    _write_json(folder / "resources.json", dict.fromkeys(OPTIONAL_RESOURCES) | known)
     _write_json(folder / "metrics.json", metrics)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics

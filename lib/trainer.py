@@ -1,7 +1,6 @@
 """`transformers.Trainer` on batches of micro-batches, with a loss per document."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,19 @@ from transformers import Trainer, TrainerCallback
 
 from lib.data import micro_batches
 from lib.embedding import join_states, pad
+from lib.meter import meter
 
 Example = Mapping[str, Any]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+SPENT = ("train_seconds", "train_joules")
+
+
+def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Seconds and joules up to the last evaluation, (2,) float64."""
+    rows = [[row[key] for key in SPENT] for row in log_history if SPENT[0] in row]
+    return np.array(rows[-1] if rows else (0.0, 0.0))
 
 
 class MicroBatchCollator:
@@ -63,8 +72,8 @@ class DocumentTrainer(Trainer):
         super().__init__(**kwargs)
         self._loss = loss
         self._evaluate_model = evaluate
-        # Training seconds are `perf_counter() - _clock`: evaluation and interruptions left out.
-        self._clock: float | None = None
+        # Spent on training is `meter() - _clock`: evaluation and interruptions left out.
+        self._clock: np.ndarray | None = None
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -77,10 +86,7 @@ class DocumentTrainer(Trainer):
             The loss is not finite; names the step, the documents and the learning rate.
         """
         if self._clock is None:
-            earlier = [
-                row["train_seconds"] for row in self.state.log_history if "train_seconds" in row
-            ]
-            self._clock = time.perf_counter() - (earlier[-1] if earlier else 0.0)
+            self._clock = meter(self.args.device) - spent_on_training(self.state.log_history)
         model.train()
         inputs = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
@@ -97,14 +103,14 @@ class DocumentTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation metrics, logged as `eval_*`; draws no random number and keeps no logits."""
-        start = time.perf_counter()
+        start = meter(self.args.device)
         metrics = {f"eval_{key}": value for key, value in self._evaluate_model(self.model).items()}
         self.model.train()
-        self.log(metrics | {"train_seconds": start - self._clock})
+        self.log(metrics | dict(zip(SPENT, map(float, start - self._clock), strict=True)))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
-        self._clock += time.perf_counter() - start
+        self._clock += meter(self.args.device) - start
         return metrics
 
     def floating_point_ops(self, inputs: Any) -> int:

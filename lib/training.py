@@ -22,7 +22,14 @@ from lib.labels import LabelSpace
 from lib.layers import checkpoint_layers, compile_layers, first_adapted_layer, only_layers
 from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
 from lib.params import SET_THRESHOLDS
-from lib.trainer import DocumentTrainer, Evaluate, EvaluateEvery, Example, MicroBatchCollator
+from lib.trainer import (
+    DocumentTrainer,
+    Evaluate,
+    EvaluateEvery,
+    Example,
+    MicroBatchCollator,
+    spent_on_training,
+)
 
 
 def finetune_embedding(
@@ -53,8 +60,9 @@ def finetune_embedding(
     -------
     history, resources
         A row per logged step (`step`, `epoch`, `loss`, `learning_rate`, `eval_*`), and
-        `train_seconds` (evaluation left out), `train_docs_per_second`, `train_tokens_per_second`
-        (real tokens). The model holds the weights of the epoch that was best on validation.
+        `train_seconds` and `train_joules` (evaluation left out), `train_docs_per_second`,
+        `train_tokens_per_second` (real tokens). The model holds the weights of the epoch that was
+        best on validation.
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
@@ -189,7 +197,7 @@ def _finetune(
     weight_decay: float = 0.0,
     eval_steps: int = 0,
     memory_gib: float = 0.0,
-    prepared_seconds: float = 0.0,
+    prepared: np.ndarray | float = 0.0,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
@@ -214,8 +222,9 @@ def _finetune(
         Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
     memory_gib
         What the run should use; 0 for all that the device has: see `lib.layers`.
-    prepared_seconds
-        Spent on these documents beforehand (`lib.lower`, a teacher); they count as training.
+    prepared
+        Seconds and joules spent on these documents beforehand (`lib.lower`, a teacher); they count
+        as training.
     """
     steps_per_epoch = math.ceil(len(examples) / batch_size)
     arguments = TrainingArguments(
@@ -272,12 +281,12 @@ def _finetune(
     callback.trainer = trainer
     checkpoint = get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
-    trained = max(row.get("train_seconds", 0.0) for row in trainer.state.log_history)
-    seconds = prepared_seconds + trained
+    seconds, joules = prepared + spent_on_training(trainer.state.log_history)
     documents = len(examples) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
     resources = {
         "train_seconds": seconds,
+        "train_joules": joules,
         "train_docs_per_second": documents / seconds,
         "train_tokens_per_second": tokens / seconds,
     }

@@ -16,7 +16,7 @@ from lib.labels import LabelSpace
 from lib.params import BaselineParams, EmbeddingParams, InstructionParams, ParamsError
 from lib.results import RESOURCE_KEYS, open_run, read_runs, write_run
 
-SPACE = LabelSpace(("a", "b", "c"))
+SPACE, CPU = LabelSpace(("a", "b", "c")), torch.device("cpu")
 TRUTH = [["a"], ["b"], ["c"], ["b"]]
 TEXTS = ["first", "second", "third", "fourth"]
 PROBS = np.random.default_rng(0).dirichlet(np.ones(3), size=4).astype(np.float32)
@@ -67,17 +67,19 @@ def test_targets_are_the_mean_of_labels_and_the_teachers_probabilities_by_chunks
     teacher, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(distillation, "CHUNK", 3)
-    targets, seconds = soft_targets(tmp_path, PART, SPACE, file=tmp_path / "new" / "targets.npy")
+    targets, spent = soft_targets(
+        tmp_path, PART, SPACE, file=tmp_path / "new" / "targets.npy", device=CPU
+    )
     np.testing.assert_allclose(targets, (PROBS + SPACE.encode(TRUTH)) / 2)
     np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
     assert (targets.dtype, isinstance(targets, np.memmap)) == (np.float32, True)
     assert teacher == [TEXTS[:3], TEXTS[3:]]
-    assert seconds > 0
+    assert spent[0] > 0
 
 
 def test_a_student_starts_where_it_would_without_a_teacher(teacher, tmp_path):
     state = torch.get_rng_state()
-    soft_targets(tmp_path, PART, SPACE, file=tmp_path / "targets.npy")
+    soft_targets(tmp_path, PART, SPACE, file=tmp_path / "targets.npy", device=CPU)
     assert torch.equal(torch.get_rng_state(), state)
 
 
