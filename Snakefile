@@ -5,7 +5,8 @@ import shlex
 import shutil
 from pathlib import Path
 
-from lib.params import SHOWING, ParamsError, check_teachers, load_params
+from lib.params import SHOWING, ParamsError
+from lib.study import check_teachers, load_params
 
 STUDY = config.get("study", "quick")
 PARAMS = Path(config.get("params_dir", "params"), STUDY)

@@ -68,7 +68,7 @@ def frozen_features(
     """
     rules = (
         model_fingerprint(model_id),
-        code_fingerprint("attention", "features", "loader", "pooling"),
+        code_fingerprint("attention", "features", "loader", "packed", "pooling"),
         quantization,
         str(dtype),
         device.type,

@@ -29,7 +29,7 @@ from lib.results import atomic_path, code_fingerprint
 
 log = logging.getLogger(__name__)
 
-CODE = code_fingerprint("attention", "layers", "loader", "lower")
+CODE = code_fingerprint("attention", "layers", "loader", "lower", "packed")
 KEPT_SHARE = 0.5  # of the free disk that kept states may take
 
 

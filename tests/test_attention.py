@@ -21,7 +21,6 @@ from lib.attention import (
     bidirectional,
     hidden_states,
     is_packed,
-    packed_attention,
     use_packing,
 )
 from lib.decoding import additive_mask
@@ -54,46 +53,6 @@ DOCUMENTS = [[5, 6, 7], [8] * 9, [9, 3, 4, 1, 8, 7, 5, 5, 2, 6, 4], [2]]
 def make(config, attention="eager"):
     torch.manual_seed(0)
     return AutoModel.from_config(config, attn_implementation=attention)
-
-
-def naive(q, k, v, lengths, scale, window, causal):
-    """Softmax attention of each document by itself, with an explicit mask."""
-    outputs, start = [], 0
-    for length in lengths:
-        part = slice(start, start + length)
-        start += length
-        repeats = q.shape[1] // k.shape[1]
-        qs, ks, vs = q[part], *(x[part].repeat_interleave(repeats, dim=1) for x in (k, v))
-        scores = torch.einsum("ihd,jhd->hij", qs, ks) * scale
-        i, j = torch.arange(length)[:, None], torch.arange(length)
-        hidden = (j > i) | (j <= i - window) if window else j > i
-        hidden &= torch.tensor(causal)
-        probs = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-        outputs.append(torch.einsum("hij,jhd->ihd", probs, vs))
-    return torch.cat(outputs)
-
-
-@pytest.mark.parametrize(("window", "causal"), [(0, True), (1, True), (4, True), (0, False)])
-@pytest.mark.parametrize("lengths", [[6, 6, 6], [3, 17, 18, 20, 40], [1, 1, 9], [50]])
-def test_values_and_gradients_are_those_of_plain_attention(monkeypatch, lengths, window, causal):
-    monkeypatch.setattr(attention, "BLOCK", 8)  # several blocks a document
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(sum(lengths), h, 4, dtype=torch.double) for h in (6, 2, 2))
-    inputs = [x.requires_grad_() for x in (q, k, v)]
-    offsets = torch.tensor([0, *lengths]).cumsum(0).int()
-    ours = packed_attention(*inputs, offsets, 0.3, window, causal)
-    plain = naive(*inputs, lengths, 0.3, window, causal)
-    torch.testing.assert_close(ours, plain)
-    grad = torch.randn_like(ours)
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(plain, inputs, grad)
-    )
-
-
-def test_the_operator_keeps_the_rules_of_torch():
-    q, k, v = (torch.randn(7, h, 4, requires_grad=True) for h in (4, 2, 2))
-    offsets = torch.tensor([0, 3, 7], dtype=torch.int32)
-    torch.library.opcheck(packed_attention, (q, k, v, offsets, 0.5, 0, True))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,13 +2,11 @@ import pytest
 
 from lib.params import (
     SET_DECODINGS,
-    BaselineParams,
     EmbeddingParams,
     InstructionParams,
     ParamsError,
-    check_teachers,
-    load_params,
 )
+from lib.study import load_params
 
 COMMON = 'study: "mine"\n'
 ARM = 'notebook: "03_finetune_embedding"\narm: "embedding"\n'
@@ -138,27 +136,3 @@ def test_an_untaught_arm_without_examples_learns_nothing():
     assert InstructionParams(num_epochs=0, num_examples=2, decoding="score").learns
     assert InstructionParams().learns
     assert EmbeddingParams().learns
-
-
-@pytest.mark.parametrize(
-    ("teacher", "message"),
-    [
-        ("embeding", "'embeding' is not an arm of the study; did you mean 'embedding'?"),
-        ("tfidf", "'tfidf': 02_baselines saves no model; name a fine-tuned arm"),
-        ("pupil", "'pupil' learns from 'embedding' itself; name that one"),
-        ("longer", "'longer' reads other documents or labels than 'student'"),
-    ],
-)
-def test_a_study_is_refused_whose_teacher_cannot_teach(teacher, message):
-    arms = {
-        "tfidf": BaselineParams(notebook="02_baselines"),
-        "embedding": EmbeddingParams(),
-        "prompt": InstructionParams(),
-        "pupil": EmbeddingParams(teacher="embedding"),
-        "longer": EmbeddingParams(num_train=7),
-        "student": EmbeddingParams(teacher="prompt"),
-    }
-    check_teachers(arms, "params/mine")
-    with pytest.raises(ParamsError) as caught:
-        check_teachers(arms | {"student": EmbeddingParams(teacher=teacher)}, "params/mine")
-    assert str(caught.value) == f"params/mine/student.yaml: teacher: {message}"

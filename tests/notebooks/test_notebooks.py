@@ -16,8 +16,9 @@ from conftest import snakemake
 from lib.classifier import load_classifier
 from lib.comparison import distillation, stack_predictions
 from lib.data import load_splits
-from lib.params import NOTEBOOK_PARAMS, ROOT, load_params
+from lib.params import NOTEBOOK_PARAMS, ROOT
 from lib.results import OPTIONAL_RESOURCES, RESOURCE_KEYS, read_predictions, read_runs
+from lib.study import load_params
 
 ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot", "distill")
 TUNED = ("encoder", "embedding", "instruction", "distill")
