@@ -38,7 +38,7 @@ from lib.training import finetune_instruction
 OUT = ROOT / "figures" / "bench"
 DATASET = "../shared/data/banking77/{split}.jsonl"
 INSTRUCTION = "What does this customer of a bank ask about?"
-TRAIN, EPOCHS, LAYERS = 770, 3, 10  # documents, and what their adapters are on: the last layers
+TRAIN, EPOCHS, LAYERS = 770, 2, 10  # documents, and what their adapters are on: the last layers
 DOCUMENTS, SCORED, REPEATS, NEW_TOKENS, TOKEN_BUDGET = 48, 12, 3, 8, 2048
 EXHAUSTIVE = 11  # labels of the first document that exhaustive scoring scores
 
