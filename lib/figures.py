@@ -192,11 +192,14 @@ def plot_pairwise(pairwise: pd.DataFrame) -> Figure:
     """Paired micro-F1 differences with 95 % intervals; hollow and grey where nothing is certain.
 
     Where all are differences from one arm, it is named once. Those of more than four times the
-    median difference stand as an arrow at the edge. See `choose_pairs`.
+    median difference stand as an arrow at the edge, if no other interval reaches as far. See
+    `choose_pairs`.
     """
     table = choose_pairs(pairwise).iloc[::-1].reset_index(drop=True)
     certain = distinguishable(table)
-    shown = table["delta"].abs() <= max(4 * table["delta"].abs().median(), 0.01)
+    size = table["delta"].abs()
+    near = size <= max(4 * size.median(), 0.01)
+    shown = near | (size <= table.loc[near, ["low", "high"]].abs().max(axis=None))
     left, right = min(0, table["low"][shown].min()), max(0, table["high"][shown].max())
     margin = 0.06 * (right - left) or 0.01
     references = table["arm_b"].unique()

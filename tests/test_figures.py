@@ -144,6 +144,17 @@ def test_only_a_pair_of_which_interval_and_p_are_certain_is_filled(low, p_holm, 
     assert (fig.axes[0].lines[0].get_marker() == "o") is certain
 
 
+def test_a_difference_within_the_reach_of_another_interval_keeps_its_place():
+    rows = pd.DataFrame({
+        "arm_a": list("xyz"), "arm_b": "o", "metric": "micro_f1", "delta": [0.001, 0.002, -0.06],
+        "low": [-0.08, -0.01, -0.09], "high": [0.08, 0.01, -0.03], "p_holm": [1, 1, 0.001],
+    })  # fmt: skip
+    (ax,) = plot_pairwise(rows).axes
+    assert ax.get_xlim()[0] < -0.09
+    (ax,) = plot_pairwise(rows.assign(low=[-0.01, -0.01, -0.09], high=[0.01, 0.01, -0.03])).axes
+    assert ax.get_xlim()[0] > -0.03  # an arrow
+
+
 def test_costs_are_legible(arms):
     fig = plot_cost(make_comparison(arms))
     assert len([ax for ax in fig.axes if ax.axison]) == len(COSTS)

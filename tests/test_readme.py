@@ -115,3 +115,25 @@ def test_readme_tells_what_few_documents_and_equal_budgets_bring():
         f"{kept.micro_f1_kept_high:.0%}) and answers {kept.speedup:.1f} times as many documents a "
         "second"
     ) in readme
+
+
+def labels_table():
+    """The Markdown table of figures/bench/labels.csv that README shows."""
+    table = pd.read_csv(ROOT / "figures" / "bench" / "labels.csv").set_index("contender")
+    lines = [
+        "| one of 77 labels by | documents/s | against `generate` | accuracy "
+        "| labels in the prompt: documents/s | against `generate` | accuracy |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for contender in ("search", "score", "greedy", "generate", "exhaustive"):
+        cells = [f"`{contender}`"]
+        for listed in (False, True):
+            row = table[table["labels_in_prompt"] == listed].loc[contender]
+            accuracy = "" if pd.isna(row.accuracy) else f"{row.accuracy:.2f}"
+            cells += [f"{row.documents_per_second:.3g}", f"{row.ratio:.2f}", accuracy]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_readme_shows_how_fast_labels_are_found():
+    assert labels_table() in (ROOT / "README.md").read_text(encoding="utf-8"), labels_table()
