@@ -1,6 +1,5 @@
 """The best label by search over the label trie, where scoring every label would cost more."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -15,8 +14,8 @@ from lib.decoding import LabelTrie, additive_mask, behind, causal_lm, prefill_sh
 from lib.device import mixed_precision
 
 # Beginnings that best-first search extends a round, before it knows that it needs them: so many, if
-# they are at least half as probable as the best one (chosen here; tests/benchmarks/NOTES.md).
-FRONT, NEAR = 8, math.log(2)
+# they are at most so many nats behind the best one (chosen here).
+FRONT, NEAR = 8, 3.0
 
 
 @dataclass(frozen=True)
