@@ -25,7 +25,7 @@ KNOWN_ARMS = {
     "tfidf": (7, "s"),
     "zero_shot": (1, "v"),
 }
-OTHER_ARMS = [(4, "X"), (5, "<"), (8, ">"), (6, "*"), (4, "h"), (5, "p"), (8, "d"), (6, "8")]
+OTHER_COLOURS, OTHER_MARKERS = (4, 5, 8, 6, 2, 3, 0, 9, 1, 7), "X<>*hpd8"
 MOST_LINES = 6  # arms whose lines can be told apart in one panel (chosen here)
 MOST_PAIRS = 20  # pairs of arms that one figure holds (chosen here)
 
@@ -40,17 +40,17 @@ def set_plot_style() -> None:
 def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
     """Colour and marker of each arm; the arms of the quick study keep theirs in every study.
 
-    Of more others than the palette holds, colours go round the circle of hues.
+    Others take colours that none of these has here; of more than there are, colours go round the
+    circle of hues.
     """
     colours = sns.color_palette("colorblind", 10)
     others = sorted(set(arms) - set(KNOWN_ARMS))
     looks = {arm: (colours[colour], marker) for arm, (colour, marker) in KNOWN_ARMS.items()}
-    if len(others) <= len(OTHER_ARMS):
-        hues = [colours[colour] for colour, _ in OTHER_ARMS]
-    else:
+    taken = {KNOWN_ARMS[arm][0] for arm in arms if arm in KNOWN_ARMS}
+    hues = [colours[colour] for colour in OTHER_COLOURS if colour not in taken]
+    if len(others) > len(hues):
         hues = sns.husl_palette(len(others), l=0.55)
-    markers = cycle(marker for _, marker in OTHER_ARMS)
-    looks |= {a: (h, m) for a, h, m in zip(others, hues, markers, strict=False)}
+    looks |= {a: (h, m) for a, h, m in zip(others, hues, cycle(OTHER_MARKERS), strict=False)}
     return {arm: {"color": looks[arm][0], "marker": looks[arm][1]} for arm in arms}
 
 

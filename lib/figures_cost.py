@@ -16,7 +16,7 @@ COSTS = {
     "infer_joules_per_doc": ("inference (joules/document)", True, True),
     "peak_memory_gib": ("peak memory (GiB)", True, True),
     "trainable_params": ("trainable parameters", True, False),
-    "model_disk_gib": ("what is saved (GiB)", True, False),
+    "model_disk_gib": ("what is saved (MiB)", True, False),
 }
 
 
@@ -37,12 +37,13 @@ def pareto_front(cost: np.ndarray, f1: np.ndarray) -> np.ndarray:
 def plot_cost(comparison: pd.DataFrame) -> Figure | None:
     """Micro-F1 with 95 % intervals against what it cost: time, energy, memory, parameters, disk.
 
-    A panel for each cost that any arm has; None without any. The dashed line is the Pareto front:
-    what no other arm beats in both. An arm with less than half the median F1 stands at the bottom,
-    with its number, and off the front. Hollow: on another device than most arms, so that its time,
-    speed and memory are not comparable; such an arm is on no front of these.
+    A panel for each cost that any arm has, unless all have the same; None without any. The dashed
+    line is the Pareto front: what no other arm beats in both. An arm with less than half the median
+    F1 stands at the bottom, with its number, and off the front. Hollow: on another device than most
+    arms, so that its time, speed and memory are not comparable; such an arm is on no front of
+    these.
     """
-    panels = [key for key in COSTS if key in comparison and comparison[key].notna().any()]
+    panels = [key for key in COSTS if key in comparison and _tells(comparison[key].astype(float))]
     if not panels:
         return None
     low, high = (
@@ -53,16 +54,18 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
     bottom = low[shown].min() - 0.25 * span
     devices = comparison["device"] if "device" in comparison else pd.Series("", comparison.index)
     elsewhere = devices.notna() & (devices != devices.value_counts().idxmax())
-    columns = -(-len(panels) // 2)
-    fig, axs = plt.subplots(min(2, len(panels)), columns, figsize=(max(5, 2.9 * columns), 5.4),
-                            sharey=True, squeeze=False)  # fmt: skip
+    columns = min(3, -(-len(panels) // 2))
+    rows = -(-len(panels) // columns)
+    fig, axs = plt.subplots(rows, columns, sharey=True, squeeze=False,
+                            figsize=(max(5, 2.9 * columns), 2.7 * max(rows, 2)))  # fmt: skip
     for ax in axs.flat[len(panels) :]:
         ax.set_axis_off()
     styles = arm_styles(list(comparison["arm"]))
     for ax, key in zip(axs.flat, panels, strict=False):
         title, cheap, of_machine = COSTS[key]
         hollow = elsewhere & of_machine
-        values = _cost_axis(ax, comparison[key].astype(float), linear=key == "peak_memory_gib")
+        values = comparison[key].astype(float) * (1024 if key == "model_disk_gib" else 1)
+        values = _cost_axis(ax, values, linear=key == "peak_memory_gib")
         for i, row in comparison.iterrows():
             y = max(row.micro_f1, bottom)
             spread = [[row.micro_f1 - low[i]], [high[i] - row.micro_f1]]
@@ -85,6 +88,12 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
         axs[0, 0].plot([], [], "o", mfc="w", mec="0.4", label="on another device")
     add_legend(fig, axs[0, 0])
     return fig
+
+
+def _tells(values: pd.Series) -> bool:
+    """Whether arms differ in a cost, by more than a hundredth; of one arm, whether it has it."""
+    known = values.dropna()
+    return len(values) == len(known) == 1 or known.max() - known.min() > 0.01 * known.max()
 
 
 def _cost_axis(ax: plt.Axes, values: pd.Series, *, linear: bool) -> pd.Series:

@@ -174,6 +174,7 @@ def test_an_arm_without_costs_or_on_another_device_hides_no_other():
     places = [container[0].get_xdata()[0] for container in panels[0].containers]
     assert np.isfinite(np.array(places, dtype=float)).sum() == 11
     assert plot_cost(comparison.drop(columns=list(COSTS))) is None
+    assert plot_cost(comparison.assign(**dict.fromkeys(COSTS, 2.0))) is None  # all the same
 
 
 costs_and_f1 = st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0, np.nan]), st.integers(0, 3)))
