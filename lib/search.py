@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 
 import numpy as np
 import torch
@@ -99,23 +99,26 @@ def _search(
     """The whole labels that the search for each of B prompts ends with, the best one among them."""
     children = _children(trie)
     chains = _chains(children)
+    following = [  # tokens whose probability each node of the chain is asked for
+        [*([trie.tokens[node]] for node in nodes[1:]), [token for token, *_ in children[nodes[-1]]]]
+        for nodes in chains
+    ]
     branches = _Branches(model, rests, trie, prefix, compute_dtype)
     active = list(range(len(rests)))
     pools: list[list[_Answer]] = [[] for _ in rests]  # what may still win, best first
     extended = [[_Answer(0.0, 0, -1, ())] for _ in rests]  # what the last pass has computed
-    log_probs = branches.next_token(branches.start())
+    states = branches.start()
     while True:
-        rows = iter(log_probs)
+        asked = [following[answer.node] for answers in extended for answer in answers]
+        log_probs = iter(branches.log_probs(states, list(chain.from_iterable(asked))))
         for i, answers in zip(active, extended, strict=True):
             for answer in answers:
-                *_, last = chain = chains[answer.node]
-                score = answer.score + sum(float(next(rows)[trie.tokens[n]]) for n in chain[1:])
-                tokens = [token for token, *_ in children[last]]
+                nodes = chains[answer.node]
+                *inside, ends = islice(log_probs, len(nodes))
+                score = answer.score + sum(log_prob for (log_prob,) in inside)
                 pools[i] += [
                     replace(answer, score=score + log_prob, node=node, label=label)
-                    for log_prob, (_, node, label) in zip(
-                        next(rows)[tokens].tolist(), children[last], strict=True
-                    )
+                    for log_prob, (_, node, label) in zip(ends, children[nodes[-1]], strict=True)
                 ]
             pools[i] = sorted(pools[i], key=lambda answer: -answer.score)[:num_beams]
         unfinished = [row for row, i in enumerate(active) if pools[i][0].label < 0]
@@ -132,7 +135,6 @@ def _search(
             chosen.append([answer for answer in front if answer.label < 0])
             pools[i] = [answer for answer in front if answer.label >= 0] + pools[i][len(front) :]
         extended, states = branches.grow(chosen, chains)
-        log_probs = branches.next_token(states)
 
 
 def _children(trie: LabelTrie) -> list[list[tuple[int, int, int]]]:
@@ -156,11 +158,11 @@ def _chains(children: list[list[tuple[int, int, int]]]) -> list[list[int]]:
     """Each node, and those that follow it without an alternative: computed in one pass with it."""
     chains = []
     for node in range(len(children)):
-        chain = [node]
+        nodes = [node]
         # The root stands for the prompt, which is computed before the search.
-        while node and len(children[chain[-1]]) == 1 and children[chain[-1]][0][2] < 0:
-            chain.append(children[chain[-1]][0][1])
-        chains.append(chain)
+        while node and len(children[nodes[-1]]) == 1 and children[nodes[-1]][0][2] < 0:
+            nodes.append(children[nodes[-1]][0][1])
+        chains.append(nodes)
     return chains
 
 
@@ -225,10 +227,16 @@ class _Branches:
         states = self._forward(input_ids, positions, visible)
         return extended, states[tuple(torch.tensor(real).T)]
 
-    def next_token(self, states: Tensor) -> Tensor:
-        """log p(next token), (n, V) float32, behind n states, (n, H)."""
+    def log_probs(self, states: Tensor, tokens: list[list[int]]) -> list[list[float]]:
+        """log p(token) of some next tokens behind each of n states, (n, H)."""
         with mixed_precision(self.model.device, self.compute_dtype):
-            return self.model.lm_head(states).float().log_softmax(-1)
+            logits = self.model.lm_head(states).float()  # (n, V)
+        counts = [len(asked) for asked in tokens]
+        columns = torch.tensor(list(chain.from_iterable(tokens)), device=states.device)
+        rows = torch.arange(len(tokens), device=states.device)
+        rows = rows.repeat_interleave(torch.tensor(counts, device=states.device))
+        found = iter((logits[rows, columns] - logits.logsumexp(-1)[rows]).tolist())
+        return [list(islice(found, count)) for count in counts]
 
     def _forward(self, input_ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         """Last hidden states, (B, T, H); the cache grows by T columns."""
