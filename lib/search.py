@@ -14,8 +14,8 @@ from lib.decoding import LabelTrie, additive_mask, behind, causal_lm, prefill_sh
 from lib.device import mixed_precision
 
 # Beginnings that best-first search extends a round, before it knows that it needs them: so many, if
-# they are at most so many nats behind the best one (chosen here).
-FRONT, NEAR = 8, 3.0
+# they are at most so many nats behind the best one, half as probable (tests/benchmarks/NOTES.md).
+FRONT, NEAR = 8, 0.7
 
 
 @dataclass(frozen=True)
