@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from zeus.device import get_cpus, get_gpus
-from zeus.device.cpu.common import ZeusCPUInitError, ZeusCPUNoPermissionError
-from zeus.device.gpu.common import ZeusGPUInitError
+from zeus.device.cpu.common import CPUs
+from zeus.exception import ZeusBaseError
 
 
 def meter(device: torch.device) -> np.ndarray:
@@ -31,7 +31,7 @@ def _counters(device: torch.device) -> list[Callable[[], float]]:
     try:
         cpus = get_cpus()
         counters += [functools.partial(_cpu_joules, cpus, i) for i in range(len(cpus))]
-    except (ZeusCPUInitError, ZeusCPUNoPermissionError):
+    except ZeusBaseError:  # no such counter, or none that this user may read
         pass
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
@@ -39,11 +39,11 @@ def _counters(device: torch.device) -> list[Callable[[], float]]:
             gpus = get_gpus()
             if gpus.supports_get_total_energy_consumption(index):
                 counters.append(lambda: gpus.get_total_energy_consumption(index) / 1000)
-        except ZeusGPUInitError:
+        except ZeusBaseError:
             pass
     return counters
 
 
-def _cpu_joules(cpus, index: int) -> float:
+def _cpu_joules(cpus: CPUs, index: int) -> float:
     spent = cpus.get_total_energy_consumption(index)  # millijoules
     return (spent.cpu_mj + (spent.dram_mj or 0.0)) / 1000

@@ -46,6 +46,13 @@ def test_energy_is_read_from_the_packages_and_their_memory(counters, tmp_path):
     assert seconds > 0
 
 
+def test_a_counter_that_cannot_be_read_stops_nothing(counters, tmp_path):
+    (tmp_path / "intel-rapl:0").mkdir()
+    (tmp_path / "intel-rapl:0" / "name").write_text("package-0")  # and no energy_uj
+    counters.setattr(rapl, "RAPL_DIR", str(tmp_path))
+    assert math.isnan(meter(CPU)[1])
+
+
 def test_a_machine_without_counters_tells_seconds_alone(counters, tmp_path):
     for name in ("RAPL_DIR", "CONTAINER_RAPL_DIR"):
         counters.setattr(rapl, name, str(tmp_path / "none"))
