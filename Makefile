@@ -14,7 +14,7 @@ study: $(READY)
 		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
 
 test: $(READY)
-	pytest $(ARGS)
+	pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 bench: $(READY)
 	pip install --quiet --requirement tests/benchmarks/requirements.txt

