@@ -68,6 +68,24 @@ def test_readme_tells_which_choices_matter_for_label_sets():
     ) in readme
 
 
+def test_readme_tells_which_choices_of_the_prompt_matter():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    folder = ROOT / "figures/ablation_instruction"
+    assert " ".join((folder / "conclusion.md").read_text(encoding="utf-8").split()) in readme
+    for figure in ("pairwise", "ladder"):
+        assert f"(figures/ablation_instruction/{figure}.png)" in readme
+        assert (folder / f"{figure}.png").exists()
+    rungs = pd.read_csv(folder / "ladder.csv").groupby("decoding").mean(numeric_only=True)
+    f1 = {decoding: f"{rungs.loc[decoding, 'micro_f1']:.3f}" for decoding in rungs.index}
+    assert f1["beam"] == f1["search"] == f1["score"]
+    assert (
+        f"answer alike (mean micro-F1 {f1['search']}), free generation {f1['generate']} with "
+        f"{100 * rungs.loc['generate', 'out_of_set_rate']:.1f} % of its answers outside the set, "
+        f"scores per token {f1['score_length']} and scores relative to an empty document "
+        f"{f1['score_prior']}"
+    ) in readme
+
+
 def test_readme_tells_what_all_documents_bring():
     table = pd.read_csv(ROOT / "figures/patents_subclass_all/comparison.csv").set_index("arm")
     tfidf, encoder = table.loc["tfidf"], table.loc["encoder"]
