@@ -35,7 +35,7 @@ def describe_curves(
     lines.append(
         "Intervals are 95 %, over test documents"
         + (f" and {fewest} seeds" if fewest > 1 else " alone: each arm has one seed")
-        + "; which leads are certain at the largest size stands among the differences."
+        + "; the differences at the largest size tell which leads are certain there."
     )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -98,13 +98,19 @@ def _describe_forecasts(forecast: pd.DataFrame, num_sizes: int) -> list[str]:
             f"{row.approach} {row.miss:+.3f} ({row.miss_low:+.3f} to {row.miss_high:+.3f})"
             for row in ranked
         ]
-        wrong = [row.approach for row in ranked if row.miss_low > 0 or row.miss_high < 0]
+        wrong = [
+            row.approach for row in ranked if row.miss_low > 0 or row.miss_high < 0 or row.gain <= 0
+        ]
         lines += [
-            f"If error goes on falling as a power of the documents, {size:,.0f} of them would "
+            f"If error is a power of the number of documents, {size:,.0f} of them would "
             f"bring about, each with its gain over {largest:,}: {'; '.join(reached)}.",
-            f"The same law, fitted without the {largest:,}, predicts what they "
-            f"reached too high (+) or too low (-) by: {'; '.join(missed)}."
-            + (f" **Do not rely on the forecast** for {_join(wrong)}." if wrong else ""),
+            f"The same law, fitted without the {largest:,}, misses what they "
+            f"reached by (predicted minus measured): {'; '.join(missed)}."
+            + (
+                f" **Do not rely on the forecast** for {_join(wrong)}: it misses, or sees no gain."
+                if wrong
+                else ""
+            ),
         ]
     return lines
 

@@ -143,6 +143,8 @@ def prefill_shared(
         A prompt and an answer are longer than the model's sliding window: here every token of an
         answer sees the whole prompt.
     """
+    if not prompts:
+        return None, []
     longest = max(map(len, prompts)) + max(trie.depths)
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if window and longest > window:

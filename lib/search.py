@@ -70,7 +70,8 @@ def search_labels(
         front is the most probable of all: the argmax of `score_labels`, while what is less
         probable is never computed.
     token_budget
-        Most tokens of a batch of prompts, those of beams included.
+        About how many tokens a batch of prompts holds, those of beams included; a best-first
+        search that goes back often holds more.
     """
     if num_beams is not None and num_beams < 1:
         raise ValueError(f"num_beams: {num_beams} is not positive")

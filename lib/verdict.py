@@ -100,9 +100,11 @@ def _choose(
         return "clear_winner", best, f"{best} is distinguishably better than every other arm"
     told = [pair for pair in tied if pair["min_detectable"] <= MARGIN]
     if not told:
-        smallest = min(pair["min_detectable"] for pair in tied)
+        needed = sorted(tied, key=lambda pair: pair["min_detectable"])
+        first, last = (pair["min_detectable"] for pair in (needed[0], needed[-1]))
+        most = f" ({last:.3f} against {needed[-1]['arm']})" if len(needed) > 1 else ""
         return "too_little_data", None, (
-            f"a difference in micro-F1 below {smallest:.3f} could hardly have been found, and "
+            f"a difference in micro-F1 below {first:.3f}{most} could hardly have been found, and "
             f"{MARGIN:g} would matter; more test documents or seeds would tell"
         )  # fmt: skip
     safe = [best, *(pair["arm"] for pair in told if pair["high"] <= MARGIN)]
@@ -228,15 +230,15 @@ def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:
     if len(unclear):
         sentences.append(
             f"The paired 95 % interval of {_join(list(unclear['arm_a']))} includes zero: not "
-            f"distinguishable from {reference} here, where a difference of "
-            f"{unclear['min_detectable'].median():.3f} (median) would have been found in four "
+            f"distinguishable from {reference} here; differences below "
+            f"{unclear['min_detectable'].median():.3f} (median) are found in fewer than four "
             "studies of five."
         )
     firm = list(micro[distinguishable(micro)]["arm_a"]) or ["none"]
     sentences.append(
         f"Intervals are not adjusted: of {len(micro)} changes without any effect, about "
-        f"{ALPHA * len(micro):.1f} would be expected to exclude zero. After Holm's adjustment, "
-        f"distinguishable: {_join(firm)}."
+        f"{ALPHA * len(micro):.1f} would be expected to exclude zero. Distinguishable by interval "
+        f"and Holm-adjusted test: {_join(firm)}."
     )
     return " ".join(sentences)
 

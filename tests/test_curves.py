@@ -193,7 +193,7 @@ def test_a_curve_that_stops_rising_is_missed_and_said_not_to_be_relied_on():
         {"approach": "a", "train_size": SIZES, "num_seeds": 1, "micro_f1": stops["a"].f1}
     ).assign(micro_f1_low=0.1, micro_f1_high=0.9)
     text = describe_curves(table, stops, crossings(stops), forecast)
-    assert "**Do not rely on the forecast** for a." in text
+    assert "**Do not rely on the forecast** for a: it misses, or sees no gain." in text
     assert "over test documents alone: each arm has one seed" in text
 
 

@@ -69,6 +69,12 @@ def test_scores_equal_exhaustive_scoring_of_whole_labels(model, template, token_
     np.testing.assert_allclose(scores, exhaustive(model, prompts, answers), atol=1e-3)
 
 
+def test_no_prompts_have_no_scores(small_model):
+    options = {"token_budget": 9, "compute_dtype": torch.float32}
+    assert score_labels(small_model, [], [[1], [2, 3]], **options).shape == (0, 2)
+    assert search_labels(small_model, [], [[1], [2, 3]], num_beams=None, **options).shape == (0, 2)
+
+
 def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(make_backbone, template):
     """TRAPS 4: within 1 % of scores of 80 nats and more, with equal predictions."""
     small = make_backbone("lm", layers=8, dtype="bfloat16")

@@ -107,6 +107,13 @@ def test_too_little_data_recommends_nothing_however_cheap():
     assert "a difference in micro-F1 below 0.084 could hardly have been found" in text
 
 
+def test_too_little_data_tells_the_least_and_the_most_that_would_have_been_found():
+    pairwise = differences(table := arms(a=(0.9, *DEAR), b=(0.88, *DEAR), c=(0.87, *CHEAP)), 0.03)
+    pairwise.loc[pairwise["arm_b"] == "c", "min_detectable"] = 0.2
+    reason = verdict(table, pairwise)["reason"]
+    assert "below 0.084 (0.200 against c) could hardly have been found" in reason
+
+
 def test_a_cheap_arm_that_may_lose_much_is_not_picked():
     """Tied because of its interval alone, which reaches a loss above the margin."""
     judged, _ = judge(arms(embedding=(0.90, *DEAR), tfidf=(0.87, *CHEAP)), standard_error=0.0175)
@@ -176,8 +183,8 @@ def test_a_study_with_a_reference_is_read_by_its_effects():
     assert "above **default**: better (+0.050)" in text
     assert "below **default**: worse (-0.100)" in text
     assert "interval of same includes zero: not distinguishable from default" in text
-    assert "a difference of 0.014 (median) would have been found" in text
-    assert "After Holm's adjustment, distinguishable: better and worse." in text
+    assert "differences below 0.014 (median) are found in fewer than four studies of five" in text
+    assert "Distinguishable by interval and Holm-adjusted test: better and worse." in text
     with pytest.raises(ValueError, match="no row for 'better' and 'same'; compare every pair"):
         verdict(table, pairwise)
 
