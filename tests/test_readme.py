@@ -79,11 +79,11 @@ def test_readme_tells_which_choices_of_the_prompt_matter():
     f1 = {decoding: f"{rungs.loc[decoding, 'micro_f1']:.3f}" for decoding in rungs.index}
     assert f1["beam"] == f1["search"] == f1["score"]
     assert (
-        f"answer alike (mean micro-F1 {f1['search']}), free generation {f1['generate']} with "
-        f"{100 * rungs.loc['generate', 'out_of_set_rate']:.1f} % of its answers outside the set, "
-        f"scores per token {f1['score_length']} and scores relative to an empty document "
-        f"{f1['score_prior']}"
+        f"have equal F1 (mean micro-F1 {f1['search']}), `greedy` {f1['greedy']}, free generation "
+        f"{f1['generate']} with {100 * rungs.loc['generate', 'out_of_set_rate']:.1f} % of its "
+        "answers outside the set"
     ) in readme
+    assert f"`score_length` {f1['score_length']} and `score_prior` {f1['score_prior']}." in readme
 
 
 def test_readme_tells_what_all_documents_bring():
