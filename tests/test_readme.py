@@ -33,19 +33,33 @@ def test_readme_shows_the_committed_conclusion_table_and_figure():
     assert (ROOT / "figures/quick/forest.png").exists()
 
 
-def study_row(study):
+ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf")
+SHOTS = ("zero_shot", "few_shot", "instruction", "embedding")
+
+
+def study_row(study, arms):
     """README's row of a study: micro-F1 with its interval, of every arm."""
     table = pd.read_csv(ROOT / "figures" / study / "comparison.csv").set_index("arm")
     cells = [f"[`{study}`](figures/{study}/forest.png)"]
-    for arm in ("embedding", "instruction", "encoder", "frozen", "tfidf"):
+    for arm in arms:
         row = table.loc[arm]
         cells.append(f"{row.micro_f1:.3f} ({row.micro_f1_low:.3f}–{row.micro_f1_high:.3f})")
     return f"| {' | '.join(cells)} |"
 
 
-@pytest.mark.parametrize("study", ["patents_section", "patents_subclass", "reuters90"])
-def test_readme_shows_a_row_of_every_committed_study(study):
-    assert study_row(study) in (ROOT / "README.md").read_text(encoding="utf-8"), study_row(study)
+@pytest.mark.parametrize(
+    ("study", "arms"),
+    [
+        ("patents_section", ARMS),
+        ("patents_subclass", ARMS),
+        ("reuters90", ARMS),
+        ("shots_section", SHOTS),
+        ("shots_banking77", SHOTS),
+    ],
+)
+def test_readme_shows_a_row_of_every_committed_study(study, arms):
+    row = study_row(study, arms)
+    assert row in (ROOT / "README.md").read_text(encoding="utf-8"), row
     assert (ROOT / "figures" / study / "report.html").exists()
 
 
@@ -177,3 +191,12 @@ def labels_table():
 
 def test_readme_shows_how_fast_labels_are_found():
     assert labels_table() in (ROOT / "README.md").read_text(encoding="utf-8"), labels_table()
+
+
+@pytest.mark.parametrize("study", ["shots_section", "shots_banking77"])
+def test_readme_tells_whether_the_head_leads_the_tuned_prompt(study):
+    pairs = pd.read_csv(ROOT / "figures" / study / "pairwise.csv").set_index(["arm_a", "arm_b"])
+    pairs = pairs[pairs["metric"] == "micro_f1"]
+    row = pairs.loc[("embedding", "instruction")]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"({row.delta:+.3f}, {row.low:+.3f} to {row.high:+.3f}" in readme
