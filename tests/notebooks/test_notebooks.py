@@ -89,6 +89,7 @@ def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):
     ("value", "message"),
     [
         (("learning_rat", "0.1"), "unknown parameter; did you mean 'learning_rate'"),
+        (("num_epochs", "two"), "num_epochs: 'two' is not valid"),
         (("notebook", "04_finetune_instruction"), "these parameters are for '04_finetune_instruc"),
         (("dataset", "absent-{split}.csv"), "absent-train.csv: no such data file"),
     ],
