@@ -172,7 +172,8 @@ def test_adapters_of_the_last_layers_leave_the_others_alone(make_backbone):
 
 def test_variants_differ_in_scale_and_magnitude(make_backbone):
     plain, rank_stable, magnitude = (
-        add_lora(make_backbone(), r=4, alpha=8, variant=v) for v in ("lora", "rslora", "dora")
+        add_lora(make_backbone(dtype="float32"), r=4, alpha=8, variant=v)
+        for v in ("lora", "rslora", "dora")
     )
     scales = [
         next(m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer))
