@@ -65,6 +65,7 @@ CASES = {
     },
 }
 MAX_LENGTH = {"news": 512, "patents": 128}
+BASELINES = ("trainer", "trainer_keeping_memory", "group_by_length")  # of training the head
 
 
 class Contender:
@@ -157,7 +158,7 @@ def main() -> None:
             file = Path(folder) / "cases.json"
             num_labels = max(case["targets"]) + 1
             file.write_text(json.dumps({"num_labels": num_labels, name: case}))
-            heads = {n: Contender(n, file) for n in ("ours", "trainer", "group_by_length")}
+            heads = {n: Contender(n, file) for n in ("ours", *BASELINES)}
             compare_training(name, case, heads, count, shape, reached, runs, add)
             pair = {k: heads[k] for k in ("ours", "trainer")}
             compare_inference(f"infer_{name}", pair, count, "pipeline", name, add)
@@ -209,7 +210,7 @@ def compare_training(name, case, contenders, count, shape, reached, runs, add) -
         process.ask("reset_peak")
     speeds = take_turns(contenders, "train", count, case=name, batch_size=BATCH)
     peaks = {contender: process.ask("peak") for contender, process in contenders.items()}
-    for baseline in ("trainer", "group_by_length"):
+    for baseline in BASELINES:
         add(f"train_{name}", baseline, "documents per second", "1/s",
             speeds["ours"], speeds[baseline])  # fmt: skip
         add(f"train_{name}", baseline, "peak memory", "GiB",
