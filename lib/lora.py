@@ -15,20 +15,66 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+@torch.library.custom_op("head_or_prompt::lora_linear", mutates_args=())
+def _lora_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    hidden = x @ a.T  # (N, r)
+    return functional.linear(x, weight, bias).addmm_(hidden, b.T, alpha=scale), hidden
+
+
+@torch.library.custom_op("head_or_prompt::lora_linear_backward", mutates_args=())
+def _lora_linear_backward(
+    grad: Tensor,
+    x: Tensor,
+    hidden: Tensor,
+    weight: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dL/dx, empty without a weight, dL/dA and dL/dB."""
+    grad_hidden = (grad @ b).mul_(scale)  # (N, r)
+    grad_x = grad.new_empty(0) if weight is None else (grad @ weight).addmm_(grad_hidden, a)
+    # h^T g and not g^T h: the tall factor last is up to five times faster on a CPU.
+    return grad_x, grad_hidden.T @ x, (hidden.T @ grad).mul_(scale).T.contiguous()
+
+
+@_lora_linear.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(len(x), len(weight)), x.new_empty(len(x), len(a))
+
+
+@_lora_linear_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    hidden: Tensor,
+    weight: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x = grad.new_empty(0) if weight is None else torch.empty_like(x)
+    return grad_x, torch.empty_like(a), torch.empty_like(b)
+
+
 class _LoRALinear(torch.autograd.Function):
     """y = x W^T + b + s (x A^T) B^T (arXiv 2106.09685, eq. 3), W and b frozen.
 
     With g = dL/dy and h = x A^T: dL/dx = g W + s (g B) A, dL/dA = s (g B)^T x, dL/dB = s g^T h.
     A 4-bit W is dequantized in both passes and never kept; x is shared with the layers beside it.
+    Each pass is an operator that a compiler does not look into: it would take the products in
+    place apart, and copy what they add to.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
         rows = x.flatten(0, -2)  # (N, in)
-        weight = layer_weight(base, x.dtype)
         bias = None if base.bias is None else base.bias.to(x.dtype)
-        hidden = rows @ a.T  # (N, r)
-        out = functional.linear(rows, weight, bias).addmm_(hidden, b.T, alpha=scale)
+        out, hidden = _lora_linear(rows, layer_weight(base, x.dtype), bias, a, b, scale)
         ctx.save_for_backward(x, hidden, a, b)
         ctx.base, ctx.scale = base, scale
         return out.view(*x.shape[:-1], -1)
@@ -36,16 +82,17 @@ class _LoRALinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         x, hidden, a, b = ctx.saved_tensors
-        rows, grad_rows = x.flatten(0, -2), grad.flatten(0, -2)
-        grad_hidden = (grad_rows @ b) * ctx.scale  # (N, r)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (
-                (grad_rows @ layer_weight(ctx.base, x.dtype)).addmm_(grad_hidden, a).view(x.shape)
-            )
-        # h^T g and not g^T h: the tall factor last is up to five times faster on a CPU.
-        grad_b = (hidden.T @ grad_rows).T * ctx.scale
-        return grad_x, None, grad_hidden.T @ rows, grad_b, None
+        wanted = ctx.needs_input_grad[0]
+        grad_x, grad_a, grad_b = _lora_linear_backward(
+            grad.flatten(0, -2),
+            x.flatten(0, -2),
+            hidden,
+            layer_weight(ctx.base, x.dtype) if wanted else None,
+            a,
+            b,
+            ctx.scale,
+        )
+        return grad_x.view(x.shape) if wanted else None, None, grad_a, grad_b, None
 
 
 def layer_weight(base: nn.Linear, dtype: torch.dtype) -> Tensor:
