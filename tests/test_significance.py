@@ -84,6 +84,18 @@ def test_false_positives_on_rare_and_absent_labels_do_not_bias_the_macro_bootstr
     assert samples.max() <= 0.5  # two of four labels can be got right
 
 
+def test_the_interval_of_macro_f1_holds_the_score_where_most_labels_are_rare():
+    generator = np.random.default_rng(0)
+    shares = 1 / np.arange(1, 301)
+    drawn = generator.choice(300, size=600, p=shares / shares.sum())
+    truth = np.eye(300, dtype=bool)[drawn]
+    # frequent labels are learnt, rare ones are taken for a frequent one
+    preds = np.eye(300, dtype=bool)[np.where(drawn < 40, drawn, drawn % 10)][None]
+    score = f1(truth, preds, "macro_f1")
+    low, high = bootstrap_interval(truth, preds, average="macro_f1", num_resamples=2000)
+    assert 0.3 < (score - low) / (high - low) < 0.7
+
+
 def test_accuracy_interval_matches_the_binomial_one(truth):
     preds = corrupt(truth, 0.3, 1)
     low, high = bootstrap_interval(truth, preds, average="micro_f1")
