@@ -1,6 +1,7 @@
 """Both fine-tuning approaches, on `transformers.Trainer` with batches of micro-batches."""
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from lib.answering import decode_labels
@@ -249,6 +251,8 @@ def _finetune(
         data_seed=seed,
         use_cpu=next(model.parameters()).device.type == "cpu",
     )
+    # Of several GPUs one is used: the base class would split batches over all of them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
     num_tokens = min(token_budget, sum(longest))
@@ -279,8 +283,7 @@ def _finetune(
         callbacks=[callback] if eval_steps else [],
     )
     callback.trainer = trainer
-    checkpoint = get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(Path(output_dir)))
     seconds, joules = prepared + spent_on_training(trainer.state.log_history)
     documents = len(examples) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
@@ -291,6 +294,14 @@ def _finetune(
         "train_tokens_per_second": tokens / seconds,
     }
     return history, resources
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that was written to its end; one that was not is removed."""
+    for unfinished in folder.glob("checkpoint-*"):
+        if not (unfinished / TRAINER_STATE_NAME).exists():  # written last
+            shutil.rmtree(unfinished)
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def _parameter_groups(
