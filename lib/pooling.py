@@ -61,9 +61,9 @@ class AttentionPooling(nn.Module):
     untrained it is the mean. All of it in float32.
     """
 
-    def __init__(self, hidden_size: int, num_latents: int = NUM_LATENTS) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(num_latents, hidden_size) / hidden_size**0.5)
+        self.latents = nn.Parameter(torch.randn(NUM_LATENTS, hidden_size) / hidden_size**0.5)
         self.norm = nn.LayerNorm(hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
         self.mlp = nn.Sequential(

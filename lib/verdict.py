@@ -8,6 +8,7 @@ import pandas as pd
 from lib.intervals import ALPHA
 from lib.significance import distinguishable, format_p
 
+HEAD, PROMPT = "embedding", "instruction"  # the arms of the study's question
 MARGIN = 0.05  # micro-F1 that one would mind losing (chosen here)
 COST_FACTOR = 1.5  # what is less than so many times dearer counts as equally dear (chosen here)
 NUM_DOCUMENTS = 10_000  # that a model is to classify after its training (chosen here)
@@ -29,13 +30,7 @@ RULES = f"""\
 """
 
 
-def verdict(
-    comparison: pd.DataFrame,
-    pairwise: pd.DataFrame,
-    *,
-    head: str = "embedding",
-    prompt: str = "instruction",
-) -> dict[str, Any]:
+def verdict(comparison: pd.DataFrame, pairwise: pd.DataFrame) -> dict[str, Any]:
     """The recommendation by `RULES`, of plain values: what goes into `recommendation.json`.
 
     Parameters
@@ -45,8 +40,6 @@ def verdict(
         `train_seconds infer_docs_per_second device`.
     pairwise
         As `compare_all` returns it for every pair.
-    head, prompt
-        The arms that answer the study's question, where both have run.
 
     Returns
     -------
@@ -55,7 +48,7 @@ def verdict(
         one or None; `best`, that of the highest micro-F1; `reason`; `micro_f1` of each arm with
         `low` and `high`; `cost_seconds` of each arm or None; `num_seeds`, the fewest and the most;
         `certain_against` and `not_distinguishable_from`, best minus each other arm;
-        `head_or_prompt` or None; `rules`, their thresholds.
+        `head_or_prompt`, of `HEAD` and `PROMPT`, or None; `rules`, their thresholds.
 
     Raises
     ------
@@ -69,7 +62,7 @@ def verdict(
     tied = [pair for pair in pairs if not pair["distinguishable"]]
     costs = _costs(ranked)
     kind, arm, reason = _choose(best, pairs, tied, ranked, costs)
-    both = {head, prompt} <= set(ranked.index)
+    both = {HEAD, PROMPT} <= set(ranked.index)
     return {
         "kind": kind,
         "arm": arm,
@@ -84,7 +77,7 @@ def verdict(
         "num_seeds": [int(ranked["num_seeds"].min()), int(ranked["num_seeds"].max())],
         "certain_against": certain,
         "not_distinguishable_from": tied,
-        "head_or_prompt": _head_or_prompt(pairwise, head, prompt) if both else None,
+        "head_or_prompt": _head_or_prompt(pairwise) if both else None,
         "rules": {"alpha": ALPHA, "margin": MARGIN, "cost_factor": COST_FACTOR,
                   "num_documents": NUM_DOCUMENTS},
     }  # fmt: skip
@@ -131,11 +124,11 @@ def _costs(ranked: pd.DataFrame) -> pd.Series:
     return seconds
 
 
-def _head_or_prompt(pairwise: pd.DataFrame, head: str, prompt: str) -> dict[str, Any]:
+def _head_or_prompt(pairwise: pd.DataFrame) -> dict[str, Any]:
     """The pair's difference, head minus prompt, and which of both is certain to be better."""
-    pair = _difference(pairwise, head, prompt)
-    better = head if pair["delta"] > 0 else prompt
-    names = {"head": head, "prompt": prompt, "arm": better if pair["distinguishable"] else None}
+    pair = _difference(pairwise, HEAD, PROMPT)
+    better = HEAD if pair["delta"] > 0 else PROMPT
+    names = {"head": HEAD, "prompt": PROMPT, "arm": better if pair["distinguishable"] else None}
     return names | {k: v for k, v in pair.items() if k not in ("arm", "distinguishable")}
 
 

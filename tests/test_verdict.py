@@ -143,12 +143,6 @@ def test_one_arm_alone_is_no_winner():
     assert "not both have run" in text
 
 
-def test_other_names_of_head_and_prompt_can_be_asked_about():
-    table = arms(head_r64=(0.90, *DEAR), prompt_r64=(0.84, *DEAR))
-    judged = verdict(table, differences(table), head="head_r64", prompt="prompt_r64")
-    assert judged["head_or_prompt"]["arm"] == "head_r64"
-
-
 def test_the_order_of_arms_and_of_pairs_does_not_matter():
     table = arms(embedding=(0.90, *DEAR), instruction=(0.88, *DEAR), tfidf=(0.895, *CHEAP))
     text = three_sentences(verdict(table, differences(table)))
