@@ -72,6 +72,8 @@ def frozen_features(
         quantization,
         str(dtype),
         device.type,
+        torch.get_num_threads(),  # it and the budget decide how sums are rounded
+        token_budget,
     )
     kinds = [(mode, layer) for layer in layers for mode in poolings]
     backbone = None

@@ -77,8 +77,9 @@ def lower_states(
     for name, documents in splits.items():
         content = joblib.hash([list(map(int, d)) for d in documents])
         rules = json.dumps(
-            [fingerprint, CODE, backbone.device.type, str(backbone.dtype), first_layer, content]
-        )
+            [fingerprint, CODE, backbone.device.type, str(backbone.dtype), first_layer, content,
+             torch.get_num_threads(), token_budget]  # both decide how sums are rounded
+        )  # fmt: skip
         file = CACHE / "lower" / f"{hashlib.sha256(rules.encode()).hexdigest()[:32]}.npy"
         if not file.with_suffix(".json").exists():
             log.info("layers 1 to %d read %s once", first_layer, name)

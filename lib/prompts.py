@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import joblib
@@ -221,11 +222,11 @@ def encode_documents(
 def encode_cached(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
 ) -> list[list[int]]:
-    """`encode_documents`, kept in `runs/cache` under a hash of the tokenizer and of the texts."""
+    """`encode_documents`, kept in `runs/cache` under a hash of tokenizer, texts and this file."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     for setting in ("truncation", "padding"):  # left over from the tokenizer's last call
         rules.pop(setting)
-    content = joblib.hash((json.dumps(rules), list(texts)))
+    content = joblib.hash((json.dumps(rules), list(texts), Path(__file__).read_bytes()))
     return _encode_cached(content, tokenizer=tokenizer, texts=texts, **options)
 
 
