@@ -30,7 +30,7 @@ from lib.loader import load_backbone, load_lora, load_tokenizer
 from lib.metrics import Scores, decode_sets, sigmoid, softmax
 from lib.params import EmbeddingParams, InstructionParams, parse_params
 from lib.prompts import encode_documents, require_context
-from lib.results import FINGERPRINTS, atomic_path, read_label_space
+from lib.results import FINGERPRINTS, atomic_path, descriptions_fingerprint, read_label_space
 
 WEIGHTS = "model.safetensors"
 EXPORT_TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (chosen here)
@@ -44,8 +44,8 @@ class Classifier:
     ----------
     label_space
         The run's labels.
-    score
-        Scores of N texts, (N, C) float32.
+    score_texts
+        Scores of N texts without spaces around them, (N, C) float32.
     multi_label
         Whether a text may have several labels.
     threshold
@@ -53,7 +53,7 @@ class Classifier:
     """
 
     label_space: LabelSpace
-    score: Callable[[Sequence[str]], Scores]
+    score_texts: Callable[[Sequence[str]], Scores]
     multi_label: bool
     threshold: float | None
 
@@ -62,12 +62,22 @@ class Classifier:
 
         Probabilities that add up to 1 where a text has one label, a probability for each label
         where it may have several, and 1 or 0 where a label set is generated.
+
+        Raises
+        ------
+        ValueError
+            A text is empty. Spaces around a text are no part of it, as in training.
         """
-        return self.score(texts)
+        texts = [text.strip() for text in texts]
+        if not all(texts):
+            raise ValueError(f"text {texts.index('') + 1} of {len(texts)} is empty; leave it out")
+        if not texts:
+            return np.zeros((0, len(self.label_space)), dtype=np.float32)
+        return self.score_texts(texts)
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
         """The most probable label of each text, or the list of its labels."""
-        scores = self.score(texts)
+        scores = self.predict_scores(texts)
         if not self.multi_label:
             return [labels[0] for labels in self.label_space.decode_best(scores)]
         generated = self.threshold is None  # and may be empty, if the answer was no label
@@ -106,7 +116,7 @@ def load_classifier(run_dir: str | Path) -> Classifier:
     ------
     ValueError
         The folder holds no finished fine-tuning run, or one with examples in its prompts, which are
-        not kept.
+        not kept; or the descriptions of labels in its prompts have changed.
     """
     folder = Path(run_dir)
     params, label_space = _read_run(folder)
@@ -120,7 +130,7 @@ def _read_run(folder: Path) -> tuple[EmbeddingParams | InstructionParams, LabelS
     if not (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    values = {key: value for key, value in values.items() if key not in FINGERPRINTS}
+    known = {key: values.pop(key) for key in FINGERPRINTS if key in values}
     kinds = {
         "03_finetune_embedding": EmbeddingParams,
         "04_finetune_instruction": InstructionParams,
@@ -130,6 +140,9 @@ def _read_run(folder: Path) -> tuple[EmbeddingParams | InstructionParams, LabelS
             f"{folder}: {values['notebook']} saves no model; only {', '.join(kinds)} do"
         )
     params = parse_params(kinds[values["notebook"]], values, source=str(folder / "params.yaml"))
+    described = getattr(params, "label_descriptions", "")
+    if described and descriptions_fingerprint(described) != known["descriptions_fingerprint"]:
+        raise ValueError(f"{folder}: {described} has changed since this run; restore it")
     return params, read_label_space(folder)
 
 
@@ -137,8 +150,10 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     """Write an embedding run as a plain transformers model, its adapters merged.
 
     `AutoModelForSequenceClassification` and `pipeline("text-classification")` load the folder, with
-    neither this package nor peft. Merging is into dequantized weights, and before anything is kept
-    the exported model's logits are compared with the run's own.
+    neither this package nor peft; called with `truncation=True`, the pipeline reads the run's
+    `max_length` tokens of a text. A tuned threshold for label sets stays with the run. Merging is
+    into dequantized weights, and before anything is kept the exported model's logits are compared
+    with the run's own.
 
     Raises
     ------

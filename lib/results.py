@@ -25,7 +25,8 @@ from lib.loader import count_parameters, model_fingerprint
 from lib.metrics import run_metrics
 from lib.params import ROOT, SHOWING, StudyParams
 
-FINGERPRINTS = tuple(f"{of}_fingerprint" for of in ("model", "data", "held_out", "code", "teacher"))
+KINDS = ("model", "data", "held_out", "code", "descriptions", "teacher")
+FINGERPRINTS = tuple(f"{of}_fingerprint" for of in KINDS)
 RESOURCE_KEYS = (
     "trainable_params",
     "total_params",
@@ -207,12 +208,18 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
             content.update((ROOT / params.label_names).read_bytes())
     modules = [file.stem for file in ROOT.glob("lib/*.py") if file.stem not in SHOWING]
     reads_model = getattr(params, "method", None) != "tfidf"
+    described = getattr(params, "label_descriptions", "")
     return {
         "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
         "data_fingerprint": documents.hexdigest()[:16],
         "held_out_fingerprint": held_out.hexdigest()[:16],
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
-    }
+    } | ({"descriptions_fingerprint": descriptions_fingerprint(described)} if described else {})
+
+
+def descriptions_fingerprint(label_descriptions: str) -> str:
+    """A hash of the file that describes labels in prompts."""
+    return hashlib.sha256((ROOT / label_descriptions).read_bytes()).hexdigest()[:16]
 
 
 def code_fingerprint(*modules: str, notebook: str = "") -> str:

@@ -11,8 +11,8 @@ from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel
 from lib.labels import LabelSpace
 from lib.loader import add_lora, load_backbone
-from lib.params import EmbeddingParams
-from lib.results import RESOURCE_KEYS, open_run, write_run
+from lib.params import EmbeddingParams, InstructionParams
+from lib.results import RESOURCE_KEYS, descriptions_fingerprint, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
 TEXTS = [
@@ -81,6 +81,32 @@ def test_adapters_and_head_come_back_on_packed_weights(write, live_nf4):
     first, again = (load_classifier(folder).predict_scores(TEXTS) for _ in range(2))
     assert np.array_equal(first, again)
     assert not np.allclose(first, 1 / 3)
+
+
+def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):
+    classifier = load_classifier(write())
+    with_newlines = [f"  {text}\n" for text in TEXTS]  # as from a file
+    assert classifier.predict(with_newlines) == classifier.predict(TEXTS)
+    np.testing.assert_array_equal(
+        classifier.predict_scores(with_newlines), classifier.predict_scores(TEXTS)
+    )
+    assert classifier.predict([]) == []
+    with pytest.raises(ValueError, match="text 2 of 3 is empty; leave it out"):
+        classifier.predict(["a", " \n", "b"])
+
+
+def test_a_prompt_whose_descriptions_have_changed_is_not_used(tmp_path):
+    file = tmp_path / "descriptions.yaml"
+    file.write_text("alpha: the first")
+    params = InstructionParams(
+        notebook="04_finetune_instruction", study="s", arm="a", runs_dir=str(tmp_path / "runs"),
+        labels_in_prompt=True, label_descriptions=str(file),
+    )  # fmt: skip
+    folder = open_run(params, descriptions_fingerprint=descriptions_fingerprint(str(file)))
+    (folder / "metrics.json").write_text("{}")
+    file.write_text("alpha: the last")
+    with pytest.raises(ValueError, match=r"descriptions\.yaml has changed since this run"):
+        load_classifier(folder)
 
 
 def test_what_transformers_cannot_express_is_not_exported(write, tmp_path):
