@@ -55,6 +55,7 @@ def study_row(study, arms):
         ("reuters90", ARMS),
         ("shots_section", SHOTS),
         ("shots_banking77", SHOTS),
+        ("shots_reuters90", SHOTS),
     ],
 )
 def test_readme_shows_a_row_of_every_committed_study(study, arms):
@@ -193,7 +194,7 @@ def test_readme_shows_how_fast_labels_are_found():
     assert labels_table() in (ROOT / "README.md").read_text(encoding="utf-8"), labels_table()
 
 
-@pytest.mark.parametrize("study", ["shots_section", "shots_banking77"])
+@pytest.mark.parametrize("study", ["shots_section", "shots_banking77", "shots_reuters90"])
 def test_readme_tells_whether_the_head_leads_the_tuned_prompt(study):
     pairs = pd.read_csv(ROOT / "figures" / study / "pairwise.csv").set_index(["arm_a", "arm_b"])
     pairs = pairs[pairs["metric"] == "micro_f1"]
