@@ -7,6 +7,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from lib.attention import hidden_states
 from lib.data import micro_batches
@@ -53,6 +54,10 @@ class EmbeddingModel(nn.Module):
             raise ValueError(
                 f"mixed_layers: {mixed_layers} were asked for, but the model has {depth}"
             )
+        if mixed_layers > 1:
+            # transformers records hidden states by hooks that it hangs on the blocks, once a model:
+            # the views of `only_layers` would each hang their own on the blocks that they share.
+            maybe_install_capturing_hooks(backbone)
         self.backbone = backbone
         self.config = backbone.config
         self.compute_dtype = compute_dtype

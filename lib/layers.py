@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from lib.attention import is_packed
 from lib.costs import OPTIMIZER_BYTES, Shape, kept_gib
@@ -35,9 +34,6 @@ def only_layers(backbone: PreTrainedModel, layers: range) -> PreTrainedModel:
     Up to the last block the final norm is its own; without that block there is none. It is for
     decoders that keep their blocks in `layers` and that norm in `norm`.
     """
-    # transformers records hidden states by hooks that it hangs on the blocks, once a model: views
-    # would each hang their own on the blocks that they share.
-    maybe_install_capturing_hooks(backbone)
     view = copy.copy(backbone)
     view._modules = dict(backbone._modules)
     view.layers = nn.ModuleList(

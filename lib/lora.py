@@ -44,7 +44,8 @@ def _lora_linear_backward(
 def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    return x.new_empty(len(x), len(weight)), x.new_empty(len(x), len(a))
+    rows = x.shape[0]  # not `len`, which would fix it for the compiler
+    return x.new_empty(rows, weight.shape[0]), x.new_empty(rows, a.shape[0])
 
 
 @_lora_linear_backward.register_fake

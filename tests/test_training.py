@@ -1,13 +1,15 @@
-from functools import partial
+from functools import partial, partialmethod
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from lib import layers, trainer, training
 from lib.device import choose_dtype
-from lib.embedding import EmbeddingModel, predict_logits
+from lib.embedding import EmbeddingModel, pad, predict_logits
 from lib.heads import HeadLoss
+from lib.layers import compile_layers
 from lib.loader import add_lora
 from lib.trainer import MicroBatchCollator
 from lib.training import evaluate_embedding, finetune_embedding, finetune_instruction
@@ -72,6 +74,30 @@ def test_compiled_blocks_train_as_others_and_predict_without_the_compiler(
     compiled, again, _ = finetune(make_backbone, examples, tmp_path / "compiled", **changes)
     np.testing.assert_allclose(again["loss"].dropna(), history["loss"].dropna(), rtol=0.03)
     np.testing.assert_allclose(compiled, plain, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("adapted", [2, 3])
+def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
+    make_backbone, monkeypatch, adapted
+):
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(  # what is compiled counts, not how
+        torch.nn.Module, "compile", partialmethod(compile_module, backend="eager")
+    )
+    backbone = make_backbone(layers=3)
+    model = EmbeddingModel(
+        backbone, num_labels=2, mode="mean", adapted_layers=adapted, compute_dtype=backbone.dtype
+    )
+    model = add_lora(model, r=2, alpha=4, last_layers=adapted)
+    assert compile_layers(model, num_tokens=10**9)
+    torch._dynamo.reset()
+    counters.clear()
+    for lengths in ((5, 7), (6, 9, 3), (11, 4), (8, 8, 8, 8)):
+        input_ids, mask = pad([range(10, 10 + n) for n in lengths], 2)
+        states = torch.zeros(sum(lengths), backbone.config.hidden_size, dtype=backbone.dtype)
+        model(input_ids, mask, lower=states if adapted < 3 else None).sum().backward()
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 2  # the first block's input needs no gradient
 
 
 @pytest.mark.parametrize("packed", [False, True])
