@@ -32,7 +32,6 @@ from lib.decoding import score_labels
 from lib.device import (
     choose_device,
     choose_dtype,
-    keep_freed_memory,
     mixed_precision,
     peak_memory_gib,
     reset_peak_memory,
@@ -259,14 +258,6 @@ class UsualRecipe:
         return {"seconds": time.perf_counter() - start}
 
 
-class UsualRecipeKeepingMemory(UsualRecipe):
-    """(a) with our setting of the memory allocator: the rest of our lead is not the allocator's."""
-
-    def __init__(self, cases: dict) -> None:
-        keep_freed_memory()
-        super().__init__(cases)
-
-
 class GroupByLength(UsualRecipe):
     """(b) The same with batches of documents of about one length."""
 
@@ -318,7 +309,6 @@ class SFT(UsualRecipe):
 CONTENDERS = {
     "ours": Ours,
     "trainer": UsualRecipe,
-    "trainer_keeping_memory": UsualRecipeKeepingMemory,
     "group_by_length": GroupByLength,
     "ours_prompt": OursPrompt,
     "sft": SFT,
