@@ -1,7 +1,6 @@
 """The machine under a run: device, threads, precision and memory."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import platform
@@ -15,8 +14,6 @@ import psutil
 import threadpoolctl
 import torch
 import transformers
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -51,7 +48,6 @@ def start_run(*, seed: int, num_threads: int) -> None:
     Two torch processes with a thread for each core get in each other's way by a factor of ten, so
     a run never takes more than its `num_threads`; CPU results depend on that number too.
     """
-    keep_freed_memory()
     transformers.logging.set_verbosity_error()  # its notes on our choices; ours are in the log
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     log = logging.getLogger("lib")
@@ -64,19 +60,6 @@ def start_run(*, seed: int, num_threads: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next tensor; elsewhere no effect.
-
-    By default every large tensor is mapped anew, and each of its pages faults when it is first
-    written: on a CPU with fast matrix products a quarter of a training step
-    (tests/benchmarks/NOTES.md).
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> str:

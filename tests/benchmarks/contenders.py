@@ -319,11 +319,7 @@ def main() -> None:
     name, path = sys.argv[1:]
     torch.manual_seed(0)
     np.random.seed(0)
-    threads = StudyParams().threads
-    if issubclass(CONTENDERS[name], Ours):
-        start_run(seed=0, num_threads=threads)
-    else:
-        torch.set_num_threads(threads)
+    start_run(seed=0, num_threads=StudyParams().threads)
     contender = CONTENDERS[name](json.loads(Path(path).read_text()))
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     print(json.dumps({"ready": name}), file=answers, flush=True)
