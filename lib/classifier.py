@@ -141,7 +141,7 @@ def _read_run(folder: Path) -> tuple[EmbeddingParams | InstructionParams, LabelS
         )
     params = parse_params(kinds[values["notebook"]], values, source=str(folder / "params.yaml"))
     described = getattr(params, "label_descriptions", "")
-    if described and descriptions_fingerprint(described) != known["descriptions_fingerprint"]:
+    if described and descriptions_fingerprint(described) != known.get("descriptions_fingerprint"):
         raise ValueError(f"{folder}: {described} has changed since this run; restore it")
     return params, read_label_space(folder)
 
