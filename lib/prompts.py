@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import joblib
@@ -14,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from lib.labels import LabelSpace
 from lib.params import ROOT, ParamsError
 from lib.reading import DataError
+from lib.results import code_fingerprint
 
 MARK = "\x00document\x00"  # stands for the document while the template is cut in two
 ANSWER = "\x00answer\x00"  # and for an example's answer
@@ -222,11 +222,11 @@ def encode_documents(
 def encode_cached(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
 ) -> list[list[int]]:
-    """`encode_documents`, kept in `runs/cache` under a hash of tokenizer, texts and this file."""
+    """`encode_documents`, kept in `runs/cache` under a hash of tokenizer, texts and code."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     for setting in ("truncation", "padding"):  # left over from the tokenizer's last call
         rules.pop(setting)
-    content = joblib.hash((json.dumps(rules), list(texts), Path(__file__).read_bytes()))
+    content = joblib.hash((json.dumps(rules), list(texts), code_fingerprint("prompts")))
     return _encode_cached(content, tokenizer=tokenizer, texts=texts, **options)
 
 
