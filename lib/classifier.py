@@ -89,7 +89,8 @@ class Classifier:
     ) -> Iterator[str | list[str]]:
         """As `predict`, one answer after the other, for more texts than memory holds.
 
-        Texts are read, sorted by length and answered in chunks of `chunk_size`.
+        Texts are read, sorted by length and answered in chunks of `chunk_size`; an empty text is
+        named by its place in its chunk.
         """
         remaining = iter(texts)
         while chunk := list(islice(remaining, chunk_size)):
