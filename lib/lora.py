@@ -14,86 +14,131 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 
+_OPERATORS = torch.library.Library("head_or_prompt", "FRAGMENT")
+_WEIGHT = "Tensor[] weight, int[] blocks"
+_OPERATORS.define(
+    f"lora_linear(Tensor x, {_WEIGHT}, Tensor? bias, Tensor a, Tensor b) -> (Tensor, Tensor)"
+)
+_OPERATORS.define(
+    f"lora_linear_backward(Tensor grad, Tensor x, Tensor hidden, {_WEIGHT}, Tensor a, Tensor b, "
+    "bool wanted) -> (Tensor, Tensor, Tensor)"
+)
 
-@torch.library.custom_op("head_or_prompt::lora_linear", mutates_args=())
+
 def _lora_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    x: Tensor, weight: list[Tensor], blocks: list[int], bias: Tensor | None, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor]:
-    hidden = x @ a.T  # (N, r)
-    return functional.linear(x, weight, bias).addmm_(hidden, b.T, alpha=scale), hidden
+    """(N, out) and what its gradient needs, (N, r)."""
+    dense = _dense(weight, blocks, (b.shape[0], a.shape[1]), x.dtype)
+    hidden = x @ a.T
+    return functional.linear(x, dense, bias).addmm_(hidden, b.T), hidden
 
 
-@torch.library.custom_op("head_or_prompt::lora_linear_backward", mutates_args=())
 def _lora_linear_backward(
     grad: Tensor,
     x: Tensor,
     hidden: Tensor,
-    weight: Tensor | None,
+    weight: list[Tensor],
+    blocks: list[int],
     a: Tensor,
     b: Tensor,
-    scale: float,
+    wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dL/dx, empty without a weight, dL/dA and dL/dB."""
-    grad_hidden = (grad @ b).mul_(scale)  # (N, r)
-    grad_x = grad.new_empty(0) if weight is None else (grad @ weight).addmm_(grad_hidden, a)
+    """dL/dx, empty unless wanted, dL/da and dL/db."""
+    grad_hidden = grad @ b  # (N, r)
+    grad_x = grad.new_empty(0)
+    if wanted:
+        dense = _dense(weight, blocks, (b.shape[0], a.shape[1]), x.dtype)
+        grad_x = (grad @ dense).addmm_(grad_hidden, a)
     # h^T g and not g^T h: the tall factor last is up to five times faster on a CPU.
-    return grad_x, grad_hidden.T @ x, (hidden.T @ grad).mul_(scale).T.contiguous()
+    return grad_x, grad_hidden.T @ x, (hidden.T @ grad).T
 
 
-@_lora_linear.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+def _fake_forward(
+    x: Tensor, weight: list[Tensor], blocks: list[int], bias: Tensor | None, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor]:
     rows = x.shape[0]  # not `len`, which would fix it for the compiler
-    return x.new_empty(rows, weight.shape[0]), x.new_empty(rows, a.shape[0])
+    return x.new_empty(rows, b.shape[0]), x.new_empty(rows, a.shape[0])
 
 
-@_lora_linear_backward.register_fake
-def _(
+def _fake_backward(
     grad: Tensor,
     x: Tensor,
     hidden: Tensor,
-    weight: Tensor | None,
+    weight: list[Tensor],
+    blocks: list[int],
     a: Tensor,
     b: Tensor,
-    scale: float,
+    wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x = grad.new_empty(0) if weight is None else torch.empty_like(x)
-    return grad_x, torch.empty_like(a), torch.empty_like(b)
+    grad_x = torch.empty_like(x) if wanted else grad.new_empty(0)
+    return grad_x, torch.empty_like(a), b.new_empty(b.shape[::-1]).T
+
+
+for _name, _real, _fake in (
+    ("lora_linear", _lora_linear, _fake_forward),
+    ("lora_linear_backward", _lora_linear_backward, _fake_backward),
+):
+    _OPERATORS.impl(_name, _real, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"head_or_prompt::{_name}", _fake)
 
 
 class _LoRALinear(torch.autograd.Function):
-    """y = x W^T + b + s (x A^T) B^T (arXiv 2106.09685, eq. 3), W and b frozen.
+    """y = x W^T + c + (x A^T) B^T, W and c frozen (arXiv 2106.09685, eq. 3, the scale within B).
 
-    With g = dL/dy and h = x A^T: dL/dx = g W + s (g B) A, dL/dA = s (g B)^T x, dL/dB = s g^T h.
-    A 4-bit W is dequantized in both passes and never kept; x is shared with the layers beside it.
-    Each pass is an operator that a compiler does not look into: it would take the products in
-    place apart, and copy what they add to.
+    With g = dL/dy and h = x A^T: dL/dx = g W + (g B) A, dL/dA = (g B)^T x, dL/dB = g^T h. A 4-bit
+    W is dequantized in both passes and never kept; x is shared with the layers beside it. Each
+    pass is an operator that a compiler does not look into: it would take the products in place
+    apart, and copy what they add to, and it would keep W from one pass to the other.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, base: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: nn.Linear, a: Tensor, b: Tensor) -> Tensor:
         rows = x.flatten(0, -2)  # (N, in)
         bias = None if base.bias is None else base.bias.to(x.dtype)
-        out, hidden = _lora_linear(rows, layer_weight(base, x.dtype), bias, a, b, scale)
+        out, hidden = torch.ops.head_or_prompt.lora_linear(rows, *_parts(base), bias, a, b)
         ctx.save_for_backward(x, hidden, a, b)
-        ctx.base, ctx.scale = base, scale
+        ctx.base = base
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         x, hidden, a, b = ctx.saved_tensors
         wanted = ctx.needs_input_grad[0]
-        grad_x, grad_a, grad_b = _lora_linear_backward(
-            grad.flatten(0, -2),
-            x.flatten(0, -2),
-            hidden,
-            layer_weight(ctx.base, x.dtype) if wanted else None,
-            a,
-            b,
-            ctx.scale,
+        grad_x, grad_a, grad_b = torch.ops.head_or_prompt.lora_linear_backward(
+            grad.flatten(0, -2), x.flatten(0, -2), hidden, *_parts(ctx.base), a, b, wanted
         )
-        return grad_x.view(x.shape) if wanted else None, None, grad_a, grad_b, None
+        return grad_x.view(x.shape) if wanted else None, None, grad_a, grad_b
+
+
+def _parts(base: nn.Linear) -> tuple[list[Tensor], list[int]]:
+    """A layer's weight as an operator takes it: a matrix, or 4-bit values and their scales.
+
+    The scales of bitsandbytes' blocks of values may be 8-bit values with scales themselves (double
+    quantization, arXiv 2305.14314, section 3); the numbers are the sizes of both kinds of blocks.
+    """
+    if not isinstance(base, bnb.nn.Linear4bit):
+        return [base.weight], []
+    state = base.weight.quant_state
+    if not state.nested:
+        return [base.weight.data, state.absmax], [state.blocksize]
+    scales = [state.absmax, state.offset, state.state2.absmax, state.state2.code]
+    return [base.weight.data, *scales], [state.blocksize, state.state2.blocksize]
+
+
+def _dense(
+    weight: list[Tensor], blocks: list[int], shape: tuple[int, int], dtype: torch.dtype
+) -> Tensor:
+    """The matrix of these parts, (out, in), as bitsandbytes makes it."""
+    if not blocks:
+        return weight[0].to(dtype)
+    values, scales, *nested = weight
+    if nested:
+        offset, *codebook = nested
+        scales = torch.ops.bitsandbytes.dequantize_blockwise(
+            scales, *codebook, blocks[1], torch.float32
+        ).add_(offset)
+    return torch.ops.bitsandbytes.dequantize_4bit(values, scales, blocks[0], "nf4", shape, dtype)
 
 
 def layer_weight(base: nn.Linear, dtype: torch.dtype) -> Tensor:
@@ -113,8 +158,9 @@ class _FusedForward:
         (adapter,) = self.active_adapters
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        a, b = (part[adapter].weight.to(dtype) for part in (self.lora_A, self.lora_B))
-        return _LoRALinear.apply(x.to(dtype), self.base_layer, a, b, self.scaling[adapter])
+        a = self.lora_A[adapter].weight.to(dtype)
+        b = (self.lora_B[adapter].weight * self.scaling[adapter]).to(dtype)
+        return _LoRALinear.apply(x.to(dtype), self.base_layer, a, b)
 
     def _plain(self) -> bool:
         """One active adapter, of the vanilla kind, that neither is merged nor drops out."""

@@ -204,6 +204,7 @@ def test_packed_attention_on_a_gpu_is_that_of_the_cpu():
     q, k, v = (torch.randn(sum(lengths), h, 64) for h in (6, 2, 2))
     offsets = torch.tensor([0, *lengths]).cumsum(0).int()
     module = nn.Module()
+    module.is_causal = True
     outputs = [
         attention.packed_attention_forward(
             module, *(x.transpose(0, 1)[None].to(device, torch.bfloat16) for x in (q, k, v)), None,
