@@ -24,6 +24,7 @@ GIB = 2**30
 # elements kept for the backward pass. Fitted to SmolLM2-135M on CPUs (NOTES.md).
 TRAFFIC_TRAIN, TRAFFIC_INFER = (180, 120), (40, 20)
 KEPT = (14, 4)
+BUSY_TOKENS = 2048  # of a micro-batch that keeps a machine busy
 PROCESS_GIB = 0.9  # Python, torch and transformers, imported (measured)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256  # weight, its block's 8-bit scale, that one's fp32 scale
 OPTIMIZER_BYTES = 12  # of a weight that trains: fp32 gradient and AdamW's two moments
@@ -113,18 +114,50 @@ def training_flops(shape: Shape, lengths: Sequence[int], *, r: int) -> float:
     return 3 * inference_flops(shape, lengths, r=r) - frozen
 
 
-def kept_gib(shape: Shape, *, num_tokens: int, itemsize: int, checkpointing: bool = False) -> float:
+def kept_gib(
+    shape: Shape, *, num_tokens: int, itemsize: int, num_layers: int = 0, checkpointed: int = 0
+) -> float:
     """GiB that a micro-batch of so many tokens keeps from its forward for its backward pass.
 
-    14 times the hidden size (compiled, 9) and 4 times the intermediate size for each token and
-    layer; with gradient checkpointing the hidden size alone, and all of it for one layer at a time.
+    14 times the hidden size (compiled, 9) and 4 times the intermediate size for each token and each
+    of the `num_layers` that train (0: all); of the `checkpointed` ones among them the hidden size
+    alone, and all of it for one at a time.
     """
     a_layer = KEPT[0] * shape.hidden + KEPT[1] * shape.intermediate
-    if checkpointing:
-        elements = shape.hidden * shape.num_layers + a_layer
-    else:
-        elements = a_layer * shape.num_layers
-    return elements * num_tokens * itemsize / GIB
+    whole = (num_layers or shape.num_layers) - checkpointed + (checkpointed > 0)
+    return (a_layer * whole + shape.hidden * checkpointed) * num_tokens * itemsize / GIB
+
+
+def fit_micro_batch(
+    shape: Shape, *, num_tokens: int, longest: int, num_layers: int, itemsize: int, room_gib: float
+) -> tuple[int, int]:
+    """Tokens of a micro-batch, and how many layers to checkpoint, so that it keeps `room_gib`.
+
+    Smaller micro-batches cost nothing as long as they keep the machine busy, which 2,048 tokens do.
+    If those are too many, layers are computed again in the backward pass (gradient checkpointing,
+    arXiv 1604.06174), as few as it takes; and if all are not enough, micro-batches get smaller.
+
+    Parameters
+    ----------
+    num_tokens, longest
+        Most tokens of a micro-batch, and those of the longest document, which it has to hold.
+    num_layers
+        How many of the model's layers train.
+    """
+
+    def kept(tokens: int, checkpointed: int) -> float:
+        return kept_gib(
+            shape, num_tokens=tokens, itemsize=itemsize, num_layers=num_layers,
+            checkpointed=checkpointed,
+        )  # fmt: skip
+
+    fitting = int(room_gib / kept(1, 0))
+    if fitting >= min(num_tokens, max(longest, BUSY_TOKENS)):
+        return min(num_tokens, fitting), 0
+    for checkpointed in range(1, num_layers + 1):
+        if kept(num_tokens, checkpointed) <= room_gib:
+            return num_tokens, checkpointed
+    return max(longest, int(room_gib / kept(1, num_layers))), num_layers
 
 
 def unpacked_gib(shape: Shape, itemsize: int) -> float:

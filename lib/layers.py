@@ -5,14 +5,17 @@ import logging
 import os
 import shutil
 import sysconfig
+from functools import partial
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from lib.attention import is_packed
-from lib.costs import OPTIMIZER_BYTES, Shape, kept_gib
+from lib.costs import OPTIMIZER_BYTES, Shape, fit_micro_batch
 from lib.device import memory_of
 
 log = logging.getLogger(__name__)
@@ -50,36 +53,47 @@ def first_adapted_layer(model: nn.Module) -> int:
     return min(getattr(config, "layers_to_transform", None) or [0])
 
 
-def checkpoint_layers(model: nn.Module, *, num_tokens: int, memory_gib: float) -> bool:
-    """Compute blocks again in the backward pass, if keeping what they computed takes too much.
+def checkpoint_layers(model: nn.Module, *, num_tokens: int, longest: int, memory_gib: float) -> int:
+    """Make training fit into memory; the most tokens that a micro-batch may have.
 
-    That is gradient checkpointing (arXiv 1604.06174), at the price of one more forward pass.
+    Micro-batches get smaller, or blocks are computed again in the backward pass: see
+    `lib.costs.fit_micro_batch`.
 
     Parameters
     ----------
-    num_tokens
-        Tokens of the largest micro-batch.
+    num_tokens, longest
+        Tokens of the largest micro-batch that is wanted, and of the longest document.
     memory_gib
         What the run should use; 0 for all that the device has. It is compared with an estimate: the
         model, its optimizer and what a micro-batch keeps (`lib.costs.kept_gib`) from the first
         adapted layer on.
-
-    Returns
-    -------
-    bool
-        Whether blocks are checkpointed.
     """
     base = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shape = Shape.from_config(base.config)
-    kept = kept_gib(shape, num_tokens=num_tokens, itemsize=base.dtype.itemsize)
-    kept *= 1 - first_adapted_layer(model) / base.config.num_hidden_layers
-    needed = base.get_memory_footprint() / 2**30 + trained * OPTIMIZER_BYTES / 2**30 + kept
-    allowed = memory_gib or memory_of(base.device)
-    if needed > allowed:
-        log.info("gradient checkpointing: %.1f GiB needed, %.1f allowed", needed, allowed)
-        base.activation_checkpointing_enable({"use_reentrant": False})
-    return needed > allowed
+    first, allowed = first_adapted_layer(model), memory_gib or memory_of(base.device)
+    taken = (base.get_memory_footprint() + trained * OPTIMIZER_BYTES) / 2**30
+    fitting, count = fit_micro_batch(
+        Shape.from_config(base.config), num_tokens=num_tokens, longest=longest,
+        num_layers=base.config.num_hidden_layers - first, itemsize=base.dtype.itemsize,
+        room_gib=allowed - taken,
+    )  # fmt: skip
+    if fitting < num_tokens or count:
+        log.info("for %.1f GiB: micro-batches of %d tokens, gradient checkpointing of %d layers",
+                 allowed, fitting, count)  # fmt: skip
+    for block in _blocks(base)[first : first + count]:
+        # Around what is compiled, not within it, where a compiler keeps what it finds dear.
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return fitting
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    names = {
+        name
+        for m in model.modules()
+        if isinstance(m, PreTrainedModel)
+        for name in m._no_split_modules or ()
+    }
+    return [m for m in model.modules() if type(m).__name__ in names]
 
 
 def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
@@ -96,14 +110,13 @@ def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
         Whether the blocks are compiled; never without a C++ compiler and Python's headers.
     """
     packed = [m for m in model.modules() if isinstance(m, PreTrainedModel) and is_packed(m)]
-    names = {name for m in packed for name in m._no_split_modules or ()}
-    blocks = [m for m in model.modules() if type(m).__name__ in names]
+    blocks = _blocks(model) if packed else []
     low_precision = packed and packed[0].dtype != torch.float32
     pays = num_tokens >= COMPILE_FROM["16 bits" if low_precision else "32 bits"]
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (blocks and pays and shutil.which(os.environ.get("CXX", "g++")) and headers.exists()):
         return False
     for block in blocks:
-        block.compile(dynamic=True)
+        block.forward = torch.compile(MethodType(type(block).forward, block), dynamic=True)
     log.info("%d blocks will be compiled, in the first step", len(blocks))
     return True

@@ -21,6 +21,7 @@ from lib.costs import (
     GPUS,
     Machine,
     Shape,
+    fit_micro_batch,
     kept_gib,
     measure_machine,
     unpacked_gib,
@@ -112,19 +113,24 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     longest = sorted(train)[-getattr(params, "batch_size", len(train)) :]
     tokens = min(params.token_budget, sum(longest))
     fixed = weights + (head * machine.itemsize + answers * shape.vocabulary * ROW_BYTES) / GIB
-    adapted = (getattr(params, "lora_layers", 0) or shape.num_layers) / shape.num_layers
-    kept, again = (
-        adapted * kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize, checkpointing=c)
-        for c in (False, True)
-    )
-    checkpointing = not epochs or fixed + kept > limit
-    peak = machine.process_gib + fixed + (again if checkpointing else kept)
+    adapted = getattr(params, "lora_layers", 0) or shape.num_layers
+    checkpointed = adapted  # without training nothing is kept
+    if epochs:
+        tokens, checkpointed = fit_micro_batch(
+            shape, num_tokens=tokens, longest=longest[-1], num_layers=adapted,
+            itemsize=machine.itemsize, room_gib=limit - fixed,
+        )  # fmt: skip
+    peak = machine.process_gib + fixed
+    peak += kept_gib(
+        shape, num_tokens=tokens, itemsize=machine.itemsize, num_layers=adapted,
+        checkpointed=checkpointed,
+    )  # fmt: skip
     forward = machine.infer_seconds(shape, train, r=r)
-    whole = machine.train_seconds(shape, train, r=r) if epochs else 0.0
-    if checkpointing:  # one more forward pass
-        whole += forward if epochs else 0.0
-    # Layers below the adapters run once (lib.lower).
-    seconds = epochs * adapted * whole + (1 - adapted) * (forward if epochs else 0.0)
+    seconds = 0.0
+    if epochs:  # checkpointed layers run forward twice, those below the adapters once (lib.lower)
+        depth = shape.num_layers
+        seconds = epochs * adapted / depth * machine.train_seconds(shape, train, r=r)
+        seconds += (epochs * checkpointed + depth - adapted) / depth * forward
     return {
         "train_seconds": seconds,
         "infer_seconds": machine.infer_seconds(shape, held_out, r=r if epochs else 0),

@@ -223,7 +223,7 @@ def _finetune(
     eval_steps
         Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
     memory_gib
-        What the run should use; 0 for all that the device has: see `lib.layers`.
+        What the run should use; 0 for all that the device has: see `checkpoint_layers`.
     prepared
         Seconds and joules spent on these documents beforehand (`lib.lower`, a teacher); they count
         as training.
@@ -255,9 +255,13 @@ def _finetune(
     arguments._n_gpu = min(arguments.n_gpu, 1)
     tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
-    num_tokens = min(token_budget, sum(longest))
-    if not checkpoint_layers(model, num_tokens=num_tokens, memory_gib=memory_gib):
-        compile_layers(model, num_tokens=tokens)
+    compile_layers(model, num_tokens=tokens)
+    token_budget = checkpoint_layers(
+        model,
+        num_tokens=min(token_budget, sum(longest)),
+        longest=longest[-1],
+        memory_gib=memory_gib,
+    )
     callback = EvaluateEvery(eval_steps)
     trainer = DocumentTrainer(
         model=model,

@@ -8,6 +8,7 @@ from transformers import AutoConfig, LlamaConfig
 from lib.costs import (
     GPUS,
     Shape,
+    fit_micro_batch,
     inference_flops,
     kept_gib,
     measure_machine,
@@ -71,10 +72,38 @@ def test_an_8b_model_is_estimated_without_its_weights():
     assert unpacked_gib(shape, 2) == pytest.approx(14.0, abs=0.1)
     assert weights_gib(shape, r=8, quantized=True, itemsize=2) < 5
     kept = kept_gib(shape, num_tokens=2048, itemsize=2)
-    assert kept_gib(shape, num_tokens=2048, itemsize=2, checkpointing=True) < kept / 10
+    assert kept_gib(shape, num_tokens=2048, itemsize=2, checkpointed=32) < kept / 10
     one, two = (GPUS["L4"].train_seconds(shape, [512] * n, r=8) for n in (1, 2))
     assert two == pytest.approx(2 * one)
     assert GPUS["H100"].train_seconds(shape, [512], r=8) < one
+
+
+def test_micro_batches_shrink_before_layers_are_checkpointed_and_both_before_memory_runs_out():
+    shape = Shape.from_config(LLAMA_8B)
+
+    def fit(gib, longest=512, num_layers=32):
+        tokens, checkpointed = fit_micro_batch(
+            shape, num_tokens=8192, longest=longest, num_layers=num_layers, itemsize=2, room_gib=gib
+        )
+        kept = kept_gib(
+            shape, num_tokens=tokens, itemsize=2, num_layers=num_layers, checkpointed=checkpointed
+        )
+        assert kept <= gib
+        return tokens, checkpointed
+
+    assert fit(60.0) == (8192, 0)
+    tokens, checkpointed = fit(20.0)
+    assert 2048 <= tokens < 8192
+    assert not checkpointed
+    assert fit(20.0, longest=4096)[1] > 0  # a document has to fit
+    (tokens, some), (_, more) = fit(10.0), fit(6.0)
+    assert tokens == 8192
+    assert 0 < some < more < 32
+    assert fit(1.0) == (
+        int(8192 / kept_gib(shape, num_tokens=8192, itemsize=2, checkpointed=32)),
+        32,
+    )
+    assert fit(20.0, num_layers=8) == (8192, 0)  # of layers that do not train nothing is kept
 
 
 def test_this_machine_is_measured(shape):

@@ -21,7 +21,7 @@ from lib import layers
 from lib import lora as fused
 from lib.device import start_run
 from lib.embedding import EmbeddingModel, pad
-from lib.layers import compile_layers
+from lib.layers import checkpoint_layers, compile_layers
 from lib.loader import add_lora, load_backbone, load_tokenizer
 from lib.params import StudyParams
 
@@ -46,7 +46,7 @@ class Variant:
                 if isinstance(module, fused._FusedForward):
                     module.__class__ = lora.Linear
         if name == "gradient checkpointing":
-            backbone.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(self.model, num_tokens=2048, longest=512, memory_gib=1e-3)
 
     def step(self, input_ids, mask) -> float:
         stance = "default" if self.compiled else "force_eager"
