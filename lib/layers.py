@@ -82,7 +82,8 @@ def checkpoint_layers(model: nn.Module, *, num_tokens: int, longest: int, memory
                  allowed, fitting, count)  # fmt: skip
     for block in _blocks(base)[first : first + count]:
         # Around what is compiled, not within it, where a compiler keeps what it finds dear.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        (forward,) = getattr(block.forward, "args", [block.forward])  # once, if called again
+        block.forward = partial(checkpoint, forward, use_reentrant=False)
     return fitting
 
 

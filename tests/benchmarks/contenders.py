@@ -32,6 +32,7 @@ from lib.decoding import score_labels
 from lib.device import (
     choose_device,
     choose_dtype,
+    memory_of,
     mixed_precision,
     peak_memory_gib,
     reset_peak_memory,
@@ -67,14 +68,21 @@ class Ours:
 
     def __init__(self, cases: dict) -> None:
         self.cases = cases
-        self.tokenizer = load_tokenizer(MODEL_ID)
+        self.model_id = cases.get("model_id", MODEL_ID)
+        self.memory_gib = cases.get("memory_gib", 0.0)
+        self.tokenizer = load_tokenizer(self.model_id)
         self.backbone = self.load()
         self.model = self.adapt()
         same_start(self.model)
         compile_layers(self.backbone, num_tokens=200_000)  # as in a study of some minutes
 
     def load(self):
-        return load_backbone(MODEL_ID, dtype=DTYPE, max_length=512)
+        return load_backbone(self.model_id, dtype=DTYPE, max_length=512, memory_gib=self.memory_gib)
+
+    def cap(self, gib: float) -> None:
+        """From now on the allocator of the GPU is given no more."""
+        torch.cuda.set_per_process_memory_fraction(gib / memory_of(DEVICE))
+        self.memory_gib = gib
 
     def adapt(self):
         model = EmbeddingModel(
@@ -90,8 +98,9 @@ class Ours:
         with tempfile.TemporaryDirectory() as folder:
             history, cost = self.finetune(
                 examples, output_dir=folder, pad_token_id=self.tokenizer.pad_token_id,
-                token_budget=TOKEN_BUDGET, num_epochs=1, batch_size=batch_size,
-                learning_rate=LEARNING_RATE, seed=0,
+                token_budget=self.cases.get("token_budget", TOKEN_BUDGET), num_epochs=1,
+                batch_size=batch_size, learning_rate=LEARNING_RATE, memory_gib=self.memory_gib,
+                seed=0,
             )  # fmt: skip
         losses = history["loss"].dropna().tolist()
         return {"seconds": cost["train_seconds"], "losses": losses}
@@ -120,7 +129,7 @@ class OursPrompt(Ours):
     """What 04_finetune_instruction does: loss on the answer alone, then labels by likelihood."""
 
     def load(self):
-        return load_backbone(MODEL_ID, dtype=DTYPE, head="lm", max_length=512)
+        return load_backbone(self.model_id, dtype=DTYPE, head="lm", max_length=512)
 
     def adapt(self):
         return add_lora(self.backbone, r=RANK, alpha=ALPHA)
@@ -152,14 +161,15 @@ class UsualRecipe:
 
     def __init__(self, cases: dict) -> None:
         self.cases = cases
-        self.tokenizer = load_tokenizer(MODEL_ID)
+        self.model_id = cases.get("model_id", MODEL_ID)
+        self.tokenizer = load_tokenizer(self.model_id)
         self.batch = BATCH
         self.model = self.load()
         same_start(self.model)
 
     def load(self):
         model = self.auto_class.from_pretrained(
-            resolve_model(MODEL_ID),
+            resolve_model(self.model_id),
             quantization_config=BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
@@ -220,6 +230,9 @@ class UsualRecipe:
             "learning_rate": LEARNING_RATE,
             "lr_scheduler_type": "linear",
             "bf16": torch.bfloat16 == DTYPE,
+            # All that it can do about memory.
+            "gradient_checkpointing": self.cases.get("memory_gib", 0.0) > 0,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False},
             "max_grad_norm": 1.0,
             "logging_steps": 1,
             "save_strategy": "no",
@@ -277,8 +290,7 @@ class SFT(UsualRecipe):
         return SFTTrainer(
             model=self.model,
             args=SFTConfig(
-                max_length=None, gradient_checkpointing=False,
-                dataset_kwargs={"skip_prepare_dataset": True},
+                max_length=None, dataset_kwargs={"skip_prepare_dataset": True},
                 **self.options(folder, batch_size, rows["max_length"]),
             ),
             train_dataset=Dataset.from_dict(
@@ -331,6 +343,8 @@ def main() -> None:
             result = peak_memory_gib(DEVICE)
         else:
             result = getattr(contender, command)(**arguments)
+        if DEVICE.type == "cuda":  # what it does not use, others may
+            torch.cuda.empty_cache()
         print(json.dumps(result), file=answers, flush=True)
 
 
