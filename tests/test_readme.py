@@ -156,6 +156,43 @@ def test_readme_shows_the_committed_benchmark():
     assert (ROOT / "figures/bench/scaling.png").exists()
 
 
+def test_readme_shows_what_was_measured_on_a_gpu():
+    table = pd.read_csv(ROOT / "figures/bench/gpu.csv").set_index(["case", "baseline", "metric"])
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    pairs = {"ours": "usual", "ours in 12 GiB": "usual, checkpointed"}
+    titles = {
+        "ours": "ours",
+        "usual": "the usual recipe",
+        "ours in 12 GiB": "ours, `memory_gib: 12`",
+        "usual, checkpointed": "the usual recipe, gradient checkpointing",
+    }
+    ratios = []
+    for ours, theirs in pairs.items():
+        speed, peak = (
+            table.loc[f"train_512: {ours}", theirs, metric]
+            for metric in ("tokens per second", "peak memory")
+        )
+        for name, side in ((ours, "ours"), (theirs, "theirs")):
+            assert f"| {titles[name]} | {speed[side]:,.0f} | {peak[side]:.1f} |" in readme
+        ratios.append(speed["ratio"])
+    mixed = table.loc["train_mixed: ours", "usual", "tokens per second"]["ratio"]
+    assert (
+        f"That is {ratios[0]:.2f} times the usual recipe, {ratios[1]:.2f} times where memory is "
+        f"short, and {mixed:.2f} times on mixed lengths."
+    ) in readme
+    capped = table.loc["train_1024: ours, allocator capped at 16 GiB", "cap", "peak memory"]
+    assert f"given 16 GiB ({capped['ours']:.1f} used)" in readme
+    shares = [
+        table.loc[f"train_512: {size}", "machine_limit", "model FLOP/s of ours"]["ratio"]
+        for size in ("8B", "3B", "1B")
+    ]
+    assert "reaches {:.0%} of the rate of the card's matrix products, {:.0%} with 3B and {:.0%} "\
+        "with 1B".format(*shares).replace("%", " %") in readme  # fmt: skip
+    losses = table.xs("usual", level="baseline").filter(like="loss", axis="index")["ours"]
+    assert f"by up to {losses.iloc[:2].max():.2f} nats in bfloat16" in readme
+    assert f"its own differ by {losses.iloc[2]:.2f} when" in readme
+
+
 def test_readme_tells_what_few_documents_and_equal_budgets_bring():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for figure in ("learning_curve/curves.png", "budget/forest.png"):
