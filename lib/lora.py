@@ -163,7 +163,13 @@ class _FusedForward:
         return _LoRALinear.apply(x.to(dtype), self.base_layer, a, b)
 
     def _plain(self) -> bool:
-        """One active adapter, of the vanilla kind, that neither is merged nor drops out."""
+        """One active adapter, of the vanilla kind, that neither is merged nor drops out.
+
+        Its weight is dense or in NF4; a hub's model may come in another format.
+        """
+        state = getattr(self.base_layer.weight, "quant_state", None)
+        if state is not None and state.quant_type != "nf4":
+            return False
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return False
         name = self.active_adapters[0]

@@ -14,7 +14,7 @@ from lib.lora import FUSED_LAYERS, FusedLinear
 class Two(nn.Module):
     """Two linear layers, the second with a bias."""
 
-    def __init__(self, quantized=False):
+    def __init__(self, quantized=""):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.second = nn.Linear(64, 32, bias=False), nn.Linear(32, 16)
@@ -22,7 +22,7 @@ class Two(nn.Module):
             for name, layer in list(self.named_children()):
                 packed = bnb.nn.Linear4bit(
                     layer.in_features, layer.out_features, bias=layer.bias is not None,
-                    quant_type="nf4", compute_dtype=torch.float32,
+                    quant_type=quantized, compute_dtype=torch.float32,
                 )  # fmt: skip
                 packed.load_state_dict(layer.state_dict())
                 setattr(self, name, packed.to("cpu"))
@@ -32,7 +32,7 @@ class Two(nn.Module):
         return self.second(self.first(x).tanh())
 
 
-def adapted(fused, quantized=False, dropout=0.0):
+def adapted(fused, quantized="", dropout=0.0):
     model = Two(quantized)
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["first", "second"])
     if fused:
@@ -54,7 +54,7 @@ def outcome(model, x):
     return [y.detach(), x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
 
 
-@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("quantized", ["", "nf4", "fp4"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("shape", [(5, 64), (2, 3, 64)])
 def test_values_and_gradients_are_those_of_peft(quantized, dropout, shape):
