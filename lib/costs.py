@@ -21,9 +21,10 @@ from lib.device import memory_of
 GIB = 2**30
 # Elements that norms, rotary positions, activations, residuals, adapters and gradients read and
 # write for a token in a layer, as multiples of the hidden and of the intermediate size, and
-# elements kept for the backward pass. Fitted to SmolLM2-135M on CPUs (NOTES.md).
-TRAFFIC_TRAIN, TRAFFIC_INFER = (180, 120), (40, 20)
-KEPT = (14, 4)
+# elements kept for the backward pass. Fitted to SmolLM2-135M on CPUs and, in training, to shapes of
+# 1, 3 and 8 billion weights on one H200 (NOTES.md).
+TRAFFIC_TRAIN, TRAFFIC_INFER = {"cpu": (180, 120), "cuda": (90, 60)}, (40, 20)
+KEPT = {"cpu": (14, 4), "cuda": (9, 4)}
 BUSY_TOKENS = 2048  # of a micro-batch that keeps a machine busy
 PROCESS_GIB = 0.9  # Python, torch and transformers, imported (measured)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256  # weight, its block's 8-bit scale, that one's fp32 scale
@@ -115,21 +116,36 @@ def training_flops(shape: Shape, lengths: Sequence[int], *, r: int) -> float:
 
 
 def kept_gib(
-    shape: Shape, *, num_tokens: int, itemsize: int, num_layers: int = 0, checkpointed: int = 0
+    shape: Shape,
+    *,
+    num_tokens: int,
+    itemsize: int,
+    device: str,
+    num_layers: int = 0,
+    checkpointed: int = 0,
 ) -> float:
     """GiB that a micro-batch of so many tokens keeps from its forward for its backward pass.
 
-    14 times the hidden size (compiled, 9) and 4 times the intermediate size for each token and each
-    of the `num_layers` that train (0: all); of the `checkpointed` ones among them the hidden size
-    alone, and all of it for one at a time.
+    On the CPU 14 times the hidden size (compiled, 9), on a GPU 9 times, and 4 times the
+    intermediate size (compiled, on a GPU, 6 and 3) for each token and each of the `num_layers` that
+    train (0: all); of the `checkpointed` ones among them the hidden size alone, and all of it for
+    one at a time.
     """
-    a_layer = KEPT[0] * shape.hidden + KEPT[1] * shape.intermediate
+    hidden, intermediate = KEPT[device]
+    a_layer = hidden * shape.hidden + intermediate * shape.intermediate
     whole = (num_layers or shape.num_layers) - checkpointed + (checkpointed > 0)
     return (a_layer * whole + shape.hidden * checkpointed) * num_tokens * itemsize / GIB
 
 
 def fit_micro_batch(
-    shape: Shape, *, num_tokens: int, longest: int, num_layers: int, itemsize: int, room_gib: float
+    shape: Shape,
+    *,
+    num_tokens: int,
+    longest: int,
+    num_layers: int,
+    itemsize: int,
+    device: str,
+    room_gib: float,
 ) -> tuple[int, int]:
     """Tokens of a micro-batch, and how many layers to checkpoint, so that it keeps `room_gib`.
 
@@ -147,7 +163,7 @@ def fit_micro_batch(
 
     def kept(tokens: int, checkpointed: int) -> float:
         return kept_gib(
-            shape, num_tokens=tokens, itemsize=itemsize, num_layers=num_layers,
+            shape, num_tokens=tokens, itemsize=itemsize, device=device, num_layers=num_layers,
             checkpointed=checkpointed,
         )  # fmt: skip
 
@@ -189,7 +205,8 @@ def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) 
 class Machine:
     """A machine's rates: `flops` in FLOP/s in its dtype, `bandwidth` in bytes/s, memory in GiB.
 
-    `process_gib` is what Python and its libraries take of that memory before any model.
+    `device` is "cpu" or "cuda", `process_gib` what Python and its libraries take of that memory
+    before any model.
     """
 
     name: str
@@ -197,11 +214,13 @@ class Machine:
     bandwidth: float
     memory_gib: float
     itemsize: int = 2
+    device: str = "cuda"
     process_gib: float = 0.0
 
     def train_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int) -> float:
         """Seconds to train on documents of these lengths once."""
-        traffic = TRAFFIC_TRAIN[0] * shape.hidden + TRAFFIC_TRAIN[1] * shape.intermediate
+        hidden, intermediate = TRAFFIC_TRAIN[self.device]
+        traffic = hidden * shape.hidden + intermediate * shape.intermediate
         return self._seconds(training_flops(shape, lengths, r=r), traffic, shape, lengths)
 
     def infer_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int = 0) -> float:
@@ -258,6 +277,7 @@ def measure_machine(
         bandwidth=2 * source.nbytes / per_copy,
         memory_gib=memory_of(device),
         itemsize=dtype.itemsize,
+        device=device.type,
         process_gib=PROCESS_GIB if device.type == "cpu" else 0.0,
     )
 

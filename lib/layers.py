@@ -75,7 +75,7 @@ def checkpoint_layers(model: nn.Module, *, num_tokens: int, longest: int, memory
     fitting, count = fit_micro_batch(
         Shape.from_config(base.config), num_tokens=num_tokens, longest=longest,
         num_layers=base.config.num_hidden_layers - first, itemsize=base.dtype.itemsize,
-        room_gib=allowed - taken,
+        device=base.device.type, room_gib=allowed - taken,
     )  # fmt: skip
     if fitting < num_tokens or count:
         log.info("for %.1f GiB: micro-batches of %d tokens, gradient checkpointing of %d layers",

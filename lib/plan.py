@@ -118,12 +118,12 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     if epochs:
         tokens, checkpointed = fit_micro_batch(
             shape, num_tokens=tokens, longest=longest[-1], num_layers=adapted,
-            itemsize=machine.itemsize, room_gib=limit - fixed,
+            itemsize=machine.itemsize, device=machine.device, room_gib=limit - fixed,
         )  # fmt: skip
     peak = machine.process_gib + fixed
     peak += kept_gib(
-        shape, num_tokens=tokens, itemsize=machine.itemsize, num_layers=adapted,
-        checkpointed=checkpointed,
+        shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device,
+        num_layers=adapted, checkpointed=checkpointed,
     )  # fmt: skip
     forward = machine.infer_seconds(shape, train, r=r)
     seconds = 0.0

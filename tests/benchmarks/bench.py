@@ -187,7 +187,7 @@ def add_estimates(name, shape, machine, lengths, speed, peak, *, add) -> None:
         shape, r=RANK, quantized=False, itemsize=machine.itemsize
     )
     tokens = min(TOKEN_BUDGET, sum(sorted(lengths)[-BATCH:]))
-    gib += kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize)
+    gib += kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device)
     add(f"plan_{name}", "estimate", "peak memory", "GiB", gib, peak)
 
 

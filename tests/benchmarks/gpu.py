@@ -203,10 +203,10 @@ def peak_estimate(shape: Shape, memory_gib: float) -> float:
     weights = weights_gib(shape, r=RANK, quantized=quantized, itemsize=itemsize)
     tokens, checkpointed = fit_micro_batch(
         shape, num_tokens=min(TOKEN_BUDGET, BATCH * 512), longest=512, itemsize=itemsize,
-        num_layers=shape.num_layers, room_gib=memory_gib - weights,
+        device=DEVICE.type, num_layers=shape.num_layers, room_gib=memory_gib - weights,
     )  # fmt: skip
     return weights + kept_gib(
-        shape, num_tokens=tokens, itemsize=itemsize, checkpointed=checkpointed
+        shape, num_tokens=tokens, itemsize=itemsize, device=DEVICE.type, checkpointed=checkpointed
     )
 
 

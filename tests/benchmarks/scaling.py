@@ -158,7 +158,7 @@ def against_size(measured_seconds: float, measured_gib: float) -> list[dict]:
     for shape in shapes.values():
         billions = (shape.linear_params + shape.embedding_params) / 1e9
         gib = weights_gib(shape, r=8, quantized=True, itemsize=DTYPE.itemsize)
-        gib += kept_gib(shape, num_tokens=TOKENS, itemsize=DTYPE.itemsize)
+        gib += kept_gib(shape, num_tokens=TOKENS, itemsize=DTYPE.itemsize, device=machine.device)
         seconds = machine.train_seconds(shape, [512], r=8) / 512
         rows.append({"axis": "estimated size", "x": billions, "seconds": seconds, "gib": gib})
     return rows
