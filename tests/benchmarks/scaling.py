@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from contenders import DEVICE, DTYPE, MODEL_ID
+from gpu import SIZES, config_of
 from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
@@ -38,11 +39,6 @@ LENGTHS = [32, 128, 512, 1024, 2048, 4096]
 LABELS = [10, 100, 1_000, 10_000, 100_000]
 DOCUMENTS = [1_000, 10_000, 100_000, 1_000_000]
 RANKS = [1, 8, 64]
-SIZES = {  # hidden, intermediate, layers, heads, key heads, vocabulary: those of Llama 3
-    "1B": (2048, 8192, 16, 32, 8, 128256),
-    "3B": (3072, 8192, 28, 24, 8, 128256),
-    "8B": (4096, 14336, 32, 32, 8, 128256),
-}
 
 
 def adapted(backbone, *, r=8, num_labels=8):
@@ -146,22 +142,31 @@ def against_size(measured_seconds: float, measured_gib: float) -> list[dict]:
     """Training at 512 tokens: estimates, with the measured 135M beside its own."""
     small = Shape.from_config(AutoConfig.from_pretrained(resolve_model(MODEL_ID)))
     machine = measure_machine(small, device=DEVICE, dtype=DTYPE)
-    shapes = {"135M": small}
-    for name, (hidden, intermediate, layers, heads, key_heads, vocabulary) in SIZES.items():
-        shapes[name] = Shape.from_config(
-            LlamaConfig(
-                hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-                num_attention_heads=heads, num_key_value_heads=key_heads, vocab_size=vocabulary,
-            )
-        )  # fmt: skip
+    shapes = [small, *(Shape.from_config(config_of(size)) for size in SIZES)]
     rows = [{"axis": "size", "x": 0.135, "seconds": measured_seconds, "gib": measured_gib}]
-    for shape in shapes.values():
-        billions = (shape.linear_params + shape.embedding_params) / 1e9
+    for shape in shapes:
         gib = weights_gib(shape, r=8, quantized=True, itemsize=DTYPE.itemsize)
         gib += kept_gib(shape, num_tokens=TOKENS, itemsize=DTYPE.itemsize, device=machine.device)
         seconds = machine.train_seconds(shape, [512], r=8) / 512
-        rows.append({"axis": "estimated size", "x": billions, "seconds": seconds, "gib": gib})
+        rows.append(
+            {"axis": "estimated size", "x": billions(shape), "seconds": seconds, "gib": gib}
+        )
     return rows
+
+
+def billions(shape: Shape) -> float:
+    return (shape.linear_params + shape.embedding_params) / 1e9
+
+
+def on_a_gpu() -> list[dict]:
+    """What `gpu.py` has measured, wherever that was."""
+    table = pd.read_csv(OUT / "gpu.csv").set_index(["case", "metric"])["theirs"]
+    return [
+        {"axis": "size on a GPU", "x": billions(Shape.from_config(config_of(size))),
+         "seconds": 1 / table[f"plan_512: {size}", "tokens per second"],
+         "gib": table[f"plan_512: {size}", "peak memory"]}
+        for size in SIZES
+    ]  # fmt: skip
 
 
 def plot(table: pd.DataFrame) -> plt.Figure:
@@ -175,25 +180,27 @@ def plot(table: pd.DataFrame) -> plt.Figure:
     }
     fig, axs = plt.subplots(2, len(panels), figsize=(13, 5), sharex="col")
     for (axis, (label, scale, unit)), (top, bottom) in zip(panels.items(), axs.T, strict=True):
-        for name, look in ((axis, "o-"), (f"estimated {axis}", "s--")):
+        for name, look in LOOKS.items():
+            name = name.format(axis)
             rows = table[table["axis"] == name]
             if len(rows):
-                top.plot(rows["x"], rows["seconds"] * scale, look, label=name.split()[0])
+                top.plot(rows["x"], rows["seconds"] * scale, look)
                 bottom.plot(rows["x"], rows["gib"], look)
         top.set(ylabel=unit, xscale="log", yscale="log" if axis in ("labels", "size") else "linear")
         bottom.set(xlabel=label, ylabel="peak memory (GiB)", xscale="log")
-        shown = table[table["axis"].isin([axis, f"estimated {axis}"])]
+        shown = table[table["axis"].isin([name.format(axis) for name in LOOKS])]
         bottom.set_ylim(0, 1.1 * shown["gib"].max())
         if top.get_yscale() == "linear":
             top.set_ylim(0, 1.1 * scale * shown["seconds"].max())
     sizes = table.loc[table["axis"] == "estimated size", "x"]
     axs[1, -1].set_xticks(sizes, [f"{size:.2g}" for size in sizes])
     axs[1, -1].minorticks_off()
-    axs[0, -1].legend(["measured", "estimated"])
+    axs[0, -1].legend(["measured", "estimated", "on a GPU"])
     fig.tight_layout()
     return fig
 
 
+LOOKS = {"{}": "o-", "estimated {}": "s--", "{} on a GPU": "^-"}
 AXES = {
     "labels": against_labels,
     "documents": against_documents,
@@ -219,7 +226,7 @@ def main() -> None:
         print(axis, rows[-1], flush=True)
     at_512 = next(row for row in rows if (row["axis"], row["x"]) == ("length", 512))
     rows += against_size(at_512["seconds"], at_512["gib"])
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows + on_a_gpu())
     with atomic_path(OUT / "scaling.csv") as path:
         table.to_csv(path, index=False, float_format="%.6g")
     caption = (
@@ -227,7 +234,8 @@ def main() -> None:
         "training step, or one document), the number of labels (forward, backward and AdamW of the "
         "head, 16 documents), the number of documents (prediction and F1 by a one-layer model), "
         "the rank of LoRA (128 tokens), and the size of the model (dashed: the cost model of "
-        "`lib.costs`, 4-bit weights and what a step keeps, without the process itself). "
+        "`lib.costs`, 4-bit weights and what a step keeps, without the process itself; triangles: "
+        "random weights on the GPU of gpu.md, where memory allows them to be dequantized). "
         f"SmolLM2-135M, NF4. Machine: {describe_machine(DEVICE, DTYPE)}. "
         "Command: `make scaling`."
     )
