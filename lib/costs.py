@@ -25,7 +25,9 @@ GIB = 2**30
 # 1, 3 and 8 billion weights on one H200 (NOTES.md).
 TRAFFIC_TRAIN, TRAFFIC_INFER = {"cpu": (180, 120), "cuda": (90, 60)}, (40, 20)
 KEPT = {"cpu": (14, 4), "cuda": (9, 4)}
-BUSY_TOKENS = 2048  # of a micro-batch that keeps a machine busy
+BUSY_TOKENS = {"cpu": 512, "cuda": 2048}  # of a micro-batch, below which a token costs more
+USABLE = 0.9  # of a device's memory; the rest is the driver's and what does not fit together
+ROW_BYTES = 10  # of a logit that a loss is taken of, its fp32 copy and its gradient
 PROCESS_GIB = 0.9  # Python, torch and transformers, imported (measured)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256  # weight, its block's 8-bit scale, that one's fp32 scale
 OPTIMIZER_BYTES = 12  # of a weight that trains: fp32 gradient and AdamW's two moments
@@ -147,11 +149,12 @@ def fit_micro_batch(
     device: str,
     room_gib: float,
 ) -> tuple[int, int]:
-    """Tokens of a micro-batch, and how many layers to checkpoint, so that it keeps `room_gib`.
+    """Tokens of a micro-batch, and how many layers to checkpoint, to keep at most `room_gib`.
 
-    Smaller micro-batches cost nothing as long as they keep the machine busy, which 2,048 tokens do.
-    If those are too many, layers are computed again in the backward pass (gradient checkpointing,
-    arXiv 1604.06174), as few as it takes; and if all are not enough, micro-batches get smaller.
+    Micro-batches get smaller as long as that costs little (`BUSY_TOKENS`). If it does not suffice,
+    they stay as large as they were, and layers are computed again in the backward pass (gradient
+    checkpointing, arXiv 1604.06174), as few as it takes at that size; if all are not enough,
+    micro-batches get smaller after all.
 
     Parameters
     ----------
@@ -168,7 +171,7 @@ def fit_micro_batch(
         )  # fmt: skip
 
     fitting = int(room_gib / kept(1, 0))
-    if fitting >= min(num_tokens, max(longest, BUSY_TOKENS)):
+    if fitting >= min(num_tokens, max(longest, BUSY_TOKENS[device])):
         return min(num_tokens, fitting), 0
     for checkpointed in range(1, num_layers + 1):
         if kept(num_tokens, checkpointed) <= room_gib:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lib.attention import is_packed
-from lib.costs import OPTIMIZER_BYTES, Shape, fit_micro_batch
+from lib.costs import OPTIMIZER_BYTES, PROCESS_GIB, USABLE, Shape, fit_micro_batch
 from lib.device import memory_of
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ def first_adapted_layer(model: nn.Module) -> int:
     return min(getattr(config, "layers_to_transform", None) or [0])
 
 
-def checkpoint_layers(model: nn.Module, *, num_tokens: int, longest: int, memory_gib: float) -> int:
+def checkpoint_layers(
+    model: nn.Module, *, num_tokens: int, longest: int, memory_gib: float, reserved_gib: float = 0.0
+) -> int:
     """Make training fit into memory; the most tokens that a micro-batch may have.
 
     Micro-batches get smaller, or blocks are computed again in the backward pass: see
@@ -64,37 +67,45 @@ def checkpoint_layers(model: nn.Module, *, num_tokens: int, longest: int, memory
     num_tokens, longest
         Tokens of the largest micro-batch that is wanted, and of the longest document.
     memory_gib
-        What the run should use; 0 for all that the device has. It is compared with an estimate: the
-        model, its optimizer and what a micro-batch keeps (`lib.costs.kept_gib`) from the first
-        adapted layer on.
+        What the run should use; 0 for what the device has. It is compared with an estimate: the
+        process, the model, its optimizer, and what a micro-batch keeps (`lib.costs.kept_gib`) from
+        the first adapted layer on.
+    reserved_gib
+        What else training takes, such as logits.
     """
     base = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+    device = base.device.type
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    first, allowed = first_adapted_layer(model), memory_gib or memory_of(base.device)
-    taken = (base.get_memory_footprint() + trained * OPTIMIZER_BYTES) / 2**30
+    allowed = memory_gib or USABLE * memory_of(base.device)
+    taken = (base.get_memory_footprint() + trained * OPTIMIZER_BYTES) / 2**30 + reserved_gib
+    taken += PROCESS_GIB if device == "cpu" else 0.0
+    first, depth = first_adapted_layer(model), base.config.num_hidden_layers
     fitting, count = fit_micro_batch(
         Shape.from_config(base.config), num_tokens=num_tokens, longest=longest,
-        num_layers=base.config.num_hidden_layers - first, itemsize=base.dtype.itemsize,
-        device=base.device.type, room_gib=allowed - taken,
+        num_layers=depth - first, itemsize=base.dtype.itemsize, device=device,
+        room_gib=allowed - taken,
     )  # fmt: skip
+    blocks = _blocks(base)
+    if count and len(blocks) != depth:
+        log.warning("memory: %s does not say what its layers are, so none is checkpointed",
+                    type(base).__name__)  # fmt: skip
+        return fitting
     if fitting < num_tokens or count:
         log.info("for %.1f GiB: micro-batches of %d tokens, gradient checkpointing of %d layers",
                  allowed, fitting, count)  # fmt: skip
-    for block in _blocks(base)[first : first + count]:
-        # Around what is compiled, not within it, where a compiler keeps what it finds dear.
-        (forward,) = getattr(block.forward, "args", [block.forward])  # once, if called again
-        block.forward = partial(checkpoint, forward, use_reentrant=False)
+    for i, block in enumerate(blocks):
+        forward = block.forward
+        if getattr(forward, "func", None) is checkpoint:  # by an earlier call
+            block.forward = forward = forward.args[0]
+        if first <= i < first + count:
+            # Around what is compiled, not within it, where a compiler keeps what it finds dear.
+            block.forward = partial(checkpoint, forward, use_reentrant=False)
     return fitting
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    names = {
-        name
-        for m in model.modules()
-        if isinstance(m, PreTrainedModel)
-        for name in m._no_split_modules or ()
-    }
-    return [m for m in model.modules() if type(m).__name__ in names]
+    """The model's layers, as transformers marks them, from the first to the last."""
+    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:

@@ -19,6 +19,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from lib.costs import (
     GIB,
     GPUS,
+    ROW_BYTES,
+    USABLE,
     Machine,
     Shape,
     fit_micro_batch,
@@ -42,8 +44,6 @@ from lib.params import (
 )
 from lib.prompts import NO, YES, encode_cached, order_labels
 from lib.study import load_params
-
-ROW_BYTES = 10  # of a logit at an answer position, its fp32 copy and its gradient
 
 
 def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.DataFrame:
@@ -102,6 +102,7 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     train, held_out, answers = _count_tokens(params, tokenizer)
     r, epochs = getattr(params, "lora_r", 0), getattr(params, "num_epochs", 0)
     limit = getattr(params, "memory_gib", 0.0) or machine.memory_gib
+    usable = getattr(params, "memory_gib", 0.0) or USABLE * machine.memory_gib
     head = shape.lm_head_params if answers else 0
     whole = unpacked_gib(shape, machine.itemsize) + head * machine.itemsize / GIB
     weights = weights_gib(
@@ -118,7 +119,8 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     if epochs:
         tokens, checkpointed = fit_micro_batch(
             shape, num_tokens=tokens, longest=longest[-1], num_layers=adapted,
-            itemsize=machine.itemsize, device=machine.device, room_gib=limit - fixed,
+            itemsize=machine.itemsize, device=machine.device,
+            room_gib=usable - machine.process_gib - fixed,
         )  # fmt: skip
     peak = machine.process_gib + fixed
     peak += kept_gib(

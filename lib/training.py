@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from lib.answering import decode_labels
 from lib.attention import hidden_states
+from lib.costs import GIB, ROW_BYTES
 from lib.decoding import causal_lm
 from lib.device import mixed_precision
 from lib.embedding import predict_logits
@@ -111,7 +112,10 @@ def finetune_instruction(
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         return -answer_log_probs(model, batch, compute_dtype).sum()
 
-    return _finetune(model, examples, loss, evaluate, **options)
+    answers = sum(sorted(e["target"] for e in examples)[-options["batch_size"] :])
+    rows = min(answers, options["token_budget"])
+    logits_gib = rows * causal_lm(model).config.vocab_size * ROW_BYTES / GIB
+    return _finetune(model, examples, loss, evaluate, reserved_gib=logits_gib, **options)
 
 
 def answer_log_probs(
@@ -199,6 +203,7 @@ def _finetune(
     weight_decay: float = 0.0,
     eval_steps: int = 0,
     memory_gib: float = 0.0,
+    reserved_gib: float = 0.0,
     prepared: np.ndarray | float = 0.0,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -223,7 +228,9 @@ def _finetune(
     eval_steps
         Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
     memory_gib
-        What the run should use; 0 for all that the device has: see `checkpoint_layers`.
+        What the run should use; 0 for what the device has: see `checkpoint_layers`.
+    reserved_gib
+        What training takes beside the model and what its layers keep.
     prepared
         Seconds and joules spent on these documents beforehand (`lib.lower`, a teacher); they count
         as training.
@@ -261,6 +268,7 @@ def _finetune(
         num_tokens=min(token_budget, sum(longest)),
         longest=longest[-1],
         memory_gib=memory_gib,
+        reserved_gib=reserved_gib,
     )
     callback = EvaluateEvery(eval_steps)
     trainer = DocumentTrainer(

@@ -54,7 +54,7 @@ def test_twice_the_documents_take_twice_as_long(tmp_path):
 
 
 def test_adapters_on_a_third_of_the_layers_train_in_about_a_third_of_the_time(smoke):
-    """After one pass of the layers below, which the prompt route runs in every epoch."""
+    """After one pass of the layers below, in either approach."""
     folder = smoke("embedding", "instruction")
     seconds = {}
     for layers in (10, 30):
@@ -66,8 +66,7 @@ def test_adapters_on_a_third_of_the_layers_train_in_about_a_third_of_the_time(sm
         table = plan(folder, machine=GPUS["L4"]).set_index("arm")
         seconds[layers] = table["train_seconds"]
     share = seconds[10] / seconds[30]
-    assert 1 / 3 < share["embedding"] < 0.4
-    assert share["embedding"] < share["instruction"] < 0.75
+    assert share.between(1 / 3, 0.4).all()
 
 
 def test_a_loss_on_the_prompt_takes_memory_for_its_logits(smoke):

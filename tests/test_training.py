@@ -4,14 +4,15 @@ import bitsandbytes as bnb
 import numpy as np
 import pytest
 import torch
+from conftest import MINILM
 from torch._dynamo.utils import counters
 
 from lib import layers, trainer, training
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, pad, predict_logits
 from lib.heads import HeadLoss
-from lib.layers import compile_layers
-from lib.loader import add_lora
+from lib.layers import checkpoint_layers, compile_layers
+from lib.loader import add_lora, load_backbone
 from lib.trainer import MicroBatchCollator
 from lib.training import evaluate_embedding, finetune_embedding, finetune_instruction
 
@@ -69,6 +70,18 @@ def test_checkpointed_layers_train_as_others(
     assert "gradient checkpointing of 2 layers" in caplog.text
     np.testing.assert_allclose(saved, plain, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(again["loss"].dropna(), history["loss"].dropna(), rtol=1e-3)
+
+
+def test_the_last_call_decides_which_layers_of_an_encoder_are_checkpointed(monkeypatch):
+    encoder = load_backbone(MINILM, quantization="none")
+    kinds = [type(layer.forward).__name__ for layer in encoder.encoder.layer]
+    assert kinds == ["method"] * 6
+    for count in (4, 2, 0, 3):
+        monkeypatch.setattr(layers, "fit_micro_batch", lambda *_, n=count, **more: (64, n))
+        checkpoint_layers(encoder, num_tokens=64, longest=9, memory_gib=1.0)
+        kinds = [type(layer.forward).__name__ for layer in encoder.encoder.layer]
+        assert kinds == ["partial"] * count + ["method"] * (6 - count)
+        assert not isinstance(getattr(encoder.encoder.layer[0].forward, "args", [0])[0], partial)
 
 
 def test_compiled_blocks_keep_no_dequantized_weight(make_backbone, live_nf4, monkeypatch):

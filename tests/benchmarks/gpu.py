@@ -3,8 +3,8 @@
     python tests/benchmarks/gpu.py [--scratch /dev/shm]
 
 Speed and memory do not depend on what weights are, so nothing is downloaded: models are made, kept
-in the scratch folder (18 GB) and loaded from there, quantized to NF4, as a hub's would be. Writes
-figures/bench/gpu.csv and gpu.md.
+in the scratch folder (18 GB) and loaded from there, quantized to NF4, as a hub's would be. Four
+contenders share the card, which should have 100 GiB. Writes figures/bench/gpu.csv and gpu.md.
 """
 
 import argparse
@@ -119,6 +119,8 @@ def first_steps(contenders: dict[str, Contender], add) -> None:
 def compare(case: str, contenders: dict[str, Contender], pairs: dict, lengths, add) -> dict:
     """Tokens/s and peak memory on documents of these lengths; speeds by contender."""
     count = len(lengths)
+    for process in contenders.values():
+        process.ask("reset_peak")
     speeds = take_turns(contenders, "train", count, case=case, batch_size=BATCH)
     peaks = {name: process.ask("peak") for name, process in contenders.items()}
     tokens = sum(lengths) / count
@@ -133,8 +135,7 @@ def compare(case: str, contenders: dict[str, Contender], pairs: dict, lengths, a
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scratch", default=None, help="folder for models, in memory if possible")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES)[::-1])
-    options = parser.parse_args()
+    scratch = parser.parse_args().scratch
     start_run(seed=0, num_threads=StudyParams().threads)
     rows: list[dict] = []
     limits: dict = {}
@@ -148,9 +149,9 @@ def main() -> None:
         print(rows[-1], flush=True)
         write(pd.DataFrame(rows), limits)
 
-    for size in options.sizes:
-        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-            run_size(size, Path(scratch), limits, add)
+    for size in reversed(SIZES):
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            run_size(size, Path(folder), limits, add)
 
 
 def run_size(size: str, folder: Path, limits: dict, add) -> None:
@@ -189,6 +190,7 @@ def run_size(size: str, folder: Path, limits: dict, add) -> None:
         compare("mixed", pair, {"ours": "usual"}, lengths["mixed"], add)
         process = contenders[lean]
         process.ask("cap", gib=CAP_GIB)
+        process.ask("reset_peak")
         process.ask("train", case="1024", count=32, batch_size=BATCH)
         add(f"train_1024: ours, allocator capped at {CAP_GIB:.0f} GiB", "cap", "peak memory", "GiB",
             process.ask("peak"), CAP_GIB, less_is_better=True)  # fmt: skip

@@ -235,7 +235,8 @@ def main() -> None:
         "head, 16 documents), the number of documents (prediction and F1 by a one-layer model), "
         "the rank of LoRA (128 tokens), and the size of the model (dashed: the cost model of "
         "`lib.costs`, 4-bit weights and what a step keeps, without the process itself; triangles: "
-        "random weights on the GPU of gpu.md, where memory allows them to be dequantized). "
+        "measured on the GPU of gpu.md, random weights dequantized to 16 bits, 8,192 tokens at "
+        "once). "
         f"SmolLM2-135M, NF4. Machine: {describe_machine(DEVICE, DTYPE)}. "
         "Command: `make scaling`."
     )
