@@ -104,6 +104,8 @@ rule arm:
     wildcard_constraints:
         arm="|".join(map(re.escape, RUN_OF)),
         seed=r"\d+",
+    # The slowest notebooks first, so that the last arm does not run long and alone.
+    priority: lambda wildcards: ARM_NOTEBOOKS.index(arm_of(wildcards).notebook)
     threads: lambda wildcards: arm_of(wildcards).threads
     resources:  # where there is a GPU, one arm has it at a time (see --resources in the Makefile)
         gpu=int(shutil.which("nvidia-smi") is not None),
