@@ -72,7 +72,9 @@ def add_legend(fig: Figure, ax: plt.Axes) -> None:
     width, panels = fig.get_size_inches()
     longest = max(len(line) for name in labels for line in name.split("\n"))
     columns = int(np.clip(width / (0.5 + 0.075 * longest), 1, min(6, len(labels))))
-    height = 0.05 + row_height(labels, 0.22) * -(-len(labels) // columns)
+    rows = -(-len(labels) // columns)
+    columns = -(-len(labels) // rows)  # rows of about one length
+    height = 0.05 + row_height(labels, 0.22) * rows
     fig.set_size_inches(width, panels + height)
     fig.legend(handles, labels, loc="upper center", ncols=columns, frameon=False)
     fig.tight_layout(rect=(0, 0, 1, panels / (panels + height)))
