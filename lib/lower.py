@@ -23,13 +23,13 @@ from lib.data import micro_batches
 from lib.device import mixed_precision
 from lib.embedding import pad
 from lib.layers import only_layers
-from lib.loader import CACHE
 from lib.meter import meter
 from lib.results import atomic_path, code_fingerprint
+from lib.weights import CACHE
 
 log = logging.getLogger(__name__)
 
-CODE = code_fingerprint("attention", "layers", "loader", "lower", "packed")
+CODE = code_fingerprint("attention", "layers", "loader", "lower", "packed", "weights")
 KEPT_SHARE = 0.5  # of the free disk that kept states may take
 
 

@@ -34,7 +34,7 @@ from lib.data import LabelSpace, load_splits
 from lib.decoding import LabelTrie
 from lib.device import choose_device, choose_dtype, start_run
 from lib.listing import build_template
-from lib.loader import ModelError, load_tokenizer, resolve_model
+from lib.loader import load_tokenizer
 from lib.params import (
     BaselineParams,
     InputError,
@@ -44,6 +44,7 @@ from lib.params import (
 )
 from lib.prompts import NO, YES, encode_cached, order_labels
 from lib.study import load_params
+from lib.weights import ModelError, resolve_model
 
 
 def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.DataFrame:

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.heads import HeadLoss, build_head, chunked_loss, chunked_top
+from lib.chunked import chunked_loss, chunked_top
+from lib.heads import build_head
 from lib.labels import DENSE_LABELS, NUM_TOP
+from lib.losses import HeadLoss
 from lib.params import POOLINGS
 
 NUM_LATENTS = 64  # of attention pooling; NV-Embed trains 512 on far more text

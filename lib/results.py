@@ -21,9 +21,10 @@ from transformers import PreTrainedModel
 
 from lib.device import peak_memory_gib
 from lib.labels import LabelSpace
-from lib.loader import count_parameters, model_fingerprint
+from lib.loader import count_parameters
 from lib.metrics import run_metrics
 from lib.params import ROOT, SHOWING, StudyParams
+from lib.weights import model_fingerprint
 
 KINDS = ("model", "data", "held_out", "code", "descriptions", "teacher")
 FINGERPRINTS = tuple(f"{of}_fingerprint" for of in KINDS)

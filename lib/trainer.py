@@ -1,13 +1,17 @@
-"""`transformers.Trainer` on batches of micro-batches, with a loss per document."""
+"""`transformers.Trainer` on batches of micro-batches, with a loss per document; its parts."""
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
 
 from lib.data import micro_batches
 from lib.embedding import join_states, pad
@@ -128,3 +132,34 @@ class EvaluateEvery(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.steps == 0:
             self.trainer.evaluate()
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that was written to its end; one that was not is removed."""
+    for unfinished in folder.glob("checkpoint-*"):
+        if not (unfinished / TRAINER_STATE_NAME).exists():  # written last
+            shutil.rmtree(unfinished)
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    head_learning_rate: float,
+    lora_plus_ratio: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """What trains, grouped by its learning rate; biases and norms do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = learning_rate
+        if "head" in name.split("."):
+            rate = head_learning_rate
+        elif "lora_B" in name:
+            rate = learning_rate * lora_plus_ratio
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]

@@ -1,7 +1,6 @@
 """Both fine-tuning approaches, on `transformers.Trainer` with batches of micro-batches."""
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from lib.answering import decode_labels
 from lib.attention import hidden_states
@@ -20,9 +17,9 @@ from lib.costs import GIB, ROW_BYTES
 from lib.decoding import causal_lm
 from lib.device import mixed_precision
 from lib.embedding import predict_logits
-from lib.heads import HeadLoss
 from lib.labels import LabelSpace
 from lib.layers import checkpoint_layers, compile_layers, first_adapted_layer, only_layers
+from lib.losses import HeadLoss
 from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
 from lib.params import SET_THRESHOLDS
 from lib.trainer import (
@@ -31,6 +28,8 @@ from lib.trainer import (
     EvaluateEvery,
     Example,
     MicroBatchCollator,
+    last_checkpoint,
+    parameter_groups,
     spent_on_training,
 )
 
@@ -281,7 +280,7 @@ def _finetune(
         evaluate=evaluate,
         optimizers=(
             torch.optim.AdamW(
-                _parameter_groups(
+                parameter_groups(
                     model,
                     learning_rate=learning_rate,
                     head_learning_rate=head_learning_rate or learning_rate,
@@ -295,7 +294,7 @@ def _finetune(
         callbacks=[callback] if eval_steps else [],
     )
     callback.trainer = trainer
-    trainer.train(resume_from_checkpoint=_last_checkpoint(Path(output_dir)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
     seconds, joules = prepared + spent_on_training(trainer.state.log_history)
     documents = len(examples) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
@@ -306,34 +305,3 @@ def _finetune(
         "train_tokens_per_second": tokens / seconds,
     }
     return history, resources
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written to its end; one that was not is removed."""
-    for unfinished in folder.glob("checkpoint-*"):
-        if not (unfinished / TRAINER_STATE_NAME).exists():  # written last
-            shutil.rmtree(unfinished)
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
-def _parameter_groups(
-    model: nn.Module,
-    *,
-    learning_rate: float,
-    head_learning_rate: float,
-    lora_plus_ratio: float,
-    weight_decay: float,
-) -> list[dict[str, Any]]:
-    """What trains, grouped by its learning rate; biases and norms do not decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rate = learning_rate
-        if "head" in name.split("."):
-            rate = head_learning_rate
-        elif "lora_B" in name:
-            rate = learning_rate * lora_plus_ratio
-        decay = weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]

@@ -14,8 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs two workers si
 
 from transformers import AutoModelForCausalLM
 
-from lib.loader import load_backbone, load_tokenizer, resolve_model
+from lib.loader import load_backbone, load_tokenizer
 from lib.params import ROOT
+from lib.weights import resolve_model
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")

@@ -19,9 +19,10 @@ from lib.costs import (
     unpacked_gib,
     weights_gib,
 )
-from lib.loader import add_lora, count_parameters, load_backbone, resolve_model
+from lib.loader import add_lora, count_parameters, load_backbone
 from lib.lora import FusedLinear
 from lib.params import ROOT
+from lib.weights import resolve_model
 
 LLAMA_8B = LlamaConfig(
     hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,

@@ -1,4 +1,3 @@
-import errno
 import json
 import logging
 import shutil
@@ -11,20 +10,18 @@ import torch
 from conftest import MINILM, SMOLLM2
 from peft.tuners.lora import LoraLayer
 
-from lib import loader
 from lib.device import mixed_precision
 from lib.embedding import EmbeddingModel
 from lib.loader import (
-    ModelError,
     add_lora,
     count_parameters,
     init_loftq,
     load_backbone,
     load_tokenizer,
-    resolve_model,
 )
 from lib.lora import layer_weight
 from lib.params import ROOT
+from lib.weights import resolve_model
 
 PARAMETERS = 134_515_008  # SmolLM2-135M, from its model card's safetensors
 
@@ -93,43 +90,6 @@ def test_pad_token_is_set_in_tokenizer_and_model(tmp_path):
     tokenizer = load_tokenizer(str(folder))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     assert load_backbone(str(folder), quantization="none").config.pad_token_id == 2
-
-
-def test_damaged_packaged_weights_are_refused_by_checksum(tmp_path, monkeypatch):
-    path, digest = loader.find_packaged(SMOLLM2)
-    damaged = tmp_path / path.name
-    data = bytearray(path.read_bytes())
-    data[50_000_000] ^= 1
-    damaged.write_bytes(data)
-    monkeypatch.setattr(loader, "find_packaged", lambda _: (damaged, digest))
-    with pytest.raises(ModelError, match=r"gguf: checksum differs .* reinstall it"):
-        resolve_model(SMOLLM2)
-
-
-def test_damaged_local_weights_are_refused_in_one_line(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(resolve_model(MINILM), folder)
-    (folder / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
-        load_backbone(str(folder), quantization="none")
-    assert "\n" not in str(caught.value)
-
-
-def test_hub_ids_pass_through_and_fail_in_one_line_without_network():
-    assert resolve_model("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
-    with pytest.raises(ModelError, match="HuggingFaceTB/SmolLM2-135M: cannot be loaded") as caught:
-        load_backbone("HuggingFaceTB/SmolLM2-135M")
-    assert "\n" not in str(caught.value)
-
-
-def test_no_disk_space_for_the_cache_is_reported_and_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(loader, "CACHE", tmp_path / "cache")
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match="free; make room") as caught:
-        resolve_model(SMOLLM2)
-    assert caught.value.errno == errno.ENOSPC
-    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_lora_trains_adapters_only_in_fp32_and_leaves_the_base_as_it_was(make_backbone):

@@ -7,12 +7,12 @@ import torch
 from conftest import MINILM
 from torch._dynamo.utils import counters
 
-from lib import layers, trainer, training
+from lib import layers, trainer
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, pad, predict_logits
-from lib.heads import HeadLoss
 from lib.layers import checkpoint_layers, compile_layers
 from lib.loader import add_lora, load_backbone
+from lib.losses import HeadLoss
 from lib.trainer import MicroBatchCollator
 from lib.training import evaluate_embedding, finetune_embedding, finetune_instruction
 
@@ -223,7 +223,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examp
 def test_head_and_b_matrices_learn_at_rates_of_their_own(make_backbone):
     model = EmbeddingModel(make_backbone(), num_labels=2, mode="mean", compute_dtype=COMPUTE)
     model = add_lora(model, r=2, alpha=4)
-    groups = training._parameter_groups(
+    groups = trainer.parameter_groups(
         model, learning_rate=1e-3, head_learning_rate=1e-2, lora_plus_ratio=16.0, weight_decay=0.1
     )
     sizes = {(g["lr"], g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups}

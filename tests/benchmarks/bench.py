@@ -35,10 +35,11 @@ from transformers import AutoConfig
 from lib.costs import Shape, kept_gib, measure_machine, training_flops, weights_gib
 from lib.data import LabelSpace, load_splits
 from lib.device import describe_machine, start_run
-from lib.loader import load_tokenizer, resolve_model
+from lib.loader import load_tokenizer
 from lib.params import ROOT, StudyParams
 from lib.prompts import PromptTemplate, encode_documents
 from lib.results import atomic_path
+from lib.weights import resolve_model
 
 OUT = ROOT / "figures" / "bench"
 REPEATS = 3

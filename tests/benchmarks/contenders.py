@@ -39,12 +39,13 @@ from lib.device import (
     start_run,
 )
 from lib.embedding import EmbeddingModel, predict_logits
-from lib.heads import HeadLoss
 from lib.layers import compile_layers
-from lib.loader import add_lora, load_backbone, load_tokenizer, resolve_model
+from lib.loader import add_lora, load_backbone, load_tokenizer
+from lib.losses import HeadLoss
 from lib.params import StudyParams
 from lib.prompts import encode_documents
 from lib.training import finetune_embedding, finetune_instruction
+from lib.weights import resolve_model
 
 MODEL_ID = StudyParams().model_id
 DEVICE = choose_device()

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import heads
+from lib import chunked
+from lib.chunked import chunked_loss, chunked_top
 from lib.device import describe_machine, peak_memory_gib, reset_peak_memory, start_run
-from lib.heads import HeadLoss, build_head, chunked_loss, chunked_top
+from lib.heads import build_head
+from lib.losses import HeadLoss
 from lib.params import ROOT, StudyParams
 from lib.results import atomic_path
 
@@ -29,7 +31,7 @@ CPU = torch.device("cpu")
 def measure(num_labels: int, how: str) -> dict:
     start_run(seed=0, num_threads=StudyParams().threads)
     if how == "at once":
-        heads.CHUNK = num_labels
+        chunked.CHUNK = num_labels
     head = build_head("linear", WIDTH, num_labels)
     optimizer = torch.optim.AdamW(head.parameters(), fused=True)
     targets = torch.randint(num_labels, (DOCUMENTS, 3))
