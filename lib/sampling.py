@@ -162,6 +162,8 @@ def _iteratively_stratified(
         random_state=int(generator.integers(2**31)),
     )
     multi_hot = space.encode(frame["labels"])
+    if len(space) == 1:  # the splitter takes no table of one column
+        multi_hot = np.pad(multi_hot, ((0, 0), (0, 1)))
     rest, drawn = next(splitter.split(multi_hot, multi_hot.astype(int)))
     drawn = generator.permutation(drawn)[:size]
     missing = generator.permutation(rest)[: size - len(drawn)]
