@@ -13,6 +13,7 @@ PARAMS = Path(config.get("params_dir", "params"), STUDY)
 RUNS = config.get("runs_dir", "runs")
 FIGURES = config.get("figures_dir", "figures")
 COMMON = str(PARAMS / "common.yaml")
+# From the fastest to the slowest, as a rule.
 ARM_NOTEBOOKS = "02_baselines 03_finetune_embedding 04_finetune_instruction".split()
 # A run depends on the code that computes it, not on the code that draws it.
 CODE = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem not in SHOWING)
@@ -104,7 +105,7 @@ rule arm:
     wildcard_constraints:
         arm="|".join(map(re.escape, RUN_OF)),
         seed=r"\d+",
-    # The slowest notebooks first, so that the last arm does not run long and alone.
+    # What is usually slow comes first, so that the last arm seldom runs long and alone.
     priority: lambda wildcards: ARM_NOTEBOOKS.index(arm_of(wildcards).notebook)
     threads: lambda wildcards: arm_of(wildcards).threads
     resources:  # where there is a GPU, one arm has it at a time (see --resources in the Makefile)

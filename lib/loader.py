@@ -56,7 +56,7 @@ def load_backbone(
     Parameters
     ----------
     model_id
-        See `resolve_model`.
+        See `lib.weights.resolve_model`.
     quantization
         "nf4": linear layers in 4-bit NormalFloat with double quantization (QLoRA, arXiv
         2305.14314, sections 2-3), computing in `dtype`. "none": weights as stored.

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` on batches of micro-batches, with a loss per document; its parts."""
+"""`transformers.Trainer` on batches of micro-batches, with a loss per document."""
 
 import math
 import shutil

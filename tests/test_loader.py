@@ -21,7 +21,7 @@ from lib.loader import (
 )
 from lib.lora import layer_weight
 from lib.params import ROOT
-from lib.weights import resolve_model
+from lib.weights import ModelError, resolve_model
 
 PARAMETERS = 134_515_008  # SmolLM2-135M, from its model card's safetensors
 
@@ -90,6 +90,15 @@ def test_pad_token_is_set_in_tokenizer_and_model(tmp_path):
     tokenizer = load_tokenizer(str(folder))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     assert load_backbone(str(folder), quantization="none").config.pad_token_id == 2
+
+
+def test_damaged_local_weights_are_refused_in_one_line(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model(MINILM), folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        load_backbone(str(folder), quantization="none")
+    assert "\n" not in str(caught.value)
 
 
 def test_lora_trains_adapters_only_in_fp32_and_leaves_the_base_as_it_was(make_backbone):

@@ -114,6 +114,7 @@ def test_readme_tells_what_all_documents_bring():
         for row in (pairs.loc["embedding", "tfidf", m] for m in ("micro_f1", "macro_f1"))
     ]
     minutes = table.loc["embedding", "train_seconds"] / 60
+    sets = [f"{table.loc[arm, 'accuracy']:.3f}" for arm in ("embedding", "tfidf", "encoder")]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert (
         f"the head on the last ten layers reaches {f1[0]}, TF-IDF {f1[1]} and the encoder {f1[2]}, "
@@ -121,6 +122,7 @@ def test_readme_tells_what_all_documents_bring():
         f"{macro[0]}, {macro[1]} and {macro[2]}. In micro-F1 the head is not distinguishable from "
         f"TF-IDF ({gains[0]}), in macro-F1 it is better ({gains[1]}), for {minutes:.0f} minutes"
     ) in readme
+    assert f"whole label sets right ({sets[0]} against {sets[1]} and {sets[2]})" in readme
 
 
 def test_readme_tells_what_the_head_reaches():
