@@ -54,12 +54,12 @@ def at_largest_size(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
-    """The parameters that are not the same in all arms: a row each, a column for each arm."""
+    """The parameters in which arms that have them differ: a row each, a column for each arm."""
     first = runs.groupby("arm", sort=False)["params"].first()
     table = pd.DataFrame(first.tolist(), index=first.index).astype(object).T
     table = table.drop(index=["arm", "seed", "notebook", *FINGERPRINTS], errors="ignore")
-    told = table.apply(lambda row: len({str(value) for value in row}) > 1, axis=1)
-    return table[told].where(table[told].notna(), "–")
+    table = table[[len({str(value) for value in row.dropna()}) > 1 for _, row in table.iterrows()]]
+    return table.map(lambda x: f"{x:g}" if isinstance(x, float) else x).where(table.notna(), "–")
 
 
 def read_table(runs: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -80,6 +80,20 @@ def add_legend(fig: Figure, ax: plt.Axes) -> None:
     fig.tight_layout(rect=(0, 0, 1, panels / (panels + height)))
 
 
+def lowest_shown(f1: Mapping[str, float], lows: Mapping[str, float]) -> float:
+    """Where a panel ends below: under the lowest value of all arms but those far behind.
+
+    Those have less than half the median F1; panels that reach down to them show little else.
+
+    Parameters
+    ----------
+    f1, lows
+        Each arm's score, and the lowest value that is drawn of it.
+    """
+    least = 0.5 * np.median(list(f1.values()))
+    return max(min(lows[arm] for arm in f1 if f1[arm] >= least) - 0.02, 0.0)
+
+
 def label_ends(
     ax: plt.Axes, ends: Mapping[str, tuple[float, float]], styles: Mapping[str, dict]
 ) -> None:
@@ -106,9 +120,9 @@ def label_ends(
     heights = isotonic_regression(heights - steps) + steps
     heights = np.minimum(heights, 1 - steps[-1] + steps)
     for arm, height in zip(arms, heights, strict=True):
-        line = {"arrowstyle": "-", "color": styles[arm]["color"], "lw": 0.6, "shrinkB": 0}
+        leader = {"arrowstyle": "-", "color": "0.5", "lw": 0.8, "ls": ":", "shrinkB": 0}
         ax.annotate(wrap(arm), ends[arm], (1 + 22 / width, height), textcoords="axes fraction",
-                    va="center", size=8.5, arrowprops=line | {"relpos": (0, 0.5)})  # fmt: skip
+                    va="center", size=8.5, arrowprops=leader | {"relpos": (0, 0.5)})  # fmt: skip
         ax.plot(1 + 16 / width, height, ms=5, mec="black", mew=0.5, clip_on=False,
                 transform=ax.transAxes, **styles[arm])  # fmt: skip
 

@@ -17,7 +17,7 @@ from lib.calibration import (
     read_confidence,
     reliability,
 )
-from lib.figures import MOST_LINES, arm_styles, label_ends, wrap
+from lib.figures import MOST_LINES, arm_styles, label_ends, lowest_shown, wrap
 
 
 def plot_reliability(
@@ -90,7 +90,8 @@ def plot_risk_coverage(
     """Precision against the share of test documents that are answered, the surest first.
 
     Single labels. The first seed of the first `most` arms that have a confidence; None without any.
-    Markers: where the confidence lands that reached a wanted precision (dotted) on validation.
+    Markers: where the confidence lands that reached a wanted precision (dotted) on validation. An
+    arm with less than half the median precision is off the scale.
     """
     chosen = {}
     for arm in arms:
@@ -101,7 +102,7 @@ def plot_risk_coverage(
     if not chosen:
         return None
     fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    styles, ends = arm_styles(list(chosen)), {}
+    styles, ends, lowest = arm_styles(list(chosen)), {}, {}
     for arm, (validation, test) in chosen.items():
         curve = coverage_curve(*test)
         curve = curve[(curve["share"] * len(test[1]) >= FEWEST) | (curve["share"] == 1)]
@@ -112,10 +113,13 @@ def plot_risk_coverage(
             ax.plot(reached["share"], reached["precision"], ms=6, mec="black", mew=0.6, ls="",
                     **styles[arm])  # fmt: skip
         ends[arm] = (1, curve["precision"].iloc[-1])
+        lowest[arm] = curve["precision"].min()
     for precision in wanted:
         ax.axhline(precision, color="0.4", lw=0.8, ls=":")
+    bottom = lowest_shown({arm: y for arm, (_, y) in ends.items()}, lowest)
+    ends = {arm: (x, max(y, bottom)) for arm, (x, y) in ends.items()}
     ax.set(xlim=(0, 1), xlabel="share of documents answered, the surest first (test)")
-    ax.set(ylabel="precision of the answers")
+    ax.set(ylim=(bottom, 1.01), ylabel="precision of the answers")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     label_ends(ax, ends, styles)
     return fig

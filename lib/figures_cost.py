@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lib.figures import add_legend, arm_styles
 
@@ -112,6 +112,10 @@ def _cost_axis(ax: plt.Axes, values: pd.Series, *, linear: bool) -> pd.Series:
         ax.xaxis.set_minor_locator(NullLocator())
     elif positive.max() < 10 * positive.min():  # within a decade, powers of ten tell little
         ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.xaxis.set_minor_locator(NullLocator())
+    elif positive.max() < 100 * positive.min():
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.xaxis.set_minor_locator(NullLocator())
     else:

@@ -121,6 +121,7 @@ class StudyParams(DataParams):
 class BaselineParams(StudyParams):
     """Parameters of 02_baselines: TF-IDF + linear SVM, or a frozen embedding + regression."""
 
+    arm: Name = "tfidf"
     method: Literal["tfidf", "frozen"] = "tfidf"
     penalty_grid: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [
         0.01,
@@ -219,6 +220,7 @@ class FinetuneParams(StudyParams):
 class EmbeddingParams(FinetuneParams):
     """Parameters of 03_finetune_embedding: a head on the pooled embedding."""
 
+    arm: Name = "embedding"
     num_epochs: Positive = 3
     pooling: Literal[*POOLINGS, "attention"] = "mean"
     mixed_layers: Positive = 1
@@ -268,6 +270,7 @@ class EmbeddingParams(FinetuneParams):
 class InstructionParams(FinetuneParams):
     """Parameters of 04_finetune_instruction: prompt and response. `num_epochs: 0` is zero-shot."""
 
+    arm: Name = "instruction"
     instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
     template: Literal["chat", "plain"] = "chat"
     labels_in_prompt: bool = False

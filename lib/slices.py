@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
-from lib.figures import MOST_LINES, arm_styles, label_ends
+from lib.figures import MOST_LINES, arm_styles, label_ends, lowest_shown
 from lib.intervals import f1_intervals
 from lib.labels import LabelSpace
 from lib.metrics import f1_scores
@@ -173,7 +173,7 @@ def plot_slices(tables: Mapping[str, pd.DataFrame], *, most: int = MOST_LINES) -
     ----------
     tables
         What a panel shows ("training documents of the label"): what `f1_by_part` returns. The first
-        `most` arms are drawn.
+        `most` arms are drawn; one with less than half the median F1 is off the scale.
     """
     arms = list(dict.fromkeys(arm for table in tables.values() for arm in table["arm"]))[:most]
     styles = arm_styles(arms)
@@ -195,9 +195,14 @@ def plot_slices(tables: Mapping[str, pd.DataFrame], *, most: int = MOST_LINES) -
         ax.set(xlabel=what, xlim=(-0.5, max(len(parts), 2) - 0.5))
         ax.grid(axis="x", visible=False)
     axs[0, 0].set(ylabel="micro-F1 (test)")
+    drawn = pd.concat(tables.values()).groupby("arm")[["micro_f1", "low"]]
+    means, lows = drawn.mean()["micro_f1"], drawn.min()["low"]
+    bottom = lowest_shown(means[arms].to_dict(), lows.to_dict())
+    axs[0, 0].set_ylim(bottom=bottom)
     last, ends = len(parts) - 1, {}
     for number, arm in enumerate(arms):
         f1_last = table[(table["arm"] == arm) & (table["part"] == parts[-1])]["micro_f1"]
-        ends[arm] = (last + 0.09 * (number - (len(arms) - 1) / 2), float(f1_last.iloc[0]))
+        x = last + 0.09 * (number - (len(arms) - 1) / 2)
+        ends[arm] = (x, max(float(f1_last.iloc[0]), bottom))
     label_ends(axs[0, -1], ends, styles)
     return fig
