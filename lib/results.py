@@ -81,10 +81,10 @@ def open_run(params: StudyParams, **fingerprints: str) -> Path:
         or not file.exists()
         or file.read_text(encoding="utf-8") != resolved
     ):
-        for name in ("checkpoints", "model"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / "model", ignore_errors=True)
     written = ("metrics.json", "resources.json", "predictions.parquet", "history.parquet")
-    for name in (*written, "sweep.csv", "rungs.csv"):
+    for name in (*written, "labels.json", "train_counts.json", "sweep.csv", "rungs.csv"):
         (folder / name).unlink(missing_ok=True)
     with atomic_path(file) as path:
         path.write_text(resolved, encoding="utf-8")

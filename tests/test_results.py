@@ -66,6 +66,17 @@ def test_a_run_reads_back_as_it_was_written(write):
     assert read_train_counts(folder).tolist() == [2, 2]
 
 
+def test_a_run_that_is_opened_again_finds_nothing_of_the_one_before(write, tmp_path):
+    """As after Snakemake, which removes a rule's output, metrics.json, before it runs again."""
+    folder = write("one", TRUTH)
+    (folder / "model").mkdir()
+    (folder / "model" / "head.safetensors").touch()
+    (folder / "metrics.json").unlink()
+    assert open_run(BaselineParams(study="mine", arm="one", runs_dir=str(tmp_path / "runs"),
+                                   notebook="02_baselines")) == folder  # fmt: skip
+    assert [file.name for file in folder.iterdir()] == ["params.yaml"]
+
+
 def test_of_many_labels_the_best_scores_are_kept_with_their_labels(tmp_path, splits, monkeypatch):
     monkeypatch.setattr("lib.labels.DENSE_LABELS", 1)
     folder = open_run(StudyParams(study="mine", arm="many", runs_dir=str(tmp_path)))
