@@ -19,6 +19,7 @@ from lib.embedding import pad
 from lib.loader import count_parameters, load_backbone
 from lib.meter import meter
 from lib.pooling import pool
+from lib.prompts import require_positions
 from lib.results import atomic_path, code_fingerprint
 from lib.weights import CACHE, model_fingerprint
 
@@ -91,6 +92,7 @@ def frozen_features(
                 device=device,
                 max_length=max(map(len, documents)),
             )
+            require_positions(backbone.config, documents)
             _compute(folder, backbone, documents, missing, dtype, token_budget)
         features[name] = {
             f"{mode} of layer -{layer}": np.load(_file(folder, (mode, layer)), mmap_mode="r")
@@ -117,9 +119,12 @@ def _compute(
     deepest, depth = max(layer for _, layer in kinds), backbone.config.num_hidden_layers
     if deepest > depth:
         raise ValueError(f"layer_grid: {deepest} was asked for, but the model has {depth} layers")
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = folder / "cost.json"  # of kinds that another run has asked for and finished
+    finished = earlier.exists() and any(folder.glob("*.npy"))
+    before = np.array(json.loads(earlier.read_text())["spent"] if finished else (0.0, 0.0))
     start = meter(backbone.device)
     shape = (len(documents), backbone.config.hidden_size)
-    folder.mkdir(parents=True, exist_ok=True)
     ending = f".unfinished-{os.getpid()}"
     unfinished = {kind: _file(folder, kind).with_suffix(ending) for kind in kinds}
     arrays = {
@@ -133,8 +138,6 @@ def _compute(
             states = hidden_states(backbone, ids, mask, num_layers=deepest)
         for mode, layer in kinds:
             arrays[mode, layer][batch] = pool(states[-layer], mask, mode).cpu().numpy()
-    earlier = folder / "cost.json"  # of kinds that another run has asked for
-    before = np.array(json.loads(earlier.read_text())["spent"] if earlier.exists() else (0.0, 0.0))
     cost = {
         "spent": list(before + meter(backbone.device) - start),
         "total_params": count_parameters(backbone)[1],

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,6 +23,8 @@ CHUNK = 1000  # texts tokenized at once: the tokenizer keeps much more of each t
 Example = tuple[str, Sequence[str]]  # a document and the texts of its labels
 QUESTION = "\n\nAnswer Yes or No. Does this label apply: {label}?"  # ends where labels differ
 YES, NO = "Yes", "No"
+# Models whose position numbers begin behind that of the padding token.
+COUNTS_FROM_PADDING = ("camembert", "ibert", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
 PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
 
 
@@ -189,6 +191,19 @@ def require_context(config: PretrainedConfig, prompt_length: int, answer_length:
             f"max_length: prompts of up to {prompt_length:,} tokens and answers of "
             f"{answer_length} do not fit the model's context of {limit:,}; lower max_length or "
             "num_examples, or leave the labels out of the prompt (labels_in_prompt)"
+        )
+
+
+def require_positions(config: PretrainedConfig, documents: Iterable[Sequence[int]]) -> None:
+    """Raise `ParamsError` where a document, its frame included, has more tokens than positions."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and config.model_type in COUNTS_FROM_PADDING:
+        limit -= config.pad_token_id + 1
+    longest = max(map(len, documents), default=0)
+    if limit is not None and longest > limit:
+        raise ParamsError(
+            f"max_length: the longest document has {longest:,} tokens, those of its frame "
+            f"included, and the model {limit:,} positions; lower max_length by {longest - limit}"
         )
 
 

@@ -6,7 +6,14 @@ from conftest import MINILM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import GPT2Config, LlamaConfig, MistralConfig, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 
 from lib.examples import choose_examples
 from lib.labels import LabelSpace
@@ -19,6 +26,7 @@ from lib.prompts import (
     order_labels,
     parse_labels,
     require_context,
+    require_positions,
 )
 from lib.reading import DataError
 
@@ -59,6 +67,15 @@ def test_an_encoders_frame_comes_on_top_of_max_length():
     assert len(ids) == 6
     assert (ids[0], ids[-1]) == (bert.cls_token_id, bert.sep_token_id)
     assert bert.sep_token_id not in ids[:-1]
+
+
+def test_a_document_needs_a_position_for_each_token():
+    require_positions(BertConfig(max_position_embeddings=8), [[1] * 8, [1]])
+    with pytest.raises(ParamsError, match=r"9 tokens.*8 positions; lower max_length by 1"):
+        require_positions(BertConfig(max_position_embeddings=8), [[1], [1] * 9])
+    roberta = RobertaConfig(max_position_embeddings=10, pad_token_id=1)  # numbers from 2 on
+    with pytest.raises(ParamsError, match=r"9 tokens.*8 positions"):
+        require_positions(roberta, [[1] * 9])
 
 
 def test_prompt_is_the_models_own_chat_format(template, tokenizer):
