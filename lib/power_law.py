@@ -67,7 +67,8 @@ def extrapolate(curve: Curve, *, factor: float = 2) -> dict[str, float]:
 
     The law is fitted to the curve and to each of its resamples, so the intervals cover the choice
     of test documents and seeds, not that another law may hold beyond the largest size. Its error
-    never rises with more documents. With fewer than five sizes a is taken to be 0.
+    never rises with more documents. With fewer than six sizes, of which one is held out, a is taken
+    to be 0.
 
     Returns
     -------
@@ -87,8 +88,10 @@ def extrapolate(curve: Curve, *, factor: float = 2) -> dict[str, float]:
             "to train_sizes"
         )
     largest = curve.sizes[-1]
-    f1, samples, exponent = _forecast(curve, len(curve.sizes), factor * largest)
-    held_out, of_held_out, _ = _forecast(curve, len(curve.sizes) - 1, largest)
+    known = len(curve.sizes)
+    floor = known - 1 >= FEWEST_FOR_FLOOR  # the law that is tried is the law that forecasts
+    f1, samples, exponent = _forecast(curve, known, factor * largest, floor=floor)
+    held_out, of_held_out, _ = _forecast(curve, known - 1, largest, floor=floor)
     row = {"train_size": factor * largest, "f1": f1, "exponent": exponent, "held_out_size": largest}
     row |= {"gain": f1 - curve.f1[-1], "miss": held_out - curve.f1[-1]}
     for name, values in {
@@ -100,12 +103,13 @@ def extrapolate(curve: Curve, *, factor: float = 2) -> dict[str, float]:
     return row
 
 
-def _forecast(curve: Curve, num_sizes: int, train_size: float) -> tuple[float, np.ndarray, float]:
+def _forecast(
+    curve: Curve, num_sizes: int, train_size: float, *, floor: bool
+) -> tuple[float, np.ndarray, float]:
     """F1, its resamples (R,) and the exponent, from the first sizes of a curve."""
-    options = {"floor": num_sizes >= FEWEST_FOR_FLOOR}
     sizes, errors = curve.sizes[:num_sizes], 1 - curve.f1[None, :num_sizes]
-    law = fit_power_law(sizes, errors, **options)
-    resampled = fit_power_law(sizes, 1 - curve.samples[:, :num_sizes], **options)
+    law = fit_power_law(sizes, errors, floor=floor)
+    resampled = fit_power_law(sizes, 1 - curve.samples[:, :num_sizes], floor=floor)
     f1 = 1 - law.error(train_size)[0]
     return float(f1), 1 - resampled.error(train_size), float(law.c[0])
 

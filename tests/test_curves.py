@@ -204,6 +204,15 @@ def test_too_few_sizes_are_refused():
     assert len(forecasts({"a": few, "b": curve([0], [0.2])})) == 0
 
 
+@pytest.mark.parametrize("num_sizes", [5, 6])
+def test_the_law_that_is_tried_on_the_largest_size_is_the_one_that_forecasts(num_sizes):
+    sizes = np.array([32, 64, 128, 256, 512, 1024][:num_sizes])
+    found = extrapolate(curve(sizes, 1 - (0.3 + 2.0 * sizes**-0.7)))
+    exact = num_sizes == 6  # from six on an error that stays is fitted, in both
+    assert (abs(found["miss"]) < 1e-3) == exact
+    assert (abs(found["f1"] - (0.7 - 2.0 * (2 * sizes[-1]) ** -0.7)) < 1e-3) == exact
+
+
 def test_three_sizes_are_enough_for_a_forecast_and_its_check():
     row = extrapolate(curve([64, 128, 256], [1 - 2 * n**-0.5 for n in (64, 128, 256)]), factor=4)
     assert row["f1"] == pytest.approx(1 - 2 * 1024**-0.5, abs=2e-3)
