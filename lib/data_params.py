@@ -56,10 +56,18 @@ class DataParams(BaseModel):
             raise ValueError("date_column: documents are held out by group or by date, not by both")
         if len(self.indicator_columns) == 1:
             raise ValueError("indicator_columns: name at least two, a column for each label")
+        for name in ("text_columns", "indicator_columns"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {values} names a column twice; leave each in once")
         if self.dataset.startswith("wipo:") and not self.label_level:
             raise ValueError(
                 f"label_level: WIPO-Alpha needs one of {', '.join(LEVELS)}; set the level of its "
                 "codes"
+            )
+        if self.dataset.startswith("wipo:") and "description" in self.text_columns:
+            raise ValueError(
+                'text_columns: say how many words of a description, as in "description:300"'
             )
         if self.rare_labels == "merge" and not self.label_level:
             raise ValueError('rare_labels: "merge" needs IPC codes with their label_level')

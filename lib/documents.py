@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lib.ipc import cut_code
-from lib.reading import DataError, require_columns
+from lib.reading import DataError, plain, require_columns
 
 
 def column_and_words(entry: str) -> tuple[str, int | None]:
@@ -93,21 +93,12 @@ def _kind(value: object) -> str:
     return "text" if isinstance(value, str) else "number"
 
 
-def _plain(value: object) -> str:
-    """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats)."""
-    if isinstance(value, str):
-        return value.strip()
-    if value is None or pd.isna(value):
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def _cells(table: pd.DataFrame, rows: pd.Series, column: str, source: str) -> pd.Series:
     """A column as texts; refuses lists, bytes and other things, and texts among numbers."""
     values = table[column].astype(object)
     kinds = values.map(_kind)
     _refuse_kinds(kinds, rows, column, source)
-    return values.map(_plain)
+    return values.map(plain)
 
 
 def _refuse_kinds(kinds: pd.Series, rows: pd.Series, column: str, source: str) -> None:
@@ -173,7 +164,7 @@ def _from_column(
         kind_rows += [row] * len(values)
         labels.append(values)
     _refuse_kinds(pd.Series(kinds, dtype=object), pd.Series(kind_rows), column, source)
-    return [list(dict.fromkeys(filter(None, map(_plain, values)))) for values in labels]
+    return [list(dict.fromkeys(filter(None, map(plain, values)))) for values in labels]
 
 
 def _from_indicators(

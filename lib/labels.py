@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Self
@@ -106,8 +107,7 @@ class LabelSpace:
         rows.eliminate_zeros()
         rows.sort_indices()
         return [
-            [self.names[c] for c in columns]
-            for columns in np.split(rows.indices, rows.indptr[1:-1])
+            [self.names[c] for c in rows.indices[start:end]] for start, end in pairwise(rows.indptr)
         ]
 
     def decode_best(self, scores: np.ndarray) -> list[list[str]]:

@@ -101,13 +101,14 @@ def read_parts(
     if not split_column:
         return {WHOLE: (str(path), table)}
     require_columns(table, [split_column], str(path))
-    for row, value in enumerate(table[split_column], start=1):
-        if value not in named.values():
+    marks = table[split_column].astype(object).map(plain)
+    for row, mark in marks.items():
+        if mark not in named.values():
             raise DataError(
-                f"{path}: document {row}: {split_column!r} is {value!r}, which is none of "
+                f"{path}: document {row + 1}: {split_column!r} is {mark!r}, which is none of "
                 f"split_names {list(named.values())}"
             )
-    parts = {part: table[table[split_column] == name] for part, name in named.items()}
+    parts = {part: table[marks == name] for part, name in named.items()}
     for part, name in named.items():
         if parts[part].empty:
             raise DataError(f"{path}: no document is marked {name!r} in {split_column!r}")
@@ -132,7 +133,8 @@ def _located(sources: dict[str, str]) -> dict[str, Path]:
 def read_table(path: Path) -> pd.DataFrame:
     """The documents of a CSV, TSV, Orange `.tab`, JSON Lines or Parquet file, a row each.
 
-    Cells of text files are strings, "" where nothing stands; row i is the file's i-th document.
+    Cells of text files are strings, "" where nothing stands; the index counts rows of the file from
+    0, in which blank lines count but are no rows.
 
     Raises
     ------
@@ -143,7 +145,8 @@ def read_table(path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             if path.suffix in DELIMITERS:
-                return _read_delimited(path)
+                table = _read_delimited(path)
+                return table[table.fillna("").map(str.strip).ne("").any(axis=1)]
             if path.suffix == ".jsonl":
                 return _read_json_lines(path)
             if path.suffix == ".parquet":
@@ -202,7 +205,7 @@ def _read_json_lines(path: Path) -> pd.DataFrame:
             if not isinstance(row, dict):
                 raise DataError(f"{path}: line {number} is not a JSON object with named columns")
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows)[list(map(bool, rows))]
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -245,6 +248,15 @@ def _name_class(names: Sequence[str], value: object) -> str | list | None:
     if isinstance(value, np.ndarray):
         return [_name_class(names, number) for number in value]
     return None if pd.isna(value) or value < 0 else names[int(value)]
+
+
+def plain(value: object) -> str:
+    """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats)."""
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or pd.isna(value):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:

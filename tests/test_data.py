@@ -120,6 +120,20 @@ def test_text_columns_are_joined_and_blank_lines_skipped(load):
     assert texts == {"train-1": "A. b", "train-3": "C", "train-4": "E. f", "test-1": "G. h"}
 
 
+def test_blank_lines_are_no_documents_whatever_stands_for_labels_and_splits(tmp_path):
+    rows = [f"t{i},{i % 2},{1 - i % 2},{i // 4}\n" for i in range(12)]
+    file = tmp_path / "all.csv"
+    file.write_text("text,a,b,fold\n" + "".join(rows[:4]) + ",,,\n" + "".join(rows[4:]) + "\n")
+    options = {"text_columns": ["text"], "indicator_columns": ["a", "b"], "label_mode": "multi"}
+    options |= {"split_column": "fold", "split_names": ["0", "1", "2"], "num_validation": 0}
+    splits = load_splits(str(file), **options)
+    assert splits["validation"]["id"] == [f"validation-{i}" for i in range(6, 10)]
+    table = pd.read_csv(file).dropna().astype({"a": int, "b": int, "fold": int})
+    table.to_parquet(tmp_path / "all.parquet", index=False)  # the folds are numbers
+    numbered = load_splits(str(tmp_path / "all.parquet"), **options)
+    assert numbered["test"]["labels"] == splits["test"]["labels"]
+
+
 def test_unseen_labels_can_be_allowed_and_then_count_as_errors(load):
     splits = load(TRAIN, TEST + "x,c\n", allow_unseen_labels=True)
     assert LabelSpace.from_splits(splits).names == ("a", "b", "c")

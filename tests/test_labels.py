@@ -27,6 +27,10 @@ def supported(parts, policy, least=2):
     return {name: part["labels"].tolist() for name, part in parts.items()}
 
 
+def test_no_document_has_no_label_lists():
+    assert LabelSpace(("a", "b")).decode(np.zeros((0, 2), dtype=bool)) == []
+
+
 def test_rare_labels_are_kept_dropped_or_merged_into_their_parent():
     parts = frames([["A01B"], ["A01B"], ["A01C"], ["A01D", "B02D"], ["B02D"]], [["A01C"], ["A01Z"]])
     assert supported(parts, "keep")["train"] == parts["train"]["labels"].tolist()

@@ -5,6 +5,7 @@ from lib.params import (
     EmbeddingParams,
     InstructionParams,
     ParamsError,
+    StudyParams,
 )
 from lib.study import load_params
 
@@ -100,6 +101,22 @@ def test_missing_file_is_named(tmp_path):
 def test_choices_of_the_prompt_that_have_no_effect_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         InstructionParams(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"indicator_columns": ["a", "a", "b"]}, "indicator_columns: .* names a column twice"),
+        ({"text_columns": ["a", "a"]}, "text_columns: .* names a column twice"),
+        (
+            {"dataset": "wipo:x", "label_level": "class", "text_columns": ["description"]},
+            "text_columns: say how many words of a description",
+        ),
+    ],
+)
+def test_columns_that_would_be_read_wrongly_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        StudyParams(**values)
 
 
 def test_only_an_untaught_model_is_asked_for_both_forms_of_answer():
