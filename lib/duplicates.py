@@ -24,9 +24,9 @@ VERIFIED = 64  # candidates of a text that are verified, those of the most simil
 PIECE = 4_000_000  # characters whose shingles are in memory at once
 
 # One character is one word in scripts that put no spaces: Thai, Lao, Burmese, Khmer, kana and Han.
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_UNSPACED += r"\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+UNSPACED += r"\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 def find_duplicates(splits: DatasetDict, *, threshold: float = 0.8) -> pd.DataFrame:
