@@ -160,8 +160,10 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     ------
     ValueError
         transformers has no such model: its decoders classify the last token's state with a linear
-        layer that has no bias. Or the logits differ.
+        layer that has no bias. Or the logits differ, or something stands in the folder.
     """
+    if Path(folder).is_file() or (Path(folder).is_dir() and any(Path(folder).iterdir())):
+        raise ValueError(f"{folder}: something stands there already; name a new folder")
     params, label_space = _read_run(Path(run_dir))
     wanted = {"pooling": "last", "head": "linear", "head_bias": False, "mixed_layers": 1}
     wanted |= {"bidirectional": False}
@@ -199,7 +201,8 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
         raise ValueError(f"{run_dir}: exported logits differ from the run's by up to {gap:.3g}")
     tokenizer.split_special_tokens = True  # what a text says is text
     tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
-    tokenizer.model_max_length = params.max_length
+    frame = tokenizer.num_special_tokens_to_add()
+    tokenizer.model_max_length = params.max_length + frame
     with atomic_path(Path(folder)) as path:
         exported.save_pretrained(path)
         tokenizer.save_pretrained(path)
