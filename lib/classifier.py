@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 import yaml
@@ -14,6 +15,8 @@ from peft import PeftModel
 from safetensors.torch import load_model
 from safetensors.torch import save_model as save_weights
 from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator
+from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -27,12 +30,20 @@ from lib.embedding import EmbeddingModel, predict_logits
 from lib.labels import LabelSpace
 from lib.listing import build_template
 from lib.loader import load_backbone, load_lora, load_tokenizer
-from lib.metrics import Scores, decode_sets, sigmoid, softmax
-from lib.params import EmbeddingParams, InstructionParams, parse_params
+from lib.metrics import Scores, decode_sets, label_scores, sigmoid, softmax
+from lib.params import (
+    NOTEBOOK_PARAMS,
+    BaselineParams,
+    EmbeddingParams,
+    InstructionParams,
+    StudyParams,
+    parse_params,
+)
 from lib.prompts import encode_documents, require_context
 from lib.results import FINGERPRINTS, atomic_path, descriptions_fingerprint, read_label_space
 
 WEIGHTS = "model.safetensors"
+BASELINE = "tfidf.joblib"
 EXPORT_TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (chosen here)
 
 
@@ -61,7 +72,8 @@ class Classifier:
         """Scores, (N, C) float32, over the run's labels in label order; sparse if they are many.
 
         Probabilities that add up to 1 where a text has one label, a probability for each label
-        where it may have several, and 1 or 0 where a label set is generated.
+        where it may have several, and 1 or 0 where a label set is generated; of TF-IDF the decision
+        values of its support vector machine.
 
         Raises
         ------
@@ -107,8 +119,17 @@ def save_model(model: nn.Module, folder: Path) -> None:
             save_weights(model, str(path / WEIGHTS))
 
 
+def save_baseline(
+    vectorizer: TfidfVectorizer, model: BaseEstimator, known: np.ndarray, folder: Path
+) -> None:
+    """Save TF-IDF, the classifier of its features, and (K,) the labels of its K classes."""
+    with atomic_path(folder) as path:
+        path.mkdir()
+        joblib.dump((vectorizer, model, known), path / BASELINE)
+
+
 def load_classifier(run_dir: str | Path) -> Classifier:
-    """The classifier that an embedding, encoder or instruction run has saved.
+    """The classifier that a TF-IDF, embedding, encoder or instruction run has saved.
 
     An instruction run answers as it was evaluated; where that gives no score for every label, with
     the label of highest likelihood.
@@ -116,31 +137,23 @@ def load_classifier(run_dir: str | Path) -> Classifier:
     Raises
     ------
     ValueError
-        The folder holds no finished fine-tuning run, or one with examples in its prompts, which are
-        not kept; or the descriptions of labels in its prompts have changed.
+        The folder holds no finished run, or one of a frozen embedding or with examples in its
+        prompts, which are not kept; or the descriptions of labels in its prompts have changed.
     """
     folder = Path(run_dir)
     params, label_space = _read_run(folder)
     threshold = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["threshold"]
-    scores = _embedding_scores if isinstance(params, EmbeddingParams) else _instruction_scores
-    score = scores(params, label_space, folder / "model")
+    score = SCORES[type(params)](params, label_space, folder / "model")
     return Classifier(label_space, score, params.multi_label, threshold)
 
 
-def _read_run(folder: Path) -> tuple[EmbeddingParams | InstructionParams, LabelSpace]:
+def _read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     if not (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     known = {key: values.pop(key) for key in FINGERPRINTS if key in values}
-    kinds = {
-        "03_finetune_embedding": EmbeddingParams,
-        "04_finetune_instruction": InstructionParams,
-    }
-    if values["notebook"] not in kinds:
-        raise ValueError(
-            f"{folder}: {values['notebook']} saves no model; only {', '.join(kinds)} do"
-        )
-    params = parse_params(kinds[values["notebook"]], values, source=str(folder / "params.yaml"))
+    kind = NOTEBOOK_PARAMS[values["notebook"]]
+    params = parse_params(kind, values, source=str(folder / "params.yaml"))
     described = getattr(params, "label_descriptions", "")
     if described and descriptions_fingerprint(described) != known.get("descriptions_fingerprint"):
         raise ValueError(f"{folder}: {described} has changed since this run; restore it")
@@ -235,6 +248,17 @@ def _load_embedding(
     return tokenizer, model
 
 
+def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Callable:
+    if params.method == "frozen":
+        raise ValueError(f"{folder.parent}: a frozen embedding's regression is not kept")
+    vectorizer, model, known = joblib.load(folder / BASELINE)
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        return label_scores(model, vectorizer.transform(texts), known, len(label_space))
+
+    return score
+
+
 def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
     tokenizer, model = _load_embedding(params, label_space, folder)
 
@@ -297,3 +321,10 @@ def _instruction_scores(
         return called.encode(preds).astype(np.float32) if answered else scores
 
     return score
+
+
+SCORES = {
+    BaselineParams: _baseline_scores,
+    EmbeddingParams: _embedding_scores,
+    InstructionParams: _instruction_scores,
+}

@@ -27,8 +27,8 @@ def check_teacher(
     Raises
     ------
     ParamsError
-        It has not run, saves no model, or has seen other documents or labels; or there are more
-        labels than dense arrays of probabilities are made for.
+        It has not run, is no fine-tuned arm, or has seen other documents or labels; or there are
+        more labels than dense arrays of probabilities are made for.
     """
     if label_space.sparse:
         raise ParamsError(
@@ -42,9 +42,7 @@ def check_teacher(
         )
     ran = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     if not issubclass(NOTEBOOK_PARAMS[ran["notebook"]], FinetuneParams):
-        raise ParamsError(
-            f"teacher: {folder}: {ran['notebook']} saves no model; name a fine-tuned arm"
-        )
+        raise ParamsError(f"teacher: {folder}: {ran['notebook']} is no fine-tuned arm")
     if ran.get("num_examples"):
         raise ParamsError(f"teacher: {folder}: examples in prompts (num_examples) are not kept")
     same_kind = (ran["label_mode"] == "multi") == multi_label

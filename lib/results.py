@@ -177,19 +177,24 @@ def measure_resources(
 ) -> dict[str, Any]:
     """The resources that every language-model run shares: parameters, memory, disk, precision."""
     trainable, total = count_parameters(model)
-    files = (params.run_dir / "model").rglob("*")
-    saved = [file.stat().st_size for file in files if file.is_file()]
     return {
         "trainable_params": trainable,
         "total_params": total,
         "peak_memory_gib": peak_memory_gib(backbone.device),
         "model_memory_gib": backbone.get_memory_footprint() / 2**30,
-        "model_disk_gib": sum(saved) / 2**30 if saved else None,
+        "model_disk_gib": saved_gib(params),
         "device": backbone.device.type,
         "num_threads": params.threads,
         "dtype": str(dtype).removeprefix("torch."),
         "quantization": params.quantization,
     }
+
+
+def saved_gib(params: StudyParams) -> float | None:
+    """GiB of what the run has saved as its model; None if nothing."""
+    files = (params.run_dir / "model").rglob("*")
+    saved = [file.stat().st_size for file in files if file.is_file()]
+    return sum(saved) / 2**30 if saved else None
 
 
 def _write_json(file: Path, value: Any) -> None:

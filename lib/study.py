@@ -57,7 +57,7 @@ def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
             raise ParamsError(f"{where} is not an arm of the study{nearest(teacher, arms)}")
         other = arms[teacher]
         if not isinstance(other, FinetuneParams):
-            raise ParamsError(f"{where}: {other.notebook} saves no model; name a fine-tuned arm")
+            raise ParamsError(f"{where}: {other.notebook} is no fine-tuned arm")
         if params.train_sizes and not other.learns:
             raise ParamsError(f"{where} learns from nothing, so it has no run of each size")
         if getattr(other, "teacher", ""):

@@ -98,7 +98,11 @@ def test_a_teacher_is_known_by_what_it_predicts(write):
     [
         ({}, {"data_fingerprint": "other"}, "has seen other documents or labels"),
         ({}, {"multi_label": True}, "has seen other documents or labels"),
-        ({"notebook": "02_baselines"}, {}, "02_baselines saves no model; name a fine-tuned arm"),
+        (
+            {"notebook": "02_baselines"},
+            {},
+            "02_baselines is no fine-tuned arm",
+        ),
         (
             {"notebook": "04_finetune_instruction", "num_epochs": 0, "num_examples": 2},
             {},

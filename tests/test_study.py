@@ -8,7 +8,7 @@ from lib.study import check_teachers
     ("teacher", "message"),
     [
         ("embeding", "'embeding' is not an arm of the study; did you mean 'embedding'?"),
-        ("tfidf", "'tfidf': 02_baselines saves no model; name a fine-tuned arm"),
+        ("tfidf", "'tfidf': 02_baselines is no fine-tuned arm"),
         ("pupil", "'pupil' learns from 'embedding' itself; name that one"),
         ("longer", "'longer' reads other documents or labels than 'student'"),
     ],

@@ -106,7 +106,7 @@ def test_examples_in_a_prompt_are_not_kept(multi_label_study):
         load_classifier(multi_label_study / "runs" / "multi" / "few_shot" / "seed-0")
 
 
-@pytest.mark.parametrize("arm", ["embedding", "instruction", "scored", "asked"])
+@pytest.mark.parametrize("arm", ["tfidf", "embedding", "instruction", "scored", "asked"])
 def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study, arm):
     """TRAPS 21: a sigmoid for each label, not a softmax over them."""
     folder = multi_label_study / "runs" / "multi" / arm / "seed-0"

@@ -54,7 +54,7 @@ def test_a_run_leaves_every_artefact_of_the_contract(smoke_study, arm):
         assert {len(s) for s in table["scores"]} == {len(labels)}
     history = pd.read_parquet(folder / "history.parquet")
     assert ("eval_micro_f1" in history) == (arm in TUNED)
-    assert (folder / "model").is_dir() == (arm in TUNED)
+    assert (folder / "model").is_dir() == (arm in (*TUNED, "tfidf"))
     assert not (folder / "checkpoints").exists()
     text = (folder / "params.yaml").read_text()
     assert "model_fingerprint" in text
@@ -129,7 +129,7 @@ def test_plain_papermill_alone_gives_the_predictions_of_the_parallel_study(smoke
     assert np.array_equal(np.stack(alone["scores"]), np.stack(beside["scores"]))
 
 
-@pytest.mark.parametrize("arm", TUNED)
+@pytest.mark.parametrize("arm", [*TUNED, "tfidf"])
 def test_a_reloaded_run_predicts_what_it_predicted(smoke_study, arm):
     """TRAPS 5: head and adapters survive saving, on the quantized base."""
     folder = smoke_study / "runs" / "smoke" / arm / "seed-0"
@@ -145,6 +145,6 @@ def test_a_reloaded_run_predicts_what_it_predicted(smoke_study, arm):
     assert streamed == [label for i in (0, 4, 8) for label in classifier.predict(texts[i : i + 4])]
 
 
-def test_loading_a_run_that_saved_no_model_says_so(smoke_study):
-    with pytest.raises(ValueError, match="02_baselines saves no model"):
-        load_classifier(smoke_study / "runs" / "smoke" / "tfidf" / "seed-0")
+def test_a_frozen_embedding_is_not_kept_and_its_run_says_so(smoke_study):
+    with pytest.raises(ValueError, match="a frozen embedding's regression is not kept"):
+        load_classifier(smoke_study / "runs" / "smoke" / "frozen" / "seed-0")
