@@ -44,7 +44,8 @@ def plot_reliability(
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     fig, axs = plt.subplots(rows, columns, figsize=(0.5 + 2.5 * columns, 0.5 + 2.5 * rows),
-                            sharex=True, sharey=True, squeeze=False)  # fmt: skip
+                            sharex=True, sharey=True, squeeze=False,
+                            layout="constrained")  # fmt: skip
     styles = arm_styles(list(panels))
     for ax in axs.flat[len(panels) :]:
         ax.set_axis_off()
@@ -56,12 +57,12 @@ def plot_reliability(
             ax.errorbar(table["confidence"], table["accuracy"], yerr=np.abs(spread), ms=5,
                         mec=styles[arm]["color"], elinewidth=0.8, **style)  # fmt: skip
         ax.set_title(wrap(arm, 26), size=9)
-        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+    ax.set_xticks(np.linspace(0, 1, 5), ["0", "", "0.5", "", "1"])
     said = "probability of a label" if multi_label else "confidence"
     came = "share of them that apply" if multi_label else "share that is right"
     fig.supxlabel(said, size=9)
     fig.supylabel(f"{came} (test)", size=9)
-    fig.tight_layout()
     return fig
 
 

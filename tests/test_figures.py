@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.figures import choose_pairs, plot_forest, plot_pairwise, save_figure, wrap
+from lib.figures import choose_pairs, lowest_shown, plot_forest, plot_pairwise, save_figure, wrap
 from lib.figures_confidence import plot_reliability, plot_risk_coverage
 from lib.figures_cost import COSTS, pareto_front, plot_cost
 from lib.figures_details import (
@@ -255,3 +255,10 @@ def test_a_figure_is_saved_with_its_caption(tmp_path):
         "name.png", "name.pdf", "name.caption.md",
     }  # fmt: skip
     assert (tmp_path / "name.caption.md").read_text() == "What it shows.\n"
+
+
+def test_a_panel_does_not_reach_down_to_an_arm_far_behind():
+    f1 = {"head": 0.9, "prompt": 0.8, "untaught": 0.1}
+    lows = {"head": 0.7, "prompt": 0.6, "untaught": 0.0}
+    assert lowest_shown(f1, lows) == pytest.approx(0.58)
+    assert lowest_shown({"untaught": 0.1}, {"untaught": 0.01}) == 0.0
