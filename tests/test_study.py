@@ -18,13 +18,14 @@ def test_a_study_is_refused_whose_teacher_cannot_teach(teacher, message):
         "tfidf": BaselineParams(notebook="02_baselines"),
         "embedding": EmbeddingParams(),
         "prompt": InstructionParams(),
-        "pupil": EmbeddingParams(teacher="embedding"),
+        "pupil": EmbeddingParams(arm="pupil", teacher="embedding"),
         "longer": EmbeddingParams(num_train=7),
         "student": EmbeddingParams(teacher="prompt"),
     }
     check_teachers(arms, "params/mine")
+    student = EmbeddingParams(arm="student", teacher=teacher)
     with pytest.raises(ParamsError) as caught:
-        check_teachers(arms | {"student": EmbeddingParams(teacher=teacher)}, "params/mine")
+        check_teachers(arms | {"student": student}, "params/mine")
     assert str(caught.value) == f"params/mine/student.yaml: teacher: {message}"
 
 
