@@ -214,8 +214,7 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
         raise ValueError(f"{run_dir}: exported logits differ from the run's by up to {gap:.3g}")
     tokenizer.split_special_tokens = True  # what a text says is text
     tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
-    frame = tokenizer.num_special_tokens_to_add()
-    tokenizer.model_max_length = params.max_length + frame
+    tokenizer.model_max_length = params.max_length + tokenizer.num_special_tokens_to_add()
     with atomic_path(Path(folder)) as path:
         exported.save_pretrained(path)
         tokenizer.save_pretrained(path)

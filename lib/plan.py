@@ -78,7 +78,7 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
     for file in files:
         params = load_params(folder / "common.yaml", file)
         once = bool(params.train_sizes) and not params.learns
-        for size in params.train_sizes if params.train_sizes and params.learns else [0]:
+        for size in (params.train_sizes if params.learns else []) or [0]:
             run = params.model_copy(update={"train_size": size})
             row = {"arm": run.run_dir.parent.name} | _estimate(run, machine)
             seconds = row["train_seconds"] + row["infer_seconds"]
