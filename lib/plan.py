@@ -39,11 +39,10 @@ from lib.params import (
     BaselineParams,
     InputError,
     InstructionParams,
-    ParamsError,
     StudyParams,
 )
 from lib.prompts import NO, YES, encode_cached, order_labels
-from lib.study import load_params
+from lib.study import load_study, study_runs
 from lib.weights import ModelError, resolve_model
 
 
@@ -70,26 +69,18 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
     InputError
         Parameters, data or a model's config cannot be read.
     """
-    folder = Path(folder)
-    files = sorted(file for file in folder.glob("*.yaml") if file.name != "common.yaml")
-    if not files:
-        raise ParamsError(f"{folder}: no params files; give the folder of a study")
+    _, arms = load_study(folder)
     rows = []
-    for file in files:
-        params = load_params(folder / "common.yaml", file)
-        once = bool(params.train_sizes) and not params.learns
-        for size in (params.train_sizes if params.learns else []) or [0]:
-            run = params.model_copy(update={"train_size": size})
-            row = {"arm": run.run_dir.parent.name} | _estimate(run, machine)
-            seconds = row["train_seconds"] + row["infer_seconds"]
-            seconds *= 1 if once else len(params.seeds)
-            row |= {"hours": seconds / 3600, "cost": price * seconds / 3600}
-            record = run.run_dir / "resources.json"
-            if machine.name == "this machine" and record.is_file():
-                measured = json.loads(record.read_text())
-                row["measured_train_seconds"] = measured["train_seconds"]
-                row["measured_peak_gib"] = measured["peak_memory_gib"]
-            rows.append(row)
+    for name, run in study_runs(arms.values()).items():
+        row = {"arm": name} | _estimate(run, machine)
+        seconds = (row["train_seconds"] + row["infer_seconds"]) * len(run.seeds)
+        row |= {"hours": seconds / 3600, "cost": price * seconds / 3600}
+        record = run.run_dir / "resources.json"
+        if machine.name == "this machine" and record.is_file():
+            measured = json.loads(record.read_text())
+            row["measured_train_seconds"] = measured["train_seconds"]
+            row["measured_peak_gib"] = measured["peak_memory_gib"]
+        rows.append(row)
     table = pd.DataFrame(rows)
     return table if price else table.drop(columns="cost")
 
@@ -204,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--price", type=float, default=0.0, help="of an hour of the machine")
     options = parser.parse_args(arguments)
     try:
-        study = load_params(Path(options.folder) / "common.yaml")
+        study, _ = load_study(options.folder)
         start_run(seed=0, num_threads=study.threads)
         machine = GPUS[options.machine] if options.machine else calibrate(study)
         table = plan(options.folder, machine=machine, price=options.price)

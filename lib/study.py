@@ -1,11 +1,14 @@
-"""A study's parameters files: read, checked, and checked against each other."""
+"""The parameters files of a study, checked one by one and against each other, and its runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lib.params import NOTEBOOK_PARAMS, FinetuneParams, StudyParams
 from lib.validation import ParamsError, nearest, parse_params, read_yaml
+
+# From the fastest to the slowest, as a rule.
+ARM_NOTEBOOKS = ("02_baselines", "03_finetune_embedding", "04_finetune_instruction")
 
 
 def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyParams:
@@ -37,6 +40,60 @@ def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyP
     if notebook and params.arm != Path((path, *more)[-1]).stem:
         raise ParamsError(f"{(path, *more)[-1]}: arm: {params.arm!r} is not the file's name")
     return params
+
+
+def load_study(folder: str | Path, **overrides: Any) -> tuple[StudyParams, dict[str, StudyParams]]:
+    """What all arms of a study share, and the parameters of each arm by its name.
+
+    Parameters
+    ----------
+    folder
+        Holds common.yaml and a file for each arm; it bears the study's name.
+    overrides
+        Win over what the files say.
+
+    Raises
+    ------
+    ParamsError
+        A file cannot be read, or it does not fit the others; the first complaint.
+    """
+    folder = Path(folder)
+    common = folder / "common.yaml"
+    study = load_params(common, **overrides)
+    if study.study != folder.absolute().name:
+        raise ParamsError(f"{common}: study: {study.study!r} is not the folder's name")
+    arms = {}
+    for file in sorted(folder.glob("*.yaml")):
+        if file == common:
+            continue
+        arm = arms[file.stem] = load_params(common, file, **overrides)
+        if arm.notebook not in ARM_NOTEBOOKS:
+            raise ParamsError(f"{file}: notebook: must be one of {list(ARM_NOTEBOOKS)}")
+        if (arm.study, arm.seeds) != (study.study, study.seeds):
+            raise ParamsError(f"{file}: study and seeds belong in common.yaml")
+        if arm.train_size or arm.train_sizes != study.train_sizes:
+            raise ParamsError(f"{file}: set train_sizes, in common.yaml alone")
+    if not arms:
+        raise ParamsError(f"{folder}: no arms; write a parameters file for each beside common.yaml")
+    check_teachers(arms, folder)
+    return study, arms
+
+
+def study_runs(arms: Iterable[StudyParams]) -> dict[str, StudyParams]:
+    """The parameters of every run by its name, each with its `train_size` and `seeds`.
+
+    A study with `train_sizes` runs each arm as `<arm>@<size>`, but by its name alone, and with its
+    first seed alone, where the arm learns from nothing.
+    """
+    runs = []
+    for arm in arms:
+        if not arm.train_sizes:
+            runs.append(arm)
+        elif not arm.learns:
+            runs.append(arm.model_copy(update={"seeds": arm.seeds[:1]}))
+        else:
+            runs += [arm.model_copy(update={"train_size": size}) for size in arm.train_sizes]
+    return {run.run_dir.parent.name: run for run in runs}
 
 
 def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:

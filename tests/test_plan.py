@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from lib.costs import GPUS
-from lib.params import ROOT, ParamsError
+from lib.params import ROOT
 from lib.plan import main, plan
 
 
@@ -110,5 +110,3 @@ def test_the_command_prints_a_table_or_one_line(capsys, smoke, tmp_path):
     assert "cost" in printed
     with pytest.raises(SystemExit, match="cannot be read"):
         main([str(tmp_path)])
-    with pytest.raises(ParamsError, match="no params files"):
-        plan(tmp_path, machine=GPUS["L4"])

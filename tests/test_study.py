@@ -1,7 +1,66 @@
 import pytest
+import yaml
 
 from lib.params import BaselineParams, EmbeddingParams, InstructionParams, ParamsError
-from lib.study import check_teachers
+from lib.study import check_teachers, load_study, study_runs
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write the files of the study `mine`: its folder."""
+
+    def files(**contents):
+        folder = tmp_path / "mine"
+        folder.mkdir()
+        for name, values in contents.items():
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        return folder
+
+    return files
+
+
+HEAD = {"notebook": "03_finetune_embedding", "arm": "head"}
+
+
+def test_a_study_is_what_its_arms_share_and_each_arm(write):
+    folder = write(common={"study": "mine", "seeds": [1, 2]}, head=HEAD)
+    study, arms = load_study(folder, runs_dir="elsewhere")
+    assert (study.study, study.seeds, list(arms)) == ("mine", [1, 2], ["head"])
+    assert arms["head"].runs_dir == study.runs_dir == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("common", "head", "message"),
+    [
+        ({"study": "yours"}, HEAD, "common.yaml: study: 'yours' is not the folder's name"),
+        ({}, HEAD | {"seeds": [1]}, "head.yaml: study and seeds belong in common.yaml"),
+        ({}, HEAD | {"train_size": 8}, "head.yaml: set train_sizes, in common.yaml alone"),
+        ({}, {"arm": "head"}, "head.yaml: notebook: must be one of ['02_baselines', "),
+    ],
+)
+def test_files_that_do_not_fit_each_other_are_refused(write, common, head, message):
+    folder = write(common={"study": "mine", "num_train": 8} | common, head=head)
+    with pytest.raises(ParamsError) as caught:
+        load_study(folder)
+    assert message in str(caught.value)
+
+
+def test_a_study_without_arms_is_refused(write):
+    with pytest.raises(ParamsError, match="no arms; write a parameters file for each"):
+        load_study(write(common={"study": "mine"}))
+
+
+def test_what_learns_runs_at_every_size_and_what_does_not_once():
+    sizes = {"train_sizes": [8, 32], "seeds": [0, 1], "num_train": 32}
+    head = EmbeddingParams(arm="head", **sizes)
+    untaught = InstructionParams(arm="untaught", num_epochs=0, **sizes)
+    runs = study_runs([head, untaught])
+    assert [(name, run.train_size, run.seeds) for name, run in runs.items()] == [
+        ("head@8", 8, [0, 1]),
+        ("head@32", 32, [0, 1]),
+        ("untaught", 0, [0]),
+    ]
+    assert list(study_runs([EmbeddingParams(arm="head")])) == ["head"]
 
 
 @pytest.mark.parametrize(
