@@ -1,6 +1,5 @@
 """A finished run as a classifier for new texts, whichever approach trained it."""
 
-import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,10 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_model
 from safetensors.torch import save_model as save_weights
-from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lib.answering import decode_labels
 from lib.device import choose_device, choose_dtype
@@ -44,7 +38,6 @@ from lib.results import FINGERPRINTS, atomic_path, descriptions_fingerprint, rea
 
 WEIGHTS = "model.safetensors"
 BASELINE = "tfidf.joblib"
-EXPORT_TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (chosen here)
 
 
 @dataclass(frozen=True)
@@ -141,13 +134,14 @@ def load_classifier(run_dir: str | Path) -> Classifier:
         prompts, which are not kept; or the descriptions of labels in its prompts have changed.
     """
     folder = Path(run_dir)
-    params, label_space = _read_run(folder)
+    params, label_space = read_run(folder)
     threshold = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["threshold"]
     score = SCORES[type(params)](params, label_space, folder / "model")
     return Classifier(label_space, score, params.multi_label, threshold)
 
 
-def _read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
+def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
+    """The parameters and the labels of a finished run; a `ValueError` where it cannot be used."""
     if not (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
@@ -160,67 +154,7 @@ def _read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     return params, read_label_space(folder)
 
 
-def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
-    """Write an embedding run as a plain transformers model, its adapters merged.
-
-    `AutoModelForSequenceClassification` and `pipeline("text-classification")` load the folder, with
-    neither this package nor peft; called with `truncation=True`, the pipeline reads the run's
-    `max_length` tokens of a text. A tuned threshold for label sets stays with the run. Merging is
-    into dequantized weights, and before anything is kept the exported model's logits are compared
-    with the run's own.
-
-    Raises
-    ------
-    ValueError
-        transformers has no such model: its decoders classify the last token's state with a linear
-        layer that has no bias. Or the logits differ, or something stands in the folder.
-    """
-    if Path(folder).is_file() or (Path(folder).is_dir() and any(Path(folder).iterdir())):
-        raise ValueError(f"{folder}: something stands there already; name a new folder")
-    params, label_space = _read_run(Path(run_dir))
-    wanted = {"pooling": "last", "head": "linear", "head_bias": False, "mixed_layers": 1}
-    wanted |= {"bidirectional": False}
-    if not isinstance(params, EmbeddingParams):
-        raise ValueError(f"{run_dir}: only runs of 03_finetune_embedding can be exported")
-    if other := {k: getattr(params, k) for k, v in wanted.items() if getattr(params, k) != v}:
-        raise ValueError(f"{run_dir}: cannot be exported with {other}; it takes {wanted}")
-    tokenizer, model = _load_embedding(params, label_space, Path(run_dir) / "model", unpack=True)
-    samples = encode_documents(
-        tokenizer, label_space.texts, max_length=params.max_length, add_special_tokens=True
-    )
-    expected = predict_logits(model, samples, token_budget=params.token_budget)
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload()
-    config = copy.deepcopy(model.config)
-    config.update(
-        {
-            "num_labels": len(label_space),
-            "id2label": dict(enumerate(label_space.names)),
-            "label2id": {name: i for i, name in enumerate(label_space.names)},
-            "problem_type": f"{'multi' if params.multi_label else 'single'}_label_classification",
-        }
-    )
-    exported = AutoModelForSequenceClassification.from_config(config, dtype=model.backbone.dtype)
-    if not hasattr(exported, "score"):
-        raise ValueError(f"{run_dir}: {type(exported).__name__} has a head of another form")
-    exported.set_attn_implementation("sdpa")
-    exported.base_model.load_state_dict(model.backbone.state_dict())
-    exported.score.weight = nn.Parameter(model.head.classifier.weight.to(exported.dtype))
-    logits = [exported.eval()(torch.tensor([d])).logits[0].tolist() for d in samples]
-    kept = csr_array(expected)  # of many labels, the best
-    rows = np.repeat(np.arange(len(samples)), np.diff(kept.indptr))
-    gap = np.abs(np.array(logits)[rows, kept.indices] - kept.data).max()
-    if gap > EXPORT_TOLERANCE * np.abs(kept.data).max():
-        raise ValueError(f"{run_dir}: exported logits differ from the run's by up to {gap:.3g}")
-    tokenizer.split_special_tokens = True  # what a text says is text
-    tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
-    tokenizer.model_max_length = params.max_length + tokenizer.num_special_tokens_to_add()
-    with atomic_path(Path(folder)) as path:
-        exported.save_pretrained(path)
-        tokenizer.save_pretrained(path)
-
-
-def _load_embedding(
+def load_embedding(
     params: EmbeddingParams, label_space: LabelSpace, folder: Path, *, unpack: bool = False
 ) -> tuple[PreTrainedTokenizerBase, nn.Module]:
     """A run's tokenizer and `EmbeddingModel`; with `unpack`, on weights that are not packed."""
@@ -259,7 +193,7 @@ def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Pa
 
 
 def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
-    tokenizer, model = _load_embedding(params, label_space, folder)
+    tokenizer, model = load_embedding(params, label_space, folder)
 
     def score(texts: Sequence[str]) -> Scores:
         documents = encode_documents(

@@ -32,7 +32,7 @@ LORA_VARIANTS = ("lora", "rslora", "dora")
 # Modules that draw and show; no run depends on them.
 SHOWING = (
     "browsing", "calibration", "comparison", "curve_figures", "curve_reading", "curves",
-    "disagreements", "exploring", "figures", "figures_confidence", "figures_cost",
+    "disagreements", "exploring", "export", "figures", "figures_confidence", "figures_cost",
     "figures_details", "intervals", "paper", "plan", "power_law", "resampling",
     "significance", "slices", "study", "verdict",
 )  # fmt: skip

@@ -6,9 +6,10 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from lib.classifier import export_classifier, load_classifier, save_model
+from lib.classifier import load_classifier, save_model
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel
+from lib.export import export_classifier
 from lib.labels import LabelSpace
 from lib.loader import add_lora, load_backbone
 from lib.params import EmbeddingParams, InstructionParams
