@@ -13,6 +13,8 @@ from sklearn.metrics import confusion_matrix, f1_score
 from lib.browsing import shorten
 from lib.figures import MOST_LINES, add_legend, arm_styles, label_ends, row_height, wrap
 
+READABLE = 14  # columns of a heat map; numbers in more would be too small in a page's width
+
 
 def plot_class_f1(
     y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 52
@@ -30,12 +32,14 @@ def plot_class_f1(
     ).iloc[order].T  # fmt: skip
     scores.columns = [f"{shorten(names[i])} ({support[i]})" for i in order]
     scores.index = list(map(wrap, scores.index))
-    width = max(5.0, 2.2 + 0.185 * len(order))
+    readable = len(order) <= READABLE
+    width = max(5.0, 2.2 + (0.45 if readable else 0.185) * len(order))
     height = (
         0.7 + row_height(scores.index, 0.3) * len(scores) + 0.065 * max(map(len, scores.columns))
     )
     fig, ax = plt.subplots(figsize=(width, height))
     sns.heatmap(scores, ax=ax, vmin=0, vmax=1, cmap="cividis", linewidths=0.3, xticklabels=True,
+                annot=readable, fmt=".2f", annot_kws={"size": 8},
                 cbar_kws={"label": "F1 (test)", "pad": 0.01})  # fmt: skip
     if len(order) < len(names):
         ax.set_xlabel(f"the {len(order)} most frequent of {len(names)} labels")
@@ -74,14 +78,17 @@ def plot_confusion(
     for ax, (arm, preds) in zip(axs.flat, y_preds.items(), strict=False):
         counts = confusion_matrix(column(y_true), column(preds[0]), labels=range(len(ticks)))
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        sns.heatmap(shares[:last], ax=ax, vmin=0, vmax=1, cmap="cividis", cbar=False, square=True,
+        percents = 100 * shares[:last]
+        texts = np.where(percents < 0.5, "", np.char.mod("%.0f", percents))
+        sns.heatmap(percents, ax=ax, vmin=0, vmax=100, cmap="cividis", cbar=False, square=True,
+                    annot=texts, fmt="", annot_kws={"size": 7},
                     xticklabels=ticks, yticklabels=ticks[:last], linewidths=0.3)  # fmt: skip
         ax.set_title(wrap(arm, 32), size=9)
         ax.set(xlabel="predicted", ylabel="true")
         ax.tick_params(axis="x", labelrotation=90, labelsize=8)
         ax.tick_params(axis="y", labelrotation=0, labelsize=8)
     fig.colorbar(axs[0, 0].collections[0], ax=axs, shrink=0.7, pad=0.01,
-                 label="share of the true label's documents")  # fmt: skip
+                 label="% of the true label's documents")  # fmt: skip
     return fig
 
 
@@ -127,7 +134,7 @@ def plot_sweep(sweep: pd.DataFrame) -> Figure:
     table = pd.concat([parts.astype({"layer": int}), sweep["micro_f1"]], axis=1)
     grid = table.pivot_table(index="pooling", columns="layer", values="micro_f1", aggfunc="max")
     grid = grid[sorted(grid.columns, reverse=True)]  # deep in the model on the left
-    readable = grid.shape[1] <= 14  # numbers in cells would be too small in a page's width
+    readable = grid.shape[1] <= READABLE
     width = 1.8 + (0.62 if readable else 0.25) * grid.shape[1]
     fig, ax = plt.subplots(figsize=(max(4, width), max(2.2, 1.2 + 0.4 * len(grid))))
     sns.heatmap(grid, annot=readable, fmt=".3f", cmap="viridis", ax=ax, annot_kws={"size": 8},
