@@ -6,8 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from seaborn.utils import relative_luminance
 from sklearn.metrics import confusion_matrix, f1_score
 
 from lib.browsing import shorten
@@ -41,12 +43,19 @@ def plot_class_f1(
     sns.heatmap(scores, ax=ax, vmin=0, vmax=1, cmap="cividis", linewidths=0.3, xticklabels=True,
                 annot=readable, fmt=".2f", annot_kws={"size": 8},
                 cbar_kws={"label": "F1 (test)", "pad": 0.01})  # fmt: skip
+    _contrast(ax)
     if len(order) < len(names):
         ax.set_xlabel(f"the {len(order)} most frequent of {len(names)} labels")
     ax.tick_params(axis="x", labelrotation=90, labelsize=7)
     ax.tick_params(axis="y", labelrotation=0)
     fig.tight_layout()
     return fig
+
+
+def _contrast(ax: Axes) -> None:
+    """Numbers in a heat map's cells in white or dark grey, whichever is easier to read (WCAG 2)."""
+    for text, color in zip(ax.texts, ax.collections[0].get_facecolors(), strict=False):
+        text.set_color("white" if relative_luminance(color) < 0.2 else "0.1")
 
 
 def plot_confusion(
@@ -83,6 +92,7 @@ def plot_confusion(
         sns.heatmap(percents, ax=ax, vmin=0, vmax=100, cmap="cividis", cbar=False, square=True,
                     annot=texts, fmt="", annot_kws={"size": 7},
                     xticklabels=ticks, yticklabels=ticks[:last], linewidths=0.3)  # fmt: skip
+        _contrast(ax)
         ax.set_title(wrap(arm, 32), size=9)
         ax.set(xlabel="predicted", ylabel="true")
         ax.tick_params(axis="x", labelrotation=90, labelsize=8)
@@ -139,6 +149,7 @@ def plot_sweep(sweep: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(max(4, width), max(2.2, 1.2 + 0.4 * len(grid))))
     sns.heatmap(grid, annot=readable, fmt=".3f", cmap="viridis", ax=ax, annot_kws={"size": 8},
                 cbar_kws={"label": "micro-F1 (validation)"})  # fmt: skip
+    _contrast(ax)
     ax.set(xlabel="hidden layer, counted from the end (1: the last)", ylabel="")
     ax.tick_params(axis="y", rotation=0)
     fig.tight_layout()
