@@ -178,6 +178,8 @@ def plot_ladder(rungs: pd.DataFrame) -> Figure:
         ax.margins(x=0.12)
     axs[0].set_yticks(range(len(order)), map(wrap, order))
     axs[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    most = max(0.05, 1.12 * rungs["out_of_set_rate"].max())  # often no answer is outside at all
+    axs[1].set_xlim(-0.05 * most, most)
     axs[2].set_xlim(left=0)
     add_legend(fig, axs[0])
     return fig
