@@ -160,7 +160,7 @@ class FinetuneParams(StudyParams):
     num_epochs: Count = 3
     min_steps: Count = 0
     batch_size: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-3
     warmup_share: Share = 0.06
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     eval_steps: Count = 0
