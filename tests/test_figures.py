@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from seaborn.utils import relative_luminance
 
 from lib.figures import choose_pairs, lowest_shown, plot_forest, plot_pairwise, save_figure, wrap
 from lib.figures_confidence import plot_reliability, plot_risk_coverage
@@ -255,6 +256,16 @@ def test_a_figure_is_saved_with_its_caption(tmp_path):
         "name.png", "name.pdf", "name.caption.md",
     }  # fmt: skip
     assert (tmp_path / "name.caption.md").read_text() == "What it shows.\n"
+
+
+def test_numbers_in_a_heat_map_stand_out_from_their_cells():
+    y_true = np.eye(3, dtype=bool)[[0, 0, 1, 1, 2]]
+    y_preds = {"right": y_true[None], "half": np.eye(3, dtype=bool)[[0, 1, 1, 0, 2]][None]}
+    axes = plot_class_f1(y_true, y_preds, NAMES[:3]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["1.00"] * 3 + ["0.50", "0.50", "1.00"]
+    for text, cell in zip(axes.texts, axes.collections[0].get_facecolors(), strict=True):
+        dark, light = sorted(map(relative_luminance, (text.get_color(), cell)))
+        assert (light + 0.05) / (dark + 0.05) >= 4.0  # WCAG 2 asks 3 of large text, 4.5 of small
 
 
 def test_a_panel_does_not_reach_down_to_an_arm_far_behind():
