@@ -19,7 +19,7 @@ DRAWING = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem in SHOWING)
 
 # All parameters are checked before anything runs; the first complaint is all that is printed.
 try:
-    _, arms = load_study(PARAMS, runs_dir=RUNS, figures_dir=FIGURES)
+    arms = load_study(PARAMS, runs_dir=RUNS, figures_dir=FIGURES)
 except ParamsError as error:
     raise SystemExit(str(error))
 runs = study_runs(arms.values())

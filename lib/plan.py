@@ -42,7 +42,7 @@ from lib.params import (
     StudyParams,
 )
 from lib.prompts import NO, YES, encode_cached, order_labels
-from lib.study import load_study, study_runs
+from lib.study import load_params, load_study, study_runs
 from lib.weights import ModelError, resolve_model
 
 
@@ -69,9 +69,8 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
     InputError
         Parameters, data or a model's config cannot be read.
     """
-    _, arms = load_study(folder)
     rows = []
-    for name, run in study_runs(arms.values()).items():
+    for name, run in study_runs(load_study(folder).values()).items():
         row = {"arm": name} | _estimate(run, machine)
         seconds = (row["train_seconds"] + row["infer_seconds"]) * len(run.seeds)
         row |= {"hours": seconds / 3600, "cost": price * seconds / 3600}
@@ -195,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--price", type=float, default=0.0, help="of an hour of the machine")
     options = parser.parse_args(arguments)
     try:
-        study, _ = load_study(options.folder)
+        study = load_params(Path(options.folder) / "common.yaml")
         start_run(seed=0, num_threads=study.threads)
         machine = GPUS[options.machine] if options.machine else calibrate(study)
         table = plan(options.folder, machine=machine, price=options.price)

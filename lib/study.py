@@ -42,8 +42,8 @@ def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyP
     return params
 
 
-def load_study(folder: str | Path, **overrides: Any) -> tuple[StudyParams, dict[str, StudyParams]]:
-    """What all arms of a study share, and the parameters of each arm by its name.
+def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
+    """The parameters of each arm of a study, by its name.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def load_study(folder: str | Path, **overrides: Any) -> tuple[StudyParams, dict[
     if not arms:
         raise ParamsError(f"{folder}: no arms; write a parameters file for each beside common.yaml")
     check_teachers(arms, folder)
-    return study, arms
+    return arms
 
 
 def study_runs(arms: Iterable[StudyParams]) -> dict[str, StudyParams]:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from lib.costs import GPUS
-from lib.params import ROOT
+from lib.params import ROOT, ParamsError
 from lib.plan import main, plan
 
 
@@ -110,3 +110,6 @@ def test_the_command_prints_a_table_or_one_line(capsys, smoke, tmp_path):
     assert "cost" in printed
     with pytest.raises(SystemExit, match="cannot be read"):
         main([str(tmp_path)])
+    (tmp_path / "smoke" / "embedding.yaml").unlink()
+    with pytest.raises(ParamsError, match="no arms; write a parameters file for each"):
+        plan(tmp_path / "smoke", machine=GPUS["L4"])

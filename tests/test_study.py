@@ -22,11 +22,12 @@ def write(tmp_path):
 HEAD = {"notebook": "03_finetune_embedding", "arm": "head"}
 
 
-def test_a_study_is_what_its_arms_share_and_each_arm(write):
+def test_an_arm_has_its_own_parameters_and_those_of_its_study(write):
     folder = write(common={"study": "mine", "seeds": [1, 2]}, head=HEAD)
-    study, arms = load_study(folder, runs_dir="elsewhere")
-    assert (study.study, study.seeds, list(arms)) == ("mine", [1, 2], ["head"])
-    assert arms["head"].runs_dir == study.runs_dir == "elsewhere"
+    arms = load_study(folder, runs_dir="elsewhere")
+    assert list(arms) == ["head"]
+    head = arms["head"]
+    assert (head.study, head.seeds, head.runs_dir) == ("mine", [1, 2], "elsewhere")
 
 
 @pytest.mark.parametrize(
