@@ -27,7 +27,8 @@ def naive(q, k, v, lengths, scale, window, causal):
 @pytest.mark.parametrize(("window", "causal"), [(0, True), (1, True), (4, True), (0, False)])
 @pytest.mark.parametrize("lengths", [[6, 6, 6], [3, 17, 18, 20, 40], [1, 1, 9], [50]])
 def test_values_and_gradients_are_those_of_plain_attention(monkeypatch, lengths, window, causal):
-    monkeypatch.setattr(packed, "BLOCK", 8)  # several blocks a document
+    monkeypatch.setattr(packed, "BLOCK", 8)  # several blocks a document, halves of short ones
+    monkeypatch.setattr(packed, "SMALLEST_BLOCK", 3)
     torch.manual_seed(0)
     q, k, v = (torch.randn(sum(lengths), h, 4, dtype=torch.double) for h in (6, 2, 2))
     inputs = [x.requires_grad_() for x in (q, k, v)]
