@@ -18,6 +18,10 @@ from lib.results import (
     read_predictions,
 )
 from lib.significance import compare_all
+from lib.study import load_study
+
+# Said for one run alone, or of where it lies.
+OF_A_RUN = {"seed", "train_size", "runs_dir", "figures_dir"}
 
 
 def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int]) -> str:
@@ -40,6 +44,29 @@ def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int
         if absent := [str(seed) for seed in expected if (arm, seed) not in found]:
             parts.append(f"{arm}: seed{'s' if len(absent) > 1 else ''} {', '.join(absent)}")
     return "; ".join(parts)
+
+
+def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
+    """Where runs were made by hand with other parameters than the study's files say; "" if nowhere.
+
+    Such as "embedding: learning_rate is 0.004, in its file 0.002".
+
+    Parameters
+    ----------
+    runs
+        See `lib.results.read_runs`.
+    study_dir
+        Holds the study's parameters files; where there is none, nothing is said.
+    """
+    arms = load_study(study_dir) if study_dir.is_dir() else {}
+    changed = dict.fromkeys(
+        f"{run.arm}: {key} is {run.params[key]!r}, in its file {asked!r}"
+        for run in runs.itertuples()
+        if (arm := run.arm.partition("@")[0]) in arms
+        for key, asked in arms[arm].model_dump().items()
+        if key not in OF_A_RUN and run.params.get(key, asked) != asked
+    )  # once for all seeds
+    return "; ".join(changed)
 
 
 def at_largest_size(runs: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,12 @@ from datasets import Dataset, DatasetDict
 from scipy.sparse import csr_array
 from transformers import BertConfig, BertModel
 
-from lib.comparison import compare_runs, differing_params, stack_predictions
+from lib.comparison import (
+    changed_params,
+    compare_runs,
+    differing_params,
+    stack_predictions,
+)
 from lib.labels import LabelSpace
 from lib.params import BaselineParams, EmbeddingParams, StudyParams
 from lib.results import (
@@ -232,3 +237,16 @@ def test_what_differs_between_arms_is_told(write, tmp_path):
     write("two", TRUTH, max_length=7)
     table = differing_params(read_runs("mine", runs_dir=str(tmp_path / "runs")))
     assert table.to_dict() == {"one": {"max_length": 96}, "two": {"max_length": 7}}
+
+
+def test_runs_made_with_other_parameters_than_the_studys_files_are_named(tmp_path, write):
+    write("one", TRUTH)
+    write("two", TRUTH, max_length=7)
+    runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
+    study = tmp_path / "params" / "mine"
+    assert changed_params(runs, study) == ""  # there are no such files
+    study.mkdir(parents=True)
+    (study / "common.yaml").write_text("study: mine\n")
+    for arm in ("one", "two"):
+        (study / f"{arm}.yaml").write_text(f"notebook: 02_baselines\narm: {arm}\n")
+    assert changed_params(runs, study) == "two: max_length is 7, in its file 96"
