@@ -28,6 +28,7 @@ from lib.results import (
     read_train_counts,
     write_run,
 )
+from lib.study import load_params
 
 SPACE = LabelSpace(("a", "b"))
 TRUTH = [["a"], ["b"], ["a"], ["b"]]
@@ -250,3 +251,15 @@ def test_runs_made_with_other_parameters_than_the_studys_files_are_named(tmp_pat
     for arm in ("one", "two"):
         (study / f"{arm}.yaml").write_text(f"notebook: 02_baselines\narm: {arm}\n")
     assert changed_params(runs, study) == "two: max_length is 7, in its file 96"
+
+
+def test_epochs_that_min_steps_has_raised_are_not_named(tmp_path):
+    study = tmp_path / "mine"
+    study.mkdir()
+    (study / "common.yaml").write_text("study: mine\nnum_train: 32\n")
+    asked = "notebook: 03_finetune_embedding\narm: head\nnum_epochs: 3\nmin_steps: 64\n"
+    (study / "head.yaml").write_text(asked)
+    params = load_params(study / "common.yaml", study / "head.yaml").with_min_steps(32)
+    runs = pd.DataFrame([{"arm": "head", "params": params.model_dump()}])
+    assert params.num_epochs > 3
+    assert changed_params(runs, study) == ""
