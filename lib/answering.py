@@ -7,8 +7,9 @@ import torch
 from scipy.special import logsumexp
 from torch import nn
 
+from lib.causal import causal_lm
 from lib.data import micro_batches
-from lib.decoding import causal_lm, score_labels
+from lib.decoding import score_labels
 from lib.device import mixed_precision
 from lib.labels import LabelSpace
 from lib.metrics import decode_sets, sigmoid, softmax

@@ -6,11 +6,11 @@ from typing import Self
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from lib.attention import is_packed
+from lib.causal import causal_lm, next_token_logits
 from lib.data import micro_batches
 from lib.device import mixed_precision
 
@@ -79,11 +79,6 @@ class LabelTrie:
         for node, parent in enumerate(self.parents[1:], start=1):
             visible[node] |= visible[parent]
         return visible
-
-
-def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """The causal language model inside a `PeftModel`, its adapters still active; or itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @torch.inference_mode()
@@ -214,6 +209,6 @@ def _edge_log_probs(
         at, token = torch.tensor(trie.edges, device=device).T
         scored, at = at.unique(return_inverse=True)  # S of the M nodes
         states = torch.cat([root, states[:, longest:]], dim=1)[:, scored]  # (B, S, H)
-        logits = model.lm_head(states)  # (B, S, V)
+        logits = next_token_logits(model, states)  # (B, S, V)
     normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, S)
     return logits[:, at, token].float() - normaliser[:, at]

@@ -21,6 +21,7 @@ from transformers import (
 
 from lib.attention import attend_both_ways, use_packing
 from lib.attention import bidirectional as both_ways
+from lib.causal import check_logits
 from lib.costs import unpacks_once
 from lib.device import choose_device, choose_dtype, memory_of
 from lib.lora import FUSED_LAYERS, layer_weight
@@ -77,8 +78,8 @@ def load_backbone(
     Raises
     ------
     ModelError
-        The model cannot be found, its weights cannot be read, or it cannot attend in both
-        directions.
+        The model cannot be found, its weights cannot be read, it cannot attend in both directions,
+        or its logits cannot be computed from its last hidden states (`lib.causal`).
     """
     device = choose_device(str(device))
     if isinstance(dtype, str):
@@ -122,11 +123,13 @@ def load_backbone(
                 module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
-    if bidirectional:
-        try:
+    try:
+        if head == "lm":
+            check_logits(model)
+        if bidirectional:
             attend_both_ways(model)
-        except ValueError as error:
-            raise ModelError(f"{model_id}: {error}") from None
+    except ValueError as error:
+        raise ModelError(f"{model_id}: {error}") from None
     use_packing(model)
     log.info(
         "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from lib.causal import causal_lm, next_token_logits
 from lib.data import micro_batches
-from lib.decoding import LabelTrie, additive_mask, behind, causal_lm, prefill_shared
+from lib.decoding import LabelTrie, additive_mask, behind, prefill_shared
 from lib.device import mixed_precision
 
 # Beginnings that best-first search extends a round, before it knows that it needs them: so many, if
@@ -231,7 +232,7 @@ class _Branches:
     def log_probs(self, states: Tensor, tokens: list[list[int]]) -> list[list[float]]:
         """log p(token) of some next tokens behind each of n states, (n, H)."""
         with mixed_precision(self.model.device, self.compute_dtype):
-            logits = self.model.lm_head(states).float()  # (n, V)
+            logits = next_token_logits(self.model, states).float()  # (n, V)
         counts = [len(asked) for asked in tokens]
         columns = torch.tensor(list(chain.from_iterable(tokens)), device=states.device)
         rows = torch.arange(len(tokens), device=states.device)

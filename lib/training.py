@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 
 from lib.answering import decode_labels
 from lib.attention import hidden_states
+from lib.causal import causal_lm, next_token_logits
 from lib.costs import GIB, ROW_BYTES
-from lib.decoding import causal_lm
 from lib.device import mixed_precision
 from lib.embedding import predict_logits
 from lib.labels import LabelSpace
@@ -140,7 +140,7 @@ def answer_log_probs(
         (states,) = hidden_states(
             decoder, input_ids, batch["attention_mask"], inputs_embeds=batch.get("lower")
         )  # (B, T, H)
-        logits = base.lm_head(states[before_answer])  # (answer tokens, V)
+        logits = next_token_logits(base, states[before_answer])  # (answer tokens, V)
     following = input_ids.roll(-1, dims=1)[before_answer]
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
 

@@ -26,8 +26,9 @@ import pandas as pd
 import torch
 
 from lib.answering import generate_answers
+from lib.causal import causal_lm
 from lib.data import LabelSpace, load_splits
-from lib.decoding import causal_lm, score_labels
+from lib.decoding import score_labels
 from lib.device import choose_device, choose_dtype, describe_machine, start_run
 from lib.loader import add_lora, load_backbone, load_tokenizer
 from lib.params import ROOT, StudyParams
