@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 import joblib
@@ -25,6 +26,8 @@ QUESTION = "\n\nAnswer Yes or No. Does this label apply: {label}?"  # ends where
 YES, NO = "Yes", "No"
 # Models whose position numbers begin behind that of the padding token.
 COUNTS_FROM_PADDING = ("camembert", "ibert", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
+DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")  # how a chat template asks for it
+TODAY = datetime(2024, 7, 26)  # what it is told; Llama 3.1's default
 PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
 
 
@@ -66,6 +69,9 @@ class PromptTemplate:
     ) -> Self:
         """Template for a tokenizer: its own chat template if it has one, a plain one otherwise.
 
+        A chat template that writes the date (Llama 3.2, SmolLM3) writes `TODAY` whatever the day,
+        so that runs repeat.
+
         Parameters
         ----------
         instruction
@@ -89,6 +95,9 @@ class PromptTemplate:
             system = [{"role": "system", "content": instruction}, *example, example[0]]
             merged = [{"role": "user", "content": f"{instruction}\n\n{MARK}"}, *system[2:]]
             options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+            options["chat_template"] = DATE.sub(
+                lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template()
+            )
             try:
                 text = tokenizer.apply_chat_template(system, **options)
             except TemplateError:  # some templates refuse a system message
