@@ -131,7 +131,9 @@ class EvaluateEvery(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.steps == 0:
+            should_log = control.should_log
             self.trainer.evaluate()
+            control.should_log = should_log  # logging metrics took the step's loss for logged
 
 
 def last_checkpoint(folder: Path) -> str | None:

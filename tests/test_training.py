@@ -160,6 +160,7 @@ def test_same_seed_same_logits_whatever_the_evaluation_interval(
     assert np.array_equal(first, often)
     assert history["eval_micro_f1"].notna().sum() == 2
     assert curve["eval_micro_f1"].notna().sum() > 2
+    assert curve["loss"].dropna().tolist() == history["loss"].dropna().tolist()
     assert resources["train_seconds"] > 0
 
 
