@@ -34,11 +34,27 @@ HEAD_NAMES = ("head", "lm_head")
 
 
 def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; one without a pad token pads with its end token."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(model_id))
+    """The model's tokenizer; one without a pad token pads with its end token.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be found, or its tokenizer cannot be read.
+    """
+    folder = resolve_model(model_id)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise _unloadable(model_id, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _unloadable(model_id: str, error: Exception) -> ModelError:
+    """What to raise for errors of safetensors, torch, hub and config: they share no base class."""
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return ModelError(f"{model_id}: cannot be loaded: {type(error).__name__}: {first_line}")
 
 
 def load_backbone(
@@ -105,11 +121,10 @@ def load_backbone(
         if bidirectional:
             config = both_ways(config)
         model = auto_class.from_pretrained(folder, config=config, **options)
-    except Exception as error:  # safetensors, torch, hub and config errors share no base class
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise ModelError(
-            f"{model_id}: cannot be loaded: {type(error).__name__}: {first_line}"
-        ) from error
+    except ModelError:
+        raise
+    except Exception as error:
+        raise _unloadable(model_id, error) from error
     how = quantization
     unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
     if quantization == "nf4" and unpacks_once(unpacked, memory_gib or memory_of(device)):

@@ -101,6 +101,13 @@ def test_damaged_local_weights_are_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_tokenizer_that_cannot_be_had_is_refused_in_one_line():
+    """The hub is offline here; a gated model fails alike."""
+    with pytest.raises(ModelError, match="nobody/nothing: cannot be loaded: OSError") as caught:
+        load_tokenizer("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
 def test_lora_trains_adapters_only_in_fp32_and_leaves_the_base_as_it_was(make_backbone):
     backbone = make_backbone(dtype="bfloat16")
     base = {name: p.clone() for name, p in backbone.named_parameters()}
