@@ -200,6 +200,12 @@ def _read_json_lines(path: Path) -> pd.DataFrame:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line, object_pairs_hook=_distinct) if line.strip() else {}
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"{path}: line {number} holds half of a character, "
+                    f"\\u{ord(error.object[error.start]):04x}; write both halves or the character"
+                ) from None
             except ValueError as error:
                 raise DataError(f"{path}: line {number} is not JSON: {error}") from None
             if not isinstance(row, dict):

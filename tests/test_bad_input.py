@@ -91,6 +91,10 @@ CASES = {
     "open quote": (csv('text,label\n"open,a\nnext,b\n'), "train.csv: cannot be read"),
     "not JSON": (jsonl("{text: x}"), "line 7 is not JSON"),
     "JSON without names": (jsonl("[1, 2]"), "line 7 is not a JSON object"),
+    "half of a character": (
+        jsonl('{"text": "x \\ud83d", "label": "a"}'),
+        r"train.jsonl: line 7 holds half of a character, .ud83d; write both",
+    ),
     "empty file": (csv(""), "train.csv: cannot be read: No columns"),
     "header alone": (csv("text,label\n"), "train.csv: holds no document"),
     "one class": (csv("text,label\na,x\nb,x\nc,x\n", "text,label\nd,x\n"), "one class only: {'x'}"),
