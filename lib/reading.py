@@ -211,7 +211,8 @@ def _read_json_lines(path: Path) -> pd.DataFrame:
             if not isinstance(row, dict):
                 raise DataError(f"{path}: line {number} is not a JSON object with named columns")
             rows.append(row)
-    return pd.DataFrame(rows)[list(map(bool, rows))]
+    # As objects: beside a missing cell, integers would turn into floats, and long ids into others.
+    return pd.DataFrame(rows, dtype=object)[list(map(bool, rows))]
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:

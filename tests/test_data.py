@@ -198,6 +198,17 @@ def test_lists_delimited_labels_and_indicator_columns_read_alike(rows, tmp_path)
     assert by_id(splits) == expected
 
 
+def test_a_blank_line_changes_no_long_id(tmp_path):
+    """2^53 + 1 and more have no float of their own."""
+    ids = [9_007_199_254_740_993_000 + i for i in range(12)]
+    lines = [json.dumps({"id": i, "title": f"t{i}", "labels": "ab"[i % 2]}) for i in ids]
+    file = tmp_path / "all.jsonl"
+    file.write_text("\n".join([*lines[:3], "", *lines[3:]]))
+    options = {"text_columns": ["title"], "label_column": "labels", "id_column": "id"}
+    splits = load_splits(str(file), **options, num_validation=2, num_test=2)
+    assert set(by_id(splits)) == set(map(str, ids))
+
+
 def test_one_file_is_split_here_or_by_its_own_column(rows):
     splits = load_splits(rows(), **MULTI, num_validation=5, num_test=6)
     assert [len(splits[s]) for s in ("train", "validation", "test")] == [13, 5, 6]
