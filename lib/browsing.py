@@ -169,3 +169,8 @@ def _beginning(text: str, characters: int) -> str:
 def shorten(name: str, characters: int = 32) -> str:
     """At most so many characters of a name, the last one "…" if it is cut."""
     return name if len(name) <= characters else name[: characters - 1] + "…"
+
+
+def tick(name: str, characters: int = 32) -> str:
+    """A label's name to stand beside an axis: shortened, and its "$" no mathematics."""
+    return shorten(name, characters).replace("$", r"\$")

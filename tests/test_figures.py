@@ -200,6 +200,13 @@ def test_labels_are_legible(arms):
     assert_legible(plot_confusion(few, few_preds, NAMES[:3]))
 
 
+def test_dollars_in_labels_are_no_mathematics():
+    y_true, y_preds = make_predictions(["tfidf"], 3)
+    names = ["$5% - $9%", "under $5", "$9 and more"]
+    for plot in (plot_class_f1, plot_confusion):
+        plot(y_true, y_preds, names).draw_without_rendering()
+
+
 def test_parts_are_legible(arms):
     y_true, y_preds = make_predictions(arms, 600)
     lengths = parts_by_length(["word " * n for n in range(100)])
