@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lib.params import ROOT, InputError
@@ -53,10 +55,22 @@ def resolve_model(model_id: str) -> str:
 
 
 def model_fingerprint(model_id: str) -> str:
-    """URL-safe SHA-256 of a local or packaged model's weights; a hub id's is its name."""
+    """URL-safe SHA-256 of a local or packaged model's weights and config.
+
+    Of a hub id it is the name, with the commit that lies in the hub's cache, if any; the network is
+    not asked.
+    """
     folder = Path(resolve_model(model_id))
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return "-".join(urlsafe_sha256(file)[:16] for file in weights) or model_id
+    if folder.is_dir():
+        # Where there are both, transformers reads safetensors.
+        weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+        files = [*weights, *folder.glob("config.json")]
+        return "-".join(urlsafe_sha256(file)[:16] for file in files) or model_id
+    try:
+        config = try_to_load_from_cache(model_id, "config.json")  # .../snapshots/<commit>/
+    except HFValidationError:
+        return model_id
+    return f"{model_id}@{Path(config).parent.name}" if isinstance(config, str) else model_id
 
 
 def _verify(path: Path, digest: str | None) -> None:

@@ -5,7 +5,7 @@ from conftest import SMOLLM2
 
 from lib import weights
 from lib.loader import load_backbone
-from lib.weights import ModelError, resolve_model
+from lib.weights import ModelError, model_fingerprint, resolve_model
 
 
 def test_damaged_packaged_weights_are_refused_by_checksum(tmp_path, monkeypatch):
@@ -34,3 +34,22 @@ def test_no_disk_space_for_the_cache_is_reported_and_nothing_is_left(tmp_path, m
         resolve_model(SMOLLM2)
     assert caught.value.errno == errno.ENOSPC
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_model_is_known_by_its_weights_its_config_and_its_commit(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    known = set()
+    for name in ("pytorch_model.bin", "config.json"):
+        for content in ("one", "two"):
+            (folder / name).write_text(content)
+            known.add(model_fingerprint(str(folder)))
+    assert len(known) == 4
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert model_fingerprint("owner/name") == "owner/name"
+    for file, content in (("refs/main", "abc"), ("snapshots/abc/config.json", "{}")):
+        path = tmp_path / "models--owner--name" / file
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    assert model_fingerprint("owner/name") == "owner/name@abc"
+    assert model_fingerprint("no/such/folder") == "no/such/folder"
