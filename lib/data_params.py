@@ -13,6 +13,17 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
+def local_files(name: str) -> list[Path]:
+    """The file of that name, if any; of a folder what was changed last within it, or it itself.
+
+    A folder's time tells what was added or removed. One path stands for all of them: the 75,000
+    files of WIPO-Alpha, listed for each run, would fill Snakemake's log.
+    """
+    path = ROOT / name
+    paths = [found for found in (path, *path.rglob("*")) if found.exists()] if name else []
+    return [max(paths, key=lambda found: found.stat().st_mtime_ns)] if paths else []
+
+
 class DataParams(BaseModel):
     """Where documents and labels stand and how many are used; see `lib.data.load_splits`."""
 
@@ -82,10 +93,11 @@ class DataParams(BaseModel):
 
     @property
     def data_files(self) -> list[Path]:
-        """The local files that documents and label names are read from, as far as they exist."""
-        names = [self.dataset.replace("{split}", name) for name in self.split_names if name]
-        files = [ROOT / name for name in dict.fromkeys([*names, self.label_names]) if name]
-        return [file for file in files if file.is_file()]
+        """The local files that documents and label names are read from; see `local_files`."""
+        dataset = self.dataset.removeprefix("wipo:")
+        names = [dataset.replace("{split}", name) for name in self.split_names if name]
+        names = dict.fromkeys([*names, self.label_names])
+        return [file for name in names for file in local_files(name)]
 
     @property
     def data_options(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from joblib import cpu_count
 from pydantic import Field, model_validator
 
-from lib.data_params import ROOT, Count, DataParams, Positive
+from lib.data_params import ROOT, Count, DataParams, Positive, local_files
 from lib.validation import InputError, ParamsError, parse_params
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -86,6 +86,11 @@ class StudyParams(DataParams):
     def learns(self) -> bool:
         """Whether the training documents matter, so that the arm has a learning curve."""
         return True
+
+    @property
+    def data_files(self) -> list[Path]:
+        """The local files that documents, label names and the model are read from."""
+        return super().data_files + local_files(self.model_id)
 
     @property
     def run_dir(self) -> Path:
@@ -337,9 +342,8 @@ class InstructionParams(FinetuneParams):
 
     @property
     def data_files(self) -> list[Path]:
-        """The local files that documents, label names and descriptions are read from."""
-        file = ROOT / self.label_descriptions
-        return super().data_files + ([file] if self.label_descriptions and file.is_file() else [])
+        """The local files that all parameters name, those that describe labels too."""
+        return super().data_files + local_files(self.label_descriptions)
 
     @property
     def prompt_options(self) -> dict[str, Any]:

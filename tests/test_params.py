@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from lib.params import (
@@ -153,3 +155,21 @@ def test_an_untaught_arm_without_examples_learns_nothing():
     assert InstructionParams(num_epochs=0, num_examples=2, decoding="score").learns
     assert InstructionParams().learns
     assert EmbeddingParams().learns
+
+
+def test_a_run_depends_on_what_was_changed_last_in_folders_of_data_and_model(tmp_path):
+    files = [tmp_path / name for name in ("wipo/train/1.xml", "wipo/train/2.xml", "model/config")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1, 1))
+    params = StudyParams(
+        dataset=f"wipo:{tmp_path / 'wipo'}", label_level="class", model_id=str(tmp_path / "model")
+    )
+    for file in files[::2]:
+        os.utime(file, (2, 2))
+    assert params.data_files == files[::2]
+    files[1].unlink()
+    assert params.data_files == [files[0].parent, files[2]]
+    assert StudyParams().data_files == []
