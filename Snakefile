@@ -91,7 +91,8 @@ rule arm:
 
 
 rule compare:
-    input: METRICS, COMMON, DRAWING, "notebooks/05_compare.ipynb"
+    # The folder's time tells that an arm's file was removed.
+    input: METRICS, COMMON, str(PARAMS), DRAWING, "notebooks/05_compare.ipynb"
     output: COMPARED
     params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(runs)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"

@@ -85,6 +85,24 @@ def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):
     assert "set train_sizes, in common.yaml alone" in done.stderr
 
 
+def test_removing_an_arm_runs_the_comparison_alone(tmp_path):
+    params = tmp_path / "params" / "smoke"
+    shutil.copytree(ROOT / "params" / "smoke", params)
+    arms = {file.stem for file in params.glob("*.yaml")} - {"common"}
+    arms = sorted(arms, reverse=True)  # so that distill is not older than its teacher embedding
+    runs = [f"runs/smoke/{arm}/seed-0/metrics.json" for arm in arms]
+    for name in (*runs, "runs/smoke/05_compare.ipynb", "figures/smoke/report.html"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    done = snakemake("--dry-run", folder=tmp_path)
+    assert "Nothing to be done" in done.stdout + done.stderr
+    (params / "zero_shot.yaml").unlink()
+    done = snakemake("--dry-run", folder=tmp_path)
+    planned = re.findall(r"output: \S*/smoke/(\S+)", done.stdout + done.stderr)
+    assert sorted(planned) == ["05_compare.ipynb", "report.html"]
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
