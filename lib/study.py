@@ -4,11 +4,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lib.data_params import DataParams
 from lib.params import NOTEBOOK_PARAMS, FinetuneParams, StudyParams
 from lib.validation import ParamsError, nearest, parse_params, read_yaml
 
 # From the fastest to the slowest, as a rule.
 ARM_NOTEBOOKS = ("02_baselines", "03_finetune_embedding", "04_finetune_instruction")
+
+# What `lib.results.read_runs` takes for granted when it compares arms.
+SHARED = [key for key in DataParams.model_fields if key != "audit"]
 
 
 def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyParams:
@@ -73,6 +77,12 @@ def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
             raise ParamsError(f"{file}: study and seeds belong in common.yaml")
         if arm.train_size or arm.train_sizes != study.train_sizes:
             raise ParamsError(f"{file}: set train_sizes, in common.yaml alone")
+        own = [key for key in SHARED if getattr(arm, key) != getattr(study, key)]
+        if own:
+            raise ParamsError(
+                f"{file}: {', '.join(own)}: arms share their documents and labels, so these belong "
+                "in common.yaml"
+            )
     if not arms:
         raise ParamsError(f"{folder}: no arms; write a parameters file for each beside common.yaml")
     check_teachers(arms, folder)

@@ -36,6 +36,11 @@ def test_an_arm_has_its_own_parameters_and_those_of_its_study(write):
         ({"study": "yours"}, HEAD, "common.yaml: study: 'yours' is not the folder's name"),
         ({}, HEAD | {"seeds": [1]}, "head.yaml: study and seeds belong in common.yaml"),
         ({}, HEAD | {"train_size": 8}, "head.yaml: set train_sizes, in common.yaml alone"),
+        (
+            {"text_columns": ["title"]},
+            HEAD | {"text_columns": ["title", "body"], "num_test": 9, "num_train": 8},
+            "head.yaml: text_columns, num_test: arms share their documents and labels, so these",
+        ),
         ({}, {"arm": "head"}, "head.yaml: notebook: must be one of ['02_baselines', "),
     ],
 )
