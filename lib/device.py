@@ -15,6 +15,9 @@ import threadpoolctl
 import torch
 import transformers
 
+CGROUP = Path("/sys/fs/cgroup")
+CONTAINER_LIMITS = (CGROUP / "memory.max", CGROUP / "memory/memory.limit_in_bytes")  # v2, v1
+
 
 def choose_device(device: str = "auto") -> torch.device:
     """The asked device; `auto` is CUDA where there is one and the CPU elsewhere.
@@ -88,10 +91,14 @@ def mixed_precision(device: torch.device, dtype: torch.dtype) -> contextlib.Abst
 
 
 def memory_of(device: torch.device) -> float:
-    """All memory of the device, in GiB: a GPU's own, or the machine's."""
+    """All memory of the device, in GiB: a GPU's own, or what the machine or container allows."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 2**30
-    return psutil.virtual_memory().total / 2**30
+    sizes = [psutil.virtual_memory().total]
+    for file in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max", for no limit
+            sizes.append(int(file.read_text()))
+    return min(sizes) / 2**30
 
 
 def reset_peak_memory(device: torch.device) -> None:
