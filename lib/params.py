@@ -7,6 +7,7 @@ Snakemake, passes through the same validation before any data or model is loaded
 
 import ast
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,9 @@ from pydantic import Field, model_validator
 
 from lib.data_params import ROOT, Count, DataParams, Positive, local_files
 from lib.validation import InputError, ParamsError, parse_params
+
+# As it was when Python started: `lib.device.start_run` overwrites it.
+OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -79,8 +83,12 @@ class StudyParams(DataParams):
 
     @property
     def threads(self) -> int:
-        """CPU threads that a run uses: `num_threads`, or every core this process may use."""
-        return self.num_threads or cpu_count()
+        """CPU threads that a run uses: `num_threads`, or every core this process may use.
+
+        `OMP_NUM_THREADS`, which Snakemake sets to the run's share of its cores, limits the latter.
+        """
+        limit = int(OMP_NUM_THREADS) if OMP_NUM_THREADS.isdecimal() else 0
+        return self.num_threads or min(limit or cpu_count(), cpu_count())
 
     @property
     def learns(self) -> bool:

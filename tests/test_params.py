@@ -173,3 +173,13 @@ def test_a_run_depends_on_what_was_changed_last_in_folders_of_data_and_model(tmp
     files[1].unlink()
     assert params.data_files == [files[0].parent, files[2]]
     assert StudyParams().data_files == []
+
+
+@pytest.mark.parametrize(
+    ("given", "num_threads", "threads"),
+    [("3", 0, 3), ("99", 0, 8), ("", 0, 8), ("4,2", 0, 8), ("0", 0, 8), ("3", 5, 5)],
+)
+def test_a_run_takes_no_more_threads_than_it_was_given(monkeypatch, given, num_threads, threads):
+    monkeypatch.setattr("lib.params.cpu_count", lambda: 8)
+    monkeypatch.setattr("lib.params.OMP_NUM_THREADS", given)
+    assert StudyParams(num_threads=num_threads).threads == threads
