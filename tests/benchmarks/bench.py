@@ -95,6 +95,20 @@ class Contender:
         self.process.wait()
 
 
+class Limit:
+    """Takes turns like a contender: the seconds in which products alone would do the training.
+
+    So the limit is of the same minutes as the speeds that are compared with it.
+    """
+
+    def __init__(self, shape: Shape, lengths: list[int]) -> None:
+        self.shape, self.flops = shape, training_flops(shape, lengths, r=RANK)
+
+    def ask(self, command: str, **arguments) -> dict:
+        machine = measure_machine(self.shape, device=DEVICE, dtype=DTYPE, seconds=6)
+        return {"seconds": self.flops / machine.flops}
+
+
 def make_case(name: str, tokenizer, num_documents: int) -> dict:
     """Documents in random order as texts, token ids, prompts and answers."""
     splits = load_splits(**CASES[name], num_validation=100, num_test=100)
@@ -136,7 +150,6 @@ def main() -> None:
     machine = describe_machine(DEVICE, DTYPE)
     shape = Shape.from_config(AutoConfig.from_pretrained(resolve_model(MODEL_ID)))
     limits = measure_limits(shape)
-    reached: dict = {}
     runs: dict = {}
     tokenizer = load_tokenizer(MODEL_ID)
     rows: list[dict] = []
@@ -160,7 +173,7 @@ def main() -> None:
             num_labels = max(case["targets"]) + 1
             file.write_text(json.dumps({"num_labels": num_labels, name: case}))
             heads = {n: Contender(n, file) for n in ("ours", *BASELINES)}
-            compare_training(name, case, heads, count, shape, reached, runs, add)
+            compare_training(name, case, heads, count, shape, runs, add)
             pair = {k: heads[k] for k in ("ours", "trainer")}
             compare_inference(f"infer_{name}", pair, count, "pipeline", name, add)
             for contender in heads.values():
@@ -170,11 +183,6 @@ def main() -> None:
                 compare_prompts(name, prompts, count, add)
                 for contender in prompts.values():
                     contender.close()
-    again = measure_limits(shape)  # the higher is the limit: other work may slow one of them
-    limits = {dtype: max(limits[dtype], again[dtype], key=lambda m: m.flops) for dtype in limits}
-    for (case, contender), flops in reached.items():
-        add(case, "machine_limit", f"model FLOP/s of {contender}", "GFLOP/s",
-            flops / 1e9, limits[DTYPE].flops / 1e9)  # fmt: skip
     for name, run in runs.items():
         add_estimates(name, shape, limits[DTYPE], **run, add=add)
     write(pd.DataFrame(rows), machine, limits)
@@ -202,24 +210,26 @@ def measure_limits(shape: Shape) -> dict:
     return limits
 
 
-def compare_training(name, case, contenders, count, shape, reached, runs, add) -> None:
+def compare_training(name, case, contenders, count, shape, runs, add) -> None:
     """Documents/s, share of the limit and peak memory."""
     compare_losses(name, contenders, add)
     for contender, process in contenders.items():
         if contender != "ours":
             print(contender, process.ask("choose_attention", case=name), flush=True)
         process.ask("reset_peak")
-    speeds = take_turns(contenders, "train", count, case=name, batch_size=BATCH)
+    lengths = [len(ids) for ids in case["ids"][:count]]
+    limit = Limit(shape, lengths)
+    speeds = take_turns(contenders | {"limit": limit}, "train", count, case=name, batch_size=BATCH)
     peaks = {contender: process.ask("peak") for contender, process in contenders.items()}
     for baseline in BASELINES:
         add(f"train_{name}", baseline, "documents per second", "1/s",
             speeds["ours"], speeds[baseline])  # fmt: skip
         add(f"train_{name}", baseline, "peak memory", "GiB",
             peaks["ours"], peaks[baseline], less_is_better=True)  # fmt: skip
-    lengths = [len(ids) for ids in case["ids"][:count]]
-    flops = training_flops(shape, lengths, r=RANK) / count  # a document
-    for contender, speed in speeds.items():
-        reached[f"train_{name}", contender] = flops * speed
+    gflops = limit.flops / count / 1e9  # a document
+    for contender in contenders:
+        add(f"train_{name}", "machine_limit", f"model FLOP/s of {contender}", "GFLOP/s",
+            gflops * speeds[contender], gflops * speeds["limit"])  # fmt: skip
     runs[name] = {"lengths": lengths, "speed": speeds["ours"], "peak": peaks["ours"]}
 
 
