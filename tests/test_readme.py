@@ -60,6 +60,17 @@ def test_every_score_of_the_overview_stands_in_a_table_of_its_studies():
     assert told == {f.parent.name for f in (ROOT / "figures").glob("*/comparison.csv")} - {"quick"}
 
 
+def test_the_answer_tells_by_how_much_the_head_leads_in_every_study():
+    answer = README.split("## The answer")[1].split("\n### ")[0]
+    told = {study: lead for lead, study in re.findall(r"([+-]0\.\d{3})\s+\(`(\w+)`", answer)}
+    leads = {}
+    for file in (ROOT / "figures").glob("*/comparison.csv"):
+        f1 = pd.read_csv(file).set_index("arm")["micro_f1"]
+        if {"embedding", "instruction"} <= set(f1.index):
+            leads[file.parent.name] = f"{f1['embedding'] - f1['instruction']:+.3f}"
+    assert told == leads
+
+
 ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf")
 SHOTS = ("zero_shot", "few_shot", "instruction", "embedding")
 
@@ -263,7 +274,9 @@ def test_results_show_how_fast_labels_are_found():
     assert labels_table() in RESULTS, labels_table()
 
 
-@pytest.mark.parametrize("study", ["shots_section", "shots_banking77", "shots_reuters90"])
+@pytest.mark.parametrize(
+    "study", ["reuters90", "shots_section", "shots_banking77", "shots_reuters90"]
+)
 def test_results_tell_whether_the_head_leads_the_tuned_prompt(study):
     pairs = pd.read_csv(ROOT / "figures" / study / "pairwise.csv").set_index(["arm_a", "arm_b"])
     pairs = pairs[pairs["metric"] == "micro_f1"]
