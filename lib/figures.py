@@ -99,6 +99,8 @@ def label_ends(
 ) -> None:
     """Names right of the panel, each joined to the end of its line, none over another.
 
+    A line that ends in the left half is not joined: that would look as if it went on.
+
     Parameters
     ----------
     ends
@@ -116,13 +118,14 @@ def label_ends(
     gaps = 5.5 * (lines[1:] + lines[:-1]) / points  # between the middles of neighbours
     steps = np.concatenate([[0], np.cumsum(gaps)])
     to_panel = ax.transData + ax.transAxes.inverted()
-    heights = np.array([to_panel.transform(ends[arm])[1] for arm in arms])
+    reached, heights = np.array([to_panel.transform(ends[arm]) for arm in arms]).reshape(-1, 2).T
     heights = isotonic_regression(heights - steps) + steps
     heights = np.minimum(heights, 1 - steps[-1] + steps)
-    for arm, height in zip(arms, heights, strict=True):
-        leader = {"arrowstyle": "-", "color": "0.5", "lw": 0.8, "ls": ":", "shrinkB": 0}
+    leader = {"arrowstyle": "-", "color": "0.5", "lw": 0.8, "ls": ":", "shrinkB": 0}
+    leader["relpos"] = (0, 0.5)
+    for arm, far, height in zip(arms, reached, heights, strict=True):
         ax.annotate(wrap(arm), ends[arm], (1 + 22 / width, height), textcoords="axes fraction",
-                    va="center", size=8.5, arrowprops=leader | {"relpos": (0, 0.5)})  # fmt: skip
+                    va="center", size=8.5, arrowprops=leader if far > 0.5 else None)  # fmt: skip
         ax.plot(1 + 16 / width, height, ms=5, mec="black", mew=0.5, clip_on=False,
                 transform=ax.transAxes, **styles[arm])  # fmt: skip
 
