@@ -33,5 +33,6 @@ def check_logits(model: PreTrainedModel) -> None:
         raise ValueError(f"{type(model).__name__} has no `model` and `lm_head`")
     ids = torch.arange(2, device=model.device)[None]  # any two tokens
     ours = next_token_logits(model, model.model(input_ids=ids).last_hidden_state)
-    if not torch.allclose(ours, model(input_ids=ids).logits, rtol=0.01, atol=0.01):
+    theirs = model(input_ids=ids).logits
+    if not torch.allclose(ours.float(), theirs.float(), rtol=0.01, atol=0.01):
         raise ValueError(f"{type(model).__name__} does more to its logits than is known here")

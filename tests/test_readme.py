@@ -61,14 +61,17 @@ def test_every_score_of_the_overview_stands_in_a_table_of_its_studies():
 
 
 def test_the_answer_tells_by_how_much_the_head_leads_in_every_study():
+    """Bold where it is distinguishable."""
     answer = README.split("## The answer")[1].split("\n### ")[0]
-    told = {study: lead for lead, study in re.findall(r"([+-]0\.\d{3})\s+\(`(\w+)`", answer)}
-    leads = {}
-    for file in (ROOT / "figures").glob("*/comparison.csv"):
-        f1 = pd.read_csv(file).set_index("arm")["micro_f1"]
-        if {"embedding", "instruction"} <= set(f1.index):
-            leads[file.parent.name] = f"{f1['embedding'] - f1['instruction']:+.3f}"
-    assert told == leads
+    told = re.findall(r"(\**[+-]0\.\d{3}\**) \(`(\w+)`\)", answer)
+    leads = []
+    for file in (ROOT / "figures").glob("*/pairwise.csv"):
+        for _, row in pd.read_csv(file).query("metric == 'micro_f1'").iterrows():
+            if {row.arm_a, row.arm_b} == {"embedding", "instruction"}:
+                lead = f"{row.delta if row.arm_a == 'embedding' else -row.delta:+.3f}"
+                certain = row.p_holm < 0.05 and row.low * row.high > 0
+                leads.append((f"**{lead}**" if certain else lead, file.parent.name))
+    assert sorted(told) == sorted(leads)
 
 
 ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf")
