@@ -12,7 +12,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from lib.attention import hidden_states
 from lib.data import micro_batches
 from lib.device import mixed_precision
-from lib.layers import only_layers
+from lib.layers import compiled_if_it_pays, only_layers
 from lib.losses import HeadLoss
 from lib.pooling import PoolingHead
 
@@ -123,7 +123,6 @@ def pad(documents: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # one arithmetic, whether training was compiled or not
 def predict_logits(
     model: nn.Module,
     documents: Sequence[Sequence[int]],
@@ -154,7 +153,6 @@ def predict_logits(
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")
 def predict_embeddings(
     model: nn.Module, documents: Sequence[Sequence[int]], *, token_budget: int
 ) -> np.ndarray:
@@ -179,15 +177,17 @@ def _in_batches(
 ) -> list:
     """What `forward` gives for each document, as arrays in their order."""
     device = next(model.parameters()).device
+    lengths = [len(d) for d in documents]
     outputs: list = [None] * len(documents)
-    for batch in micro_batches([len(d) for d in documents], token_budget):
-        ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
-        below = {"lower": join_states([lower[i] for i in batch]).to(device)} if lower else {}
-        result = forward(ids.to(device), mask.to(device), **below)
-        if isinstance(result, tuple):
-            rows = zip(*(part.cpu().numpy() for part in result), strict=True)
-        else:
-            rows = result.cpu().numpy()
-        for i, row in zip(batch, rows, strict=True):
-            outputs[i] = row
+    with compiled_if_it_pays(model, sum(lengths)):
+        for batch in micro_batches(lengths, token_budget):
+            ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
+            below = {"lower": join_states([lower[i] for i in batch]).to(device)} if lower else {}
+            result = forward(ids.to(device), mask.to(device), **below)
+            if isinstance(result, tuple):
+                rows = zip(*(part.cpu().numpy() for part in result), strict=True)
+            else:
+                rows = result.cpu().numpy()
+            for i, row in zip(batch, rows, strict=True):
+                outputs[i] = row
     return outputs

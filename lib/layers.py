@@ -5,9 +5,12 @@ import logging
 import os
 import shutil
 import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MethodType
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +24,8 @@ from lib.device import memory_of
 
 log = logging.getLogger(__name__)
 
-COMPILE_FROM = {"16 bits": 200_000, "32 bits": 1_000_000}  # tokens of training
+COMPILE_FROM = {"16 bits": 200_000, "32 bits": 1_000_000}  # tokens to compute
+_COMPILED: WeakSet[nn.Module] = WeakSet()  # blocks whose forward pass the compiler has wrapped
 
 
 class PassThrough(nn.Module):
@@ -94,13 +98,22 @@ def checkpoint_layers(
         log.info("for %.1f GiB: micro-batches of %d tokens, gradient checkpointing of %d layers",
                  allowed, fitting, count)  # fmt: skip
     for i, block in enumerate(blocks):
-        forward = block.forward
-        if getattr(forward, "func", None) is checkpoint:  # by an earlier call
-            block.forward = forward = forward.args[0]
-        if first <= i < first + count:
-            # Around what is compiled, not within it, where a compiler keeps what it finds dear.
-            block.forward = partial(checkpoint, forward, use_reentrant=False)
+        _wrap(block, _unwrapped(block), checkpointed=first <= i < first + count)
     return fitting
+
+
+def _wrap(block: nn.Module, forward: Callable, *, checkpointed: bool) -> None:
+    """Checkpointing goes around what is compiled: a compiler keeps what it finds dear within."""
+    block.forward = partial(checkpoint, forward, use_reentrant=False) if checkpointed else forward
+
+
+def _unwrapped(block: nn.Module) -> Callable:
+    """The block's forward pass without the checkpointing around it."""
+    return block.forward.args[0] if _is_checkpointed(block) else block.forward
+
+
+def _is_checkpointed(block: nn.Module) -> bool:
+    return getattr(block.forward, "func", None) is checkpoint
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
@@ -108,18 +121,28 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
-def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
-    """Compile each block of a packed model in place, if training on so many tokens pays for it.
+@contextmanager
+def compiled_if_it_pays(model: nn.Module, num_tokens: int) -> Iterator[None]:
+    """Compute so many tokens, in training or in prediction, with compiled blocks or without.
 
     One compilation serves all blocks and all lengths; it fuses norms, rotary positions, activations
     and residuals into few passes over memory. It takes 10 to 40 seconds, and pays where matrix
     products are fast enough for the rest to count (tests/benchmarks/NOTES.md): from 200,000 tokens
-    in 16 bits, from 1,000,000 in 32. Evaluation does not use it.
+    in 16 bits, from 1,000,000 in 32. Nothing but this number and the machine decides, so that the
+    same work is always done in the same arithmetic.
+    """
+    stance = "default" if compile_layers(model, num_tokens=num_tokens) else "force_eager"
+    with torch.compiler.set_stance(stance):
+        yield
+
+
+def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
+    """Wrap each block of a packed model for the compiler, if so many tokens pay for it.
 
     Returns
     -------
     bool
-        Whether the blocks are compiled; never without a C++ compiler and Python's headers.
+        Whether the blocks are wrapped; never without a C++ compiler and Python's headers.
     """
     packed = [m for m in model.modules() if isinstance(m, PreTrainedModel) and is_packed(m)]
     blocks = _blocks(model) if packed else []
@@ -128,7 +151,11 @@ def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (blocks and pays and shutil.which(os.environ.get("CXX", "g++")) and headers.exists()):
         return False
-    for block in blocks:
-        block.forward = torch.compile(MethodType(type(block).forward, block), dynamic=True)
-    log.info("%d blocks will be compiled, in the first step", len(blocks))
+    fresh = [block for block in blocks if block not in _COMPILED]
+    for block in fresh:
+        forward = torch.compile(MethodType(type(block).forward, block), dynamic=True)
+        _wrap(block, forward, checkpointed=_is_checkpointed(block))
+        _COMPILED.add(block)
+    if fresh:
+        log.info("%d blocks will be compiled, in the first step", len(fresh))
     return True

@@ -22,7 +22,7 @@ from lib.attention import hidden_states, is_packed
 from lib.data import micro_batches
 from lib.device import mixed_precision
 from lib.embedding import pad
-from lib.layers import only_layers
+from lib.layers import compiled_if_it_pays, only_layers
 from lib.meter import meter
 from lib.results import atomic_path, code_fingerprint
 from lib.weights import CACHE
@@ -153,7 +153,7 @@ def _compute(
     starts = np.cumsum([0, *lengths])
     kind = np.float32 if backbone.dtype == torch.float32 else np.int16
     shape = (int(starts[-1]), backbone.config.hidden_size)
-    with atomic_path(file) as path:
+    with atomic_path(file) as path, compiled_if_it_pays(backbone, shape[0]):
         rows = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
         for batch in micro_batches(lengths.tolist(), token_budget):
             ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)

@@ -18,7 +18,7 @@ from lib.costs import GIB, ROW_BYTES
 from lib.device import mixed_precision
 from lib.embedding import predict_logits
 from lib.labels import LabelSpace
-from lib.layers import checkpoint_layers, compile_layers, first_adapted_layer, only_layers
+from lib.layers import checkpoint_layers, compiled_if_it_pays, first_adapted_layer, only_layers
 from lib.losses import HeadLoss
 from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
 from lib.params import SET_THRESHOLDS
@@ -261,7 +261,6 @@ def _finetune(
     arguments._n_gpu = min(arguments.n_gpu, 1)
     tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
-    compile_layers(model, num_tokens=tokens)
     token_budget = checkpoint_layers(
         model,
         num_tokens=min(token_budget, sum(longest)),
@@ -294,7 +293,8 @@ def _finetune(
         callbacks=[callback] if eval_steps else [],
     )
     callback.trainer = trainer
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
+    with compiled_if_it_pays(model, tokens):
+        trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
     seconds, joules = prepared + spent_on_training(trainer.state.log_history)
     documents = len(examples) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)

@@ -1,4 +1,5 @@
 from functools import partial
+from types import MethodType
 
 import bitsandbytes as bnb
 import numpy as np
@@ -6,11 +7,12 @@ import pytest
 import torch
 from conftest import MINILM
 from torch._dynamo.utils import counters
+from torch.utils.checkpoint import checkpoint
 
 from lib import layers, trainer
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, pad, predict_logits
-from lib.layers import checkpoint_layers, compile_layers
+from lib.layers import checkpoint_layers, compile_layers, compiled_if_it_pays
 from lib.loader import add_lora, load_backbone
 from lib.losses import HeadLoss
 from lib.trainer import MicroBatchCollator
@@ -108,7 +110,7 @@ def _linear4bit(model):
     return [m.base_layer if hasattr(m, "base_layer") else m for m in layers]
 
 
-def test_compiled_blocks_train_as_others_and_predict_without_the_compiler(
+def test_compiled_blocks_train_and_predict_as_others(
     make_backbone, examples, tmp_path, monkeypatch
 ):
     changes = {"num_epochs": 1}
@@ -144,6 +146,37 @@ def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
         model(input_ids, mask, lower=states if adapted < 3 else None).sum().backward()
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 2  # the first block's input needs no gradient
+
+
+def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_backbone, monkeypatch):
+    """Not what ran before: the same documents get the same scores, bit for bit."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(layers, "COMPILE_FROM", {"16 bits": 30, "32 bits": 30})
+    backbone = make_backbone()
+    model = EmbeddingModel(backbone, num_labels=2, mode="mean", compute_dtype=backbone.dtype)
+    model = add_lora(model, r=2, alpha=4)
+    torch._dynamo.reset()
+    counters.clear()
+    graphs = []
+    for count in (2, 3, 2, 5):
+        predict_logits(model, [range(10, 20)] * count, token_budget=20)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [0, 1, 1, 1]
+    with compiled_if_it_pays(model, 30):
+        model(*pad([range(10, 20)] * 3, 2)).sum().backward()
+    assert counters["stats"]["unique_graphs"] == 3
+    assert not counters["graph_break"]
+
+
+def test_compiling_after_checkpointing_keeps_both(make_backbone, monkeypatch):
+    model = make_backbone()
+    checkpoint_all(monkeypatch)
+    checkpoint_layers(model, num_tokens=64, longest=9, memory_gib=1.0)
+    for _ in range(2):
+        assert compile_layers(model, num_tokens=10**9)
+        for block in model.layers:
+            assert block.forward.func is checkpoint
+            assert not isinstance(block.forward.args[0], partial | MethodType)
 
 
 @pytest.mark.parametrize("packed", [False, True])
