@@ -13,6 +13,7 @@ from lib.attention import is_packed
 from lib.causal import causal_lm, next_token_logits
 from lib.data import micro_batches
 from lib.device import mixed_precision
+from lib.layers import reading_only
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,15 @@ def _edge_log_probs(
     visible[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     visible[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
     visible[:, longest:, longest:] = trie.visibility()[1:, 1:]
+    rows = torch.arange(size)
+    at, token = torch.tensor(trie.edges).T
+    scored, at = at.unique(return_inverse=True)  # S of the M nodes
+    read = torch.zeros(size, total, dtype=torch.bool)
+    read[:, longest - 1 + scored] = True
+    read[:, longest - 1] = False
+    read[rows, lengths - 1] = True
     device = model.device
-    with mixed_precision(device, compute_dtype):
+    with mixed_precision(device, compute_dtype), reading_only(model.model, read.to(device)):
         states = model.model(
             input_ids=input_ids.to(device),
             position_ids=positions.to(device),
@@ -204,10 +212,7 @@ def _edge_log_probs(
             use_cache=False,
             **shared,
         ).last_hidden_state
-        rows = torch.arange(size)
         root = states[rows, lengths - 1][:, None]  # (B, 1, H)
-        at, token = torch.tensor(trie.edges, device=device).T
-        scored, at = at.unique(return_inverse=True)  # S of the M nodes
         states = torch.cat([root, states[:, longest:]], dim=1)[:, scored]  # (B, S, H)
         logits = next_token_logits(model, states)  # (B, S, V)
     normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, S)

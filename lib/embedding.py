@@ -12,9 +12,9 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from lib.attention import hidden_states
 from lib.data import micro_batches
 from lib.device import mixed_precision
-from lib.layers import compiled_if_it_pays, only_layers
+from lib.layers import compiled_if_it_pays, only_layers, reading_only
 from lib.losses import HeadLoss
-from lib.pooling import PoolingHead
+from lib.pooling import PoolingHead, read_positions
 
 
 class EmbeddingModel(nn.Module):
@@ -100,7 +100,11 @@ class EmbeddingModel(nn.Module):
         backbone = self.backbone
         if lower is not None:
             backbone = only_layers(backbone, range(self.first_layer, len(backbone.layers)))
-        with mixed_precision(input_ids.device, self.compute_dtype):
+        read = read_positions(attention_mask, self.head.mode)
+        with (
+            mixed_precision(input_ids.device, self.compute_dtype),
+            reading_only(backbone, read[attention_mask.bool()]),
+        ):
             layers = hidden_states(
                 backbone,
                 input_ids,

@@ -6,7 +6,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -25,6 +25,8 @@ from lib.device import memory_of
 log = logging.getLogger(__name__)
 
 COMPILE_FROM = {"16 bits": 200_000, "32 bits": 1_000_000}  # tokens to compute
+# Parts of a block that take tokens one by one, but for keys and values.
+TOKENWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 _COMPILED: WeakSet[nn.Module] = WeakSet()  # blocks whose forward pass the compiler has wrapped
 
 
@@ -50,6 +52,54 @@ def only_layers(backbone: PreTrainedModel, layers: range) -> PreTrainedModel:
     if layers.stop < len(backbone.layers):
         view.norm = nn.Identity()
     return view
+
+
+@contextmanager
+def reading_only(backbone: PreTrainedModel, read: Tensor) -> Iterator[None]:
+    """Let the last block of a packed decoder compute what is read of its states, and no more.
+
+    Nothing attends to what the last block gives, so its queries, its output projection and its MLP
+    are needed where states are read alone. Elsewhere they are taken as zero, and states mean
+    nothing. Keys and values are those of all tokens.
+
+    Parameters
+    ----------
+    read
+        Bool for each token that the decoder is given: whether its last hidden state is read.
+    """
+    block = backbone.layers[-1] if is_packed(backbone) and not read.all() else None
+    with ExitStack() as stack:
+        # What is checkpointed is computed again when all this is over.
+        if block is not None and not _is_checkpointed(block):
+            rows = read.flatten().nonzero().flatten()
+            modules = dict(block.named_modules())
+            for module in [modules[name] for name in TOKENWISE if name in modules]:
+                at_rows = partial(_at_rows, module.forward, rows)
+                stack.enter_context(_forward_as(module, at_rows))
+            if block in _COMPILED:  # as the blocks below, from which it differs now
+                plain = MethodType(type(block).forward, block)
+                stack.enter_context(_forward_as(block, plain))
+        yield
+
+
+@contextmanager
+def _forward_as(module: nn.Module, forward: Callable) -> Iterator[None]:
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+def _at_rows(forward: Callable[[Tensor], Tensor], rows: Tensor, x: Tensor) -> Tensor:
+    """What `forward` makes of some of the tokens of x, (B, T, ...); zero for the others."""
+    out = forward(x.flatten(0, 1).index_select(0, rows))
+    whole = out.new_zeros(x.shape[0] * x.shape[1], out.shape[-1])
+    return whole.index_copy(0, rows, out).view(*x.shape[:2], -1)
 
 
 def first_adapted_layer(model: nn.Module) -> int:

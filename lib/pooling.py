@@ -39,12 +39,8 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
     if not mask.any(dim=1).all():
         rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"attention_mask: rows {rows} hold no token, so there is nothing to pool")
-    rows = torch.arange(len(mask), device=mask.device)
-    if mode == "cls":
-        return hidden_states[rows, mask.int().argmax(dim=1)].float()
-    if mode == "last":
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        return hidden_states[rows, (positions * mask).argmax(dim=1)].float()
+    if mode in ("cls", "last"):
+        return hidden_states[read_positions(mask, mode)].float()
     if mode == "max":
         return hidden_states.float().masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
     if mode in ("mean", "weighted_mean"):
@@ -52,6 +48,16 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
         states = hidden_states.float().masked_fill(~mask[..., None], 0.0)
         return torch.einsum("bth,bt->bh", states, weights / weights.sum(dim=1, keepdim=True))
     raise ValueError(f"pooling: {mode!r} is not known; use {', '.join(POOLINGS)}")
+
+
+def read_positions(attention_mask: Tensor, mode: str) -> Tensor:
+    """Where `mode` reads hidden states, (B, T) bool: at one real token of each row, or at all."""
+    mask = attention_mask.bool()
+    if mode == "cls":
+        return mask & (mask.cumsum(dim=1) == 1)
+    if mode == "last":
+        return mask & (mask.flip(1).cumsum(dim=1).flip(1) == 1)
+    return mask
 
 
 class AttentionPooling(nn.Module):

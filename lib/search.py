@@ -13,6 +13,7 @@ from lib.causal import causal_lm, next_token_logits
 from lib.data import micro_batches
 from lib.decoding import LabelTrie, additive_mask, behind, prefill_shared
 from lib.device import mixed_precision
+from lib.layers import reading_only
 
 # Beginnings that best-first search extends a round, before it knows that it needs them: so many, if
 # they are at most so many nats behind the best one, half as probable (tests/benchmarks/NOTES.md).
@@ -193,8 +194,8 @@ class _Branches:
         for row, rest in enumerate(self.rests):
             input_ids[row, : len(rest)] = torch.tensor(rest)
         visible = torch.ones(size, longest, longest, dtype=torch.bool).tril()
-        states = self._forward(input_ids, torch.arange(longest).repeat(size, 1), visible)
-        return states[torch.arange(size), self.lengths - 1]
+        ends = torch.arange(longest) == self.lengths[:, None] - 1  # (B, T)
+        return self._forward(input_ids, torch.arange(longest).repeat(size, 1), visible, ends)
 
     def keep(self, rows: list[int]) -> None:
         """Forget the other prompts."""
@@ -212,7 +213,8 @@ class _Branches:
         positions = torch.zeros(len(chosen), width, dtype=torch.long)
         visible = torch.zeros(len(chosen), width, first + width, dtype=torch.bool)
         visible[:, :, : self.prompt.shape[1]] = self.prompt[:, None]
-        extended, real = [], []
+        read = torch.zeros(len(chosen), width, dtype=torch.bool)
+        extended = []
         for row, answers in enumerate(chosen):
             grown, column = [], 0
             for answer in answers:
@@ -222,12 +224,11 @@ class _Branches:
                     input_ids[row, column] = self.trie.tokens[node]
                     positions[row, column] = self.lengths[row] - 1 + self.trie.depths[node]
                     visible[row, column, columns] = True
-                    real.append((row, column))
+                    read[row, column] = True
                     column += 1
                 grown.append(replace(answer, columns=tuple(columns)))
             extended.append(grown)
-        states = self._forward(input_ids, positions, visible)
-        return extended, states[tuple(torch.tensor(real).T)]
+        return extended, self._forward(input_ids, positions, visible, read)
 
     def log_probs(self, states: Tensor, tokens: list[list[int]]) -> list[list[float]]:
         """log p(token) of some next tokens behind each of n states, (n, H)."""
@@ -240,11 +241,14 @@ class _Branches:
         found = iter((logits[rows, columns] - logits.logsumexp(-1)[rows]).tolist())
         return [list(islice(found, count)) for count in counts]
 
-    def _forward(self, input_ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
-        """Last hidden states, (B, T, H); the cache grows by T columns."""
-        device = self.model.device
-        with mixed_precision(device, self.compute_dtype):
-            return self.model.model(
+    def _forward(
+        self, input_ids: Tensor, positions: Tensor, visible: Tensor, read: Tensor
+    ) -> Tensor:
+        """The n last hidden states that are read, (n, H), of (B, T); the cache grows by T."""
+        device, read = self.model.device, read.to(self.model.device)
+        decoder = self.model.model
+        with mixed_precision(device, self.compute_dtype), reading_only(decoder, read):
+            states = decoder(
                 input_ids=input_ids.to(device),
                 position_ids=(self.num_shared + positions).to(device),
                 attention_mask=additive_mask(visible, self.model.dtype).to(device),
@@ -252,3 +256,4 @@ class _Branches:
                 use_cache=True,
                 **self.shared,
             ).last_hidden_state
+        return states[read]

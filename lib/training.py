@@ -18,7 +18,13 @@ from lib.costs import GIB, ROW_BYTES
 from lib.device import mixed_precision
 from lib.embedding import predict_logits
 from lib.labels import LabelSpace
-from lib.layers import checkpoint_layers, compiled_if_it_pays, first_adapted_layer, only_layers
+from lib.layers import (
+    checkpoint_layers,
+    compiled_if_it_pays,
+    first_adapted_layer,
+    only_layers,
+    reading_only,
+)
 from lib.losses import HeadLoss
 from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
 from lib.params import SET_THRESHOLDS
@@ -136,7 +142,10 @@ def answer_log_probs(
     before_answer = (positions >= lengths - 1 - batch["targets"][:, None]) & (
         positions < lengths - 1
     )
-    with mixed_precision(input_ids.device, compute_dtype):
+    with (
+        mixed_precision(input_ids.device, compute_dtype),
+        reading_only(decoder, before_answer[batch["attention_mask"].bool()]),
+    ):
         (states,) = hidden_states(
             decoder, input_ids, batch["attention_mask"], inputs_embeds=batch.get("lower")
         )  # (B, T, H)

@@ -1,5 +1,7 @@
 """Packed attention against the padded path of transformers, values and gradients."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from lib import attention
+from lib import attention, embedding
 from lib.attention import (
     attend_both_ways,
     bidirectional,
@@ -195,6 +197,39 @@ def test_a_step_in_bfloat16_is_as_near_to_fp32_as_the_plain_path(path):
     for reference, a, b in zip(exact, ours, plain, strict=True):
         assert (a - reference).norm() < 1.2 * (b - reference).norm()
         assert (a - reference).norm() < 0.05 * reference.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("mode", "computed"), [("last", 4), ("cls", 4), ("mean", 24)])
+def test_the_last_block_computes_what_is_read_alone(family, mode, computed, monkeypatch):
+    def logits_and_gradients():
+        backbone = make(FAMILIES[family]).requires_grad_(False)
+        assert use_packing(backbone)
+        model = EmbeddingModel(backbone, num_labels=3, mode=mode, compute_dtype=torch.float32)
+        model = add_lora(model, r=4, alpha=8).train()
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                nn.init.normal_(parameter, std=0.1)
+        tokens = []
+        for block in backbone.layers:
+            for part in (block.self_attn.k_proj, block.mlp.down_proj):
+                part.register_forward_pre_hook(
+                    lambda _, args: tokens.append(args[0].numel() // args[0].shape[-1])
+                )
+        logits = model(*pad(DOCUMENTS, 0))
+        nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+        named = dict(model.named_parameters())
+        return tokens, logits, {n: p.grad for n, p in named.items() if p.requires_grad}
+
+    tokens, logits, gradients = logits_and_gradients()
+    assert tokens == [24, 24, 24, computed]
+    monkeypatch.setattr(embedding, "reading_only", lambda *_: nullcontext())
+    tokens, expected, expected_gradients = logits_and_gradients()
+    assert tokens == [24] * 4
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.gpu

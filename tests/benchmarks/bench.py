@@ -102,11 +102,22 @@ class Limit:
     """
 
     def __init__(self, shape: Shape, lengths: list[int]) -> None:
-        self.shape, self.flops = shape, training_flops(shape, lengths, r=RANK)
+        self.shape, self.flops = shape, needed_flops(shape, lengths)
 
     def ask(self, command: str, **arguments) -> dict:
         machine = measure_machine(self.shape, device=DEVICE, dtype=DTYPE, seconds=6)
         return {"seconds": self.flops / machine.flops}
+
+
+def needed_flops(shape: Shape, lengths: list[int]) -> float:
+    """FLOPs of training a head on last tokens: `training_flops`, less what nothing reads.
+
+    Of the last block that is all but keys and values (Llama's order: q, k, v, o and the MLP), for
+    all tokens but the last.
+    """
+    q, _, _, *others = shape.linear[-len(shape.linear) // shape.num_layers :]
+    unread = sum(4 * o * i + 6 * RANK * (o + i) for o, i in (q, *others))  # a token
+    return training_flops(shape, lengths, r=RANK) - unread * (sum(lengths) - len(lengths))
 
 
 def make_case(name: str, tokenizer, num_documents: int) -> dict:
