@@ -67,10 +67,10 @@ def reading_only(backbone: PreTrainedModel, read: Tensor) -> Iterator[None]:
     read
         Bool for each token that the decoder is given: whether its last hidden state is read.
     """
-    block = backbone.layers[-1] if is_packed(backbone) and not read.all() else None
+    suits = hasattr(backbone, "layers") and is_packed(backbone)
     with ExitStack() as stack:
         # What is checkpointed is computed again when all this is over.
-        if block is not None and not _is_checkpointed(block):
+        if suits and not read.all() and not _is_checkpointed(block := backbone.layers[-1]):
             rows = read.flatten().nonzero().flatten()
             modules = dict(block.named_modules())
             for module in [modules[name] for name in TOKENWISE if name in modules]:
@@ -97,7 +97,7 @@ def _forward_as(module: nn.Module, forward: Callable) -> Iterator[None]:
 
 def _at_rows(forward: Callable[[Tensor], Tensor], rows: Tensor, x: Tensor) -> Tensor:
     """What `forward` makes of some of the tokens of x, (B, T, ...); zero for the others."""
-    out = forward(x.flatten(0, 1).index_select(0, rows))
+    out = forward(x.flatten(0, 1).index_select(0, rows)[None])[0]
     whole = out.new_zeros(x.shape[0] * x.shape[1], out.shape[-1])
     return whole.index_copy(0, rows, out).view(*x.shape[:2], -1)
 
