@@ -33,9 +33,10 @@ def is_causal(model: nn.Module) -> bool:
     return bool(attentions) and all(attentions)
 
 
-def is_packed(model: PreTrainedModel) -> bool:
-    """Whether `use_packing` has switched the model."""
-    return model.config._attn_implementation == NAME
+def is_packed(model: nn.Module) -> bool:
+    """Whether `use_packing` has switched the model, or the model inside it."""
+    inner = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    return inner is not None and inner.config._attn_implementation == NAME
 
 
 def bidirectional(config: PretrainedConfig) -> PretrainedConfig:

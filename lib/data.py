@@ -14,6 +14,8 @@ from lib.wipo import read_wipo_alpha
 
 __all__ = ["DataError", "LabelSpace", "audit", "load_splits", "micro_batches", "take_train"]
 
+PACKED_SLACK = 4
+
 
 def load_splits(
     dataset: str,
@@ -192,8 +194,10 @@ def _check_classes(splits: dict[str, pd.DataFrame], source: str, allow_unseen: b
             )
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices cut, shortest first, into batches whose padded size stays within the token budget.
+def micro_batches(
+    lengths: Sequence[int], token_budget: int, *, packed: bool = False
+) -> list[list[int]]:
+    """Indices cut, shortest first, into batches within the token budget.
 
     Parameters
     ----------
@@ -201,10 +205,21 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
         Tokens of each document, (N,).
     token_budget
         Most tokens of one batch once padded: documents x longest. A longer document goes alone.
+    packed
+        Padding is not computed, so real tokens count; padded, as their last hidden states will be,
+        they may be `PACKED_SLACK` times as many.
     """
     batches: list[list[int]] = [[]]
+    real = 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[i] > token_budget:
+        padded = (len(batches[-1]) + 1) * lengths[i]
+        if packed:
+            fits = real + lengths[i] <= token_budget and padded <= PACKED_SLACK * token_budget
+        else:
+            fits = padded <= token_budget
+        if batches[-1] and not fits:
             batches.append([])
+            real = 0
         batches[-1].append(i)
+        real += lengths[i]
     return [batch for batch in batches if batch]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from lib.attention import hidden_states
+from lib.attention import hidden_states, is_packed
 from lib.data import micro_batches
 from lib.device import mixed_precision
 from lib.layers import compiled_if_it_pays, only_layers, reading_only
@@ -184,7 +184,7 @@ def _in_batches(
     lengths = [len(d) for d in documents]
     outputs: list = [None] * len(documents)
     with compiled_if_it_pays(model, sum(lengths)):
-        for batch in micro_batches(lengths, token_budget):
+        for batch in micro_batches(lengths, token_budget, packed=is_packed(model)):
             ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
             below = {"lower": join_states([lower[i] for i in batch]).to(device)} if lower else {}
             result = forward(ids.to(device), mask.to(device), **below)

@@ -127,7 +127,7 @@ def checkpoint_layers(
     reserved_gib
         What else training takes, such as logits.
     """
-    base = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+    base = _pretrained(model)
     device = base.device.type
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     allowed = memory_gib or USABLE * memory_of(base.device)
@@ -166,6 +166,10 @@ def _is_checkpointed(block: nn.Module) -> bool:
     return getattr(block.forward, "func", None) is checkpoint
 
 
+def _pretrained(model: nn.Module) -> PreTrainedModel:
+    return next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+
+
 def _blocks(model: nn.Module) -> list[nn.Module]:
     """The model's layers, as transformers marks them, from the first to the last."""
     return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -194,9 +198,8 @@ def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
     bool
         Whether the blocks are wrapped; never without a C++ compiler and Python's headers.
     """
-    packed = [m for m in model.modules() if isinstance(m, PreTrainedModel) and is_packed(m)]
-    blocks = _blocks(model) if packed else []
-    low_precision = packed and packed[0].dtype != torch.float32
+    blocks = _blocks(model) if is_packed(model) else []
+    low_precision = blocks and _pretrained(model).dtype != torch.float32
     pays = num_tokens >= COMPILE_FROM["16 bits" if low_precision else "32 bits"]
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (blocks and pays and shutil.which(os.environ.get("CXX", "g++")) and headers.exists()):

@@ -55,7 +55,7 @@ def lower_states(
     fingerprint
         Of the weights, their precision and their attention: what else decides the states.
     token_budget
-        Most tokens of a batch once padded.
+        Most tokens of a batch.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def _compute(
     shape = (int(starts[-1]), backbone.config.hidden_size)
     with atomic_path(file) as path, compiled_if_it_pays(backbone, shape[0]):
         rows = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-        for batch in micro_batches(lengths.tolist(), token_budget):
+        for batch in micro_batches(lengths.tolist(), token_budget, packed=True):
             ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
             states = states_below(
                 backbone,

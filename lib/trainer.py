@@ -37,13 +37,15 @@ class MicroBatchCollator:
     step; micro-batches bound memory and save padding.
     """
 
-    def __init__(self, token_budget: int, pad_token_id: int) -> None:
+    def __init__(self, token_budget: int, pad_token_id: int, *, packed: bool) -> None:
         self.token_budget = token_budget
         self.pad_token_id = pad_token_id
+        self.packed = packed
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         batches = []
-        for rows in micro_batches([len(e["input_ids"]) for e in examples], self.token_budget):
+        lengths = [len(e["input_ids"]) for e in examples]
+        for rows in micro_batches(lengths, self.token_budget, packed=self.packed):
             chosen = [examples[i] for i in rows]
             input_ids, mask = pad([e["input_ids"] for e in chosen], self.pad_token_id)
             targets = [e["target"] for e in chosen]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from lib.answering import decode_labels
-from lib.attention import hidden_states
+from lib.attention import hidden_states, is_packed
 from lib.causal import causal_lm, next_token_logits
 from lib.costs import GIB, ROW_BYTES
 from lib.device import mixed_precision
@@ -223,7 +223,7 @@ def _finetune(
         Checkpoints, one per epoch: the best and the last are kept. A checkpoint that is already
         there is resumed from; the result equals an uninterrupted run.
     token_budget
-        Most tokens of a micro-batch once padded.
+        Most tokens of a micro-batch (`lib.data.micro_batches`).
     batch_size
         Documents per optimizer step.
     head_learning_rate
@@ -283,7 +283,7 @@ def _finetune(
         args=arguments,
         train_dataset=examples,
         eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
-        data_collator=MicroBatchCollator(token_budget, pad_token_id),
+        data_collator=MicroBatchCollator(token_budget, pad_token_id, packed=is_packed(model)),
         loss=loss,
         evaluate=evaluate,
         optimizers=(

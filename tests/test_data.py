@@ -7,7 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lib.data import DataError, LabelSpace, load_splits, micro_batches, take_train
+from lib.data import (
+    PACKED_SLACK,
+    DataError,
+    LabelSpace,
+    load_splits,
+    micro_batches,
+    take_train,
+)
 from lib.reading import find_packaged
 from lib.sampling import nested_sample
 
@@ -148,12 +155,21 @@ def test_packaged_files_are_found_without_importing_their_package():
     assert (folder / "config.json").is_file()
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
-def test_micro_batches_hold_every_document_once_within_the_budget(lengths, budget):
-    batches = micro_batches(lengths, budget)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200), st.booleans())
+def test_micro_batches_hold_every_document_once_within_the_budget(lengths, budget, packed):
+    batches = micro_batches(lengths, budget, packed=packed)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+        padded = len(batch) * max(lengths[i] for i in batch)
+        real = sum(lengths[i] for i in batch)
+        assert len(batch) == 1 or (real if packed else padded) <= budget
+        assert len(batch) == 1 or padded <= PACKED_SLACK * budget
+
+
+def test_packed_documents_of_all_lengths_share_a_micro_batch():
+    lengths = [512, 30, 300, 100]
+    assert micro_batches(lengths, 1024, packed=True) == [[1, 3, 2, 0]]
+    assert micro_batches(lengths, 1024) == [[1, 3, 2], [0]]
 
 
 ROWS = [

@@ -247,7 +247,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examp
     gradients = []
     for budget in (10_000, 40):
         model.zero_grad()
-        batch = MicroBatchCollator(budget, 2)(examples)
+        batch = MicroBatchCollator(budget, 2, packed=True)(examples)
         for micro in batch["micro_batches"]:
             logits = model(micro["input_ids"], micro["attention_mask"])
             loss = torch.nn.functional.cross_entropy(logits, micro["targets"], reduction="sum")
