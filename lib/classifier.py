@@ -95,7 +95,8 @@ class Classifier:
         """As `predict`, one answer after the other, for more texts than memory holds.
 
         Texts are read, sorted by length and answered in chunks of `chunk_size`; an empty text is
-        named by its place in its chunk.
+        named by its place in its chunk. A short last chunk may be computed without the compiler
+        (`lib.layers.compiled_if_it_pays`), so that its scores are rounded otherwise.
         """
         remaining = iter(texts)
         while chunk := list(islice(remaining, chunk_size)):

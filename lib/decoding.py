@@ -196,15 +196,15 @@ def _edge_log_probs(
     visible[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     visible[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
     visible[:, longest:, longest:] = trie.visibility()[1:, 1:]
-    rows = torch.arange(size)
     at, token = torch.tensor(trie.edges).T
     scored, at = at.unique(return_inverse=True)  # S of the M nodes
     read = torch.zeros(size, total, dtype=torch.bool)
-    read[:, longest - 1 + scored] = True
-    read[:, longest - 1] = False
-    read[rows, lengths - 1] = True
+    read[:, longest - 1 + scored[scored > 0]] = True
+    if scored[0] == 0:  # the root is the end of the prompt
+        read[torch.arange(size), lengths - 1] = True
     device = model.device
-    with mixed_precision(device, compute_dtype), reading_only(model.model, read.to(device)):
+    read = read.to(device)
+    with mixed_precision(device, compute_dtype), reading_only(model.model, read):
         states = model.model(
             input_ids=input_ids.to(device),
             position_ids=positions.to(device),
@@ -212,8 +212,7 @@ def _edge_log_probs(
             use_cache=False,
             **shared,
         ).last_hidden_state
-        root = states[rows, lengths - 1][:, None]  # (B, 1, H)
-        states = torch.cat([root, states[:, longest:]], dim=1)[:, scored]  # (B, S, H)
+        states = states[read].unflatten(0, (size, -1))  # (B, S, H)
         logits = next_token_logits(model, states)  # (B, S, V)
     normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, S)
     return logits[:, at, token].float() - normaliser[:, at]

@@ -25,8 +25,9 @@ from lib.device import memory_of
 log = logging.getLogger(__name__)
 
 COMPILE_FROM = {"16 bits": 200_000, "32 bits": 1_000_000}  # tokens to compute
-# Parts of a block that take tokens one by one, but for keys and values.
+# A block's parts that take tokens one by one, except the projections to keys and values.
 TOKENWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
+RECOMPILE_LIMIT = 64  # all models' blocks share one code object; beyond this it would run eagerly
 _COMPILED: WeakSet[nn.Module] = WeakSet()  # blocks whose forward pass the compiler has wrapped
 
 
@@ -59,26 +60,28 @@ def reading_only(backbone: PreTrainedModel, read: Tensor) -> Iterator[None]:
     """Let the last block of a packed decoder compute what is read of its states, and no more.
 
     Nothing attends to what the last block gives, so its queries, its output projection and its MLP
-    are needed where states are read alone. Elsewhere they are taken as zero, and states mean
+    are needed only where states are read. Elsewhere they are taken as zero, and states mean
     nothing. Keys and values are those of all tokens.
 
     Parameters
     ----------
     read
-        Bool for each token that the decoder is given: whether its last hidden state is read.
+        Bool for each token that the decoder is given: whether its last hidden state is read. Where
+        that is most of them, everything is computed.
     """
-    suits = hasattr(backbone, "layers") and is_packed(backbone)
+    block = backbone.layers[-1] if hasattr(backbone, "layers") and is_packed(backbone) else None
+    rows = read.flatten().nonzero().flatten()
+    # A checkpointed block is computed again in the backward pass, when what is below is over.
+    again = block is not None and _is_checkpointed(block) and torch.is_grad_enabled()
+    if block is None or again or 2 * len(rows) > read.numel():
+        yield
+        return
+    modules = dict(block.named_modules())
     with ExitStack() as stack:
-        # What is checkpointed is computed again when all this is over.
-        if suits and not read.all() and not _is_checkpointed(block := backbone.layers[-1]):
-            rows = read.flatten().nonzero().flatten()
-            modules = dict(block.named_modules())
-            for module in [modules[name] for name in TOKENWISE if name in modules]:
-                at_rows = partial(_at_rows, module.forward, rows)
-                stack.enter_context(_forward_as(module, at_rows))
-            if block in _COMPILED:  # as the blocks below, from which it differs now
-                plain = MethodType(type(block).forward, block)
-                stack.enter_context(_forward_as(block, plain))
+        for module in [modules[name] for name in TOKENWISE if name in modules]:
+            stack.enter_context(_forward_as(module, partial(_at_rows, module.forward, rows)))
+        if block in _COMPILED:  # in one graph with the blocks below, from which it differs now
+            stack.enter_context(_forward_as(block, MethodType(type(block).forward, block)))
         yield
 
 
@@ -148,7 +151,9 @@ def checkpoint_layers(
         log.info("for %.1f GiB: micro-batches of %d tokens, gradient checkpointing of %d layers",
                  allowed, fitting, count)  # fmt: skip
     for i, block in enumerate(blocks):
-        _wrap(block, _unwrapped(block), checkpointed=first <= i < first + count)
+        checkpointed = first <= i < first + count
+        if checkpointed or _is_checkpointed(block):  # by an earlier call
+            _wrap(block, _unwrapped(block), checkpointed=checkpointed)
     return fitting
 
 
@@ -183,7 +188,7 @@ def compiled_if_it_pays(model: nn.Module, num_tokens: int) -> Iterator[None]:
     and residuals into few passes over memory. It takes 10 to 40 seconds, and pays where matrix
     products are fast enough for the rest to count (tests/benchmarks/NOTES.md): from 200,000 tokens
     in 16 bits, from 1,000,000 in 32. Nothing but this number and the machine decides, so that the
-    same work is always done in the same arithmetic.
+    same work is always done in the same arithmetic. Compiling counts as part of the work.
     """
     stance = "default" if compile_layers(model, num_tokens=num_tokens) else "force_eager"
     with torch.compiler.set_stance(stance):
@@ -206,7 +211,8 @@ def compile_layers(model: nn.Module, *, num_tokens: int) -> bool:
         return False
     fresh = [block for block in blocks if block not in _COMPILED]
     for block in fresh:
-        forward = torch.compile(MethodType(type(block).forward, block), dynamic=True)
+        forward = MethodType(type(block).forward, block)
+        forward = torch.compile(forward, dynamic=True, recompile_limit=RECOMPILE_LIMIT)
         _wrap(block, forward, checkpointed=_is_checkpointed(block))
         _COMPILED.add(block)
     if fresh:

@@ -112,8 +112,8 @@ class Limit:
 def needed_flops(shape: Shape, lengths: list[int]) -> float:
     """FLOPs of training a head on last tokens: `training_flops`, less what nothing reads.
 
-    Of the last block that is all but keys and values (Llama's order: q, k, v, o and the MLP), for
-    all tokens but the last.
+    Of the last block those are all linear layers but keys' and values' (in Llama's order: q, k, v,
+    o and the MLP), for all tokens but the last.
     """
     q, _, _, *others = shape.linear[-len(shape.linear) // shape.num_layers :]
     unread = sum(4 * o * i + 6 * RANK * (o + i) for o, i in (q, *others))  # a token
