@@ -37,7 +37,7 @@ from lib.weights import resolve_model
 OUT = ROOT / "figures" / "bench"
 TOKENS = 1024  # of a step, unless one document is longer
 LENGTHS = [32, 128, 512, 1024, 2048, 4096]
-LABELS = [10, 100, 1_000, 10_000, 100_000]
+LABELS = [2, 100, 1_000, 10_000, 100_000]
 DOCUMENTS = [1_000, 10_000, 100_000, 1_000_000]
 RANKS = [1, 8, 64]
 
