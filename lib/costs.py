@@ -108,8 +108,7 @@ def training_flops(shape: Shape, lengths: Sequence[int], *, r: int) -> float:
     Twice those of the forward pass where weights are frozen: 4 P a token, because they need the
     gradient of their input alone. Three times for whatever trains: 6 P_lora a token, 6 P in full
     fine-tuning (`r` = 0), and for attention, both of whose factors need a gradient. Computing
-    something again is not counted, nor is what nobody needs taken out: the first input's gradient,
-    and the last block where no state is read (`lib.layers.reading_only`).
+    something again is not counted; the first input's gradient and an unread last block are.
 
     Model FLOPs utilisation is this number over seconds times the rate of matrix products of the
     model's shapes (arXiv 2204.02311, appendix B).
