@@ -1,5 +1,6 @@
 """From prompts to labels by every strategy of the ladder, for one label and for label sets."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,13 +9,17 @@ from scipy.special import logsumexp
 from torch import nn
 
 from lib.causal import causal_lm
+from lib.checks import generates_padded
 from lib.data import micro_batches
 from lib.decoding import score_labels
 from lib.device import mixed_precision
 from lib.labels import LabelSpace
 from lib.metrics import decode_sets, sigmoid, softmax
+from lib.probes import probes_of
 from lib.prompts import NEUTRAL, NO, YES, PromptTemplate, parse_labels
 from lib.search import search_labels
+
+log = logging.getLogger(__name__)
 
 MAX_LABELS = 20  # of a generated set (chosen here)
 
@@ -33,7 +38,13 @@ def generate_answers(
     """Greedy free answers to N prompts, as text without special tokens."""
     model, tokenizer = causal_lm(model).eval(), template.tokenizer
     answers = [""] * len(prompts)
-    for batch in micro_batches([len(p) + max_new_tokens for p in prompts], token_budget):
+    lengths = [len(p) + max_new_tokens for p in prompts]
+    batches = micro_batches(lengths, token_budget)
+    if prompts and not probes_of(model).ask("left padding", lambda: generates_padded(model)):
+        log.info("%s: prompts are answered one by one, since padding changes its answers",
+                 type(model).__name__)  # fmt: skip
+        batches = [[i] for i in range(len(prompts))]
+    for batch in batches:
         longest = max(len(prompts[i]) for i in batch)
         ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)

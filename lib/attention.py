@@ -6,6 +6,9 @@ on to whatever attention is registered with its `AttentionInterface`, under the 
 FlashAttention (`cu_seq_lens_q`).
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,9 +25,23 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import BaseModelOutput
 
+from lib.causal import decoder_of
 from lib.packed import packed_attention
+from lib.probes import (
+    WINDOW,
+    document_rows,
+    in_float32,
+    probes_of,
+    short_window,
+    states_agree,
+    states_alone,
+)
+
+log = logging.getLogger(__name__)
 
 NAME = "packed"
+# Whether the pass that is running has packed documents: boundaries then have to arrive.
+_packing = False
 
 
 def is_causal(model: nn.Module) -> bool:
@@ -75,14 +92,27 @@ def attend_both_ways(model: PreTrainedModel) -> None:
 def use_packing(model: PreTrainedModel) -> bool:
     """Switch a model to packed attention if that is exact for it; whether it is.
 
-    It is for decoders with rotary positions whose attention has no soft cap, sinks, dropout or
+    It may be for decoders with rotary positions whose attention has no soft cap, sinks, dropout or
     latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window, or
-    in both directions without one. Others keep padding and mask.
+    in both directions without one. Of these, `_packs_exactly` tells which it is. Others keep
+    padding and mask.
     """
-    config = model.config
+    if not _may_pack(model):
+        return False
+    own = model.config._attn_implementation
+    exact = probes_of(model).ask("packing", lambda: _packs_exactly(model))
+    model.set_attn_implementation(NAME if exact else own)
+    if not exact:
+        log.info("%s: packed documents would see each other, so they are padded",
+                 type(model).__name__)  # fmt: skip
+    return exact
+
+
+def _may_pack(model: PreTrainedModel) -> bool:
+    config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windowed = "sliding_attention" in kinds or getattr(config, "sliding_window", None)
-    suitable = (
+    return (
         (is_causal(model) or (_decodes(model) and not windowed))
         and model._supports_attention_backend
         and getattr(config, "rope_parameters", None) is not None
@@ -92,9 +122,47 @@ def use_packing(model: PreTrainedModel) -> bool:
         and not any(hasattr(m, "sinks") for m in model.modules())
         and kinds <= {"full_attention", "sliding_attention"}
     )
-    if suitable:
+
+
+@torch.no_grad()
+def _packs_exactly(model: PreTrainedModel) -> bool:
+    """Whether packed documents have the states that each has alone; the second outgrows a window.
+
+    ```
+    alone:   aaa | bbbbbbbbbbbbbbbb | cccc      three passes, the model's own attention
+    packed:  aaa   bbbbbbbbbbbbbbbb   cccc      one pass: attention has to stop where texts do
+    ```
+    """
+    decoder, own = decoder_of(model), model.config._attn_implementation
+    ids, mask = document_rows(decoder, 3, 2 * WINDOW + 4, 4)
+    documents = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
+    with in_float32(model) as exact, short_window(model):
+        alone = states_alone(decoder, documents)
         model.set_attn_implementation(NAME)
-    return suitable
+        try:
+            (packed,) = hidden_states(decoder, ids, mask)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        finally:
+            model.set_attn_implementation(own)
+    return all(
+        states_agree(part, whole, exact=exact)
+        for states, whole_text in zip(packed, alone, strict=True)
+        for part, whole in zip(
+            states[: len(whole_text)].split(WINDOW), whole_text.split(WINDOW), strict=True
+        )
+    )
+
+
+@contextmanager
+def _packed_pass() -> Iterator[None]:
+    """Let attention refuse to run without the boundaries of documents."""
+    global _packing
+    before, _packing = _packing, True
+    try:
+        yield
+    finally:
+        _packing = before
 
 
 def _decodes(model: PreTrainedModel) -> bool:
@@ -132,14 +200,15 @@ def hidden_states(
         tokens = {"input_ids": input_ids[real][None]}
     else:
         tokens = {"inputs_embeds": inputs_embeds[None]}
-    output = backbone(
-        **tokens,
-        position_ids=positions[None],
-        use_cache=False,
-        cu_seq_lens_q=offsets,
-        max_length_q=input_ids.shape[1],
-        **several,
-    )
+    with _packed_pass():
+        output = backbone(
+            **tokens,
+            position_ids=positions[None],
+            use_cache=False,
+            cu_seq_lens_q=offsets,
+            max_length_q=input_ids.shape[1],
+            **several,
+        )
     return tuple(
         packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
         for (packed,) in _last_layers(output, num_layers)  # (S, H)
@@ -167,12 +236,19 @@ def packed_attention_forward(
 
     Without document boundaries (decoding, scoring) it is transformers' own `sdpa`; or, behind a
     `prefix` that all rows share, `attend_behind`.
+
+    Raises
+    ------
+    ValueError
+        Documents are packed, and the model does not hand their boundaries on.
     """
     if prefix is not None:
         shared = prefix.layers[module.layer_idx]
         out = attend_behind(shared.keys, shared.values, query, key, value, attention_mask, scaling)
         return out.transpose(1, 2), None
     if cu_seq_lens_q is None:
+        if _packing:
+            raise ValueError("cu_seq_lens_q: packed documents need their boundaries")
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )

@@ -18,12 +18,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from lib.adapters import load_lora
 from lib.answering import decode_labels
 from lib.device import choose_device, choose_dtype
 from lib.embedding import EmbeddingModel, predict_logits
 from lib.labels import LabelSpace
 from lib.listing import build_template
-from lib.loader import load_backbone, load_lora, load_tokenizer
+from lib.loader import load_backbone, load_tokenizer
 from lib.metrics import Scores, decode_sets, label_scores, sigmoid, softmax
 from lib.params import (
     NOTEBOOK_PARAMS,
@@ -34,7 +35,8 @@ from lib.params import (
     parse_params,
 )
 from lib.prompts import encode_documents, require_context
-from lib.results import FINGERPRINTS, atomic_path, descriptions_fingerprint, read_label_space
+from lib.results import FINGERPRINTS, descriptions_fingerprint, read_label_space
+from lib.storage import atomic_path
 
 WEIGHTS = "model.safetensors"
 BASELINE = "tfidf.joblib"

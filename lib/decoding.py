@@ -1,85 +1,29 @@
-"""Exact likelihoods of whole labels: the label trie, and every label's score in one pass."""
+"""Exact likelihoods of whole labels: the label trie, and every label's score in one pass.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+Layers without a mask (recurrent, convolutional) read a tree as one sequence. Models that have some
+are found by a probe (`reads_trees`), and each label is then scored in a pass of its own.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from lib.attention import is_packed
-from lib.causal import causal_lm, next_token_logits
+from lib.attention import hidden_states, is_packed
+from lib.causal import causal_lm, decoder_of, next_token_logits
 from lib.data import micro_batches
 from lib.device import mixed_precision
+from lib.embedding import pad
 from lib.layers import reading_only
+from lib.probes import SCORE_TOLERANCE, in_float32, made_up_tokens, probes_of, window_of
+from lib.trie import LabelTrie
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class LabelTrie:
-    """Label answers merged at common prefixes, as flat arrays.
-
-    Node 0 is the root, the end of the prompt; nodes 1 ... M-1 hold one token each, parents before
-    children. End tokens make no node: nothing follows them.
-
-    Attributes
-    ----------
-    tokens, parents, depths
-        (M,) lists. The root has token -1, parent -1 and depth 0.
-    edges
-        (E, 2): node and next token; E is the number of distinct (prefix, token) pairs.
-    label_edges
-        For each label, the indices into `edges` whose log-probabilities add up to its score.
-    """
-
-    tokens: list[int]
-    parents: list[int]
-    depths: list[int]
-    edges: list[tuple[int, int]]
-    label_edges: list[list[int]]
-
-    @classmethod
-    def build(cls, answers: Sequence[Sequence[int]], given: Sequence[int] | None = None) -> Self:
-        """Trie over token ids of whole answers, each with its end token.
-
-        Parameters
-        ----------
-        given
-            How many of an answer's first tokens are no part of its score; none, unless told.
-
-        Raises
-        ------
-        ValueError
-            Two answers have the same tokens, so no model can tell them apart.
-        """
-        if len({tuple(answer) for answer in answers}) < len(answers):
-            raise ValueError("two labels have the same tokens; give them different texts")
-        tokens, parents, depths = [-1], [-1], [0]
-        node_of: dict[tuple[int, ...], int] = {(): 0}
-        edge_of: dict[tuple[int, int], int] = {}
-        label_edges = []
-        for answer, start in zip(answers, given or [0] * len(answers), strict=True):
-            path = []
-            for depth, token in enumerate(answer):
-                node = node_of[tuple(answer[:depth])]
-                if depth >= start:
-                    path.append(edge_of.setdefault((node, token), len(edge_of)))
-                prefix = tuple(answer[: depth + 1])
-                if depth + 1 < len(answer) and prefix not in node_of:
-                    node_of[prefix] = len(tokens)
-                    tokens.append(token)
-                    parents.append(node)
-                    depths.append(depth + 1)
-            label_edges.append(path)
-        return cls(tokens, parents, depths, list(edge_of), label_edges)
-
-    def visibility(self) -> Tensor:
-        """(M, M) bool: which nodes each node attends to, itself and its ancestors."""
-        visible = torch.eye(len(self.tokens), dtype=torch.bool)
-        for node, parent in enumerate(self.parents[1:], start=1):
-            visible[node] |= visible[parent]
-        return visible
+READ_AT_ONCE = 64  # states whose logits over the whole vocabulary are held at once (chosen here)
 
 
 @torch.inference_mode()
@@ -99,9 +43,11 @@ def score_labels(
     log p(token | prompt, tokens before): labels of any length compare without correction, and the
     scores of all texts, not only of labels, would sum to one.
 
-    One forward pass a document: the label trie follows the prompt as a tree whose nodes see the
+    One forward pass per document: the label trie follows the prompt as a tree whose nodes see the
     prompt and their own ancestors (tree attention, arXiv 2305.09781, section 4.2), and what all
-    prompts begin with is computed once. Logits are taken where something is scored only.
+    prompts begin with is computed once. Logits are taken where something is scored only. Where a
+    model cannot read a tree (`reads_trees`), or its sliding window is shorter than prompt and
+    answer, there is a pass per document and label: equal values, slower.
 
     Parameters
     ----------
@@ -114,40 +60,145 @@ def score_labels(
     """
     model = causal_lm(model).eval()
     trie = LabelTrie.build(label_texts, given)
-    prefix, rests = prefill_shared(model, prompts, trie, compute_dtype)
     scores = np.empty((len(prompts), len(label_texts)), dtype=np.float32)
-    for batch in micro_batches([len(rest) + len(trie.tokens) for rest in rests], token_budget):
-        edges = _edge_log_probs(model, [rests[i] for i in batch], trie, prefix, compute_dtype)
+    if not prompts:
+        return scores
+    options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
+    score = _score_together if reads_trees(model, prompts, trie) else _score_apart
+    for batch, edges in score(model, prompts, trie, **options):
         for label, path in enumerate(trie.label_edges):
-            scores[batch, label] = edges[:, path].sum(dim=1).cpu().numpy()
+            scores[batch, label] = edges[:, path].sum(axis=1)
     return scores
 
 
-def prefill_shared(
+def reads_trees(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: LabelTrie) -> bool:
+    """Whether branches behind these prompts are exact for the model; a probe tells, once.
+
+    In a tree every token of an answer sees the whole prompt, so both have to fit a sliding window.
+    """
+    window = window_of(model)
+    if window and max(map(len, prompts)) + max(trie.depths) > window:
+        log.info("labels are scored one by one: prompts are longer than the window of %d", window)
+        return False
+    exact = probes_of(model).ask("trees", lambda: _reads_trees(model))
+    if not exact:
+        log.info("labels are scored one by one: %s cannot read them as a tree",
+                 type(model).__name__)  # fmt: skip
+    return exact
+
+
+@torch.no_grad()
+@torch.compiler.set_stance("force_eager")
+def _reads_trees(model: PreTrainedModel) -> bool:
+    """Whether two prompts of unequal length score two branches as passes of their own do."""
+    shared, *ends, first, second = made_up_tokens(model, 12, 5, 9, 3, 3)
+    prompts = [shared + end for end in ends]
+    trie = LabelTrie.build([first, second, [first[0], *second[1:]]])
+    options = {"token_budget": 128, "compute_dtype": torch.float32}
+    with in_float32(model) as exact:
+        options["compute_dtype"] = torch.float32 if exact else model.dtype
+        try:
+            together = _in_order(_score_together(model, prompts, trie, **options))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        apart = _in_order(_score_apart(model, prompts, trie, **options))
+    return bool(np.abs(together - apart).max() <= SCORE_TOLERANCE[exact])
+
+
+Scored = Iterator[tuple[list[int], np.ndarray]]  # prompts by index, and (B, E) float32 of each edge
+
+
+def _in_order(scored: Scored) -> np.ndarray:
+    """(N, E) of all batches, in the order of prompts."""
+    batches, edges = zip(*scored, strict=True)
+    return np.concatenate(edges)[np.argsort(np.concatenate(batches))]
+
+
+def _score_together(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     trie: LabelTrie,
+    *,
+    token_budget: int,
     compute_dtype: torch.dtype,
+) -> Scored:
+    """log p(token | node) of every edge behind each prompt, by a tree per prompt."""
+    prefix, rests = prefill_shared(model, prompts, compute_dtype)
+    for batch in micro_batches([len(rest) + len(trie.tokens) for rest in rests], token_budget):
+        edges = _edge_log_probs(model, [rests[i] for i in batch], trie, prefix, compute_dtype)
+        yield batch, edges.cpu().numpy()
+
+
+def _score_apart(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    *,
+    token_budget: int,
+    compute_dtype: torch.dtype,
+) -> Scored:
+    """As `_score_together`, by a plain pass per prompt and leaf of the trie.
+
+    ```
+    trie:  a - b        rows:  prompt a b
+             \ c               prompt a c     each node is read once, in the first row that has it
+    ```
+    """
+    leaves = sorted(set(range(len(trie.tokens))) - set(trie.parents))
+    paths = [[0, *trie.path(leaf)] for leaf in leaves]
+    asked = {node for node, _ in trie.edges}
+    read_in: list[list[int]] = []  # for each path, the depths whose nodes are read there
+    for path in paths:
+        read_in.append([depth for depth, node in enumerate(path) if node in asked])
+        asked -= set(path)
+    order = [path[d] for path, depths in zip(paths, read_in, strict=True) for d in depths]
+    row_of = {node: row for row, node in enumerate(order)}
+    at = torch.tensor([row_of[node] for node, _ in trie.edges])
+    token = torch.tensor([token for _, token in trie.edges])
+    for i, prompt in enumerate(prompts):
+        rows = [[*prompt, *(trie.tokens[node] for node in path[1:])] for path in paths]
+        reads = [[len(prompt) - 1 + depth for depth in depths] for depths in read_in]
+        states = plain_states(model, rows, reads, token_budget, compute_dtype)
+        edges = np.empty(len(trie.edges), dtype=np.float32)
+        with mixed_precision(model.device, compute_dtype):
+            for start in range(0, len(states), READ_AT_ONCE):
+                logits = next_token_logits(model, states[start : start + READ_AT_ONCE]).float()
+                here = (at >= start) & (at < start + len(logits))
+                row = at[here] - start
+                found = logits[row, token[here]] - logits.logsumexp(-1)[row]
+                edges[here.numpy()] = found.cpu().numpy()
+        yield [i], edges[None]
+
+
+def plain_states(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    reads: Sequence[Sequence[int]],
+    token_budget: int,
+    compute_dtype: torch.dtype,
+) -> Tensor:
+    """Last hidden states, (n, H), at the positions that are read of each token row, row after row.
+
+    Neither a cache nor a mask of ours takes part: what every decoder computes exactly.
+    """
+    states: list[Tensor] = [torch.empty(0)] * len(rows)
+    lengths = [len(row) for row in rows]
+    for batch in micro_batches(lengths, token_budget, packed=is_packed(model)):
+        ids, mask = (x.to(model.device) for x in pad([rows[k] for k in batch], 0))
+        with mixed_precision(model.device, compute_dtype):
+            (of_batch,) = hidden_states(decoder_of(model), ids, mask)
+        for k, of_row in zip(batch, of_batch, strict=True):
+            states[k] = of_row[list(reads[k])]
+    return torch.cat(states)
+
+
+def prefill_shared(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], compute_dtype: torch.dtype
 ) -> tuple[DynamicCache | None, list[list[int]]]:
     """Keys and values of what all prompts begin with, and the rest of each, at least one token.
 
     Only packed models (`lib.attention.use_packing`) can share them; None for others.
-
-    Raises
-    ------
-    ValueError
-        A prompt and an answer are longer than the model's sliding window: here every token of an
-        answer sees the whole prompt.
     """
-    if not prompts:
-        return None, []
-    longest = max(map(len, prompts)) + max(trie.depths)
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window and longest > window:
-        raise ValueError(
-            f"prompt and answer of {longest:,} tokens are longer than the model's sliding window "
-            f"of {window:,}; lower max_length or leave the labels out of the prompt"
-        )
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     shared = next((i for i in range(limit) if first[i] != last[i]), limit)
@@ -156,7 +207,8 @@ def prefill_shared(
     ids = torch.tensor([list(prompts[0][:shared])], device=model.device)
     with mixed_precision(model.device, compute_dtype):
         # With its mask, from which a model with a sliding window makes its own.
-        output = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+        mask = torch.ones_like(ids)
+        output = decoder_of(model)(input_ids=ids, attention_mask=mask, use_cache=True)
     return output.past_key_values, [list(prompt[shared:]) for prompt in prompts]
 
 
@@ -202,10 +254,10 @@ def _edge_log_probs(
     read[:, longest - 1 + scored[scored > 0]] = True
     if scored[0] == 0:  # the root is the end of the prompt
         read[torch.arange(size), lengths - 1] = True
-    device = model.device
+    device, decoder = model.device, decoder_of(model)
     read = read.to(device)
-    with mixed_precision(device, compute_dtype), reading_only(model.model, read):
-        states = model.model(
+    with mixed_precision(device, compute_dtype), reading_only(decoder, read):
+        states = decoder(
             input_ids=input_ids.to(device),
             position_ids=positions.to(device),
             attention_mask=additive_mask(visible, model.dtype).to(device),

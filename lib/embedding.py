@@ -36,6 +36,8 @@ class EmbeddingModel(nn.Module):
         More layers are to be mixed than the backbone has.
     """
 
+    base_model_prefix = "backbone"  # where peft looks for the transformers model
+
     def __init__(
         self,
         backbone: PreTrainedModel,

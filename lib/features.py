@@ -20,7 +20,7 @@ from lib.loader import count_parameters, load_backbone
 from lib.meter import meter
 from lib.pooling import pool
 from lib.prompts import require_positions
-from lib.results import atomic_path, code_fingerprint
+from lib.storage import atomic_path, computing_fingerprint
 from lib.weights import CACHE, model_fingerprint
 
 Kind = tuple[str, int]  # a pooling and a layer
@@ -70,7 +70,7 @@ def frozen_features(
     """
     rules = (
         model_fingerprint(model_id),
-        code_fingerprint("attention", "features", "loader", "packed", "pooling", "weights"),
+        computing_fingerprint("features"),
         quantization,
         str(dtype),
         device.type,

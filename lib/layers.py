@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from lib.attention import is_packed
 from lib.costs import OPTIMIZER_BYTES, PROCESS_GIB, USABLE, Shape, fit_micro_batch
 from lib.device import memory_of
+from lib.probes import probes_of
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ def reading_only(backbone: PreTrainedModel, read: Tensor) -> Iterator[None]:
         Bool for each token that the decoder is given: whether its last hidden state is read. Where
         that is most of them, everything is computed.
     """
-    block = backbone.layers[-1] if hasattr(backbone, "layers") and is_packed(backbone) else None
+    suits = hasattr(backbone, "layers") and is_packed(backbone)
+    suits = suits and probes_of(backbone).answers.get("reading", True)
+    block = backbone.layers[-1] if suits else None
     rows = read.flatten().nonzero().flatten()
     # A checkpointed block is computed again in the backward pass, when what is below is over.
     again = block is not None and _is_checkpointed(block) and torch.is_grad_enabled()
@@ -98,9 +101,9 @@ def _forward_as(module: nn.Module, forward: Callable) -> Iterator[None]:
             module.forward = before
 
 
-def _at_rows(forward: Callable[[Tensor], Tensor], rows: Tensor, x: Tensor) -> Tensor:
+def _at_rows(forward: Callable[..., Tensor], rows: Tensor, x: Tensor, *args: object) -> Tensor:
     """What `forward` makes of some of the tokens of x, (B, T, ...); zero for the others."""
-    out = forward(x.flatten(0, 1).index_select(0, rows)[None])[0]
+    out = forward(x.flatten(0, 1).index_select(0, rows)[None], *args)[0]
     whole = out.new_zeros(x.shape[0] * x.shape[1], out.shape[-1])
     return whole.index_copy(0, rows, out).view(*x.shape[:2], -1)
 

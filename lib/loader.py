@@ -1,32 +1,36 @@
 """Language models: loaded, quantized to NF4 and given LoRA adapters."""
 
+import hashlib
+import inspect
+import json
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 import bitsandbytes as bnb
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from lib.attention import attend_both_ways, use_packing
 from lib.attention import bidirectional as both_ways
-from lib.causal import check_logits
+from lib.causal import decoder_of, keep_text_only
+from lib.checks import check_logits, check_padding, reads_last_block
 from lib.costs import unpacks_once
 from lib.device import choose_device, choose_dtype, memory_of
-from lib.lora import FUSED_LAYERS, layer_weight
-from lib.params import LORA_VARIANTS
-from lib.weights import ModelError, resolve_model
+from lib.probes import Probes
+from lib.quantization import count_weights, nf4_share, stored_quantization
+from lib.storage import computing_fingerprint
+from lib.weights import CACHE, ModelError, resolve_model, unusable
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +49,10 @@ def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
-        raise _unloadable(model_id, error) from error
+        raise unusable(model_id, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _unloadable(model_id: str, error: Exception) -> ModelError:
-    """What to raise for errors of safetensors, torch, hub and config: they share no base class."""
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    return ModelError(f"{model_id}: cannot be loaded: {type(error).__name__}: {first_line}")
 
 
 def load_backbone(
@@ -100,37 +98,45 @@ def load_backbone(
     device = choose_device(str(device))
     if isinstance(dtype, str):
         dtype = choose_dtype(device, dtype)
-    auto_class = {"none": AutoModel, "lm": AutoModelForCausalLM}[head]
     folder = resolve_model(model_id)
-    options = {
-        "dtype": dtype,
-        "device_map": {"": device},
-        "attn_implementation": "eager" if device.type == "cpu" and max_length <= 512 else "sdpa",
-    }
-    if quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
     try:
         config = AutoConfig.from_pretrained(folder)
-        if config.pad_token_id is None:
-            config.pad_token_id = load_tokenizer(model_id).pad_token_id
+        stored = stored_quantization(config)
+        _refuse(config, head, quantization, stored)
+        if getattr(config.get_text_config(), "pad_token_id", None) is None:
+            config.get_text_config().pad_token_id = load_tokenizer(model_id).pad_token_id
+        config.pad_token_id = config.get_text_config().pad_token_id
         if bidirectional:
             config = both_ways(config)
-        model = auto_class.from_pretrained(folder, config=config, **options)
+        options = {"dtype": dtype, "device_map": {"": device}}
+        if device.type == "cpu" and max_length <= 512:
+            options["attn_implementation"] = "eager"
+        if quantization == "nf4" and stored == "none":
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
+        model = _auto_class(config, head).from_pretrained(folder, config=config, **options)
+        if config.get_text_config() is not config:  # with towers for images or sound
+            if head == "none":
+                model = model.get_decoder()
+            else:
+                keep_text_only(model)
     except ModelError:
         raise
     except Exception as error:
-        raise _unloadable(model_id, error) from error
-    how = quantization
-    unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
-    if quantization == "nf4" and unpacks_once(unpacked, memory_gib or memory_of(device)):
-        model = model.dequantize(dtype)
-        how = "nf4 values, dequantized once,"
-    elif quantization == "nf4" and device.type == "cpu":
+        raise unusable(model_id, error) from error
+    share = nf4_share(model)
+    how = f"NF4 ({share:.0%} of the weights)" if share else f"weights as stored ({stored})"
+    if quantization == "nf4" and stored == "none":
+        unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
+        if unpacks_once(unpacked, memory_gib or memory_of(device)):
+            model = model.dequantize(dtype)
+            how += ", dequantized once"
+    model.quantization, model.nf4_share = "nf4" if share else stored, share
+    if device.type == "cpu":
         for module in model.modules():
             if isinstance(module, bnb.nn.Linear4bit):
                 # Without this, bitsandbytes repacks the weights at the first evaluation and trains
@@ -138,14 +144,19 @@ def load_backbone(
                 module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
+    model.probes = decoder_of(model).probes = Probes(
+        CACHE / "probes" / f"{_structure(model, how)}.json"
+    )
     try:
-        if head == "lm":
-            check_logits(model)
         if bidirectional:
             attend_both_ways(model)
-    except ValueError as error:
-        raise ModelError(f"{model_id}: {error}") from None
-    use_packing(model)
+        if head == "lm":
+            model.probes.ask("logits", lambda: check_logits(model))
+        use_packing(model)
+        model.probes.ask("padding", lambda: check_padding(model))
+        model.probes.ask("reading", lambda: reads_last_block(model))
+    except Exception as error:
+        raise unusable(model_id, error, "cannot be used") from error
     log.info(
         "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,
         str(dtype).removeprefix("torch."), model.config._attn_implementation,
@@ -154,105 +165,35 @@ def load_backbone(
     return model
 
 
-def add_lora(
-    model: nn.Module,
-    *,
-    r: int,
-    alpha: int,
-    dropout: float = 0.0,
-    target_modules: str | Sequence[str] = "all-linear",
-    variant: str = "lora",
-    last_layers: int = 0,
-) -> PeftModel:
-    """The model with LoRA adapters (arXiv 2106.09685, eq. 3) in fp32 on its linear layers.
-
-    Parameters
-    ----------
-    r, alpha, dropout
-        Rank, numerator of the scale alpha / r, and dropout on the adapter's input.
-    target_modules
-        Names of the layers, or "all-linear": every linear layer except the heads. A submodule
-        called `head` is trained in full and saved with the adapter.
-    variant
-        "lora"; "rslora": scale alpha / sqrt(r) (arXiv 2312.03732); "dora": direction and magnitude
-        apart (arXiv 2402.09353).
-    last_layers
-        Adapt the last so many layers alone, so that no gradient goes further down; 0 for all.
-
-    Notes
-    -----
-    Run the model under `lib.device.mixed_precision`: adapters then multiply in bfloat16.
-
-    Raises
-    ------
-    ValueError
-        The model has none of the named layers, or fewer layers.
-    """
-    if variant not in LORA_VARIANTS:
-        raise ValueError(f"lora_variant: {variant!r} is not known; use {', '.join(LORA_VARIANTS)}")
-    depth = model.config.num_hidden_layers
-    if last_layers > depth:
-        raise ValueError(f"lora_layers: {last_layers} were asked for, but the model has {depth}")
-    linear = {
-        name.split(".")[-1]
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Linear) and not set(name.split(".")) & set(HEAD_NAMES)
-    }
-    targets = sorted(linear) if target_modules == "all-linear" else list(target_modules)
-    if missing := sorted(set(targets) - linear):
+def _refuse(config: PretrainedConfig, head: str, quantization: str, stored: str) -> None:
+    """Raise `ValueError` for a model that the study's approaches do not fit."""
+    kind = _auto_class(config, head)._model_mapping.get(type(config), None)
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    if getattr(config, "is_encoder_decoder", False) or (
+        kind and "decoder_input_ids" in inspect.signature(kind.forward).parameters
+    ):
+        raise ValueError("it is an encoder-decoder; name a decoder or an encoder")
+    if quantization == "nf4" and stored not in ("none", "nf4"):
         raise ValueError(
-            f"target_modules: {missing} are not layers of this model: {sorted(linear)}"
+            f"its weights are stored as {stored}, not as NF4; write "
+            'quantization: "none" to use them as they are, or name an unquantized model'
         )
-    config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=targets,
-        modules_to_save=["head"] if hasattr(model, "head") else None,
-        layers_to_transform=list(range(depth - last_layers, depth)) if last_layers else None,
-        use_rslora=variant == "rslora",
-        use_dora=variant == "dora",
-    )
-    config._register_custom_module(FUSED_LAYERS)
-    return get_peft_model(model, config)
 
 
-@torch.no_grad()
-def init_loftq(model: PeftModel, model_id: str) -> None:
-    """Start adapters at what quantization has lost: s B A = the largest rank-r part of W - NF4(W).
-
-    One step of LoftQ (arXiv 2310.08659, algorithm 1) for a base that is quantized already, with a
-    randomised SVD (arXiv 0909.4061).
-
-    Parameters
-    ----------
-    model
-        With adapters, on an NF4 base, packed or dequantized once.
-    model_id
-        Where the weights W stand before quantization.
-    """
-    folder = resolve_model(model_id)
-    whole = AutoModel.from_pretrained(folder, dtype="auto")
-    weights = {name: m.weight for name, m in whole.named_modules() if isinstance(m, nn.Linear)}
-    for name, layer in model.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        original = next(w for key, w in weights.items() if name.endswith(f".{key}"))
-        base = layer_weight(layer.get_base_layer(), torch.float32)
-        lost = original.to(base) - base  # (out, in)
-        (adapter,) = layer.active_adapters
-        r = layer.r[adapter]
-        left, singular, right = torch.svd_lowrank(lost, q=min(2 * r, *lost.shape), niter=8)
-        root = (singular[:r] / layer.scaling[adapter]).sqrt()
-        layer.lora_A[adapter].weight.copy_(root[:, None] * right[:, :r].T)
-        layer.lora_B[adapter].weight.copy_(left[:, :r] * root)
+def _auto_class(config: PretrainedConfig, head: str) -> type:
+    """What loads the model of a config: its decoder or encoder alone, or with its head."""
+    if head == "none":
+        return AutoModel
+    text_alone = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForCausalLM if text_alone else AutoModelForImageTextToText
 
 
-def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
-    """The model with the adapters (and head) that `save_pretrained` wrote into the folder."""
-    config = LoraConfig.from_pretrained(folder)
-    config._register_custom_module(FUSED_LAYERS)
-    return PeftModel.from_pretrained(model, folder, config=config)
+def _structure(model: PreTrainedModel, how: str) -> str:
+    """A hash of what decides whether shortcuts are exact for a model: all but its weights."""
+    about = (type(model).__name__, model.config.to_json_string(), how, str(model.dtype),
+             model.device.type, str(model.config._attn_implementation),
+             computing_fingerprint("loader"))  # fmt: skip
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -261,8 +202,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     for name, parameter in model.named_parameters():
         if "original_module" in name:  # peft's untrained copy of a module that it saves whole
             continue
-        packed = getattr(parameter, "quant_state", None)
-        size = packed.shape.numel() if packed is not None else parameter.numel()
+        size = count_weights(parameter)
         total += size
         trainable += size if parameter.requires_grad else 0
     return trainable, total

@@ -99,14 +99,14 @@ class _LoRALinear(torch.autograd.Function):
         out, hidden = torch.ops.head_or_prompt.lora_linear(rows, *_parts(base), bias, a, b)
         ctx.save_for_backward(x, hidden, a, b)
         ctx.base = base
-        return out.view(*x.shape[:-1], -1)
+        return out  # (N, out), no view: models may change what they get in place
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         x, hidden, a, b = ctx.saved_tensors
         wanted = ctx.needs_input_grad[0]
         grad_x, grad_a, grad_b = torch.ops.head_or_prompt.lora_linear_backward(
-            grad.flatten(0, -2), x.flatten(0, -2), hidden, *_parts(ctx.base), a, b, wanted
+            grad, x.flatten(0, -2), hidden, *_parts(ctx.base), a, b, wanted
         )
         return grad_x.view(x.shape) if wanted else None, None, grad_a, grad_b
 
@@ -160,7 +160,8 @@ class _FusedForward:
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         a = self.lora_A[adapter].weight.to(dtype)
         b = (self.lora_B[adapter].weight * self.scaling[adapter]).to(dtype)
-        return _LoRALinear.apply(x.to(dtype), self.base_layer, a, b)
+        out = _LoRALinear.apply(x.to(dtype), self.base_layer, a, b)
+        return out.view(*x.shape[:-1], -1)
 
     def _plain(self) -> bool:
         """One active adapter, of the vanilla kind, that neither is merged nor drops out.

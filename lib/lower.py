@@ -24,12 +24,11 @@ from lib.device import mixed_precision
 from lib.embedding import pad
 from lib.layers import compiled_if_it_pays, only_layers
 from lib.meter import meter
-from lib.results import atomic_path, code_fingerprint
+from lib.storage import atomic_path, computing_fingerprint
 from lib.weights import CACHE
 
 log = logging.getLogger(__name__)
 
-CODE = code_fingerprint("attention", "layers", "loader", "lower", "packed", "weights")
 KEPT_SHARE = 0.5  # of the free disk that kept states may take
 
 
@@ -76,8 +75,9 @@ def lower_states(
     states, spent = {}, {}
     for name, documents in splits.items():
         content = joblib.hash([list(map(int, d)) for d in documents])
+        code = computing_fingerprint("lower", "loader")  # the latter has made the backbone
         rules = json.dumps(
-            [fingerprint, CODE, backbone.device.type, str(backbone.dtype), first_layer, content,
+            [fingerprint, code, backbone.device.type, str(backbone.dtype), first_layer, content,
              torch.get_num_threads(), token_budget]  # both decide how sums are rounded
         )  # fmt: skip
         file = CACHE / "lower" / f"{hashlib.sha256(rules.encode()).hexdigest()[:32]}.npy"

@@ -31,7 +31,6 @@ from lib.costs import (
     weights_gib,
 )
 from lib.data import LabelSpace, load_splits, take_train
-from lib.decoding import LabelTrie
 from lib.device import choose_device, choose_dtype, start_run
 from lib.listing import build_template
 from lib.loader import load_tokenizer
@@ -43,6 +42,7 @@ from lib.params import (
 )
 from lib.prompts import NO, YES, encode_cached, order_labels
 from lib.study import load_params, load_study, study_runs
+from lib.trie import LabelTrie
 from lib.weights import ModelError, resolve_model
 
 

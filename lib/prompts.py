@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from lib.labels import LabelSpace
 from lib.params import ROOT, ParamsError
 from lib.reading import DataError
-from lib.results import code_fingerprint
+from lib.storage import computing_fingerprint
 
 MARK = "\x00document\x00"  # stands for the document while the template is cut in two
 ANSWER = "\x00answer\x00"  # and for an example's answer
@@ -250,7 +250,7 @@ def encode_cached(
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     for setting in ("truncation", "padding"):  # left over from the tokenizer's last call
         rules.pop(setting)
-    content = joblib.hash((json.dumps(rules), list(texts), code_fingerprint("prompts")))
+    content = joblib.hash((json.dumps(rules), list(texts), computing_fingerprint("prompts")))
     return _encode_cached(content, tokenizer=tokenizer, texts=texts, **options)
 
 

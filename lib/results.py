@@ -1,12 +1,9 @@
 """What a run leaves on disk, written whole or not at all, and read back for the comparison."""
 
-import contextlib
-import errno
 import hashlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from lib.labels import LabelSpace
 from lib.loader import count_parameters
 from lib.metrics import run_metrics
 from lib.params import ROOT, SHOWING, StudyParams
+from lib.storage import atomic_path, code_fingerprint
 from lib.weights import model_fingerprint
 
 KINDS = ("model", "data", "held_out", "code", "descriptions", "teacher")
@@ -44,27 +42,6 @@ RESOURCE_KEYS = (
 )
 # Unknown in runs of an earlier version; energy also where the machine does not tell it.
 OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc")
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
-
-    Raises
-    ------
-    OSError
-        The disk is full: names the file; what was there before stays, and nothing half-written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
-        unfinished = Path(folder) / path.name
-        try:
-            yield unfinished
-            unfinished.replace(path)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise OSError(errno.ENOSPC, "no space left on disk; make room", str(path)) from None
-            raise
 
 
 def open_run(params: StudyParams, **fingerprints: str) -> Path:
@@ -226,16 +203,6 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
 def descriptions_fingerprint(label_descriptions: str) -> str:
     """A hash of the file that describes labels in prompts."""
     return hashlib.sha256((ROOT / label_descriptions).read_bytes()).hexdigest()[:16]
-
-
-def code_fingerprint(*modules: str, notebook: str = "") -> str:
-    """A hash of the source of modules of `lib`, and of a notebook."""
-    files = [ROOT / "lib" / f"{name}.py" for name in modules]
-    files += [ROOT / "notebooks" / f"{notebook}.ipynb"] if notebook else []
-    code = hashlib.sha256()
-    for file in sorted(files):
-        code.update(file.read_bytes())
-    return code.hexdigest()[:16]
 
 
 def read_runs(

@@ -1,46 +1,24 @@
 """The best label by search over the label trie, where scoring every label would cost more."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice, takewhile
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel
 
-from lib.causal import causal_lm, next_token_logits
+from lib.branches import Answer, Branches, Recomputed
+from lib.causal import causal_lm
 from lib.data import micro_batches
-from lib.decoding import LabelTrie, additive_mask, behind, prefill_shared
-from lib.device import mixed_precision
-from lib.layers import reading_only
+from lib.decoding import prefill_shared, reads_trees, score_labels
+from lib.probes import SCORE_TOLERANCE, in_float32, made_up_tokens, probes_of
+from lib.trie import LabelTrie
 
 # Beginnings that best-first search extends a round, before it knows that it needs them: so many, if
 # they are at most so many nats behind the best one, half as probable (tests/benchmarks/NOTES.md).
 FRONT, NEAR = 8, 0.7
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """A beginning of an answer, or a whole one.
-
-    Attributes
-    ----------
-    score
-        log p(tokens so far | prompt).
-    node
-        Of the trie; its last token, unless the answer is whole.
-    label
-        Which one the answer is once whole, end token included; -1 before.
-    columns
-        Where in the cache the tokens before `node` stand; once it is computed, those of its chain
-        too.
-    """
-
-    score: float
-    node: int
-    label: int
-    columns: tuple[int, ...]
 
 
 @torch.inference_mode()
@@ -58,7 +36,8 @@ def search_labels(
 
     Whatever is searched, nothing but a label can be answered. A prompt is computed once; each round
     then computes the tokens that the search asks for, up to where labels part next, behind their
-    own ancestors (tree attention, as in `score_labels`).
+    own ancestors (tree attention, as in `score_labels`). A model that cannot read trees computes
+    prompt and answer so far anew in each round.
 
     Parameters
     ----------
@@ -79,26 +58,54 @@ def search_labels(
         raise ValueError(f"num_beams: {num_beams} is not positive")
     model = causal_lm(model).eval()
     trie = LabelTrie.build(label_texts)
-    prefix, rests = prefill_shared(model, prompts, trie, compute_dtype)
     scores = np.full((len(prompts), len(label_texts)), -np.inf, dtype=np.float32)
+    if not prompts:
+        return scores
+    trees = reads_trees(model, prompts, trie)
+    trees = trees and probes_of(model).ask("branches", lambda: _branches_exactly(model))
+    prefix, rests = prefill_shared(model, prompts, compute_dtype) if trees else (None, prompts)
     # Each prompt has a column a beam and round in the cache.
     added = (num_beams or FRONT) * max(trie.depths)
     for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
-        found = _search(model, [rests[i] for i in batch], trie, prefix, num_beams, compute_dtype)
+        of_batch = [list(rests[i]) for i in batch]
+        if trees:
+            branches = Branches(model, of_batch, trie, prefix, compute_dtype)
+        else:
+            branches = Recomputed(model, of_batch, trie, token_budget, compute_dtype)
+        found = _search(branches, trie, num_beams)
         for i, answers in zip(batch, found, strict=True):
             for answer in answers:
                 scores[i, answer.label] = answer.score
     return scores
 
 
+@torch.no_grad()
+@torch.compiler.set_stance("force_eager")
+def _branches_exactly(model: PreTrainedModel) -> bool:
+    """Whether a search in the model's cache ends with the scores that whole labels have."""
+    shared, *ends, first, second = made_up_tokens(model, 12, 5, 9, 3, 3)
+    prompts = [shared + end for end in ends]
+    answers = [first, second, [first[0], *second[1:]]]
+    with in_float32(model) as exact:
+        dtype = torch.float32 if exact else model.dtype
+        whole = score_labels(model, prompts, answers, token_budget=128, compute_dtype=dtype)
+        try:
+            prefix, rests = prefill_shared(model, prompts, dtype)
+            trie = LabelTrie.build(answers)
+            found = _search(Branches(model, rests, trie, prefix, dtype), trie, None)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+    off = [
+        abs(answer.score - scores[answer.label])
+        for answers_found, scores in zip(found, whole, strict=True)
+        for answer in answers_found
+    ]
+    return max(off) <= SCORE_TOLERANCE[exact]
+
+
 def _search(
-    model: PreTrainedModel,
-    rests: list[list[int]],
-    trie: LabelTrie,
-    prefix: DynamicCache | None,
-    num_beams: int | None,
-    compute_dtype: torch.dtype,
-) -> list[list[_Answer]]:
+    branches: Branches | Recomputed, trie: LabelTrie, num_beams: int | None
+) -> list[list[Answer]]:
     """The whole labels that the search for each of B prompts ends with, the best one among them."""
     children = _children(trie)
     chains = _chains(children)
@@ -106,10 +113,9 @@ def _search(
         [*([trie.tokens[node]] for node in nodes[1:]), [token for token, *_ in children[nodes[-1]]]]
         for nodes in chains
     ]
-    branches = _Branches(model, rests, trie, prefix, compute_dtype)
-    active = list(range(len(rests)))
-    pools: list[list[_Answer]] = [[] for _ in rests]  # what may still win, best first
-    extended = [[_Answer(0.0, 0, -1, ())] for _ in rests]  # what the last pass has computed
+    active = list(range(len(branches.rests)))
+    pools: list[list[Answer]] = [[] for _ in active]  # what may still win, best first
+    extended = [[Answer(0.0, 0, -1, ())] for _ in active]  # what the last pass has computed
     states = branches.start()
     while True:
         asked = [following[answer.node] for answers in extended for answer in answers]
@@ -167,93 +173,3 @@ def _chains(children: list[list[tuple[int, int, int]]]) -> list[list[int]]:
             nodes.append(children[nodes[-1]][0][1])
         chains.append(nodes)
     return chains
-
-
-class _Branches:
-    """B prompts in the cache, and behind each of them the trie nodes computed so far."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        rests: list[list[int]],
-        trie: LabelTrie,
-        prefix: DynamicCache | None,
-        compute_dtype: torch.dtype,
-    ) -> None:
-        self.model, self.trie, self.compute_dtype = model, trie, compute_dtype
-        self.rests, self.cache = rests, DynamicCache()
-        self.num_shared, self.shared = behind(prefix)
-        self.lengths = torch.tensor([len(rest) for rest in rests])
-        keys = torch.arange(max(map(len, rests)))
-        self.prompt = keys < self.lengths[:, None]  # (B, keys): not padding
-
-    def start(self) -> Tensor:
-        """Compute the prompts; the state, (B, H), at the end of each."""
-        size, longest = len(self.rests), int(self.lengths.max())
-        input_ids = torch.zeros(size, longest, dtype=torch.long)
-        for row, rest in enumerate(self.rests):
-            input_ids[row, : len(rest)] = torch.tensor(rest)
-        visible = torch.ones(size, longest, longest, dtype=torch.bool).tril()
-        ends = torch.arange(longest) == self.lengths[:, None] - 1  # (B, T)
-        return self._forward(input_ids, torch.arange(longest).repeat(size, 1), visible, ends)
-
-    def keep(self, rows: list[int]) -> None:
-        """Forget the other prompts."""
-        if len(rows) < len(self.lengths):
-            self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
-            self.lengths, self.prompt = self.lengths[rows], self.prompt[rows]
-
-    def grow(
-        self, chosen: list[list[_Answer]], chains: list[list[int]]
-    ) -> tuple[list[list[_Answer]], Tensor]:
-        """Compute the chains at the ends of answers; the answers, and the state of each node."""
-        first = self.cache.get_seq_length()
-        width = max(sum(len(chains[answer.node]) for answer in answers) for answers in chosen)
-        input_ids = torch.zeros(len(chosen), width, dtype=torch.long)
-        positions = torch.zeros(len(chosen), width, dtype=torch.long)
-        visible = torch.zeros(len(chosen), width, first + width, dtype=torch.bool)
-        visible[:, :, : self.prompt.shape[1]] = self.prompt[:, None]
-        read = torch.zeros(len(chosen), width, dtype=torch.bool)
-        extended = []
-        for row, answers in enumerate(chosen):
-            grown, column = [], 0
-            for answer in answers:
-                columns = list(answer.columns)
-                for node in chains[answer.node]:
-                    columns.append(first + column)
-                    input_ids[row, column] = self.trie.tokens[node]
-                    positions[row, column] = self.lengths[row] - 1 + self.trie.depths[node]
-                    visible[row, column, columns] = True
-                    read[row, column] = True
-                    column += 1
-                grown.append(replace(answer, columns=tuple(columns)))
-            extended.append(grown)
-        return extended, self._forward(input_ids, positions, visible, read)
-
-    def log_probs(self, states: Tensor, tokens: list[list[int]]) -> list[list[float]]:
-        """log p(token) of some next tokens behind each of n states, (n, H)."""
-        with mixed_precision(self.model.device, self.compute_dtype):
-            logits = next_token_logits(self.model, states).float()  # (n, V)
-        counts = [len(asked) for asked in tokens]
-        columns = torch.tensor(list(chain.from_iterable(tokens)), device=states.device)
-        rows = torch.arange(len(tokens), device=states.device)
-        rows = rows.repeat_interleave(torch.tensor(counts, device=states.device))
-        found = iter((logits[rows, columns] - logits.logsumexp(-1)[rows]).tolist())
-        return [list(islice(found, count)) for count in counts]
-
-    def _forward(
-        self, input_ids: Tensor, positions: Tensor, visible: Tensor, read: Tensor
-    ) -> Tensor:
-        """The n last hidden states that are read, (n, H), of (B, T); the cache grows by T."""
-        device, read = self.model.device, read.to(self.model.device)
-        decoder = self.model.model
-        with mixed_precision(device, self.compute_dtype), reading_only(decoder, read):
-            states = decoder(
-                input_ids=input_ids.to(device),
-                position_ids=(self.num_shared + positions).to(device),
-                attention_mask=additive_mask(visible, self.model.dtype).to(device),
-                past_key_values=self.cache,
-                use_cache=True,
-                **self.shared,
-            ).last_hidden_state
-        return states[read]

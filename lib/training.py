@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from lib.answering import decode_labels
 from lib.attention import hidden_states, is_packed
-from lib.causal import causal_lm, next_token_logits
+from lib.causal import causal_lm, decoder_of, next_token_logits
 from lib.costs import GIB, ROW_BYTES
 from lib.device import mixed_precision
 from lib.embedding import predict_logits
@@ -119,7 +119,7 @@ def finetune_instruction(
 
     answers = sum(sorted(e["target"] for e in examples)[-options["batch_size"] :])
     rows = min(answers, options["token_budget"])
-    logits_gib = rows * causal_lm(model).config.vocab_size * ROW_BYTES / GIB
+    logits_gib = rows * causal_lm(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
     return _finetune(model, examples, loss, evaluate, reserved_gib=logits_gib, **options)
 
 
@@ -133,7 +133,7 @@ def answer_log_probs(
     what `lib.lower` has kept.
     """
     base = causal_lm(model)
-    decoder, input_ids = base.model, batch["input_ids"]
+    decoder, input_ids = decoder_of(base), batch["input_ids"]
     if "lower" in batch:
         decoder = only_layers(decoder, range(first_adapted_layer(model), len(decoder.layers)))
     lengths = batch["attention_mask"].sum(dim=1, keepdim=True)  # (B, 1)

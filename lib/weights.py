@@ -24,6 +24,13 @@ class ModelError(InputError):
     """A model id cannot be resolved, or its weights are damaged."""
 
 
+def unusable(model_id: str, error: Exception, what: str = "cannot be loaded") -> ModelError:
+    """What to raise for errors of safetensors, torch, hub and config: they share no base class."""
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return ModelError(f"{model_id}: {what}: {kind}{first_line}")
+
+
 def resolve_model(model_id: str) -> str:
     """A folder or hub id that `from_pretrained` loads.
 

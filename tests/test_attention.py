@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from lib import attention, embedding
+from lib.adapters import add_lora
 from lib.attention import (
     attend_both_ways,
     bidirectional,
@@ -29,7 +30,6 @@ from lib.decoding import additive_mask
 from lib.device import mixed_precision
 from lib.embedding import EmbeddingModel, pad
 from lib.layers import compile_layers
-from lib.loader import add_lora
 
 TINY = {
     "vocab_size": 99,

@@ -4,15 +4,19 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertGenerationConfig,
     Cohere2Config,
     FalconH1Config,
     Gemma2Config,
     GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
+    ModernBertDecoderConfig,
 )
 
-from lib.causal import check_logits, next_token_logits
+from lib.causal import decoder_of, next_token_logits
+from lib.checks import check_logits
 
 SHAPE = {
     "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -34,6 +38,8 @@ def make(config):
         GraniteConfig(**SHAPE, logits_scaling=8.0),
         Cohere2Config(**SHAPE, logit_scale=0.0625),
         Gemma2Config(**SHAPE, final_logit_softcapping=3.0),
+        GPTNeoXConfig(**SHAPE),
+        FalconH1Config(**SHAPE, lm_head_multiplier=0.5),
     ],
     ids=lambda config: config.model_type,
 )
@@ -41,7 +47,7 @@ def make(config):
 def test_logits_are_scaled_and_bounded_as_the_model_does(config):
     model = make(config)
     ids = torch.tensor([[5, 6, 7]])
-    states = model.model(input_ids=ids).last_hidden_state
+    states = decoder_of(model)(input_ids=ids).last_hidden_state
     torch.testing.assert_close(next_token_logits(model, states), model(input_ids=ids).logits)
     check_logits(model)
 
@@ -49,10 +55,11 @@ def test_logits_are_scaled_and_bounded_as_the_model_does(config):
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        (GPTNeoXConfig(**SHAPE), "has no `model`"),
-        (FalconH1Config(**SHAPE, lm_head_multiplier=0.5), "does more to its logits"),
+        (ModernBertDecoderConfig(**SHAPE), "does more to its logits"),
+        (BertConfig(**SHAPE), "does more to its logits"),
+        (BertGenerationConfig(**SHAPE), "depend on those after it"),
     ],
-    ids=["gpt_neox", "falcon_h1"],
+    ids=["transformed", "encoder", "both ways"],
 )
 def test_models_with_other_logits_are_refused(config, complaint):
     with pytest.raises(ValueError, match=complaint):

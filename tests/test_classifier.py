@@ -6,12 +6,13 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from lib.adapters import add_lora
 from lib.classifier import load_classifier, save_model
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel
 from lib.export import export_classifier
 from lib.labels import LabelSpace
-from lib.loader import add_lora, load_backbone
+from lib.loader import load_backbone
 from lib.params import EmbeddingParams, InstructionParams
 from lib.results import RESOURCE_KEYS, descriptions_fingerprint, open_run, write_run
 

@@ -8,6 +8,7 @@ from peft.tuners import lora
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig
 
+from lib.adapters import add_lora
 from lib.costs import (
     GPUS,
     Shape,
@@ -19,7 +20,7 @@ from lib.costs import (
     unpacked_gib,
     weights_gib,
 )
-from lib.loader import add_lora, count_parameters, load_backbone
+from lib.loader import count_parameters, load_backbone
 from lib.lora import FusedLinear
 from lib.params import ROOT
 from lib.weights import resolve_model

@@ -7,13 +7,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from lib.answering import decode_labels, score_label_sets, score_questions
 from lib.data import LabelSpace
-from lib.decoding import LabelTrie, score_labels
+from lib.decoding import score_labels
 from lib.loader import load_backbone
 from lib.metrics import softmax
 from lib.params import DECODINGS, SET_DECODINGS
 from lib.prompts import NEUTRAL, PromptTemplate
 from lib.search import search_labels
 from lib.training import answer_log_probs
+from lib.trie import LabelTrie
 
 # Shared first tokens, a label that begins another one, one-token and long labels.
 NAMES = ("card_arrival", "card", "card_linking", "earn", "nat-gas", "gas", "strategic-metal")

@@ -10,15 +10,10 @@ import torch
 from conftest import MINILM, SMOLLM2
 from peft.tuners.lora import LoraLayer
 
+from lib.adapters import add_lora, init_loftq
 from lib.device import mixed_precision
 from lib.embedding import EmbeddingModel
-from lib.loader import (
-    add_lora,
-    count_parameters,
-    init_loftq,
-    load_backbone,
-    load_tokenizer,
-)
+from lib.loader import count_parameters, load_backbone, load_tokenizer
 from lib.lora import layer_weight
 from lib.params import ROOT
 from lib.weights import ModelError, resolve_model

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from lib.loader import add_lora
+from lib.adapters import add_lora
 from lib.lora import FUSED_LAYERS, FusedLinear
 
 

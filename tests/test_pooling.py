@@ -3,10 +3,10 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from lib.adapters import add_lora
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, predict_embeddings, predict_logits
 from lib.labels import NUM_TOP
-from lib.loader import add_lora
 from lib.params import POOLINGS
 from lib.pooling import AttentionPooling, LayerMix, PoolingHead, pool
 from lib.training import evaluate_embedding

@@ -19,7 +19,6 @@ from lib.labels import LabelSpace
 from lib.params import BaselineParams, EmbeddingParams, StudyParams
 from lib.results import (
     RESOURCE_KEYS,
-    atomic_path,
     fingerprints,
     measure_resources,
     open_run,
@@ -28,6 +27,7 @@ from lib.results import (
     read_train_counts,
     write_run,
 )
+from lib.storage import atomic_path
 from lib.study import load_params
 
 SPACE = LabelSpace(("a", "b"))

@@ -10,10 +10,11 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 from lib import layers, trainer
+from lib.adapters import add_lora
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, pad, predict_logits
 from lib.layers import checkpoint_layers, compile_layers, compiled_if_it_pays
-from lib.loader import add_lora, load_backbone
+from lib.loader import load_backbone
 from lib.losses import HeadLoss
 from lib.trainer import MicroBatchCollator
 from lib.training import evaluate_embedding, finetune_embedding, finetune_instruction

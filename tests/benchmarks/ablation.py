@@ -19,10 +19,11 @@ from torch import nn
 
 from lib import layers
 from lib import lora as fused
+from lib.adapters import add_lora
 from lib.device import start_run
 from lib.embedding import EmbeddingModel, pad
 from lib.layers import checkpoint_layers, compile_layers
-from lib.loader import add_lora, load_backbone, load_tokenizer
+from lib.loader import load_backbone, load_tokenizer
 from lib.params import StudyParams
 
 

@@ -38,7 +38,7 @@ from lib.device import describe_machine, start_run
 from lib.loader import load_tokenizer
 from lib.params import ROOT, StudyParams
 from lib.prompts import PromptTemplate, encode_documents
-from lib.results import atomic_path
+from lib.storage import atomic_path
 from lib.weights import resolve_model
 
 OUT = ROOT / "figures" / "bench"

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from lib import layers
+from lib.adapters import add_lora
 from lib.decoding import score_labels
 from lib.device import (
     choose_device,
@@ -40,7 +41,7 @@ from lib.device import (
     start_run,
 )
 from lib.embedding import EmbeddingModel, predict_logits
-from lib.loader import add_lora, load_backbone, load_tokenizer
+from lib.loader import load_backbone, load_tokenizer
 from lib.losses import HeadLoss
 from lib.params import StudyParams
 from lib.prompts import encode_documents

@@ -34,7 +34,7 @@ from lib.costs import (
 )  # fmt: skip
 from lib.device import describe_machine, start_run
 from lib.params import StudyParams
-from lib.results import atomic_path
+from lib.storage import atomic_path
 
 SIZES = {  # hidden, intermediate, layers, heads, key heads, vocabulary: those of Llama 3
     "1B": (2048, 8192, 16, 32, 8, 128256),

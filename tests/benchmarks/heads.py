@@ -20,7 +20,7 @@ from lib.device import describe_machine, peak_memory_gib, reset_peak_memory, sta
 from lib.heads import build_head
 from lib.losses import HeadLoss
 from lib.params import ROOT, StudyParams
-from lib.results import atomic_path
+from lib.storage import atomic_path
 
 OUT = ROOT / "figures" / "bench"
 LABELS = [10, 1_000, 100_000]

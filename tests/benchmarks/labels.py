@@ -25,16 +25,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lib.adapters import add_lora
 from lib.answering import generate_answers
 from lib.causal import causal_lm
 from lib.data import LabelSpace, load_splits
 from lib.decoding import score_labels
 from lib.device import choose_device, choose_dtype, describe_machine, start_run
-from lib.loader import add_lora, load_backbone, load_tokenizer
+from lib.loader import load_backbone, load_tokenizer
 from lib.params import ROOT, StudyParams
 from lib.prompts import PromptTemplate, parse_labels
-from lib.results import atomic_path
 from lib.search import search_labels
+from lib.storage import atomic_path
 from lib.training import finetune_instruction
 
 OUT = ROOT / "figures" / "bench"

@@ -22,16 +22,17 @@ from gpu import SIZES, config_of
 from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
+from lib.adapters import add_lora
 from lib.costs import Shape, kept_gib, measure_machine, weights_gib
 from lib.device import describe_machine, peak_memory_gib, reset_peak_memory, start_run
 from lib.embedding import EmbeddingModel, pad, predict_logits
 from lib.figures import save_figure, set_plot_style
-from lib.loader import add_lora, load_backbone
+from lib.loader import load_backbone
 from lib.losses import HeadLoss
 from lib.metrics import f1_scores
 from lib.params import ROOT, StudyParams
 from lib.pooling import PoolingHead
-from lib.results import atomic_path
+from lib.storage import atomic_path
 from lib.weights import resolve_model
 
 OUT = ROOT / "figures" / "bench"

@@ -1,0 +1,149 @@
+"""Short passes that find out what is exact for a loaded model, each remembered on disk.
+
+Shortcuts (packed documents, label trees, padded batches) rest on what a model's layers do with
+positions, masks and caches. Names of architectures do not tell, so each shortcut is compared with
+plain passes, one text at a time, on a few made-up tokens. What differs is not used.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+WINDOW = 6  # of a sliding window while packing is probed
+CASTABLE = 2**29  # bytes of 16-bit weights up to which a probe computes in float32
+# Largest deviations that count as rounding, of states relative to their norm and of
+# log-probabilities in nats; in 16 bits larger, since the same pass in another batch differs by as
+# much (chosen here).
+STATE_TOLERANCE = {True: 1e-3, False: 0.1}
+SCORE_TOLERANCE = {True: 2e-3, False: 0.3}
+
+
+class Probes:
+    """Answers to yes-or-no questions about one model, by name.
+
+    Parameters
+    ----------
+    file
+        Where answers are kept from one process to the next; None for nowhere.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
+        known = file is not None and file.exists()
+        self.answers: dict[str, bool] = json.loads(file.read_text("utf-8")) if known else {}
+
+    def ask(self, name: str, probe: Callable[[], bool]) -> bool:
+        """The remembered answer, or what `probe` finds, which is then remembered."""
+        if name not in self.answers:
+            self.answers[name] = bool(probe())
+            if self.file is not None:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = self.file.with_suffix(f".unfinished-{id(self)}")
+                unfinished.write_text(json.dumps(self.answers), encoding="utf-8")
+                unfinished.replace(self.file)
+        return self.answers[name]
+
+
+def probes_of(model: nn.Module) -> Probes:
+    """The probes that `load_backbone` hung on a model, or new ones, hung on it now."""
+    inner = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+    if not isinstance(getattr(inner, "probes", None), Probes):
+        inner.probes = Probes()
+    return inner.probes
+
+
+def made_up_tokens(model: PreTrainedModel, *lengths: int) -> list[list[int]]:
+    """Token ids of documents of these lengths: always the same, none of them a special token."""
+    config = model.config.get_text_config()
+    generator = torch.Generator().manual_seed(0)
+    special = set()
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = getattr(config, name, None)
+        special |= set(value) if isinstance(value, (list, tuple)) else {value}
+    drawn = torch.randint(config.vocab_size // 2, (4 * sum(lengths) + 16,), generator=generator)
+    usable = iter([token for token in drawn.tolist() if token not in special])
+    return [[next(usable) for _ in range(length)] for length in lengths]
+
+
+def document_rows(model: PreTrainedModel, *lengths: int) -> tuple[Tensor, Tensor]:
+    """`made_up_tokens`, padded on the right: `input_ids` and `attention_mask`, (B, T) int64."""
+    documents = made_up_tokens(model, *lengths)
+    longest = max(lengths)
+    pad_token = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    ids = [document + [pad_token] * (longest - len(document)) for document in documents]
+    mask = [[1] * length + [0] * (longest - length) for length in lengths]
+    return tuple(torch.tensor(rows, device=model.device) for rows in (ids, mask))
+
+
+@contextmanager
+def in_float32(model: PreTrainedModel) -> Iterator[bool]:
+    """Let a small model that is not packed in 4 bits compute in float32; whether it does.
+
+    Rounding then hides nothing. Weights are taken back afterwards as they were, bit for bit.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    low = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
+    plain = all(t.is_floating_point() for t in model.parameters())
+    if not plain or sum(t.nbytes for t in low) > CASTABLE:
+        yield not low and plain
+        return
+    before = [t.data for t in low]
+    for tensor in low:
+        tensor.data = tensor.data.float()
+    try:
+        yield True
+    finally:
+        for tensor, data in zip(low, before, strict=True):
+            tensor.data = data
+
+
+@contextmanager
+def short_window(model: PreTrainedModel) -> Iterator[None]:
+    """Let a sliding window be `WINDOW` tokens, so that a short document is longer than it."""
+    config = model.config.get_text_config()
+    places = [config, *(m for m in model.modules() if m is not model)]
+    before = [(p, vars(p)["sliding_window"]) for p in places if vars(p).get("sliding_window")]
+    for place, _ in before:
+        place.sliding_window = WINDOW
+    try:
+        yield
+    finally:
+        for place, value in before:
+            place.sliding_window = value
+
+
+def states_alone(model: PreTrainedModel, documents: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Last hidden states, (T, H) float32 each, of documents that each have a pass of their own."""
+    states = []
+    for document in documents:
+        ids = torch.tensor([list(document)], device=model.device)
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        states.append(output.last_hidden_state[0].float())
+    return states
+
+
+def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
+    """Whether states of the same tokens, (T, H), differ by rounding alone.
+
+    In 16 bits the median token decides: one token near a border of a mixture of experts may go to
+    another expert and differ by itself.
+    """
+    if ours.shape != theirs.shape or not torch.isfinite(ours).all():
+        return False
+    off = (ours.float() - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=1e-6)  # (T,)
+    return float(off.max() if exact else off.median()) <= STATE_TOLERANCE[exact]
+
+
+def window_of(model: PreTrainedModel) -> int | None:
+    """Tokens that the narrowest layer sees; None where every layer sees all."""
+    config = model.config.get_text_config()
+    names = ("sliding_window", "attention_chunk_size", "index_topk")
+    return min(filter(None, (getattr(config, name, None) for name in names)), default=None)
