@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lib.answering import decode_labels, score_label_sets, score_questions
 from lib.data import LabelSpace
@@ -265,23 +265,6 @@ def test_what_prompts_share_is_computed_once(make_backbone, search):
         score_labels(small, prompts, answers, **options)
     assert seen[0] == (1, 50)
     assert all(length <= 4 for _, length in seen[1:])  # a rest of two tokens, two nodes
-
-
-def test_a_sliding_window_holds_prompt_and_answer_or_the_call_is_refused():
-    torch.manual_seed(0)
-    config = MistralConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, vocab_size=40, sliding_window=12,
-    )  # fmt: skip
-    windowed = MistralForCausalLM(config).eval()
-    prompts, answers = [list(range(3, 12)), [*range(3, 9), 1, 1, 1]], [[20, 21, 2], [22, 2]]
-    options = {"token_budget": 50, "compute_dtype": torch.float32}
-    scores = score_labels(windowed, prompts, answers, **options)
-    np.testing.assert_allclose(scores, exhaustive(windowed, prompts, answers), atol=1e-3)
-    longer = [[4, 5, *prompt] for prompt in prompts]
-    for score in (score_labels, lambda *x, **o: search_labels(*x, num_beams=None, **o)):
-        with pytest.raises(ValueError, match=r"13 tokens are longer than .* window of 12; lower"):
-            score(windowed, longer, answers, **options)
 
 
 def decode(model, template, space, strategy, **options):

@@ -71,7 +71,7 @@ def test_an_evaluation_does_not_change_what_training_computes(live_nf4, make_bac
 def test_the_loader_says_what_it_chose(caplog):
     with caplog.at_level(logging.INFO, logger="lib"):
         load_backbone(MINILM, quantization="none", dtype="float32", device="cpu")
-    assert "none on cpu, float32 compute, eager attention" in caplog.text
+    assert "weights as stored (none) on cpu, float32 compute, eager attention" in caplog.text
 
 
 def test_pad_token_is_set_in_tokenizer_and_model(tmp_path):

@@ -1,0 +1,312 @@
+"""Models of many kinds, tiny and random: exact where they run, one line where they do not."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from lib import attention, loader
+from lib.adapters import add_lora, load_lora
+from lib.attention import hidden_states, is_packed
+from lib.causal import decoder_of
+from lib.decoding import score_labels
+from lib.embedding import EmbeddingModel, pad
+from lib.loader import load_backbone
+from lib.params import InputError
+from lib.probes import probes_of
+from lib.search import search_labels
+from lib.weights import ModelError
+
+PAD, BOS, EOS = 256, 257, 258
+TINY = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": PAD,
+    "bos_token_id": BOS, "eos_token_id": EOS, "max_position_embeddings": 128,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+MAMBA = {
+    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1,
+    "mamba_expand": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
+    "layer_types": ["mamba", "attention"],
+}  # fmt: skip
+# Decoders whose layers cannot branch: recurrent, convolutional, or with attention of their own.
+NO_TREES = {
+    "qwen3_5_text": LINEAR,
+    "lfm2": {"layer_types": ["conv", "full_attention"], "conv_L_cache": 3},
+    "granitemoehybrid": MAMBA,
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
+              "mamba_d_state": 8, "mamba_dt_rank": 4},
+    "diffllama": {},
+    "bloom": {"n_layer": 2, "n_head": 4},  # its bias counts tokens of the mask, not positions
+}  # fmt: skip
+TREES = {
+    "llama": {}, "qwen3_moe": EXPERTS, "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "gpt_neox": {}, "nemotron": {},
+    "mistral": {"sliding_window": 100},
+}  # fmt: skip
+PROMPTS = [[9, 8, 7, 11, 12, 13, 14], [9, 8, 7, 21, 22, 23, 24, 25, 26], [9, 8, 7, 31]]
+ANSWERS = [[20, 21, EOS], [20, 22, 23, EOS], [30, EOS], [30, 31, EOS], [40, 41, 42, EOS]]
+DOCUMENTS = [[*range(5, 29)], [40, 41, 42], [*range(60, 73)]]
+EXACT = {"quantization": "none", "dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def make_folder(tmp_path_factory):
+    """Saves a random model of a type, with a tokenizer of bytes; the folder."""
+
+    def make(model_type, kind="lm", **values):
+        known = {key: v for key, v in (TINY | values).items() if v is not None}
+        config = transformers.AutoConfig.for_model(model_type, **known)
+        torch.manual_seed(0)
+        auto = AutoModelForCausalLM if kind == "lm" else AutoModel
+        model = auto.from_config(config).eval()
+        for name, weights in model.named_parameters():
+            if weights.ndim > 1:
+                torch.nn.init.normal_(weights, std=1.0 if "embed" in name else 0.1)
+        folder = tmp_path_factory.mktemp(model_type)
+        model.save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def fresh_probes(monkeypatch, tmp_path):
+    monkeypatch.setattr(loader, "CACHE", tmp_path / "cache")
+
+
+def byte_tokenizer():
+    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<pad>", "<s>", "</s>", "<unk>"]
+    tokenizer = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@torch.no_grad()
+def by_plain_passes(folder):
+    """log p of each answer behind each prompt, by transformers alone, one pass a pair."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    scores = np.empty((len(PROMPTS), len(ANSWERS)))
+    for i, prompt in enumerate(PROMPTS):
+        for j, answer in enumerate(ANSWERS):
+            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+            behind = enumerate(answer, start=len(prompt) - 1)
+            scores[i, j] = sum(float(logits[at, token]) for at, token in behind)
+    return scores
+
+
+@torch.no_grad()
+def states_by_plain_passes(folder):
+    model = AutoModel.from_pretrained(folder, dtype="float32").eval()
+    return [model(input_ids=torch.tensor([d])).last_hidden_state[0] for d in DOCUMENTS]
+
+
+@pytest.mark.parametrize("model_type", [*NO_TREES, *TREES])
+def test_scores_and_searches_equal_plain_passes_in_every_kind_of_decoder(make_folder, model_type):
+    folder = make_folder(model_type, **(NO_TREES | TREES)[model_type])
+    model = load_backbone(folder, head="lm", **EXACT)
+    expected = by_plain_passes(folder)
+    options = {"token_budget": 60, "compute_dtype": torch.float32}
+    scores = score_labels(model, PROMPTS, ANSWERS, **options)
+    np.testing.assert_allclose(scores, expected, atol=2e-3)
+    assert probes_of(model).answers["trees"] == (model_type in TREES)
+    for num_beams in (1, 3, None):
+        found = search_labels(model, PROMPTS, ANSWERS, num_beams=num_beams, **options)
+        finished = np.isfinite(found)
+        assert finished.any(axis=1).all()
+        np.testing.assert_allclose(found[finished], expected[finished], atol=2e-3)
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "gemma2", "phimoe", "gpt_oss"])
+def test_prompts_beyond_a_sliding_window_are_scored_exactly(make_folder, model_type):
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    folder = make_folder(model_type, sliding_window=5, **experts)
+    model = load_backbone(folder, head="lm", **EXACT)
+    scores = score_labels(model, PROMPTS, ANSWERS, token_budget=60, compute_dtype=torch.float32)
+    np.testing.assert_allclose(scores, by_plain_passes(folder), atol=2e-3)
+
+
+PACKED = {"llama": {}, "mistral": {"sliding_window": 5}, "qwen3_moe": EXPERTS, "gpt_neox": {}}
+PADDED = {
+    "nemotron": {},  # does not hand boundaries on
+    "phimoe": {"sliding_window": 5, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "qwen3_5_text": LINEAR,
+    "qwen3_next": LINEAR | EXPERTS | {"shared_expert_intermediate_size": 24},
+    "falcon": {"num_kv_heads": 2, "head_dim": None},
+    "bert": {},
+}
+
+
+@pytest.mark.parametrize("model_type", [*PACKED, *PADDED])
+def test_a_head_reads_the_states_that_each_document_has_alone(make_folder, model_type):
+    folder = make_folder(model_type, "none", **(PACKED | PADDED)[model_type])
+    backbone = load_backbone(folder, **EXACT)
+    assert is_packed(backbone) == (model_type in PACKED)
+    ids, mask = pad(DOCUMENTS, PAD)
+    with torch.no_grad():
+        (states,) = hidden_states(backbone, ids, mask)
+    for row, alone in zip(states, states_by_plain_passes(folder), strict=True):
+        torch.testing.assert_close(row[: len(alone)], alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", [*PACKED, *PADDED])
+def test_a_head_on_every_kind_of_backbone_trains_and_comes_back(make_folder, tmp_path, model_type):
+    folder = make_folder(model_type, "none", **(PACKED | PADDED)[model_type])
+
+    def build():
+        backbone = load_backbone(folder, **EXACT)
+        torch.manual_seed(1)
+        return EmbeddingModel(backbone, num_labels=3, mode="mean", compute_dtype=torch.float32)
+
+    model = add_lora(build(), r=2, alpha=4)
+    ids, mask = pad(DOCUMENTS, PAD)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert all(p.grad is None for p in trained.values())  # the first pass leaves none behind
+    optimizer = torch.optim.SGD(trained.values(), lr=0.5)
+    model(ids, mask).square().sum().backward()
+    optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        expected = model(ids, mask)
+        model.save_pretrained(tmp_path / "saved")
+        again = load_lora(build(), tmp_path / "saved").eval()
+        torch.testing.assert_close(again(ids, mask), expected)
+
+
+def test_a_packed_pass_without_boundaries_raises(make_folder):
+    backbone = load_backbone(make_folder("llama", "none"), **EXACT)
+    ids = torch.tensor([[5, 6, 7]])
+    with attention._packed_pass(), pytest.raises(ValueError, match="need their boundaries"):
+        backbone(input_ids=ids, use_cache=False)
+    backbone(input_ids=ids)  # a plain pass needs none
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind", "values", "complaint"),
+    [
+        ("t5", "none", {}, "encoder-decoder"),
+        ("bart", "none", {"encoder_layers": 1, "decoder_layers": 1}, "encoder-decoder"),
+        ("opt", "none", {"word_embed_proj_dim": 16, "ffn_dim": 32}, "states of 16 numbers"),
+        ("fnet", "none", {}, "other hidden states where documents are padded"),
+        ("bert", "lm", {}, "BertLMHeadModel does more to its logits"),
+    ],
+)
+def test_what_does_not_suit_is_refused_in_one_line_that_names_the_model(
+    make_folder, model_type, kind, values, complaint
+):
+    folder = make_folder(model_type, kind, **values)
+    with pytest.raises(ModelError, match=complaint) as caught:
+        load_backbone(folder, head=kind, **EXACT)
+    assert folder in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_takes_no_adapters_is_refused_in_one_line(make_folder):
+    backbone = load_backbone(make_folder("mamba", "none", state_size=8), **EXACT)
+    with pytest.raises(InputError, match=r"target_modules: MambaModel .* cannot be trained") as e:
+        add_lora(backbone, r=2, alpha=4)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("model_type", ["mpnet", "deberta-v2", "gptj", "bloom"])
+def test_models_without_sdpa_keep_their_own_attention(make_folder, model_type):
+    values = {"relative_attention": True} if model_type == "deberta-v2" else {}
+    values |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
+    folder = make_folder(model_type, "none", **values)
+    model = load_backbone(folder, max_length=600, **EXACT)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_layer_that_a_model_scales_in_place_takes_fused_adapters(make_folder):
+    folder = make_folder("longformer", "none", attention_window=[4, 4], pad_token_id=1)
+    model = add_lora(load_backbone(folder, **EXACT), r=2, alpha=4)
+    ids, mask = pad(DOCUMENTS, 1)
+    model(input_ids=ids, attention_mask=mask).last_hidden_state.sum().backward()
+
+
+def test_probes_are_asked_once_per_structure(make_folder, monkeypatch):
+    folder = make_folder("llama")
+    first = load_backbone(folder, head="lm", **EXACT)
+    options = {"token_budget": 60, "compute_dtype": torch.float32}
+    score_labels(first, PROMPTS, ANSWERS, **options)
+
+    def never(*_):
+        raise AssertionError("asked again")
+
+    for module, name in (
+        (attention, "_packs_exactly"), (loader, "check_padding"), (loader, "check_logits"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, never)
+    again = load_backbone(folder, head="lm", **EXACT)
+    assert probes_of(again).answers == probes_of(first).answers
+    assert is_packed(again)
+    changed = make_folder("llama", num_key_value_heads=4)
+    with pytest.raises(ModelError, match="asked again"):
+        load_backbone(changed, head="lm", **EXACT)
+
+
+def test_probes_leave_weights_and_random_numbers_as_they_were(make_folder):
+    folder = make_folder("qwen3_moe", **EXPERTS)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    model = load_backbone(folder, quantization="none", dtype="bfloat16", device="cpu", head="lm")
+    score_labels(model, PROMPTS, ANSWERS, token_budget=60, compute_dtype=torch.bfloat16)
+    assert torch.equal(torch.rand(3), expected)
+    for (name, ours), (_, theirs) in zip(
+        model.state_dict().items(), plain.state_dict().items(), strict=True
+    ):
+        assert ours.dtype == theirs.dtype, name
+        assert torch.equal(ours, theirs), name
+    assert all(b.dtype == torch.float32 for n, b in model.named_buffers() if "inv_freq" in n)
+
+
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+          "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+TOWERS = {
+    "gemma3": {"text_config": TINY | {"sliding_window": 64}, "mm_tokens_per_image": 4},
+    "mistral3": {"text_config": TINY | {"model_type": "mistral"}, "spatial_merge_size": 1},
+    "qwen3_vl": {"text_config": TINY | {"rope_parameters": {
+        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", TOWERS)
+def test_of_a_model_with_a_vision_tower_the_text_model_is_taken(tmp_path, model_type):
+    own = {"depth": 1, "num_heads": 2, "out_hidden_size": 32, "deepstack_visual_indexes": [0]}
+    vision = VISION | (own if model_type == "qwen3_vl" else {})
+    config = transformers.AutoConfig.for_model(
+        model_type, vision_config=vision, pad_token_id=PAD, **TOWERS[model_type]
+    )
+    torch.manual_seed(0)
+    whole = transformers.AutoModelForImageTextToText.from_config(config).eval()
+    whole.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    backbone = load_backbone(str(tmp_path), **EXACT)
+    assert backbone.config.hidden_size == 32
+    model = load_backbone(str(tmp_path), head="lm", **EXACT)
+    assert not [
+        name for name, _ in model.named_parameters() if "vision" in name or "visual" in name
+    ]
+    ids = torch.tensor([DOCUMENTS[0]])
+    with torch.no_grad():
+        expected = whole(input_ids=ids).logits
+        torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            backbone(input_ids=ids).last_hidden_state,
+            decoder_of(model)(input_ids=ids).last_hidden_state, rtol=1e-3, atol=1e-4,
+        )  # fmt: skip
+    score_labels(model, PROMPTS, ANSWERS, token_budget=60, compute_dtype=torch.float32)
+    add_lora(model, r=2, alpha=4)
