@@ -7,13 +7,14 @@ import torch
 from scipy.special import logsumexp
 from torch import nn
 
+from lib.answers import parse_labels
 from lib.causal import causal_lm
 from lib.data import micro_batches
 from lib.decoding import score_labels
 from lib.device import mixed_precision
 from lib.labels import LabelSpace
 from lib.metrics import decode_sets, sigmoid, softmax
-from lib.prompts import NEUTRAL, NO, YES, PromptTemplate, parse_labels
+from lib.prompts import NEUTRAL, NO, YES, PromptTemplate
 from lib.search import search_labels
 
 MAX_LABELS = 20  # of a generated set (chosen here)

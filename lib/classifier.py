@@ -33,8 +33,8 @@ from lib.params import (
     StudyParams,
     parse_params,
 )
-from lib.prompts import encode_documents, require_context
 from lib.results import FINGERPRINTS, atomic_path, descriptions_fingerprint, read_label_space
+from lib.tokens import encode_documents, require_context
 
 WEIGHTS = "model.safetensors"
 BASELINE = "tfidf.joblib"

@@ -26,13 +26,14 @@ import pandas as pd
 import torch
 
 from lib.answering import generate_answers
+from lib.answers import parse_labels
 from lib.causal import causal_lm
 from lib.data import LabelSpace, load_splits
 from lib.decoding import score_labels
 from lib.device import choose_device, choose_dtype, describe_machine, start_run
 from lib.loader import add_lora, load_backbone, load_tokenizer
 from lib.params import ROOT, StudyParams
-from lib.prompts import PromptTemplate, parse_labels
+from lib.prompts import PromptTemplate
 from lib.results import atomic_path
 from lib.search import search_labels
 from lib.training import finetune_instruction

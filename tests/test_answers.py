@@ -1,0 +1,80 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.answers import order_labels, parse_labels
+from lib.labels import LabelSpace
+
+SPACE = LabelSpace(("earn", "gas", "nat-gas", "natural gas", "Card arrival"))
+
+
+TOPICS = LabelSpace(("corn", "gas", "grain", "natural gas"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("earn", ["earn"]),
+        (" Earn.\n", ["earn"]),
+        ("'nat-gas'", ["nat-gas"]),
+        ("The topic is natural  gas", ["natural gas"]),
+        ("CARD ARRIVAL!", ["Card arrival"]),
+        ("earnings", []),
+        ("earn or gas", []),
+        ("nat-gas-x", []),
+        ("", []),
+    ],
+)
+def test_parsing_finds_exactly_one_whole_label_or_nothing(answer, expected):
+    """TRAPS 13."""
+    assert parse_labels(answer, SPACE) == expected
+
+
+@given(st.text())
+def test_parsing_never_invents_a_label(text):
+    parsed = parse_labels(text, SPACE)
+    assert len(parsed) <= 1
+    assert all(label.lower() in " ".join(text.lower().split()) for label in parsed)
+
+
+def test_labels_may_be_called_by_codes():
+    named = LabelSpace(("A01", "B02"), ("farming", "physics"))
+    codes = named.verbalized("code")
+    assert (codes.names, codes.texts) == (named.names, ("A", "B"))
+    assert named.verbalized("name").texts == named.names
+    assert named.verbalized("text") == named
+    assert LabelSpace(tuple(f"x{i}" for i in range(30))).verbalized("code").texts[29] == "30"
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels"),
+    [
+        ("corn; natural gas", ["corn", "natural gas"]),
+        ("Grain; CORN.", ["corn", "grain"]),
+        ("gas; gas", ["gas"]),
+        ("wheat; corn", ["corn"]),
+        ("natural gas and corn", ["corn", "natural gas"]),
+        ("wheat", []),
+        ("", []),
+    ],
+)
+def test_generated_label_sets_are_read_back(answer, labels):
+    assert parse_labels(answer, TOPICS, multi_label=True) == labels
+
+
+@given(st.sets(st.sampled_from(TOPICS.names), min_size=1))
+def test_every_label_set_survives_being_answered(labels):
+    answer = "; ".join(order_labels(list(labels), TOPICS))
+    assert set(parse_labels(answer, TOPICS, multi_label=True)) == labels
+
+
+def test_a_letter_is_a_label_only_as_the_whole_answer():
+    letters = LabelSpace(("A", "B"))
+    assert parse_labels("B.", letters) == ["B"]
+    assert parse_labels("This is a patent", letters) == []
+
+
+def test_label_texts_stand_for_labels():
+    space = LabelSpace(("A", "B"), ("Human necessities", "Physics"))
+    assert parse_labels("physics", space) == ["B"]
+    assert parse_labels("B", space) == []
