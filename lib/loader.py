@@ -34,20 +34,26 @@ HEAD_NAMES = ("head", "lm_head")
 
 
 def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; one without a pad token pads with its end token.
+    """The model's tokenizer, named by the model; one without a pad token pads with its end token.
 
     Raises
     ------
     ModelError
-        The model cannot be found, or its tokenizer cannot be read.
+        The model cannot be found, or its tokenizer cannot be read or has no token to pad with.
     """
     folder = resolve_model(model_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise _unloadable(model_id, error) from error
+    tokenizer.name_or_path = model_id
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"{model_id}: the tokenizer has neither pad_token nor eos_token; name one in its "
+            "tokenizer_config.json"
+        )
     return tokenizer
 
 
