@@ -48,7 +48,7 @@ def generate_answers(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 repetition_penalty=1.0,  # a model's own settings may ask for another
-                eos_token_id=[template.end_id, tokenizer.eos_token_id],
+                eos_token_id=sorted({template.end_id, tokenizer.eos_token_id} - {None}),
                 pad_token_id=tokenizer.pad_token_id,
             )
         texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)

@@ -5,6 +5,11 @@ from hypothesis import strategies as st
 from lib.answers import order_labels, parse_labels
 from lib.labels import LabelSpace
 
+
+def squash(text):
+    return " ".join(text.split())
+
+
 SPACE = LabelSpace(("earn", "gas", "nat-gas", "natural gas", "Card arrival"))
 
 
@@ -78,3 +83,65 @@ def test_label_texts_stand_for_labels():
     space = LabelSpace(("A", "B"), ("Human necessities", "Physics"))
     assert parse_labels("physics", space) == ["B"]
     assert parse_labels("B", space) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "answer", "expected"),
+    [
+        (("C", "C.", "?"), "C", ["C"]),
+        (("C", "C.", "?"), "C.", ["C."]),
+        (("C", "C.", "?"), '"C."', ["C."]),
+        (("C", "C.", "?"), "**C**", ["C"]),
+        (("C", "C.", "?"), "c", ["C"]),
+        (("C", "C.", "?"), "C!", ["C"]),
+        (("C", "C.", "?"), " ?\n", ["?"]),
+        (("C", "C.", "?"), "?!", ["?"]),
+        (("C", "C.", "?"), "What do you mean?", []),
+        (("C", "C++", "C#"), "C++.", ["C++"]),
+        (("C", "C++", "C#"), "It is C++, I think", ["C++"]),
+        (("C", "C++", "C#"), "c#", ["C#"]),
+        (("C.", "C?"), "C", []),
+        (("C.", "D?"), "C", ["C."]),
+        (("N/A", "n.a.", "NA"), "N/A", ["N/A"]),
+        (("N/A", "n.a.", "NA"), "N.A.", ["n.a."]),
+        (("US", "us", "them"), "US", ["US"]),
+        (("US", "us", "them"), "us.", ["us"]),
+        (("US", "us", "them"), "Us", []),
+        (("US", "us", "them"), "I say: US", ["US"]),
+        (("US", "us", "them"), "I say: Us", []),
+        (("US", "us", "them"), "Us or them", []),
+        (("[bug]", "bug", "feature"), "[bug].", ["[bug]"]),
+        (("[bug]", "bug", "feature"), "bug", ["bug"]),
+        (("[bug]", "[feature]"), "bug", ["[bug]"]),
+        (("...", "!!!"), "...", ["..."]),
+        (("...", "!!!"), "Well... no", []),
+        (("caf\u00e9", "tea"), "CAFE\u0301", ["caf\u00e9"]),
+        (("cafe\u0301", "tea"), "caf\u00e9", ["cafe\u0301"]),
+        (("natural gas", "gas"), "natural gas", ["natural gas"]),
+        (("new york", "york city"), "in new york city", []),
+        (("体育", "財経"), "「体育」。", ["体育"]),
+    ],
+)
+def test_a_label_is_read_exactly_before_it_is_read_loosely(labels, answer, expected):
+    assert parse_labels(answer, LabelSpace(labels)) == expected
+
+
+def test_of_several_answers_those_that_fit_two_labels_are_passed_over():
+    space = LabelSpace(("US", "us", "C.", "C?"))
+    assert parse_labels("us; C; C?", space, multi_label=True) == ["us", "C?"]
+    assert parse_labels("Us; C", space, multi_label=True) == []
+
+
+TEXT = st.text(alphabet='aAbB.?[]"* -é', min_size=1, max_size=5).map(str.strip).filter(bool)
+
+
+@given(st.sets(TEXT, min_size=1, max_size=6).filter(lambda s: len(set(map(squash, s))) == len(s)))
+def test_every_label_survives_being_answered(labels):
+    space = LabelSpace(tuple(sorted(labels)))
+    for label in space.names:
+        assert parse_labels(f" {label}\n", space) == [label]
+
+
+def test_a_long_answer_of_punctuation_is_read_at_once():
+    assert parse_labels("." * 5_000 + "gas" + "!" * 5_000, SPACE) == ["gas"]
+    assert parse_labels("*" * 10_000, SPACE) == []

@@ -79,25 +79,6 @@ def test_a_label_without_tokens_is_refused(label):
         template.answer_ids("a", label)
 
 
-def test_a_chat_template_without_a_place_for_the_document_is_refused(tokenizer, monkeypatch):
-    monkeypatch.setattr(
-        tokenizer, "chat_template", "{% for m in messages %}{{ m.role }}{% endfor %}"
-    )
-    with pytest.raises(ValueError, match="chat template drops the user's message"):
-        PromptTemplate.build(tokenizer, instruction="Topic?", max_length=9)
-
-
-def test_a_chat_template_writes_the_same_date_every_day(tokenizer, monkeypatch):
-    """As Llama 3.2's and SmolLM3's do: else prompts, and results, differ from day to day."""
-    written = "{% if not date_string is defined %}"
-    written += """{% set date_string = strftime_now("%d %b %Y") %}{% endif %}"""
-    written += "{{ date_string }}, {{ strftime_now('%B %Y') }}|"
-    written += "{% for m in messages %}{{ m.content }}|{% endfor %}"
-    monkeypatch.setattr(tokenizer, "chat_template", written)
-    template = PromptTemplate.build(tokenizer, instruction="Topic?", max_length=9)
-    assert tokenizer.decode(template.prefix_ids) == "26 Jul 2024, July 2024|Topic?|"
-
-
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_question_stands_behind_the_document_in_its_turn(tokenizer, chat):
     """TRAPS 16: neither document nor label can become structure."""

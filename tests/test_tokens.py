@@ -248,7 +248,7 @@ def test_a_token_without_a_row_in_the_embedding_is_refused():
     require_rows(tokenizer, rows)
     tokenizer.add_tokens(["<never written>"])
     require_rows(tokenizer, rows)
-    with pytest.raises(ModelError, match="^somebody/something: token '.*' has id .* has 9 rows"):
+    with pytest.raises(ModelError, match=r"^somebody/something: token '.*' has id .* has 9 rows"):
         require_rows(tokenizer, 9)
     tokenizer.chat_template = "{{ '<never written>' }}"
     with pytest.raises(ModelError, match=f"'<never written>' has id {rows}, but .* {rows} rows"):
