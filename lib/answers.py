@@ -48,9 +48,9 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
 
     The whole answer is compared first: as it is, then with as little of the punctuation around it
     taken off as makes it a label, and at last with labels that lack theirs as well. If it is none,
-    labels are looked for as whole words in it. Labels are equal without case, but of several such
-    the one that is equal with case is meant. Nothing is ever guessed: an answer outside the set, or
-    one that fits several labels equally well, is an error of the model and is counted as one.
+    labels are looked for as whole words in it. Case does not count: no two labels of a space are
+    equal without it. Nothing is ever guessed: an answer outside the set, or one that fits several
+    labels equally well, is an error of the model and is counted as one.
 
     With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
     that name none are passed over. The list is in label order.
@@ -82,18 +82,17 @@ def _whole_answer(answer: str, texts: tuple[str, ...]) -> set[int]:
 
 
 def _equal(forms: Iterable[str], texts: tuple[str, ...]) -> set[int]:
-    """Columns of the labels that equal a form; if there is none, of those that do without case."""
-    exact, folded, forms = _columns(texts), _columns(texts, fold=True), list(forms)
-    equal = set().union(*(exact.get(form, ()) for form in forms))
-    return equal or set().union(*(folded.get(form.lower(), ()) for form in forms))
+    """Columns of the labels that equal one of some forms of an answer."""
+    columns = _columns(texts)
+    return set().union(*(columns.get(form.lower(), ()) for form in forms))
 
 
 @lru_cache(maxsize=8)
-def _columns(texts: tuple[str, ...], *, fold: bool = False) -> dict[str, set[int]]:
-    """The columns of the labels with each text."""
+def _columns(texts: tuple[str, ...]) -> dict[str, set[int]]:
+    """Columns of the labels with each text, in lower case."""
     columns = defaultdict(set)
     for column, label in enumerate(texts):
-        columns[label.lower() if fold else label].add(column)
+        columns[label.lower()].add(column)
     return dict(columns)
 
 
@@ -103,23 +102,15 @@ def _words(answer: str, texts: tuple[str, ...]) -> Iterator[set[int]]:
     A label inside a longer one ("gas" in "natural gas") does not count. A label of one letter is
     read only as a whole answer: "a" is a word of any sentence.
     """
-    by_text, end = _columns(texts, fold=True), 0
+    by_text, end = _columns(texts), 0
     longer = [label for label in by_text if len(label.strip(OUTER)) > 1]
-    for start, word in _standing(longer, answer.lower()):
+    alternatives = "|".join(map(re.escape, sorted(longer, key=len, reverse=True))) or r"(?!)"
+    for match in re.finditer(rf"(?<!{WORD})(?=({alternatives})(?!{WORD}))", answer.lower()):
+        start, word = match.start(), match[1]  # the longest one that begins there
         if start + len(word) <= end:
             continue
-        end, columns = start + len(word), by_text[word]
-        if len(columns) > 1:  # they differ by case alone
-            exact = {label for _, label in _standing([texts[c] for c in columns], answer)}
-            columns = {column for column in columns if texts[column] in exact} or columns
-        yield columns
-
-
-def _standing(words: Sequence[str], text: str) -> list[tuple[int, str]]:
-    """Position and text of the longest of some words wherever one begins in a text."""
-    alternatives = "|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)"
-    found = re.finditer(rf"(?<!{WORD})(?=({alternatives})(?!{WORD}))", text)
-    return [(match.start(), match[1]) for match in found]
+        end = start + len(word)
+        yield by_text[word]
 
 
 def _tidy(text: str) -> str:
