@@ -5,6 +5,8 @@ import logging
 from dataclasses import dataclass
 
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from lib.prompts import TODAY, PromptTemplate
 from lib.weights import ModelError
@@ -405,3 +407,20 @@ def test_smollm2_reads_the_same_prompts_as_ever(tokenizer):
         21350, 42, *answer, 198, 198, 8060, 42, 216, 51, 406, 9677, 8739, 281, 2405, 30, 198, 198,
         21350, 42,
     ]  # fmt: skip
+
+
+def test_an_answer_has_the_tokens_that_it_has_behind_its_header():
+    """SentencePiece writes a space before a text that stands alone; here a line ends before it."""
+    words = {"<s>": 0, "</s>": 1, "▁": 2, "▁a": 3, "a": 4, ":": 5, "▁b": 6, "b": 7, "\n": 8}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<s>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex("[:\n]"), "isolated")]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    for between, ids in ((":\n", [4, 1]), (": ", [3, 1])):
+        tokenizer.chat_template = (
+            "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content + BETWEEN }}"
+            "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+        ).replace("BETWEEN", repr(between))
+        template = PromptTemplate.build(tokenizer, instruction="b", max_length=9)
+        assert template.answer_ids("a") == ids
