@@ -8,6 +8,7 @@ import torch
 from scipy.special import logsumexp
 from torch import nn
 
+from lib.answers import parse_labels
 from lib.causal import causal_lm
 from lib.checks import generates_padded
 from lib.data import micro_batches
@@ -16,7 +17,7 @@ from lib.device import mixed_precision
 from lib.labels import LabelSpace
 from lib.metrics import decode_sets, sigmoid, softmax
 from lib.probes import probes_of
-from lib.prompts import NEUTRAL, NO, YES, PromptTemplate, parse_labels
+from lib.prompts import NEUTRAL, NO, YES, PromptTemplate
 from lib.search import search_labels
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def generate_answers(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 repetition_penalty=1.0,  # a model's own settings may ask for another
-                eos_token_id=[template.end_id, tokenizer.eos_token_id],
+                eos_token_id=sorted({template.end_id, tokenizer.eos_token_id} - {None}),
                 pad_token_id=tokenizer.pad_token_id,
             )
         texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)

@@ -34,9 +34,9 @@ from lib.params import (
     StudyParams,
     parse_params,
 )
-from lib.prompts import encode_documents, require_context
 from lib.results import FINGERPRINTS, descriptions_fingerprint, read_label_space
 from lib.storage import atomic_path
+from lib.tokens import encode_documents, require_context
 
 WEIGHTS = "model.safetensors"
 BASELINE = "tfidf.joblib"

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lib.browsing import tick
 from lib.labels import LabelSpace
-from lib.prompts import encode_documents
+from lib.tokens import encode_documents
 
 
 def plot_class_counts(splits: DatasetDict, label_space: LabelSpace, *, most: int = 45) -> Figure:

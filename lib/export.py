@@ -13,8 +13,8 @@ from transformers import AutoModelForSequenceClassification
 from lib.classifier import load_embedding, read_run
 from lib.embedding import predict_logits
 from lib.params import EmbeddingParams
-from lib.prompts import encode_documents
 from lib.storage import atomic_path
+from lib.tokens import encode_documents
 
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (chosen here)
 

@@ -19,8 +19,8 @@ from lib.embedding import pad
 from lib.loader import count_parameters, load_backbone
 from lib.meter import meter
 from lib.pooling import pool
-from lib.prompts import require_positions
 from lib.storage import atomic_path, computing_fingerprint
+from lib.tokens import require_positions
 from lib.weights import CACHE, model_fingerprint
 
 Kind = tuple[str, int]  # a pooling and a layer

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
-from lib.significance import distinguishable, format_p
+from lib.significance import distinguishable
 from lib.storage import atomic_path
+from lib.wording import format_p
 
 # Colour (of seaborn's "colorblind" palette) and marker of the arms that studies share.
 KNOWN_ARMS = {

@@ -9,8 +9,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.labels import LabelSpace, read_label_names
 from lib.params import ROOT
-from lib.prompts import PromptTemplate, context_limit
+from lib.prompts import PromptTemplate
 from lib.reading import DataError
+from lib.tokens import context_limit
 
 SPARE = 8  # tokens of a free answer beside its labels
 

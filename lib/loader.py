@@ -30,6 +30,7 @@ from lib.device import choose_device, choose_dtype, memory_of
 from lib.probes import Probes
 from lib.quantization import count_weights, nf4_share, stored_quantization
 from lib.storage import computing_fingerprint
+from lib.tokens import require_rows
 from lib.weights import CACHE, ModelError, resolve_model, unusable
 
 log = logging.getLogger(__name__)
@@ -38,20 +39,26 @@ HEAD_NAMES = ("head", "lm_head")
 
 
 def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; one without a pad token pads with its end token.
+    """The model's tokenizer, named by the model; one without a pad token pads with its end token.
 
     Raises
     ------
     ModelError
-        The model cannot be found, or its tokenizer cannot be read.
+        The model cannot be found, or its tokenizer cannot be read or has no token to pad with.
     """
     folder = resolve_model(model_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise unusable(model_id, error) from error
+    tokenizer.name_or_path = model_id
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"{model_id}: the tokenizer has neither pad_token nor eos_token; name one in its "
+            "tokenizer_config.json"
+        )
     return tokenizer
 
 
@@ -119,6 +126,7 @@ def load_backbone(
                 bnb_4bit_compute_dtype=dtype,
             )
         model = _auto_class(config, head).from_pretrained(folder, config=config, **options)
+        require_rows(load_tokenizer(model_id), model.get_input_embeddings().weight.shape[0])
         if config.get_text_config() is not config:  # with towers for images or sound
             if head == "none":
                 model = model.get_decoder()

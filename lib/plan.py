@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from lib.answers import order_labels
 from lib.costs import (
     GIB,
     GPUS,
@@ -40,8 +41,9 @@ from lib.params import (
     InstructionParams,
     StudyParams,
 )
-from lib.prompts import NO, YES, encode_cached, order_labels
+from lib.prompts import NO, YES
 from lib.study import load_params, load_study, study_runs
+from lib.tokens import encode_cached
 from lib.trie import LabelTrie
 from lib.weights import ModelError, resolve_model
 

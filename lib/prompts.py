@@ -1,34 +1,41 @@
-"""Prompts and answers as token ids, and free answers back as labels."""
+"""Prompts and answers as token ids."""
 
-import json
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from functools import cached_property
+from typing import NamedTuple, Self
 
-import joblib
-from jinja2 import TemplateError
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from lib.labels import LabelSpace
-from lib.params import ROOT, ParamsError
-from lib.reading import DataError
-from lib.storage import computing_fingerprint
+from lib.answers import SEPARATOR
+from lib.tokens import TextEncoder, text_encoder
+from lib.weights import ModelError
 
-MARK = "\x00document\x00"  # stands for the document while the template is cut in two
+log = logging.getLogger(__name__)
+
+MARK = "\x00document\x00"  # stands for the document while the template is cut to pieces
 ANSWER = "\x00answer\x00"  # and for an example's answer
-SEPARATOR = ";"  # between the labels of an answer
+INSTRUCTION = "\x00instruction\x00"  # and for an instruction that spells a token of structure
 NEUTRAL = ("N/A", "[MASK]", "")  # documents that say nothing (arXiv 2102.09690, section 5)
-CHUNK = 1000  # texts tokenized at once: the tokenizer keeps much more of each than its ids
 Example = tuple[str, Sequence[str]]  # a document and the texts of its labels
 QUESTION = "\n\nAnswer Yes or No. Does this label apply: {label}?"  # ends where labels differ
 YES, NO = "Yes", "No"
-# Models whose position numbers begin behind that of the padding token.
-COUNTS_FROM_PADDING = ("camembert", "ibert", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
-DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")  # how a chat template asks for it
-TODAY = datetime(2024, 7, 26)  # what it is told; Llama 3.1's default
+TODAY = datetime(2024, 7, 26)  # what a chat template is told; Llama 3.1's default
 PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
+
+
+class Frame(NamedTuple):
+    """The texts around two documents and their answers, the first of which is an example's."""
+
+    start: str  # ahead of the first document
+    example: str  # between it and its answer
+    turn: str  # from the end of that answer to the next document
+    suffix: str  # between the last document and its answer
+    end: str  # behind the last answer
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,26 @@ class PromptTemplate:
     """A prompt as token ids: `prefix_ids` + the document, truncated + `suffix_ids`.
 
     The parts are tokenized apart, so the loss mask follows from lengths and truncation can only
-    ever touch a document. In the document, text that looks like a special token is text.
+    ever touch a document. In documents, labels and the instruction, text that looks like a special
+    token is text.
+
+    An answer stands where the chat template writes one in its history, behind a header or a closed,
+    empty thought. Some templates open a thought or a channel of thinking where an answer is to be
+    generated: labels would be trained and scored inside it.
 
     Attributes
     ----------
+    suffix
+        Text of `suffix_ids`.
+    lead
+        A space between suffix and answer, which is tokenized with the answer.
+    example_ids
+        What stands between an example's document and its answer; like `suffix_ids`, unless the
+        template writes earlier turns differently.
+    turn_ids
+        What stands between an example's answer and the next document, the end of the turn included.
     end_id
         What ends an answer: what the chat template writes there, or the tokenizer's end token.
-    turn_ids
-        What stands between the end of an example's answer and the next document.
     chat
         Whether the prompt is the tokenizer's own chat template.
     """
@@ -51,6 +70,9 @@ class PromptTemplate:
     tokenizer: PreTrainedTokenizerBase
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
+    suffix: str
+    lead: str
+    example_ids: tuple[int, ...]
     turn_ids: tuple[int, ...]
     end_id: int
     max_length: int
@@ -84,55 +106,54 @@ class PromptTemplate:
             Most tokens of the document; template, label list and answer come on top.
         plain
             Use the plain template whatever the tokenizer has.
+
+        Raises
+        ------
+        ModelError
+            The chat template has no place for a document and its answer, or nothing ends an answer.
         """
-        chat = bool(tokenizer.chat_template) and not plain
         if labels:
             several = f"one or several of these, with {SEPARATOR!r} between them"
             choice = several if multi_label else "one of"
             instruction = f"{instruction} Answer with {choice}: {', '.join(labels)}."
-        if chat:
-            example = [{"role": "user", "content": MARK}, {"role": "assistant", "content": ANSWER}]
-            system = [{"role": "system", "content": instruction}, *example, example[0]]
-            merged = [{"role": "user", "content": f"{instruction}\n\n{MARK}"}, *system[2:]]
-            options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-            options["chat_template"] = DATE.sub(
-                lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template()
-            )
-            try:
-                text = tokenizer.apply_chat_template(system, **options)
-            except TemplateError:  # some templates refuse a system message
-                text = ""
-            if instruction.strip() not in text.split(MARK)[0]:  # others move it to the last turn
-                text = tokenizer.apply_chat_template(merged, **options)
-        else:
-            text = PLAIN_TEMPLATE.format(instruction=instruction, document=MARK)
-            text += f" {ANSWER}\n\nText: {MARK}\n\nAnswer:"
-        parts = re.split(f"{MARK}|{ANSWER}", text)
-        if len(parts) != 4:
-            raise ValueError("the tokenizer's chat template drops the user's message")
-        prefix, _, turn, suffix = parts  # a template may write the last turn differently
-        prefix_ids, turn_ids, suffix_ids = (
-            tuple(tokenizer(part, add_special_tokens=False).input_ids)
-            for part in (prefix, turn, suffix)
-        )
+        encode = text_encoder(tokenizer)
+        spelled = set(_ids(tokenizer, instruction)) & encode.structure - {tokenizer.unk_token_id}
+        shown = INSTRUCTION if spelled else instruction
+        chat = bool(tokenizer.chat_template) and not plain
+        frame = _chat_frame(tokenizer, shown) if chat else _plain_frame(shown)
+        end_id = _end_id(tokenizer, encode, (frame.end, frame.turn) if chat else ())
+        lead = " " if frame.suffix.endswith(" ") else ""
+        suffix, example = (text.removesuffix(lead) for text in (frame.suffix, frame.example))
+        start, *quoted = _ahead_of_text(tokenizer, frame.start).split(INSTRUCTION)
+        prefix_ids = _ids(tokenizer, start)
+        for text in quoted:
+            prefix_ids += encode([instruction])[0] + _ids_behind(tokenizer, text)
         if not chat and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
-            prefix_ids = (tokenizer.bos_token_id, *prefix_ids)  # a chat template writes its own
-        end_id = tokenizer.eos_token_id
-        if chat and turn_ids[:1] and turn_ids[0] in tokenizer.added_tokens_decoder:
-            end_id, *turn_ids = turn_ids  # such as Gemma's <end_of_turn>
-        return cls(tokenizer, prefix_ids, suffix_ids, tuple(turn_ids), end_id, max_length, chat)
+            prefix_ids = [tokenizer.bos_token_id, *prefix_ids]  # a chat template writes its own
+        turn_ids = _ids_behind(tokenizer, _ahead_of_text(tokenizer, frame.turn))
+        return cls(
+            tokenizer=tokenizer,
+            prefix_ids=tuple(prefix_ids),
+            suffix_ids=tuple(_ids_behind(tokenizer, suffix)),
+            suffix=suffix,
+            lead=lead,
+            example_ids=tuple(_ids_behind(tokenizer, example)),
+            turn_ids=tuple(turn_ids if chat else [end_id, *turn_ids]),
+            end_id=end_id,
+            max_length=max_length,
+            chat=chat,
+        )
 
     def render(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
         """Prompt ids of one document, behind examples of other documents and their answers."""
         ids = list(self.prefix_ids)
         for text, labels in examples:
-            ids += [*self._document_ids(text), *self.suffix_ids, *self.answer_ids(*labels)]
+            ids += [*self._document_ids(text), *self.example_ids, *self.answer_ids(*labels)[:-1]]
             ids += self.turn_ids
         return [*ids, *self._document_ids(document), *self.suffix_ids]
 
     def _document_ids(self, document: str) -> list[int]:
-        options = {"max_length": self.max_length, "add_special_tokens": False}
-        return encode_documents(self.tokenizer, [document], **options)[0]
+        return self._encode([document], max_length=self.max_length)[0]
 
     def render_with_answer(self, document: str, *labels: str) -> tuple[list[int], int]:
         """Ids of prompt + answer + end token, and how many of them, at the end, are supervised."""
@@ -147,7 +168,7 @@ class PromptTemplate:
     def question_ids(self, label: str) -> list[int]:
         """Ids from the end of a document to where Yes or No is answered about a label."""
         self.piece_ids(label, first=True)  # refuses one that tokenizes to nothing
-        return [*self._ids_behind("a", QUESTION.format(label=label)), *self.suffix_ids]
+        return [*self._text_behind("a", QUESTION.format(label=label)), *self.suffix_ids]
 
     def answer_ids(self, *labels: str) -> list[int]:
         """Ids of a whole answer with its end token, so that lengths do not decide between labels.
@@ -167,155 +188,134 @@ class PromptTemplate:
 
     def piece_ids(self, label: str, *, first: bool) -> list[int]:
         """Ids of one label of an answer, at its start or behind a separator."""
-        first = first and self.chat
-        ids = self._ids(label) if first else self._ids_behind(SEPARATOR, f" {label}")
-        if not label.strip() or not self._ids(label):
+        if not label.strip() or not self._encode([label])[0]:
             raise ValueError(f"label {label!r} tokenizes to nothing, so it cannot be an answer")
-        return ids
+        if not first:
+            return self._text_behind(SEPARATOR, f" {label}")
+        start, ids = self._suffix_alone, _ids(self.tokenizer, self.suffix + self.lead + label)
+        behind = ids[len(start) :]
+        if behind and ids[: len(start)] == start and self._encode.structure.isdisjoint(behind):
+            return behind
+        return self._text_behind(SEPARATOR, f" {label}") if self.lead else self._encode([label])[0]
 
     @property
     def separator_ids(self) -> list[int]:
         """Ids of what stands between two labels."""
-        return self._ids_behind("a", SEPARATOR)
+        return self._text_behind("a", SEPARATOR)
 
-    def _ids(self, text: str) -> list[int]:
-        options = {"add_special_tokens": False, "split_special_tokens": True}
-        return self.tokenizer(text, **options).input_ids
+    @cached_property
+    def _encode(self) -> TextEncoder:
+        return text_encoder(self.tokenizer)
 
-    def _ids_behind(self, before: str, text: str) -> list[int]:
+    @cached_property
+    def _suffix_alone(self) -> list[int]:
+        return _ids(self.tokenizer, self.suffix)
+
+    def _text_behind(self, before: str, text: str) -> list[int]:
         """Ids of a text as it continues another, to which some tokenizers add no space."""
-        start = self._ids(before)
-        ids = self._ids(before + text)
-        return ids[len(start) :] if ids[: len(start)] == start else self._ids(text)
+        return _continued(lambda part: self._encode([part])[0], before, text)
 
 
-def require_context(config: PretrainedConfig, prompt_length: int, answer_length: int) -> None:
-    """Raise `ParamsError` where a model's context is too short for a prompt and its answer.
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of text of a template, in which special tokens are read."""
+    options = {"add_special_tokens": False, "split_special_tokens": False, "verbose": False}
+    return list(tokenizer(text, **options).input_ids)
 
-    A sliding window is a limit as well: scoring lets every token of an answer see the whole prompt.
-    """
-    limit = context_limit(config)
-    if limit is not None and prompt_length + answer_length > limit:
-        raise ParamsError(
-            f"max_length: prompts of up to {prompt_length:,} tokens and answers of "
-            f"{answer_length} do not fit the model's context of {limit:,}; lower max_length or "
-            "num_examples, or leave the labels out of the prompt (labels_in_prompt)"
+
+def _ids_behind(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of text of a template behind a document, an answer or an instruction."""
+    return _continued(lambda part: _ids(tokenizer, part), "a", text)
+
+
+def _continued(encode: Callable[[str], list[int]], before: str, text: str) -> list[int]:
+    """Ids of a text behind another one; of it alone where the two melt together."""
+    start, ids = encode(before), encode(before + text)
+    return ids[len(start) :] if ids[: len(start)] == start else encode(text)
+
+
+def _ahead_of_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Text of a template ahead of a document, without the space that the tokenizer adds to that."""
+    adds_space = _ids(tokenizer, "a") == _continued(lambda x: _ids(tokenizer, x), "b", " a")
+    return text.removesuffix(" ") if adds_space else text
+
+
+def _end_id(tokenizer: PreTrainedTokenizerBase, encode: TextEncoder, behind: Sequence[str]) -> int:
+    """The token of structure that the texts behind an answer begin with, or the end token."""
+    tokens = {tokenizer.convert_ids_to_tokens(i): i for i in encode.structure}
+    tokens = {token: i for token, i in tokens.items() if i != tokenizer.bos_token_id}
+    for text in behind:
+        if begins := [token for token in tokens if text.lstrip().startswith(token)]:
+            return tokens[max(begins, key=len)]  # such as Gemma's <end_of_turn>
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: the tokenizer has no eos_token, so that nothing ends an "
+            "answer; name one in its tokenizer_config.json"
         )
+    return tokenizer.eos_token_id
 
 
-def require_positions(config: PretrainedConfig, documents: Iterable[Sequence[int]]) -> None:
-    """Raise `ParamsError` where a document, its frame included, has more tokens than positions."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and config.model_type in COUNTS_FROM_PADDING:
-        limit -= config.pad_token_id + 1
-    longest = max(map(len, documents), default=0)
-    if limit is not None and longest > limit:
-        raise ParamsError(
-            f"max_length: the longest document has {longest:,} tokens, those of its frame "
-            f"included, and the model {limit:,} positions; lower max_length by {longest - limit}"
-        )
+def _plain_frame(instruction: str) -> Frame:
+    start, between = PLAIN_TEMPLATE.format(instruction=instruction, document=MARK).split(MARK)
+    return Frame(start, f"{between} ", "\n\nText: ", f"{between} ", "")
 
 
-def context_limit(config: PretrainedConfig) -> int | None:
-    """Tokens of a prompt and its answer that a model takes; None where its config does not say."""
-    text = config.get_text_config()
-    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "sliding_window")]
-    return min(filter(None, limits), default=None)
+def _chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
+    """What the chat template writes around two documents and their answers.
 
-
-def encode_documents(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    *,
-    max_length: int,
-    add_special_tokens: bool,
-) -> list[list[int]]:
-    """At most `max_length` ids of each text; none of them is a special token read out of the text.
-
-    With `add_special_tokens` the model's own frame (such as [CLS] and [SEP]) comes on top.
-    """
-    frame = tokenizer.num_special_tokens_to_add() if add_special_tokens else 0
-    options = {"add_special_tokens": add_special_tokens, "split_special_tokens": True}
-    options |= {"truncation": True, "max_length": max_length + frame}
-    ids: list[list[int]] = []
-    for start in range(0, len(texts), CHUNK):
-        ids += tokenizer(list(texts[start : start + CHUNK]), **options).input_ids
-    return ids
-
-
-def encode_cached(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
-) -> list[list[int]]:
-    """`encode_documents`, kept in `runs/cache` under a hash of tokenizer, texts and code."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    for setting in ("truncation", "padding"):  # left over from the tokenizer's last call
-        rules.pop(setting)
-    content = joblib.hash((json.dumps(rules), list(texts), computing_fingerprint("prompts")))
-    return _encode_cached(content, tokenizer=tokenizer, texts=texts, **options)
-
-
-@joblib.Memory(ROOT / "runs" / "cache", verbose=0).cache(ignore=["tokenizer", "texts"])
-def _encode_cached(
-    content: str, *, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
-) -> list[list[int]]:
-    return encode_documents(tokenizer, texts, **options)
-
-
-def order_labels(
-    labels: Sequence[str], label_space: LabelSpace, counts: Mapping[str, int] | None = None
-) -> list[str]:
-    """The answer for a label set: its texts in label order, or the most frequent label first.
-
-    One order for every document, because a model cannot learn an order that means nothing
-    (arXiv 2505.17510 trains on it too).
-
-    Parameters
-    ----------
-    counts
-        How many documents have each label; labels of equally many stay in label order.
+    Tried in turn: contents as strings and as lists of parts; the instruction as a message of the
+    system and in the first turn; a history that ends with an answer, as in training, and one that
+    does not.
 
     Raises
     ------
-    DataError
-        There are several labels and some text holds ";", so that answers could not be read back.
+    ModelError
+        The template takes none of these, or drops some of them.
     """
-    columns = label_space.indices([labels])[0]
-    if counts is not None:
-        columns.sort(key=lambda c: -counts.get(label_space.names[c], 0))
-    texts = [label_space.texts[c] for c in columns]
-    unclear = [text for text in label_space.texts if SEPARATOR in text] if len(texts) > 1 else []
-    if unclear:
-        raise DataError(f"label {unclear[0]!r} holds {SEPARATOR!r}, which stands between labels")
-    return texts
+    name, reason = tokenizer.name_or_path, "the tokenizer's chat template drops the user's message"
+    for content in (str, lambda text: [{"type": "text", "text": text}]):
+        user = {"role": "user", "content": content(MARK)}
+        answer = {"role": "assistant", "content": content(ANSWER)}
+        system = {"role": "system", "content": content(instruction)}
+        merged = {"role": "user", "content": content(f"{instruction}\n\n{MARK}")}
+        for first in ([system, user], [merged]):  # some refuse a system message or move it away
+            for last in ([answer], []):
+                history = [*first, answer, user, *last]
+                try:
+                    text = _render_chat(tokenizer, history)
+                except Exception as error:  # a template is code, and may raise anything
+                    if content is str:
+                        reason = f"its chat template fails: {' '.join(str(error).split())}"
+                    continue
+                expected = [MARK, ANSWER, MARK, ANSWER][: len(history) - len(first) + 1]
+                parts = re.split(f"{MARK}|{ANSWER}", text)
+                found = re.findall(f"{MARK}|{ANSWER}", text) == expected
+                if found and instruction.strip() in parts[0]:
+                    frame = Frame(*parts) if last else Frame(*parts[:3], parts[1], "")
+                    _report_generation(tokenizer, history[: len(first) + 2], frame)
+                    return frame
+    raise ModelError(f'{name}: {reason}; set template: "plain"')
 
 
-def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = False) -> list[str]:
-    """The label that a free answer names, as a list of one; empty if it names none or several.
-
-    The whole answer is compared first, without case, outer punctuation and spaces; then labels are
-    looked for as whole words in it, hyphens counting as letters. Nothing is ever guessed: an answer
-    outside the set is an error of the model and is counted as one.
-
-    With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
-    that name none are passed over. The list is in label order.
-    """
-    by_text = {_normalised(t): n for t, n in zip(label_space.texts, label_space.names, strict=True)}
-    # Longest first, so that "gas" is not found inside "natural gas". A label of one letter is read
-    # only as a whole answer: "a" is a word of any sentence.
-    longer = [text for text in by_text if len(text) > 1]
-    alternatives = "|".join(map(re.escape, sorted(longer, key=len, reverse=True))) or r"(?!)"
-    found = set()
-    for part in text.split(SEPARATOR) if multi_label else [text]:
-        answer = _normalised(part)
-        if exact := by_text.get(answer.strip(" .,:;!?\"'`*")):
-            found.add(exact)
-        else:
-            words = re.findall(rf"(?<![\w-])(?:{alternatives})(?![\w-])", answer)
-            found |= {by_text[word] for word in words}
-    if not multi_label and len(found) > 1:
-        return []
-    return [name for name in label_space.names if name in found]
+def _render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], *, generation: bool = False
+) -> str:
+    template = tokenizer.get_chat_template()
+    _compile_jinja_template(template).globals["strftime_now"] = TODAY.strftime
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+    )
 
 
-def _normalised(text: str) -> str:
-    return " ".join(text.lower().split())
+def _report_generation(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], frame: Frame
+) -> None:
+    """Log where the template would have the model generate, if it writes no answer there."""
+    try:
+        opened = _render_chat(tokenizer, messages, generation=True).split(MARK)[-1]
+    except Exception:  # it is not used
+        return
+    if opened != frame.suffix:
+        log.info(
+            "%s: answers stand behind %r, as in the chat template's history; to generate, the "
+            "template writes %r", tokenizer.name_or_path, frame.suffix, opened,
+        )  # fmt: skip

@@ -14,7 +14,7 @@ from lib.figures import MOST_LINES, arm_styles, label_ends, lowest_shown
 from lib.intervals import f1_intervals
 from lib.labels import LabelSpace
 from lib.metrics import f1_scores
-from lib.prompts import encode_documents
+from lib.tokens import encode_documents
 
 
 def parts_by_support(train_counts: np.ndarray) -> pd.Categorical:

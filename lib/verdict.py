@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from lib.intervals import ALPHA
-from lib.significance import distinguishable, format_p
+from lib.significance import distinguishable
+from lib.wording import format_p
 
 HEAD, PROMPT = "embedding", "instruction"  # the arms of the study's question
 MARGIN = 0.05  # micro-F1 that one would mind losing (chosen here)

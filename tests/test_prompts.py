@@ -1,36 +1,18 @@
-from uuid import uuid4
-
 import numpy as np
 import pytest
-from conftest import MINILM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import (
-    BertConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-)
+from transformers import PreTrainedTokenizerFast
 
+from lib.answers import order_labels
 from lib.examples import choose_examples
 from lib.labels import LabelSpace
-from lib.loader import load_tokenizer
-from lib.params import ParamsError
-from lib.prompts import (
-    PromptTemplate,
-    encode_cached,
-    encode_documents,
-    order_labels,
-    parse_labels,
-    require_context,
-    require_positions,
-)
+from lib.prompts import PromptTemplate
 from lib.reading import DataError
+from lib.tokens import encode_documents
 
-SPACE = LabelSpace(("earn", "gas", "nat-gas", "natural gas", "Card arrival"))
+NAMES = ("earn", "gas", "nat-gas", "natural gas", "Card arrival")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +21,7 @@ def template(tokenizer):
 
 
 @settings(max_examples=60)
-@given(st.text(max_size=200), st.sampled_from(SPACE.names))
+@given(st.text(max_size=200), st.sampled_from(NAMES))
 def test_the_document_is_cut_never_the_template_or_the_answer(template, document, answer):
     """TRAPS 11, 12."""
     ids, num_answer = template.render_with_answer(document, answer)
@@ -59,23 +41,6 @@ def test_special_tokens_inside_a_document_stay_text(template, tokenizer):
     ids = encode_documents(tokenizer, [attack], max_length=99, add_special_tokens=True)[0]
     assert not set(ids) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(ids) == attack
-
-
-def test_an_encoders_frame_comes_on_top_of_max_length():
-    bert = load_tokenizer(MINILM)
-    ids = encode_documents(bert, ["a [SEP] b c d e f g"], max_length=4, add_special_tokens=True)[0]
-    assert len(ids) == 6
-    assert (ids[0], ids[-1]) == (bert.cls_token_id, bert.sep_token_id)
-    assert bert.sep_token_id not in ids[:-1]
-
-
-def test_a_document_needs_a_position_for_each_token():
-    require_positions(BertConfig(max_position_embeddings=8), [[1] * 8, [1]])
-    with pytest.raises(ParamsError, match=r"9 tokens.*8 positions; lower max_length by 1"):
-        require_positions(BertConfig(max_position_embeddings=8), [[1], [1] * 9])
-    roberta = RobertaConfig(max_position_embeddings=10, pad_token_id=1)  # numbers from 2 on
-    with pytest.raises(ParamsError, match=r"9 tokens.*8 positions"):
-        require_positions(roberta, [[1] * 9])
 
 
 def test_prompt_is_the_models_own_chat_format(template, tokenizer):
@@ -114,25 +79,6 @@ def test_a_label_without_tokens_is_refused(label):
         template.answer_ids("a", label)
 
 
-def test_a_chat_template_without_a_place_for_the_document_is_refused(tokenizer, monkeypatch):
-    monkeypatch.setattr(
-        tokenizer, "chat_template", "{% for m in messages %}{{ m.role }}{% endfor %}"
-    )
-    with pytest.raises(ValueError, match="chat template drops the user's message"):
-        PromptTemplate.build(tokenizer, instruction="Topic?", max_length=9)
-
-
-def test_a_chat_template_writes_the_same_date_every_day(tokenizer, monkeypatch):
-    """As Llama 3.2's and SmolLM3's do: else prompts, and results, differ from day to day."""
-    written = "{% if not date_string is defined %}"
-    written += """{% set date_string = strftime_now("%d %b %Y") %}{% endif %}"""
-    written += "{{ date_string }}, {{ strftime_now('%B %Y') }}|"
-    written += "{% for m in messages %}{{ m.content }}|{% endfor %}"
-    monkeypatch.setattr(tokenizer, "chat_template", written)
-    template = PromptTemplate.build(tokenizer, instruction="Topic?", max_length=9)
-    assert tokenizer.decode(template.prefix_ids) == "26 Jul 2024, July 2024|Topic?|"
-
-
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_question_stands_behind_the_document_in_its_turn(tokenizer, chat):
     """TRAPS 16: neither document nor label can become structure."""
@@ -146,32 +92,6 @@ def test_a_question_stands_behind_the_document_in_its_turn(tokenizer, chat):
     assert template.ask(prompt, label).count(tokenizer.eos_token_id) == asked.count(
         tokenizer.eos_token_id
     )
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("earn", ["earn"]),
-        (" Earn.\n", ["earn"]),
-        ("'nat-gas'", ["nat-gas"]),
-        ("The topic is natural  gas", ["natural gas"]),
-        ("CARD ARRIVAL!", ["Card arrival"]),
-        ("earnings", []),
-        ("earn or gas", []),
-        ("nat-gas-x", []),
-        ("", []),
-    ],
-)
-def test_parsing_finds_exactly_one_whole_label_or_nothing(answer, expected):
-    """TRAPS 13."""
-    assert parse_labels(answer, SPACE) == expected
-
-
-@given(st.text())
-def test_parsing_never_invents_a_label(text):
-    parsed = parse_labels(text, SPACE)
-    assert len(parsed) <= 1
-    assert all(label.lower() in " ".join(text.lower().split()) for label in parsed)
 
 
 TOPICS = LabelSpace(("corn", "gas", "grain", "natural gas"))
@@ -216,29 +136,6 @@ def test_examples_stand_before_the_document_as_earlier_turns(tokenizer, chat):
     assert specials == template.render("z", [("x", ["a"])]).count(tokenizer.eos_token_id)
 
 
-def test_labels_may_be_called_by_codes():
-    named = LabelSpace(("A01", "B02"), ("farming", "physics"))
-    codes = named.verbalized("code")
-    assert (codes.names, codes.texts) == (named.names, ("A", "B"))
-    assert named.verbalized("name").texts == named.names
-    assert named.verbalized("text") == named
-    assert LabelSpace(tuple(f"x{i}" for i in range(30))).verbalized("code").texts[29] == "30"
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        LlamaConfig(max_position_embeddings=100),
-        MistralConfig(max_position_embeddings=1000, sliding_window=100),
-    ],
-)
-def test_a_prompt_that_fills_the_context_is_refused(config):
-    require_context(config, 90, 10)
-    with pytest.raises(ParamsError, match="do not fit the model's context of 100"):
-        require_context(config, 91, 10)
-    require_context(GPT2Config(), 1_000, 24)
-
-
 def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer, monkeypatch):
     """Gemma's template ends a turn with another token than the tokenizer's end token."""
     monkeypatch.setattr(
@@ -251,7 +148,7 @@ def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer, monkeypatch):
     assert end != tokenizer.eos_token_id
     assert template.answer_ids("a")[-1] == template.end_id == end
     shown = tokenizer.decode(template.render("y", [("x", ["a"])]))
-    assert "user x<|endoftext|>model a<|endoftext|>user y<|endoftext|>" in shown
+    assert "user x<|endoftext|>assistant a<|endoftext|>user y<|endoftext|>" in shown
 
 
 def test_pieces_of_a_set_are_those_of_running_text():
@@ -292,34 +189,6 @@ def test_nearest_examples_end_with_the_most_similar():
         choose_examples("random", labels, num_examples=4, num_prompts=1, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("answer", "labels"),
-    [
-        ("corn; natural gas", ["corn", "natural gas"]),
-        ("Grain; CORN.", ["corn", "grain"]),
-        ("gas; gas", ["gas"]),
-        ("wheat; corn", ["corn"]),
-        ("natural gas and corn", ["corn", "natural gas"]),
-        ("wheat", []),
-        ("", []),
-    ],
-)
-def test_generated_label_sets_are_read_back(answer, labels):
-    assert parse_labels(answer, TOPICS, multi_label=True) == labels
-
-
-@given(st.sets(st.sampled_from(TOPICS.names), min_size=1))
-def test_every_label_set_survives_being_answered(labels):
-    answer = "; ".join(order_labels(list(labels), TOPICS))
-    assert set(parse_labels(answer, TOPICS, multi_label=True)) == labels
-
-
-def test_a_letter_is_a_label_only_as_the_whole_answer():
-    letters = LabelSpace(("A", "B"))
-    assert parse_labels("B.", letters) == ["B"]
-    assert parse_labels("This is a patent", letters) == []
-
-
 def test_a_template_that_moves_the_system_message_keeps_the_instruction(tokenizer, monkeypatch):
     """Mistral's writes it into the last turn, which is not the one before the first document."""
     monkeypatch.setattr(
@@ -331,28 +200,3 @@ def test_a_template_that_moves_the_system_message_keeps_the_instruction(tokenize
     )
     template = PromptTemplate.build(tokenizer, instruction="Topic?", max_length=9)
     assert tokenizer.decode(template.render("Cocoa")) == "[INST] Topic?\n\nCocoa [/INST]"
-
-
-def test_label_texts_stand_for_labels():
-    space = LabelSpace(("A", "B"), ("Human necessities", "Physics"))
-    assert parse_labels("physics", space) == ["B"]
-    assert parse_labels("B", space) == []
-
-
-def test_tokens_are_cached_by_content(tokenizer, monkeypatch):
-    calls = []
-
-    def counted(*arguments, **options):
-        calls.append(arguments)
-        return encode_documents(*arguments, **options)
-
-    monkeypatch.setattr("lib.prompts.encode_documents", counted)
-    texts = [f"new text {uuid4()}", "another"]
-    options = {"max_length": 5, "add_special_tokens": False}
-    first = encode_cached(tokenizer, texts, **options)
-    assert encode_cached(tokenizer, list(texts), **options) == first
-    assert first == encode_documents(tokenizer, texts, **options)
-    assert len(calls) == 1
-    encode_cached(tokenizer, texts, **options | {"max_length": 6})
-    encode_cached(load_tokenizer(MINILM), texts, **options)
-    assert len(calls) == 3

@@ -37,8 +37,9 @@ from lib.data import LabelSpace, load_splits
 from lib.device import describe_machine, start_run
 from lib.loader import load_tokenizer
 from lib.params import ROOT, StudyParams
-from lib.prompts import PromptTemplate, encode_documents
+from lib.prompts import PromptTemplate
 from lib.storage import atomic_path
+from lib.tokens import encode_documents
 from lib.weights import resolve_model
 
 OUT = ROOT / "figures" / "bench"

@@ -44,7 +44,7 @@ from lib.embedding import EmbeddingModel, predict_logits
 from lib.loader import load_backbone, load_tokenizer
 from lib.losses import HeadLoss
 from lib.params import StudyParams
-from lib.prompts import encode_documents
+from lib.tokens import encode_documents
 from lib.training import finetune_embedding, finetune_instruction
 from lib.weights import resolve_model
 

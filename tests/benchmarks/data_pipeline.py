@@ -20,7 +20,7 @@ import numpy as np
 from lib.data import audit, load_splits
 from lib.duplicates import find_duplicates
 from lib.loader import load_tokenizer
-from lib.prompts import encode_cached
+from lib.tokens import encode_cached
 
 SIZES, WORDS, VOCABULARY, NUM_LABELS = (10_000, 50_000, 100_000), 120, 50_000, 50
 

@@ -27,13 +27,14 @@ import torch
 
 from lib.adapters import add_lora
 from lib.answering import generate_answers
+from lib.answers import parse_labels
 from lib.causal import causal_lm
 from lib.data import LabelSpace, load_splits
 from lib.decoding import score_labels
 from lib.device import choose_device, choose_dtype, describe_machine, start_run
 from lib.loader import load_backbone, load_tokenizer
 from lib.params import ROOT, StudyParams
-from lib.prompts import PromptTemplate, parse_labels
+from lib.prompts import PromptTemplate
 from lib.search import search_labels
 from lib.storage import atomic_path
 from lib.training import finetune_instruction
