@@ -38,7 +38,7 @@ SHOWING = (
     "browsing", "calibration", "comparison", "curve_figures", "curve_reading", "curves",
     "disagreements", "exploring", "export", "figures", "figures_confidence", "figures_cost",
     "figures_details", "intervals", "paper", "plan", "power_law", "resampling",
-    "significance", "slices", "study", "verdict",
+    "significance", "slices", "study", "verdict", "wording",
 )  # fmt: skip
 
 
