@@ -6,7 +6,7 @@ is said of two curves is paired.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from lib.intervals import ALPHA, Arm, f1_intervals, resampled_arms
-from lib.resampling import AVERAGES
+from lib.intervals import ALPHA, f1_intervals
+from lib.resampling import AVERAGES, f1_by_seed, resample_f1
 
 
 @dataclass(frozen=True)
@@ -107,37 +107,41 @@ def resample_curves(
     """
     if average not in AVERAGES:
         raise ValueError(f"average: {average!r} is not one of {', '.join(AVERAGES)}")
-    found = resampled_arms(y_true, y_preds, num_resamples=num_resamples, seed=seed)
-    arms = {arm: found[arm, average] for arm in y_preds}
-    moved = dict(zip(arms, _resampled_means(list(arms.values()), seed), strict=True))
-    named: dict[str, dict[int, str]] = {}
-    for arm in arms:
+    samples = resample_f1(y_true, y_preds, num_resamples=num_resamples, seed=seed)
+    row = AVERAGES.index(average)
+    f1 = {arm: f1_by_seed(y_true, preds)[row] for arm, preds in y_preds.items()}
+    moved = _resampled_means(list(f1.values()), [samples[arm][row] for arm in f1], seed)
+    found: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
+    for (arm, values), of_arm in zip(f1.items(), moved, strict=True):
         approach, size = split_arm(arm)
-        named.setdefault(approach, {})[size] = arm
+        found.setdefault(approach, {})[size] = values.mean(), of_arm
     curves = {}
-    for approach, by_size in named.items():
+    for approach, by_size in found.items():
         sizes = sorted(by_size)
-        values = np.array([arms[by_size[size]].values.mean() for size in sizes])
-        samples = np.stack([moved[by_size[size]] for size in sizes], axis=1)
-        curves[approach] = Curve(np.array(sizes), values, samples)
+        values, samples = zip(*(by_size[size] for size in sizes), strict=True)
+        curves[approach] = Curve(np.array(sizes), np.array(values), np.stack(samples, axis=1))
     return curves
 
 
-def _resampled_means(arms: list[Arm], seed: int) -> np.ndarray:
-    """Mean F1 of P arms over documents and seeds that might have been, (P, R) in [0, 1]."""
-    means = np.stack([arm.samples.mean(axis=0) for arm in arms])  # (P, R)
-    num_seeds = np.array([len(arm.values) for arm in arms])
-    interaction, of_seeds = np.zeros((len(arms), len(arms))), np.zeros_like(means)
+def _resampled_means(
+    f1: Sequence[np.ndarray], samples: Sequence[np.ndarray], seed: int
+) -> np.ndarray:
+    """Mean F1 of P arms over documents and seeds that might have been, (P, R) in [0, 1].
+
+    Of each arm (S,) F1 by seed, and (S, R) of each seed on the same resampled documents.
+    """
+    means = np.stack([of_arm.mean(axis=0) for of_arm in samples])  # (P, R)
+    num_seeds = np.array([len(values) for values in f1])
+    interaction, of_seeds = np.zeros((len(f1), len(f1))), np.zeros_like(means)
     for several in np.unique(num_seeds[num_seeds > 1]):
         chosen = np.flatnonzero(num_seeds == several)
-        samples = np.stack([arms[i].samples for i in chosen])  # (P', S, R)
-        apart = samples - samples.mean(axis=1, keepdims=True)
+        apart = np.stack([samples[i] - means[i] for i in chosen])  # (P', S, R)
         apart -= apart.mean(axis=2, keepdims=True)
-        products = np.einsum("psr,qsr->pq", apart, apart) / (samples.shape[2] - 1)
+        products = np.einsum("psr,qsr->pq", apart, apart) / (apart.shape[2] - 1)
         interaction[np.ix_(chosen, chosen)] = products / (several - 1) / several
-        values = np.stack([arms[i].values for i in chosen])  # (P', S)
-        of_seeds[chosen] = values @ _moves(several, samples.shape[2], seed).T
-    middle = np.array([arm.values.mean() for arm in arms])
+        values = np.stack([f1[i] for i in chosen])  # (P', S)
+        of_seeds[chosen] = values @ _moves(several, apart.shape[2], seed).T
+    middle = np.array([values.mean() for values in f1])
     of_documents = _without(interaction, means - means.mean(axis=1, keepdims=True))
     return np.clip(middle[:, None] + of_documents + of_seeds, 0, 1)
 

@@ -6,7 +6,7 @@ from html import escape
 import pandas as pd
 from datasets import Dataset
 
-from lib.browsing import shorten
+from lib.wording import shorten
 
 
 def choose_pair(arms: Sequence[str]) -> tuple[str, str]:

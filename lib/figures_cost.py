@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lib.figures import add_legend, arm_styles
+from lib.wording import format_f1
 
 # A cost's name, whether less of it is better, whether it depends on the machine.
 COSTS = {
@@ -73,7 +74,7 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
                                        if hollow[i] else {"mec": "black", "mew": 0.6})  # fmt: skip
             ax.errorbar(values[i], y, yerr=np.abs(spread), ms=7, ls="", label=row.arm, **style)
             if row.micro_f1 < bottom:
-                ax.annotate(f"{row.micro_f1:.3f}", (values[i], y), (7, 1),
+                ax.annotate(format_f1(row.micro_f1), (values[i], y), (7, 1),
                             textcoords="offset points")  # fmt: skip
         rivals = comparison[shown & ~hollow]
         front = pareto_front(rivals[key] * (1 if cheap else -1), rivals["micro_f1"])

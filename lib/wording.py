@@ -1,4 +1,4 @@
-"""Numbers and lists in sentences, printed so that no rounding contradicts what they say."""
+"""Numbers, names and lists in sentences, printed so that no rounding contradicts what they say."""
 
 import math
 from collections.abc import Sequence
@@ -32,6 +32,11 @@ def format_p(p: float | None) -> str:
 def join(items: Sequence[str]) -> str:
     """ "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def shorten(name: str, characters: int = 32) -> str:
+    """At most so many characters of a name, the last one "…" if it is cut."""
+    return name if len(name) <= characters else name[: characters - 1] + "…"
 
 
 def _rounded(value: float | None, marks: Sequence[float], form: str, digits: int) -> str:
