@@ -110,6 +110,8 @@ def label_ends(
     styles
         See `arm_styles`.
     """
+    if not ends:
+        return
     fig = ax.get_figure()
     ax.autoscale_view()
     fig.draw_without_rendering()  # places the panel
