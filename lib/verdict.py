@@ -77,7 +77,6 @@ def verdict(comparison: pd.DataFrame, pairwise: pd.DataFrame) -> dict[str, Any]:
         for name, row in ranked.iterrows()
     }  # fmt: skip
     kind, arm, reason = _choose(micro_f1, pairs, tied, dollars)
-    both = {HEAD, PROMPT} <= set(ranked.index)
     return {
         "kind": kind,
         "arm": arm,
@@ -89,7 +88,7 @@ def verdict(comparison: pd.DataFrame, pairwise: pd.DataFrame) -> dict[str, Any]:
         "num_seeds": [int(ranked["num_seeds"].min()), int(ranked["num_seeds"].max())],
         "certain_against": certain,
         "not_distinguishable_from": tied,
-        "head_or_prompt": _head_or_prompt(pairwise) if both else None,
+        "head_or_prompt": _head_or_prompt(pairwise) if {HEAD, PROMPT} <= set(micro_f1) else None,
         "rules": {"alpha": ALPHA, "margin": MARGIN, "cost_factor": COST_FACTOR,
                   "num_documents": NUM_DOCUMENTS, "dollars_per_core_hour": PRICES["cpu"],
                   "dollars_per_gpu_hour": PRICES["cuda"]},
@@ -125,10 +124,11 @@ def _choose(
         )  # fmt: skip
     dearer = costs[(costs > costs[best]) & (costs >= COST_FACTOR * costs[best])]
     if len(dearer):
-        others = [f"{arm} ({_times(costs[best], cost)})" for arm, cost in dearer.items()]
+        than = "than" if costs[best] else "beside"
+        less = [f"{_times(costs[best], cost)} {than} {arm}" for arm, cost in dearer.items()]
         return "cheaper_tie", best, (
             f"{best} has the highest micro-F1, no tied arm is known to be {COST_FACTOR:g} times "
-            f"cheaper at little loss, and it costs less than {join(others)}"
+            f"cheaper at little loss, and it costs {join(less)}"
         )  # fmt: skip
     return "tie", None, f"tied arms cost the same within a factor of {COST_FACTOR:g}"
 
