@@ -17,6 +17,8 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from transformers import PreTrainedTokenizerBase
 
+from lib.wording import shorten
+
 # Chosen here, as all sizes below: as many symbols as colours, so that grey print works.
 SYMBOLS = ["circle", "square", "diamond", "cross", "x"]
 SYMBOLS += ["triangle-up", "triangle-down", "star", "hexagon"]
@@ -164,13 +166,3 @@ def _hover(document: Mapping) -> str:
 
 def _beginning(text: str, characters: int) -> str:
     return shorten(" ".join(text[: 4 * characters].split()), characters)
-
-
-def shorten(name: str, characters: int = 32) -> str:
-    """At most so many characters of a name, the last one "…" if it is cut."""
-    return name if len(name) <= characters else name[: characters - 1] + "…"
-
-
-def tick(name: str, characters: int = 32) -> str:
-    """A label's name to stand beside an axis: shortened, and its "$" no mathematics."""
-    return shorten(name, characters).replace("$", r"\$")

@@ -124,7 +124,7 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> pd.DataFrame:
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, given = confidence[order], np.arange(1, len(order) + 1)
-    last = np.append(ranked[:-1] > ranked[1:], True)  # of those with this confidence
+    last = np.append(ranked[:-1] > ranked[1:], True)[: len(order)]  # with this confidence
     precision = right[order].cumsum() / given
     columns = {"threshold": ranked, "share": given / len(order), "precision": precision}
     return pd.DataFrame(columns)[last].reset_index(drop=True)

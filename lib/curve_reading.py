@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lib.curves import LEVEL, Curve
+from lib.curves import Curve
+from lib.intervals import ALPHA
 from lib.power_law import FEWEST_SIZES
+from lib.wording import format_delta, format_f1, format_p, join
 
 NAMES = {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
 
@@ -30,11 +32,14 @@ def describe_curves(
     sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.taught]))
     ends = [int(size) for size in dict.fromkeys((sizes[0], sizes[-1]))]
     lines = [_describe_leader(table, curves, size, average) for size in ends]
-    lines += [*_describe_crossings(crossed), *_describe_forecasts(forecast, len(sizes))]
-    fewest = int(table["num_seeds"][table["train_size"] > 0].min())
+    most_sizes = max(len(c.sizes) for c in curves.values() if c.taught)
+    lines += [*_describe_crossings(crossed), *_describe_forecasts(forecast, most_sizes)]
+    num_seeds = table["num_seeds"][table["train_size"] > 0]
+    few, many = int(num_seeds.min()), int(num_seeds.max())
+    seeds = f"{many}" if few == many else f"{few} to {many}"
     lines.append(
         "Intervals are 95 %, over test documents"
-        + (f" and {fewest} seeds" if fewest > 1 else " alone: each arm has one seed")
+        + (f" and {seeds} seeds" if many > 1 else " alone: each arm has one seed")
         + "; the differences at the largest size tell which leads are certain there."
     )
     return "\n".join(f"- {line}" for line in lines)
@@ -47,33 +52,44 @@ def _describe_leader(
     present = [name for name, curve in curves.items() if not curve.taught or size in curve.sizes]
     at_size = table[table["train_size"].isin([0, size]) & table["approach"].isin(present)]
     best, *others = at_size.sort_values(average, ascending=False).to_dict("records")
+    level = [row["approach"] for row in others if row[average] == best[average]]
+    has = "has the highest" if others else "reaches a"
     sentence = (
-        f"With {size:,} training documents **{best['approach']}** has the highest "
-        f"{NAMES[average]}, {best[average]:.3f} "
-        f"({best[f'{average}_low']:.3f} to {best[f'{average}_high']:.3f})"
+        f"With {size:,} training documents **{best['approach']}** {has} {NAMES[average]}"
+        f"{f', as {join(level)},' if level else ','} {format_f1(best[average])} "
+        f"({format_f1(best[f'{average}_low'])} to {format_f1(best[f'{average}_high'])})"
     )
-    behind = [f"{row['approach']} {row[average]:.3f}" for row in others]
-    return sentence + (f", before {_join(behind)}." if behind else ".")
+    behind = [
+        f"{row['approach']} {format_f1(row[average])}"
+        for row in others
+        if row["approach"] not in level
+    ]
+    return sentence + (f", before {join(behind)}." if behind else ".")
 
 
 def _describe_crossings(crossed: pd.DataFrame) -> list[str]:
     """A sentence for each certain crossing, and one for the pairs of which none is certain."""
-    lines = [
-        f"**{row.ahead}** overtakes {row.behind} at about {row.train_size:,.0f} training documents "
-        f"({row.low:,.0f} to {row.high:,.0f}; in {row.share:.0%} of resamples)."
-        for row in crossed[crossed["certain"]].itertuples()
-    ]
+    lines = []
+    for row in crossed[crossed["certain"]].itertuples():
+        low = f"{row.low:,.0f}" if row.low > 0 else "fewer than the fewest"
+        high = f"{row.high:,.0f}" if np.isfinite(row.high) else "more than the most"
+        lines.append(
+            f"**{row.ahead}** overtakes {row.behind} at about {row.train_size:,.0f} training "
+            f"documents ({low} to {high}; Holm-adjusted {format_p(row.p_holm)})."
+        )
     unclear = crossed[~crossed["certain"] & crossed["train_size"].notna()]
     if len(unclear):
-        pairs = [f"{row.ahead} and {row.behind} ({row.share:.0%})" for row in unclear.itertuples()]
+        pairs = [
+            f"{row.ahead} and {row.behind} ({format_p(row.p_holm)})" for row in unclear.itertuples()
+        ]
         lines.append(
-            f"No certain crossing, although the curves meet (share of resamples in which they do, "
-            f"{LEVEL:.0%} needed): {_join(pairs)}."
+            "No certain crossing, although the curves meet (Holm-adjusted p of at least "
+            f"{ALPHA:g}): {join(pairs)}."
         )
     if len(crossed) and not lines:
         lines.append(
-            "No two curves cross: of each pair the same approach leads with the fewest documents "
-            "and with the most."
+            "No two curves cross: of no pair does one approach lead with the fewest documents and "
+            "the other with the most."
         )
     return lines
 
@@ -90,12 +106,12 @@ def _describe_forecasts(forecast: pd.DataFrame, num_sizes: int) -> list[str]:
         ranked = list(rows.sort_values("f1", ascending=False).itertuples())
         largest = ranked[0].held_out_size
         reached = [
-            f"**{row.approach}** {row.f1:.3f} ({row.low:.3f} to {row.high:.3f}), {row.gain:+.3f} "
-            f"({row.gain_low:+.3f} to {row.gain_high:+.3f})"
+            f"**{row.approach}** {format_f1(row.f1)} ({format_f1(row.low)} to "
+            f"{format_f1(row.high)}), {_with_interval(row.gain, row.gain_low, row.gain_high)}"
             for row in ranked
         ]
         missed = [
-            f"{row.approach} {row.miss:+.3f} ({row.miss_low:+.3f} to {row.miss_high:+.3f})"
+            f"{row.approach} {_with_interval(row.miss, row.miss_low, row.miss_high)}"
             for row in ranked
         ]
         wrong = [
@@ -107,7 +123,7 @@ def _describe_forecasts(forecast: pd.DataFrame, num_sizes: int) -> list[str]:
             f"The same law, fitted without the {largest:,}, misses what they "
             f"reached by (predicted minus measured): {'; '.join(missed)}."
             + (
-                f" **Do not rely on the forecast** for {_join(wrong)}: it misses, or sees no gain."
+                f" **Do not rely on the forecast** for {join(wrong)}: it misses, or sees no gain."
                 if wrong
                 else ""
             ),
@@ -115,5 +131,5 @@ def _describe_forecasts(forecast: pd.DataFrame, num_sizes: int) -> list[str]:
     return lines
 
 
-def _join(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{format_delta(value)} ({format_delta(low)} to {format_delta(high)})"

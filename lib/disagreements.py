@@ -6,7 +6,7 @@ from html import escape
 import pandas as pd
 from datasets import Dataset
 
-from lib.browsing import shorten
+from lib.wording import shorten
 
 
 def choose_pair(arms: Sequence[str]) -> tuple[str, str]:
@@ -88,7 +88,8 @@ def disagreements_html(table: pd.DataFrame, *, most: int = 30) -> str:
     for arm, other in (arms, arms[::-1]):
         rows = table[table["right"] == arm].drop(columns="right")
         shown = f", the first {most} shown" if len(rows) > most else ""
-        summary = f"Only {arm} is right, {other} is not: {len(rows):,} documents{shown}"
+        summary = f"Only {arm} is right, {other} is not: {len(rows):,} document"
+        summary += f"{'' if len(rows) == 1 else 's'}{shown}"
         with pd.option_context("display.max_colwidth", None):
             body = rows[:most].to_html(index=False, escape=True, border=0, float_format="%.3f",
                                        justify="left")  # fmt: skip

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import CountVectorizer
 from transformers import PreTrainedTokenizerBase
 
-from lib.browsing import tick
+from lib.fonts import tick_labels
 from lib.labels import LabelSpace
 from lib.tokens import encode_documents
 
@@ -28,6 +28,7 @@ def plot_class_counts(splits: DatasetDict, label_space: LabelSpace, *, most: int
         index=label_space.names,
     ).sort_values("train", ascending=False, kind="stable")
     counts, panels = table[:most], 1 + (len(table) > most)
+    ticks = tick_labels(counts.index)
     ratios = {"width_ratios": [len(counts), 15][:panels]}
     size = (max(5.0, 1.5 + 0.16 * len(counts)) + 2.3 * (panels - 1), 3.8)
     fig, axs = plt.subplots(1, panels, figsize=size, squeeze=False, gridspec_kw=ratios)
@@ -35,7 +36,7 @@ def plot_class_counts(splits: DatasetDict, label_space: LabelSpace, *, most: int
     for (name, column), marker, aside in zip(counts.items(), "osD", (-0.2, 0, 0.2), strict=True):
         axs[0, 0].plot(places + aside, column.replace(0, np.nan), marker, ms=3.5, label=name)
     axs[0, 0].set(yscale="log", ylabel="documents", xlim=(-1, len(counts)))
-    axs[0, 0].set_xticks(places, map(tick, counts.index), rotation=90, size=7)
+    axs[0, 0].set_xticks(places, ticks, rotation=90, size=7)
     axs[0, 0].legend(frameon=False)
     if panels > 1:
         axs[0, 0].set_title(f"the {most} most frequent of {len(table)} labels", size=9)
@@ -80,7 +81,7 @@ def cooccurrence(y: np.ndarray) -> np.ndarray:
 def plot_cooccurrence(y: np.ndarray, names: Sequence[str], *, most: int = 20) -> Figure:
     """Heat map of P(column | row) among the most frequent labels; the diagonal is left out."""
     top = np.argsort(-y.sum(axis=0), kind="stable")[:most]
-    ticks = [tick(names[c]) for c in top]
+    ticks = tick_labels(names[c] for c in top)
     size = 2.4 + 0.24 * len(top)
     fig, ax = plt.subplots(figsize=(size + 1.2, size))
     sns.heatmap(cooccurrence(y[:, top]), ax=ax, mask=np.eye(len(top), dtype=bool), vmin=0,

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
+from lib.fonts import cover, describe_missing
 from lib.significance import distinguishable
 from lib.storage import atomic_path
-from lib.wording import format_p
+from lib.wording import format_delta, format_f1, format_p
 
 # Colour (of seaborn's "colorblind" palette) and marker of the arms that studies share.
 KNOWN_ARMS = {
@@ -109,6 +110,8 @@ def label_ends(
     styles
         See `arm_styles`.
     """
+    if not ends:
+        return
     fig = ax.get_figure()
     ax.autoscale_view()
     fig.draw_without_rendering()  # places the panel
@@ -132,7 +135,12 @@ def label_ends(
 
 
 def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
-    """Write `<name>.png` (200 dpi), `.pdf` and `.caption.md` into the folder."""
+    """Write `<name>.png` (200 dpi), `.pdf` and `.caption.md` into the folder.
+
+    The caption names characters that no installed font has.
+    """
+    if missing := cover(fig):
+        caption += f" {describe_missing(missing)}"
     for ending, metadata in (("png", None), ("pdf", {"CreationDate": None})):
         with atomic_path(folder / f"{name}.{ending}") as path:
             fig.savefig(path, bbox_inches="tight", metadata=metadata)
@@ -169,7 +177,7 @@ def plot_forest(comparison: pd.DataFrame, runs: pd.DataFrame | None = None) -> F
         ax.set_xlim(left, right)
         for y, row in table.iterrows():
             if not shown[y]:
-                note = f"◀ {row[average]:.3f} (off the scale)"
+                note = f"◀ {format_f1(row[average])} (off the scale)"
                 ax.annotate(note, (left, y), (4, 0), textcoords="offset points", va="center",
                             color=styles[row.arm]["color"])  # fmt: skip
                 continue
@@ -177,7 +185,7 @@ def plot_forest(comparison: pd.DataFrame, runs: pd.DataFrame | None = None) -> F
             ax.plot(row[average], y, ms=7, mec="black", mew=0.6, **styles[row.arm])
             seeds = by_seed[row.arm]
             ax.plot(seeds, [y - 0.26] * len(seeds), "o", ms=3, mfc="none", mec="0.25", mew=0.7)
-            ax.annotate(f"{row[average]:.3f}", (high[y], y), (5, 0), textcoords="offset points",
+            ax.annotate(format_f1(row[average]), (high[y], y), (5, 0), textcoords="offset points",
                         va="center")  # fmt: skip
         ax.set(xlabel=f"{average.replace('_f1', '-F1')} (test)", ylim=(-0.6, len(table) - 0.4))
         ax.xaxis.set_major_locator(MaxNLocator(5))
@@ -237,7 +245,7 @@ def plot_pairwise(pairwise: pd.DataFrame) -> Figure:
         else:
             edge = right + 0.5 * margin if row.delta > 0 else left - 0.5 * margin
             ax.plot(edge, y, ">" if row.delta > 0 else "<", color=colour)
-        ax.annotate(f"{row.delta:+.3f}   {format_p(row.p_holm)}", (1.01, y), va="center",
+        ax.annotate(f"{format_delta(row.delta)}   {format_p(row.p_holm)}", (1.01, y), va="center",
                     xycoords=ax.get_yaxis_transform())  # fmt: skip
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(range(len(table)), names)

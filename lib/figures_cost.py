@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lib.figures import add_legend, arm_styles
+from lib.wording import format_f1
 
 # A cost's name, whether less of it is better, whether it depends on the machine.
 COSTS = {
@@ -43,7 +44,10 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
     arms, so that its time, speed and memory are not comparable; such an arm is on no front of
     these.
     """
-    panels = [key for key in COSTS if key in comparison and _tells(comparison[key].astype(float))]
+    known = {key: comparison[key].astype(float) for key in COSTS if key in comparison}
+    known = {key: cost.where(np.isfinite(cost)) for key, cost in known.items()}
+    comparison = comparison.assign(**known)  # infinite: in no time at all, which tells nothing
+    panels = [key for key, cost in known.items() if _tells(cost)]
     if not panels:
         return None
     low, high = (
@@ -64,7 +68,7 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
     for ax, key in zip(axs.flat, panels, strict=False):
         title, cheap, of_machine = COSTS[key]
         hollow = elsewhere & of_machine
-        values = comparison[key].astype(float) * (1024 if key == "model_disk_gib" else 1)
+        values = comparison[key] * (1024 if key == "model_disk_gib" else 1)
         values = _cost_axis(ax, values, linear=key == "peak_memory_gib")
         for i, row in comparison.iterrows():
             y = max(row.micro_f1, bottom)
@@ -73,7 +77,7 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
                                        if hollow[i] else {"mec": "black", "mew": 0.6})  # fmt: skip
             ax.errorbar(values[i], y, yerr=np.abs(spread), ms=7, ls="", label=row.arm, **style)
             if row.micro_f1 < bottom:
-                ax.annotate(f"{row.micro_f1:.3f}", (values[i], y), (7, 1),
+                ax.annotate(format_f1(row.micro_f1), (values[i], y), (7, 1),
                             textcoords="offset points")  # fmt: skip
         rivals = comparison[shown & ~hollow]
         front = pareto_front(rivals[key] * (1 if cheap else -1), rivals["micro_f1"])

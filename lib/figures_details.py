@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from seaborn.utils import relative_luminance
 from sklearn.metrics import confusion_matrix, f1_score
 
-from lib.browsing import tick
 from lib.figures import MOST_LINES, add_legend, arm_styles, label_ends, row_height, wrap
+from lib.fonts import tick_labels
 
 READABLE = 14  # columns of a heat map; numbers in more would be too small in a page's width
 
@@ -32,7 +32,8 @@ def plot_class_f1(
         {arm: np.mean([f1_score(y_true, p, **options) for p in ps], axis=0)
          for arm, ps in y_preds.items()}
     ).iloc[order].T  # fmt: skip
-    scores.columns = [f"{tick(names[i])} ({support[i]})" for i in order]
+    ticks = tick_labels(names[i] for i in order)
+    scores.columns = [f"{name} ({support[i]})" for name, i in zip(ticks, order, strict=True)]
     scores.index = list(map(wrap, scores.index))
     readable = len(order) <= READABLE
     width = max(5.0, 2.2 + (0.45 if readable else 0.185) * len(order))
@@ -67,9 +68,8 @@ def plot_confusion(
     """
     frequent = np.argsort(-y_true.sum(axis=0), kind="stable")[:most]
     index = {label: i for i, label in enumerate(frequent)}
-    ticks = (
-        [tick(names[i], 20) for i in frequent] + (["other"] if len(names) > most else []) + ["none"]
-    )
+    ticks = tick_labels((names[i] for i in frequent), 20)
+    ticks += (["other"] if len(names) > most else []) + ["none"]
     last = len(ticks) - 1
 
     def column(multi_hot: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from lib.intervals import (
     resampled_arms,
 )
 from lib.resampling import AVERAGES, Labels, Preds, by_label, f1, randomization
+from lib.wording import format_p
 
 __all__ = [
     "AVERAGES",
@@ -113,11 +114,6 @@ def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
 def distinguishable(pairwise: pd.DataFrame | pd.Series) -> pd.Series | bool:
     """Whether a row's arms differ: its 95 % interval excludes zero and Holm's p is below 0.05."""
     return (pairwise["low"] * pairwise["high"] > 0) & (pairwise["p_holm"] < ALPHA)
-
-
-def format_p(p: float) -> str:
-    """ "p = 0.012", or "p < 0.001" where more digits would pretend to precision."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _correct(y_true: Labels, y_pred: Labels) -> np.ndarray:

@@ -70,8 +70,8 @@ def f1_by_part(
     -------
     DataFrame
         `arm part size micro_f1 low high`, parts in their order; `size` counts documents or labels.
-        Parts without a true label are left out. For a table, `pivot(index="arm", columns="part",
-        values="micro_f1")`.
+        Parts without a true label are left out, which may leave none. For a table,
+        `pivot(index="arm", columns="part", values="micro_f1")`.
 
     Raises
     ------
@@ -92,6 +92,9 @@ def f1_by_part(
             of_part = {arm: preds.take(chosen, axis + 1) for arm, preds in y_preds.items()}
             table = f1_intervals(truth, of_part, num_resamples=num_resamples)
             tables.append(table.assign(part=part, size=len(chosen)))
+    if not tables:
+        columns = ["arm", "part", "size", "micro_f1", "low", "high"]
+        return pd.DataFrame(columns=columns).astype({"part": parts.dtype})
     table = pd.concat(tables, ignore_index=True)
     table = table.rename(columns={"micro_f1_low": "low", "micro_f1_high": "high"})
     known = [part for part in parts.categories if part in set(table["part"])]
@@ -166,8 +169,10 @@ def errors_by_level(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def plot_slices(tables: Mapping[str, pd.DataFrame], *, most: int = MOST_LINES) -> Figure:
+def plot_slices(tables: Mapping[str, pd.DataFrame], *, most: int = MOST_LINES) -> Figure | None:
     """Micro-F1 with 95 % intervals by part, a panel for each way to cut the test split.
+
+    None where no table has a part.
 
     Parameters
     ----------
@@ -175,6 +180,9 @@ def plot_slices(tables: Mapping[str, pd.DataFrame], *, most: int = MOST_LINES) -
         What a panel shows ("training documents of the label"): what `f1_by_part` returns. The first
         `most` arms are drawn; one with less than half the median F1 is off the scale.
     """
+    tables = {what: table for what, table in tables.items() if len(table)}
+    if not tables:
+        return None
     arms = list(dict.fromkeys(arm for table in tables.values() for arm in table["arm"]))[:most]
     styles = arm_styles(arms)
     widths = [max(2, table["part"].nunique()) for table in tables.values()]

@@ -190,3 +190,9 @@ def test_arms_without_confidence_have_no_figure(runs):
     assert plot_risk_coverage(runs, ["generated"]) is None
     names = {text.get_text() for text in plot_risk_coverage(runs, list(runs["arm"])).axes[0].texts}
     assert names == {"sure", "margin"}
+
+
+def test_no_answers_have_no_curve_and_no_threshold():
+    nothing = np.array([])
+    assert len(coverage_curve(nothing, nothing.astype(bool))) == 0
+    assert choose_threshold(nothing, nothing.astype(bool), 0.9) == np.inf

@@ -123,6 +123,16 @@ def test_curves_that_lie_in_each_others_noise_have_no_certain_crossing():
     assert 0 < crossed.share < 0.95
 
 
+@pytest.mark.parametrize("alike", [1, 3])
+def test_seeds_that_share_their_luck_move_a_difference_by_no_more_than_they_differ(alike):
+    """Seed s of every arm learns from the same documents, so what all gain by them cancels."""
+    lucky = np.concatenate([answers(a, num_seeds=1, hard=1.0) for a in (0.3, 0.5, 0.7)])
+    preds = {"a@8": lucky, "b@8": lucky[:alike] if alike == 1 else lucky}
+    curves = resample_curves(Y_TRUE, preds, num_resamples=500)
+    apart = curves["a"].samples - curves["b"].samples
+    assert (np.abs(apart).max() < 1e-9) == (alike == 3)
+
+
 def test_an_arm_never_crosses_itself(y_preds):
     twice = {f"{name}@{n}": y_preds[f"tfidf@{n}"] for name in ("a", "b") for n in SIZES}
     crossed = crossings(resample_curves(Y_TRUE, twice, num_resamples=100)).iloc[0]
@@ -197,6 +207,59 @@ def test_a_curve_that_stops_rising_is_missed_and_said_not_to_be_relied_on():
     assert "over test documents alone: each arm has one seed" in text
 
 
+def reading(curves, *, num_seeds=3):
+    rows = [
+        (name, n, f1) for name, c in curves.items() for n, f1 in zip(c.sizes, c.f1, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["approach", "train_size", "micro_f1"])
+    table = table.assign(micro_f1_low=table.micro_f1, micro_f1_high=table.micro_f1)
+    table["num_seeds"] = num_seeds
+    return describe_curves(table, curves, crossings(curves), forecasts(curves))
+
+
+def test_curves_of_one_approach_at_one_size_and_of_equal_ones_are_read_truly():
+    text = reading({"a": curve([64], [0.9996])})
+    assert "With 64 training documents **a** reaches a micro-F1, 0.9996" in text
+    assert "1 training sizes are fewer than 3" in text
+    level = curve(SIZES, [0.0, 0.0, 0.0, 0.0])
+    text = reading({"a": level, "b": level})
+    assert "**a** has the highest micro-F1, as b, 0.000 (0.000 to 0.000)." in text
+    assert "No two curves cross: of no pair does one approach lead" in text
+    assert "Do not rely on the forecast** for a and b" in text
+
+
+def test_approaches_with_other_sizes_and_seeds_are_counted_as_they_are():
+    text = reading({"a": curve([8, 16], [0.1, 0.2]), "b": curve([32, 64], [0.3, 0.4])})
+    assert "Nothing is said of more labels: 2 training sizes are fewer than 3." in text
+    text = reading({"a": curve([8, 16], [0.1, 0.2])}, num_seeds=[1, 3])
+    assert "over test documents and 1 to 3 seeds" in text
+
+
+def test_a_crossing_that_may_lie_before_the_fewest_documents_says_so():
+    samples = np.tile([-0.1, 0.1, 0.2], (1000, 1))
+    samples[:26, 0] = 0.05  # leads from the start in 2.6 of a hundred resamples
+    a = Curve(np.array([8, 16, 32]), np.array([0.4, 0.6, 0.7]), 0.5 + samples)
+    b = curve([8, 16, 32], [0.5, 0.5, 0.5], num_resamples=1000)
+    text = reading({"a": a, "b": b})
+    assert "overtakes b at about 11 training documents (fewer than the fewest to 11; " in text
+    assert "Holm-adjusted p = 0.027)" in text
+
+
+def test_many_pairs_need_more_certainty_than_one():
+    generator, sizes = np.random.default_rng(0), np.array([8, 16])
+    names = {"b": 0.0, "c": 0.001, "d": 0.002, "e": 0.003}
+    samples = 0.5 + 0.1 * generator.standard_normal((1000, 2))
+    steep = Curve(sizes, np.array([0.305, 0.7]), samples + np.array([-0.195, 0.2]))
+    pair = {"a": steep, "b": curve(sizes, [0.5, 0.5], num_resamples=1000)}
+    assert crossings(pair)["certain"].all()
+    many = pair | {
+        x: curve(sizes, [0.5 - d, 0.5 - d], num_resamples=1000) for x, d in names.items()
+    }
+    table = crossings(many)
+    assert (table["p_holm"] >= 1 - table["share"]).all()
+    assert not table["certain"].any()
+
+
 def test_too_few_sizes_are_refused():
     few = curve([64, 128], [0.3, 0.4])
     with pytest.raises(ValueError, match="2 training sizes: a forecast needs 3 or more"):
@@ -237,7 +300,7 @@ def test_a_reading_without_crossing_and_with_two_sizes_says_so(y_preds):
     curves = resample_curves(Y_TRUE, few, num_resamples=200)
     table = learning_curves(Y_TRUE, few, num_resamples=200)
     text = describe_curves(table, curves, crossings(curves), forecasts(curves))
-    assert "No two curves cross" in text
+    assert "No two curves cross: of no pair does one approach lead with the fewest" in text
     assert "Nothing is said of more labels: 2 training sizes are fewer than 3." in text
 
 

@@ -178,6 +178,47 @@ def test_an_arm_without_costs_or_on_another_device_hides_no_other():
     assert plot_cost(comparison.assign(**dict.fromkeys(COSTS, 2.0))) is None  # all the same
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan, 0.0])
+def test_a_cost_that_is_infinite_or_missing_in_every_arm_has_no_panel(value):
+    comparison = make_comparison(ARMS[:2])
+    comparison["infer_docs_per_second"] = value
+    fig = plot_cost(comparison)
+    assert "inference (documents/s)" not in [ax.get_xlabel() for ax in fig.axes]
+    assert_legible(fig)
+    assert plot_cost(comparison.assign(**dict.fromkeys(COSTS, np.inf))) is None
+
+
+@pytest.mark.parametrize("f1", [0.0, 1.0, 0.9996])
+def test_equal_arms_at_the_ends_of_the_scale_are_drawn_and_numbered_truly(f1):
+    comparison = make_comparison(ARMS[:2])
+    columns = [f"{a}_f1{x}" for a in ("micro", "macro") for x in ("", "_low", "_high")]
+    comparison[columns] = f1
+    fig = plot_forest(comparison)
+    assert_legible(fig)
+    texts = {text.get_text() for text in fig.axes[0].texts}
+    assert texts == {"0.9996" if f1 == 0.9996 else f"{f1:.3f}"}
+    row = {"arm_a": "a", "arm_b": "b", "metric": "micro_f1", "delta": f1 - 0.9992}
+    (ax,) = plot_pairwise(pd.DataFrame([row | {"low": 0, "high": 0, "p_holm": 0.0499}])).axes
+    assert "0.000 " not in ax.texts[0].get_text()
+    assert "p = 0.0499" in ax.texts[0].get_text()
+
+
+def test_parts_without_a_true_label_are_not_drawn():
+    truth, parts = np.zeros((3, 2), dtype=bool), parts_by_length(["a", "b b", "c c c"])
+    table = f1_by_part(truth, {"tfidf": truth[None]}, documents=parts, num_resamples=20)
+    assert len(table) == 0
+    assert plot_slices({"length": table}) is None
+    y_true, y_preds = make_predictions(["tfidf"], 2)
+    parts = parts_by_length(["a"] * len(y_true))
+    drawn = f1_by_part(y_true, y_preds, documents=parts, num_resamples=20)
+    assert_legible(plot_slices({"length": table, "words": drawn}))
+
+
+def test_a_run_that_was_never_evaluated_has_its_loss():
+    history = pd.DataFrame({"epoch": [1.0], "loss": [1.0], "eval_micro_f1": [np.nan]})
+    plot_history({"embedding": [history]}).draw_without_rendering()
+
+
 costs_and_f1 = st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0, np.nan]), st.integers(0, 3)))
 
 

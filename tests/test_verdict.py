@@ -1,22 +1,37 @@
 import json
+import math
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lib.significance import compare_all
-from lib.verdict import MARGIN, RULES, conclude_effects, three_sentences, verdict
+from lib.verdict import (
+    COST_FACTOR,
+    MARGIN,
+    NUM_DOCUMENTS,
+    PRICES,
+    RULES,
+    conclude_effects,
+    three_sentences,
+    verdict,
+)
 
 
-def arms(**rows):
+def arms(num_threads=2, **rows):
     """A comparison of arms, each (micro-F1, seconds of training, documents/s, device)."""
     columns = ["micro_f1", "train_seconds", "infer_docs_per_second", "device"]
     table = pd.DataFrame(rows, index=columns).T.rename_axis("arm").reset_index()
     table[columns[:3]] = table[columns[:3]].astype(float)
     half = 0.01
     return table.assign(
-        num_seeds=1, micro_f1_low=table.micro_f1 - half, micro_f1_high=table.micro_f1 + half
+        num_seeds=1,
+        num_threads=num_threads,
+        micro_f1_low=(table.micro_f1 - half).clip(0),
+        micro_f1_high=(table.micro_f1 + half).clip(None, 1),
     )
 
 
@@ -88,7 +103,8 @@ def test_of_cheap_tied_arms_the_better_one_is_picked():
 def test_the_best_is_picked_where_it_is_cheap_as_well():
     judged, text = judge(arms(tfidf=(0.90, *CHEAP), embedding=(0.895, *DEAR)))
     assert (judged["kind"], judged["arm"]) == ("cheaper_tie", "tfidf")
-    assert "tfidf has the highest micro-F1 and tied arms cost more" in text
+    assert "no tied arm is known to be 1.5 times cheaper at little loss, and it costs 158" in text
+    assert "costs 158 times less than embedding; training" in text
 
 
 def test_a_tie_of_equally_dear_arms_recommends_nothing_and_quantifies_itself():
@@ -127,13 +143,202 @@ def test_a_cheap_arm_with_far_too_low_f1_is_not_picked():
     assert (judged["kind"], judged["arm"]) == ("tie", None)
 
 
-def test_costs_that_are_missing_or_of_another_device_are_not_compared():
+def test_costs_that_are_missing_are_not_compared():
     gpu = (100, 400, "cuda")
-    for cheap in ((np.nan, 9000, "cuda"), (1, np.nan, "cuda"), (1, 0, "cuda"), CHEAP):
-        judged, _ = judge(arms(embedding=(0.90, *gpu), tfidf=(0.897, *cheap)))
+    for cheap in ((np.nan, 9000, "cuda"), (1, np.nan, "cuda"), (1, 0, "cuda"), (-1, 1, "cuda"),
+                  (np.inf, 9000, "cuda"), (1, 9000, "abacus"), (1, 9000, None)):  # fmt: skip
+        judged, text = judge(arms(embedding=(0.90, *gpu), tfidf=(0.897, *cheap)))
         assert (judged["kind"], judged["arm"]) == ("tie", None)
-    table = arms(embedding=(0.90, *gpu), tfidf=(0.897, *CHEAP), encoder=(0.896, 10, 4000, "cuda"))
-    assert judge(table)[0]["arm"] == "encoder"  # one arm on the CPU hides no other's cost
+        assert judged["cost_dollars"]["tfidf"] is None
+        assert "none of the tied arms is known to be cheaper" in text
+    table = arms(embedding=(0.90, *gpu), tfidf=(0.897, np.nan, 1, "cpu"),
+                 encoder=(0.896, 10, 4000, "cuda"))  # fmt: skip
+    assert judge(table)[0]["arm"] == "encoder"  # one unknown cost hides no other's
+
+
+def test_arms_on_a_gpu_and_on_a_cpu_are_compared_by_what_they_cost():
+    """An hour of a GPU costs what an hour of forty CPU cores does."""
+    gpu = (100, 400, "cuda")  # 125 s of a GPU
+    judged, text = judge(arms(embedding=(0.90, *gpu), tfidf=(0.897, *CHEAP)))
+    assert (judged["kind"], judged["arm"]) == ("cheaper_tie", "tfidf")
+    assert judged["cost_dollars"]["embedding"] == pytest.approx(125 / 3600 * 2)
+    assert judged["cost_dollars"]["tfidf"] == pytest.approx((3 + 10 / 9) / 3600 * 2 * 0.05)
+    assert "costs 608 times less" in text
+    cores = {"num_threads": [8, 64]}  # an hour of 64 cores costs more than one of a GPU
+    slow = (400, 40, "cpu")
+    judged, _ = judge(arms(embedding=(0.90, *gpu), encoder=(0.897, *slow), **cores))
+    assert (judged["kind"], judged["arm"]) == ("cheaper_tie", "embedding")
+    judged, _ = judge(arms(embedding=(0.90, *slow), encoder=(0.897, *gpu), num_threads=[64, 8]))
+    assert (judged["kind"], judged["arm"]) == ("cheaper_tie", "encoder")
+
+
+def test_a_core_more_costs_more():
+    table = arms(a=(0.90, *DEAR), b=(0.897, *DEAR), num_threads=[4, 2])
+    assert judge(table)[0]["arm"] == "b"
+    assert judge(table.drop(columns="num_threads"))[0]["arm"] is None
+
+
+def test_what_costs_nothing_is_said_to_cost_next_to_nothing():
+    judged, text = judge(arms(a=(0.90, *DEAR), b=(0.897, 0, np.inf, "cpu")))
+    assert judged["arm"] == "b"
+    assert (
+        "costs next to nothing; training and classifying 10,000 documents take less than a" in text
+    )
+    judged, text = judge(arms(a=(0.90, 0, np.inf, "cpu"), b=(0.897, 0, np.inf, "cpu")))
+    assert (judged["kind"], judged["arm"]) == ("tie", None)
+
+
+def test_the_recommended_arm_is_cheaper_than_the_best_by_the_factor():
+    """Cheap beside the cheapest, but as dear as the best: not for its price."""
+    table = arms(best=(0.90, 100, 1e9, "cpu"), near=(0.899, 80, 1e9, "cpu"),
+                 cheap=(0.898, 55, 1e9, "cpu"))  # fmt: skip
+    judged, text = judge(table)
+    assert judged["arm"] == "cheap"
+    assert "costs 1.8 times less" in text
+    table["train_seconds"] = [100.0, 80.0, 140.0]
+    judged, text = judge(table)
+    assert (judged["kind"], judged["arm"]) == ("tie", None)
+    assert "tied arms cost the same within a factor of 1.5" in text
+
+
+def ruled(table, pairwise):
+    """`kind` and `arm` as `RULES` say it, written a second time."""
+    f1, table = table.set_index("arm")["micro_f1"], table.set_index("arm")
+    best = f1.index[0]
+    micro = pairwise[(pairwise["metric"] == "micro_f1") & (pairwise["arm_a"] == best)]
+    tied = [row for row in micro.itertuples() if not (row.low * row.high > 0 and row.p_holm < 0.05)]
+    if f1[best] == 0:
+        return "tie", {None}
+    if not tied:
+        return "clear_winner", {best}
+    told = [row for row in tied if row.min_detectable <= 0.05]
+    if not told:
+        return "too_little_data", {None}
+
+    def dollars(arm):
+        row = table.loc[arm]
+        hour = 0.05 * row["num_threads"] if row["device"] == "cpu" else 2.0
+        return (row["train_seconds"] + 10_000 / row["infer_docs_per_second"]) / 3600 * hour
+
+    costs = {row.arm_b: dollars(row.arm_b) for row in told if row.high <= 0.05}
+    costs = {arm: cost for arm, cost in costs.items() if not math.isnan(cost)}
+    dear = dollars(best)
+    if any(dear >= 1.5 * cost for cost in costs.values()):
+        cheaper = {arm: cost for arm, cost in costs.items() if dear >= 1.5 * cost}
+        cheapest = min(cheaper.values())
+        cheap = [arm for arm, cost in cheaper.items() if cost <= 1.5 * cheapest]
+        return "cheaper_tie", {arm for arm in cheap if f1[arm] == max(f1[cheap])}
+    if any(cost >= 1.5 * dear for cost in costs.values()):
+        return "cheaper_tie", {best}
+    return "tie", {None}
+
+
+f1_values = st.sampled_from([0.0, 0.7, 0.702, 0.704, 0.71, 0.74])
+seconds = st.sampled_from([math.nan, 10.0, 14.0, 16.0, 20.0, 31.0, 1000.0])
+devices = st.sampled_from([("cpu", 1), ("cpu", 8), ("cuda", 8)])
+one_arm = st.tuples(f1_values, seconds, st.sampled_from([math.nan, 500.0, 1e6]), devices)
+errors = st.sampled_from([0.002, 0.005, 0.015, 0.03])
+
+
+@settings(max_examples=100)
+@given(st.lists(one_arm, min_size=2, max_size=5), errors)
+def test_every_recommendation_follows_the_rules_as_written(rows, standard_error):
+    assert (MARGIN, COST_FACTOR, NUM_DOCUMENTS) == (0.05, 1.5, 10_000)
+    assert PRICES == {"cpu": 0.05, "cuda": 2.0}
+    rows = sorted(rows, key=lambda row: -row[0])
+    table = arms(
+        [threads for *_, (_, threads) in rows],
+        **{"abcde"[i]: (*numbers, device) for i, (*numbers, (device, _)) in enumerate(rows)},
+    )
+    pairwise = differences(table, standard_error)
+    judged = verdict(table, pairwise)
+    kind, allowed = ruled(table, pairwise)
+    assert judged["kind"] == kind
+    assert judged["arm"] in allowed
+    json.dumps(judged, allow_nan=False)
+    text = three_sentences(judged)
+    assert "nan" not in text.split()
+    assert not re.search(r"[+-]0\.000\b", text)
+    if kind == "cheaper_tie" and judged["arm"] != judged["best"]:
+        costs = judged["cost_dollars"]
+        assert costs[judged["best"]] >= COST_FACTOR * costs[judged["arm"]]
+        assert float(re.search(r"costs ([\d.,]+) times", text)[1].replace(",", "")) >= COST_FACTOR
+
+
+def answered(truth, share, seed=0):
+    """(1, N, C) predictions of which the first so many are right."""
+    right = np.arange(len(truth)) < round(share * len(truth))
+    return np.where(right[:, None], truth, np.roll(truth, 1, axis=1))[None]
+
+
+def judged_from(truth, preds, **costs):
+    """Verdict and sentences of predictions, all arms on one CPU."""
+    f1 = {arm: float((p[0] & truth).sum() / len(truth)) for arm, p in preds.items()}
+    rows = {arm: (f1[arm], *costs.get(arm, DEAR)) for arm in preds}
+    table, pairwise = arms(**rows), compare_all(truth, preds, num_resamples=200)
+    judged = verdict(table, pairwise)
+    json.dumps(judged, allow_nan=False)
+    return judged, three_sentences(judged) + "\n" + conclude_effects(pairwise, "the other")
+
+
+def test_arms_that_are_all_wrong_are_not_recommended_however_cheap():
+    truth = np.eye(3, dtype=bool)[np.arange(300) % 3]
+    preds = {"embedding": answered(truth, 0), "tfidf": answered(truth, 0)}
+    judged, text = judged_from(truth, preds, tfidf=CHEAP)
+    assert (judged["kind"], judged["arm"]) == ("tie", None)
+    assert "**embedding** has the highest micro-F1, as tfidf, 0.000" in text
+    assert "No arm is recommended: no arm has got a single label right." in text
+
+
+def test_arms_that_answer_alike_share_the_lead():
+    truth = np.eye(3, dtype=bool)[np.arange(300) % 3]
+    preds = {"instruction": answered(truth, 0.8), "embedding": answered(truth, 0.8)}
+    judged, text = judged_from(truth, preds)
+    assert judged["best"] == "embedding"  # by name, whatever the order
+    assert "**embedding** has the highest micro-F1, as instruction, 0.800" in text
+    assert "is **not distinguishable** from instruction (no difference)" in text
+    assert "neither is shown to be better (embedding minus instruction 0.000, " in text
+    assert judged["arm"] is None
+
+
+@pytest.mark.parametrize("num_documents", [1, 2])
+def test_one_or_two_test_documents_tell_nothing_and_promise_nothing(num_documents):
+    truth = np.eye(2, dtype=bool)[[0, 1][:num_documents]]
+    preds = {"embedding": answered(truth, 1), "instruction": answered(truth, 0)}
+    judged, text = judged_from(truth, preds)
+    assert (judged["kind"], judged["arm"]) == ("too_little_data", None)
+    assert "where no difference, however large, would have been found" in text
+    assert "no difference in micro-F1, however large, could be relied on to be found" in text
+    assert not re.search(r"\b[1-9]\d*\.\d\d\d\b", text.replace("1.000", "")), text
+    assert "nan" not in text
+
+
+def test_numbers_that_are_not_known_are_said_not_to_be():
+    table = arms(embedding=(0.9, *DEAR), instruction=(np.nan, *DEAR), tfidf=(0.8, *CHEAP))
+    pairwise = differences(table)
+    judged = verdict(table, pairwise)
+    json.dumps(judged, allow_nan=False)
+    text = three_sentences(judged)
+    assert judged["best"] == "embedding"
+    assert "is **not distinguishable** from instruction (not known)" in text
+    assert "nan" not in text.split()
+    effects = conclude_effects(pairwise[pairwise["arm_b"] == "instruction"], "instruction")
+    assert "Of embedding no interval is known." in effects
+
+
+def test_small_differences_keep_the_digits_that_decide():
+    table = arms(a=(0.9, *DEAR), b=(0.8996, *CHEAP))
+    pairwise = differences(table, 1e-4)
+    pairwise["p_holm"] = 0.0499
+    judged = verdict(table, pairwise)
+    assert judged["kind"] == "clear_winner"
+    assert "is distinguishably better than b (+0.0004)" in three_sentences(judged)
+    text = conclude_effects(pairwise, "b")
+    assert "above **b**: a (+0.0004)" in text
+    assert "of one change without any effect, about 0.05 would be expected" in text
+    pairwise["low"], pairwise["high"] = -1e-4, 4e-4
+    text = three_sentences(verdict(table, pairwise))
+    assert "loses 0.0004 at most (95 %)" in text
 
 
 def test_one_arm_alone_is_no_winner():
@@ -184,5 +389,5 @@ def test_a_study_with_a_reference_is_read_by_its_effects():
 
 
 def test_the_rules_state_their_thresholds():
-    for threshold in ("0.05", "1.5 times", "10,000 documents"):
+    for threshold in ("0.05", "1.5 times", "10,000 documents", "0.05 dollars", "2 dollars"):
         assert threshold in RULES
