@@ -59,11 +59,11 @@ class Shape:
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
         """Shapes of the model that the config describes, of any architecture, without weights."""
+        config = config.get_text_config()
         with torch.device("meta"):
             model = AutoModel.from_config(config)
         kinds = (nn.Linear, Conv1D)
         linear = tuple(tuple(m.weight.shape) for m in model.modules() if isinstance(m, kinds))
-        config = config.get_text_config()
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         total = sum(p.numel() for p in model.parameters())

@@ -61,7 +61,8 @@ def frozen_features(
         For each split, (N, H) float32 for each "<pooling> of layer -<layer>".
     costs
         For each split, of the pass (or passes, added up) that made all that is kept: `spent`,
-        seconds and joules; `total_params`, `model_memory_gib` and `peak_memory_gib`.
+        seconds and joules; `total_params`, `quantization`, `nf4_share`, `model_memory_gib` and
+        `peak_memory_gib`.
 
     Raises
     ------
@@ -141,6 +142,8 @@ def _compute(
     cost = {
         "spent": list(before + meter(backbone.device) - start),
         "total_params": count_parameters(backbone)[1],
+        "quantization": backbone.quantization,
+        "nf4_share": backbone.nf4_share,
         "model_memory_gib": backbone.get_memory_footprint() / 2**30,
         "peak_memory_gib": peak_memory_gib(backbone.device),
     }

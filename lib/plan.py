@@ -62,7 +62,8 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
     -------
     DataFrame
         `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation after each
-        epoch and at the end, and for test; `hours` of all seeds; `peak_memory_gib` and whether it
+        epoch and at the end, and for test; `hours` of all seeds; `nf4_share`, the share of weights
+        in 4 bits (not those of embeddings and most experts); `peak_memory_gib` and whether it
         `fits`; `cost`; and, where seed 0 has been run, `measured_train_seconds` and
         `measured_peak_gib`. TF-IDF, which trains in seconds, has no estimate.
 
@@ -130,9 +131,11 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
         depth = shape.num_layers
         seconds = epochs * adapted / depth * machine.train_seconds(shape, train, r=r)
         seconds += (epochs * checkpointed + depth - adapted) / depth * forward
+    quantizable = shape.linear_params / (shape.linear_params + shape.embedding_params)
     return {
         "train_seconds": seconds,
         "infer_seconds": machine.infer_seconds(shape, held_out, r=r if epochs else 0),
+        "nf4_share": quantizable if params.quantization == "nf4" else 0.0,
         "peak_memory_gib": peak,
         "fits": peak <= limit,
     }

@@ -41,7 +41,7 @@ RESOURCE_KEYS = (
     "quantization",
 )
 # Unknown in runs of an earlier version; energy also where the machine does not tell it.
-OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc")
+OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc", "nf4_share")
 
 
 def open_run(params: StudyParams, **fingerprints: str) -> Path:
@@ -152,7 +152,10 @@ def _score_columns(scores: np.ndarray | csr_array) -> dict[str, list]:
 def measure_resources(
     params: StudyParams, model: nn.Module, backbone: PreTrainedModel, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """The resources that every language-model run shares: parameters, memory, disk, precision."""
+    """The resources that every language-model run shares: parameters, memory, disk, precision.
+
+    The precision is that of the weights themselves (`lib.loader`), whatever was asked.
+    """
     trainable, total = count_parameters(model)
     return {
         "trainable_params": trainable,
@@ -163,7 +166,8 @@ def measure_resources(
         "device": backbone.device.type,
         "num_threads": params.threads,
         "dtype": str(dtype).removeprefix("torch."),
-        "quantization": params.quantization,
+        "quantization": backbone.quantization,
+        "nf4_share": backbone.nf4_share,
     }
 
 

@@ -310,3 +310,42 @@ def test_of_a_model_with_a_vision_tower_the_text_model_is_taken(tmp_path, model_
         )  # fmt: skip
     score_labels(model, PROMPTS, ANSWERS, token_budget=60, compute_dtype=torch.float32)
     add_lora(model, r=2, alpha=4)
+
+
+@pytest.mark.parametrize("stored", ["int8", "fp4", "nf4"])
+def test_a_quantized_checkpoint_is_what_it_is_or_is_refused(make_folder, tmp_path, stored):
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=stored == "int8", load_in_4bit=stored != "int8", bnb_4bit_quant_type=stored
+        if stored != "int8" else "nf4",
+    )  # fmt: skip
+    folder = make_folder("llama")
+    packed = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config)
+    packed.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    asked = {"device": "cpu", "head": "lm"}
+    if stored != "nf4":
+        with pytest.raises(ModelError, match=rf"stored as {stored}, not as NF4; write quant"):
+            load_backbone(str(tmp_path), quantization="nf4", **asked)
+    model = load_backbone(str(tmp_path), quantization="nf4" if stored == "nf4" else "none", **asked)
+    assert model.quantization == stored
+    assert (model.nf4_share > 0) == (stored == "nf4")
+    if stored == "int8":  # fused adapters would read its bytes as numbers
+        adapted = add_lora(model, r=2, alpha=4)
+        assert not [m for m in adapted.modules() if type(m).__name__.startswith("Fused")]
+
+
+def test_experts_that_stay_in_16_bits_are_no_share_of_nf4(make_folder, caplog):
+    folder = make_folder("qwen3_moe", "none", **EXPERTS)
+    with caplog.at_level("INFO", logger="lib"):
+        model = load_backbone(folder, quantization="nf4", device="cpu")
+    total = sum(p.numel() for p in model.parameters())
+    in_experts = sum(p.numel() for n, p in model.named_parameters() if ".experts." in n)
+    assert in_experts
+    assert 0 < model.nf4_share < 1 - in_experts / total
+    assert f"NF4 ({model.nf4_share:.0%} of the weights)" in caplog.text
+
+
+def test_a_token_without_a_row_is_refused_with_its_model(make_folder):
+    folder = make_folder("llama", vocab_size=259)
+    with pytest.raises(ModelError, match="<unk>"):
+        load_backbone(folder, **EXACT)

@@ -145,6 +145,7 @@ def test_what_a_run_has_saved_is_measured(tmp_path):
     params = EmbeddingParams(study="mine", arm="one", runs_dir=str(tmp_path))
     sizes = {"vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
     model = BertModel(BertConfig(**sizes))
+    model.quantization, model.nf4_share = "none", 0.0  # as the loader writes them
     options = (params, model, model, torch.float32)
     assert measure_resources(*options)["model_disk_gib"] is None
     (params.run_dir / "model").mkdir(parents=True)
