@@ -11,7 +11,8 @@ Documents
     is a share of gains minus one of losses; its limits are joined from theirs (Newcombe 1998,
     Statistics in Medicine 17, p. 2635; Zou & Donner 2008, same journal 27, p. 1693).
 Groups
-    Units are groups; Student's t with G - 1 degrees of freedom.
+    Units are groups, left out as wholes. Never narrower than Student's t of G - 1 degrees of
+    freedom would make it (Davison & Hinkley 1997, section 3.8, on how few groups vary).
 Seeds
     Few seeds are too few to resample. F1 of seed s on the documents d is mean + D_d + U_s + I_sd,
     and the variance of the mean over S seeds is Var(D) + Var(U + I) / S, in which the interaction
@@ -19,19 +20,19 @@ Seeds
     share, say, their training documents. One seed stands for that trained model.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import betainc, stdtrit
+from scipy.special import betainc, betaincinv, stdtrit
 
 from lib.jackknife import SUPPORTED, Arm, measure_arms
 from lib.resampling import AVERAGES, Labels, Preds
 
 ALPHA = 0.05
 NORMAL = 1.959964  # of the standard normal, at 1 - ALPHA / 2
-INFINITE = 1e9  # degrees of freedom
 
 
 class Interval(NamedTuple):
@@ -42,26 +43,26 @@ class Interval(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How far a score or a difference would move with other documents and other seeds.
+    """A score or a difference, and how far it would move with other documents and other seeds.
 
     Attributes
     ----------
+    value
+        In F1.
     below, above
         The document part's half-widths, over `NORMAL`: standard errors, one for each side.
     shared
         The share of the documents' variance that all seeds have in common.
     seeds, df_seeds
         (K,) variance of each arm's mean over its seeds, and degrees of freedom; K arms have some.
-    df
-        Degrees of freedom of the documents' variance.
     """
 
+    value: float
     below: float
     above: float
     shared: float
     seeds: np.ndarray
     df_seeds: np.ndarray
-    df: float
 
 
 def arm_interval(arm: Arm) -> Interval:
@@ -79,19 +80,19 @@ def arm_interval(arm: Arm) -> Interval:
     if variance < known:
         sides *= np.sqrt((seen * variance / known + 1) / (seen + 1))
     below, above = np.sqrt((sides / NORMAL) ** 2 + max(variance - known, 0))
-    return _around(value, _spread([arm], below, above, variance), 0.0)
+    return _around(_spread(value, [arm], below, above, variance), least=0.0)
 
 
-def paired_interval(a: Arm, b: Arm) -> Interval:
-    """The interval of F1(a) - F1(b) on the same documents, in [-1, 1]."""
+def paired_interval(spread: Spread | None) -> Interval:
+    """The interval of F1(a) - F1(b) on the same documents, in [-1, 1]; see `paired_spread`."""
+    return Interval(-1.0, 1.0) if spread is None else _around(spread, least=-1.0)
+
+
+def paired_spread(a: Arm, b: Arm) -> Spread | None:
+    """F1(a) - F1(b): gains, where b errs and a does not, minus losses; None of a single unit."""
     if len(a.pseudo) < 2:
-        return Interval(-1.0, 1.0)
-    return _around(a.values.mean() - b.values.mean(), paired_spread(a, b), -1.0)
-
-
-def paired_spread(a: Arm, b: Arm) -> Spread:
-    """The spread of F1(a) - F1(b): gains, where b errs and a does not, and losses."""
-    change = b.errors - a.errors  # (G,)
+        return None
+    change = b.errors - a.errors  # (N,)
     parts = [np.maximum(change, 0), np.maximum(-change, 0)]
     shares = np.array([part.sum() for part in parts])
     counts = np.array([effective_count(part, a.weights) for part in parts])
@@ -105,18 +106,20 @@ def paired_spread(a: Arm, b: Arm) -> Spread:
     known = ((shares * (1 - shares) / counts).sum()
              + 2 * shares.prod() / np.sqrt(counts.prod()))  # fmt: skip
     below, above = np.sqrt((sides / NORMAL) ** 2 + max(variance - known, 0))
-    return _spread([a, b], below, above, variance)
+    return _spread(a.values.mean() - b.values.mean(), [a, b], below, above, variance)
 
 
 def effective_count(costs: np.ndarray, weights: np.ndarray) -> float:
-    """The number of equal units that would leave a sum of (G,) costs as uncertain as it is.
+    """The number of equal documents that would leave a sum of (N,) costs as uncertain as it is.
 
-    As many as costs add up to k events of their typical size, and one event more that was not seen:
-    of the size that `weights` (G,) give to it. N where N documents cost 0 or 1 / N each.
+    Costs add up to k events of their typical size. To them 1 / (1 + k) events are added that were
+    not seen, of the size that `weights` (G,) give to a unit. The result is N where N documents,
+    each a unit, cost 0 or 1 / N.
     """
     share = costs.sum()
     events = share**2 / (costs**2).sum() if share > 0 else 0
-    return float((events + 1) / (share + (weights**2).sum() / weights.sum()))
+    unseen = 1 / (1 + events)
+    return float((events + unseen) / (share + unseen * (weights**2).sum() / weights.sum()))
 
 
 def share_limits(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,72 +131,74 @@ def share_limits(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.n
     with w = 1/2 + 1/2 / (1 + x / 3) for x documents from the nearer end (chosen here: enumerated,
     shares are covered in 94 to 97 % in the middle and in 94 to 99.8 % at the ends).
     """
-    weight = 0.5 + 0.5 / (1 + np.minimum(share, 1 - share) * count / 3)
-    return _lower_limit(share, count, weight), 1 - _lower_limit(1 - share, count, weight)
-
-
-def _lower_limit(share: np.ndarray, count: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    successes, failures = share * count, np.maximum(1 - share, 0) * count
-    low, high = np.zeros_like(share), share
-    for _ in range(40):  # halvings: to 1e-12
+    # the upper limit is the lower one of 1 - share
+    both = np.stack([share, np.maximum(1 - share, 0)])
+    seen, unseen = both * count, both[::-1] * count
+    weight = 0.5 + 0.5 / (1 + np.minimum(seen, unseen) / 3)
+    # limits at which all of it counts, or nothing of it: the one wanted lies between them
+    tiny, quantile = 1e-9, np.full_like(seen, ALPHA / 2)
+    low = betaincinv(np.maximum(seen, tiny), unseen + 1, quantile)
+    high = betaincinv(seen + 1, np.maximum(unseen, tiny), quantile)
+    for _ in range(20):  # halvings
         middle = (low + high) / 2
-        as_many = np.where(successes > 0, betainc(np.maximum(successes, 1e-9), failures + 1, middle), 1)
-        more = np.where(failures > 0, betainc(successes + 1, np.maximum(failures, 1e-9), middle), 0)
+        as_many = betainc(np.maximum(seen, tiny), unseen + 1, middle)
+        more = betainc(seen + 1, np.maximum(unseen, tiny), middle)
         outside = weight * as_many + (1 - weight) * more < ALPHA / 2
         low, high = np.where(outside, middle, low), np.where(outside, high, middle)
-    return low
+    low = np.where(seen > 0, low, 0.0)
+    return low[0], 1 - low[1]
 
 
-def _spread(arms: Sequence[Arm], below: float, above: float, variance: float) -> Spread:
+def _spread(
+    value: float, arms: Sequence[Arm], below: float, above: float, variance: float
+) -> Spread:
     several = [arm for arm in arms if len(arm.values) > 1]
     seeds = [arm.values.var(ddof=1) / len(arm.values) for arm in several]
     interaction = sum(arm.interaction for arm in several)
     shared = max(1 - interaction / variance, 0) if variance > 0 else 1.0
-    df = len(arms[0].pseudo) - 1 if arms[0].grouped else INFINITE
+    if arms[0].grouped:  # a few of them are too few to know the variance by
+        quantile = stdtrit(len(arms[0].pseudo) - 1, 1 - ALPHA / 2)
+        below, above = np.maximum([below, above], quantile / NORMAL * math.sqrt(variance))
     df_seeds = np.array([len(arm.values) - 1 for arm in several])
-    return Spread(float(below), float(above), shared, np.array(seeds), df_seeds, df)
+    seeds = np.array(seeds)
+    return Spread(float(value), float(below), float(above), shared, seeds, df_seeds)
 
 
-def _around(value: float, spread: Spread, least: float) -> Interval:
+def _around(spread: Spread, *, least: float) -> Interval:
     """Never narrower than documents alone would make it."""
     halves = []
     for error in (spread.below, spread.above):
-        options = {"df": spread.df, "df_seeds": spread.df_seeds}
-        alone = half_width(np.array(error**2), np.zeros(0), df=spread.df, df_seeds=np.zeros(0))
-        both = half_width(np.array(spread.shared * error**2), spread.seeds, **options)
-        halves.append(float(max(alone, both)))
-    return Interval(max(value - halves[0], least), min(value + halves[1], 1.0))
+        both = half_width(np.array(spread.shared * error**2), spread.seeds, spread.df_seeds)
+        halves.append(max(NORMAL * error, float(both)))
+    return Interval(max(spread.value - halves[0], least), min(spread.value + halves[1], 1.0))
 
 
-def half_width(
-    documents: np.ndarray, seeds: np.ndarray, *, df: float, df_seeds: np.ndarray
-) -> np.ndarray:
-    """Half of a 95 % interval over the variances of documents, (...), and of K arms' seeds.
+def half_width(documents: np.ndarray, seeds: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Half of a 95 % interval, (...), over the variances of documents and of K arms' seeds.
 
     Student's t with Satterthwaite's degrees of freedom (1946, Biometrics 2, p. 110) is too narrow
     where most of the variance rests on one degree of freedom; Cochran's t (1964, Biometrics 20,
-    p. 191), each part's quantile weighted by its variance, is too wide where it rests on many.
-    Their mean with weights 1 - 1 / df and 1 / df of the seeds covers 94 to 96 % with three to five
-    seeds and 94 to 98 % with two, whatever the share of documents (chosen here, simulated).
+    p. 191), each part's quantile weighted by its variance, is too wide where it rests on many. The
+    second has the weight 1 / sqrt(df of the seeds) here. Simulated, that covers 94 to 97 % with
+    three to five seeds and 94 to 98 % with two, whatever the share of documents (chosen here).
 
     Parameters
     ----------
-    seeds
-        (K, ...).
-    df, df_seeds
-        Degrees of freedom of the documents and of each arm's seeds, (K,).
+    documents, seeds
+        (...) and (K, ...).
+    df
+        Degrees of freedom of each arm's seeds, (K,).
     """
-    level = 1 - ALPHA / 2
-    of_documents = stdtrit(df, level)
     if not len(seeds):
-        return of_documents * np.sqrt(documents)
-    of_seeds = seeds.sum(axis=0)
+        return NORMAL * np.sqrt(documents)
+    of_seeds, level = seeds.sum(axis=0), 1 - ALPHA / 2
     total = np.maximum(documents + of_seeds, 1e-30)
-    squares = np.tensordot(1 / df_seeds, seeds**2, axes=1)
-    df_of_seeds = np.where(squares > 0, of_seeds**2 / np.maximum(squares, 1e-60), df_seeds.sum())
-    satterthwaite = stdtrit(total**2 / np.maximum(documents**2 / df + squares, 1e-60), level)
-    cochran = (documents * of_documents + of_seeds * stdtrit(df_of_seeds, level)) / total
-    return (satterthwaite + (cochran - satterthwaite) / df_of_seeds) * np.sqrt(total)
+    squares = np.maximum(np.tensordot(1 / df, seeds**2, axes=1), 1e-60)
+    df_of_seeds = np.clip(of_seeds**2 / squares, df.min(), df.sum())
+    satterthwaite = stdtrit(np.minimum(total**2 / squares, 1e9), level)
+    cochran = (documents * NORMAL + of_seeds * stdtrit(df_of_seeds, level)) / total
+    quantile = satterthwaite + (cochran - satterthwaite) / np.sqrt(df_of_seeds)
+    return quantile * np.sqrt(total)
 
 
 def f1_intervals(

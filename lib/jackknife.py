@@ -31,7 +31,7 @@ class Arm(NamedTuple):
     interaction
         The variance of the mean over seeds that comes from seeds differing by unit.
     errors
-        What each unit's errors cost, mean over seeds, (G,); they sum to `weights.sum()` - F1.
+        What each document's errors cost, mean over seeds, (N,); they sum to `weights.sum()` - F1.
     weights
         What a unit costs that is wrong as a whole, (G,); their sum is the highest F1 possible.
     grouped
@@ -64,11 +64,13 @@ def measure_arms(
     codes = group_codes(groups)
     truth = by_unit(by_label(y_true), codes)
     names, weights = (*AVERAGES, SUPPORTED), _weights(truth)
+    known = truth.sum(axis=1) > 0
     arms = {}
     for arm, y_pred in y_preds.items():
-        counts = unit_counts(y_true, y_pred, codes)
-        seeds = [_leave_out(of_seed, truth) for of_seed in counts]
-        values, pseudo, errors = (np.stack(parts, axis=1) for parts in zip(*seeds, strict=True))
+        counts = unit_counts(y_true, y_pred)
+        seeds = [_leave_out(by_unit(of_seed, codes), truth) for of_seed in counts]
+        values, pseudo = (np.stack(parts, axis=1) for parts in zip(*seeds, strict=True))
+        errors = np.stack([_error_costs(of_seed, known) for of_seed in counts], axis=1)
         for i, name in enumerate(names):
             interaction = _interaction(pseudo[i])
             means = pseudo[i].mean(axis=0), interaction, errors[i].mean(axis=0)
@@ -85,8 +87,27 @@ def _weights(truth: csr_array) -> np.ndarray:
     return np.stack([micro, macro / len(of_label), macro / max(known, 1)])
 
 
-def _leave_out(counts: csr_array, truth: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """F1 (3,), pseudo-values (3, G) and costs of errors (3, G) of one seed.
+def _error_costs(counts: csr_array, known: np.ndarray) -> np.ndarray:
+    """What each document's false positives and negatives cost, (3, N), of one seed.
+
+    1 - F1 of a label is (FP + FN) / (2 TP + FP + FN). A label that no document has costs nothing
+    in macro-F1: it is 0 whatever is answered.
+
+    Parameters
+    ----------
+    counts, known
+        (2 C, N) of `unit_counts`, and (C,) bool, the labels that some document has.
+    """
+    num_labels = len(known)
+    wrong = counts[num_labels:] - counts[:num_labels]  # (C, N)
+    support = np.maximum(counts[num_labels:].sum(axis=1).astype(float), 1)
+    micro = wrong.sum(axis=0) / max(counts[num_labels:].sum(), 1)
+    macro = wrong.T @ (known / support)
+    return np.stack([micro, macro / num_labels, macro / max(known.sum(), 1)])
+
+
+def _leave_out(counts: csr_array, truth: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """F1 (3,) and its pseudo-values (3, G) of one seed.
 
     Parameters
     ----------
@@ -102,7 +123,6 @@ def _leave_out(counts: csr_array, truth: csr_array) -> tuple[np.ndarray, np.ndar
     of_label = counts.sum(axis=1).astype(float)
     double_tp, support = of_label[:num_labels], np.maximum(of_label[num_labels:], 1)
     of_truth = truth.sum(axis=1)
-    known = of_truth > 0
     f1 = double_tp / support  # (C,)
     left = (double_tp[label] - both.data.imag) / np.maximum(support[label] - both.data.real, 1)
     change = np.bincount(unit, f1[label] - left, num_units)
@@ -112,18 +132,14 @@ def _leave_out(counts: csr_array, truth: csr_array) -> tuple[np.ndarray, np.ndar
     tp = counts[:num_labels].sum(axis=0).astype(float)
     all_tp, everything = double_tp.sum(), max(of_label[num_labels:].sum(), 1)
     others = everything - (of_unit - tp)
-    num_known = max(known.sum(), 1)
+    num_known = max(np.count_nonzero(of_truth), 1)
     values = np.array([all_tp / everything, f1.mean(), f1.sum() / num_known])
     without = np.stack([
         (all_tp - tp) / np.maximum(others, 1),
         (f1.sum() - change) / num_labels,
         (f1.sum() - change) / np.maximum(num_known - alone, 1),
     ])  # fmt: skip
-    pseudo = num_units * values[:, None] - (num_units - 1) * without
-    wrong = both.data.real - both.data.imag
-    of_known = np.bincount(unit, np.where(known, 1 / support, 0)[label] * wrong, num_units)
-    of_all = np.bincount(unit, wrong, num_units) / everything
-    return values, pseudo, np.stack([of_all, of_known / num_labels, of_known / num_known])
+    return values, num_units * values[:, None] - (num_units - 1) * without
 
 
 def _interaction(pseudo: np.ndarray) -> float:

@@ -7,10 +7,12 @@ import math
 from functools import cache
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import gammaln
-from scipy.stats import binom, poisson
+from scipy.stats import binom, nct, poisson
+from scipy.stats import t as student
 
-from lib.intervals import ALPHA, Spread, half_width, paired_spread
+from lib.intervals import ALPHA, Spread, effective_count, half_width
 from lib.jackknife import Arm
 
 POWER = 0.80
@@ -21,7 +23,7 @@ Z_POWER = 0.8416  # the second of them
 NUM_DRAWS = 4000  # of studies with other seeds (chosen here)
 
 
-def min_detectable(a: Arm, b: Arm, *, mid_p: bool) -> float:
+def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> float:
     """The true difference in F1, in [0, 1], found with 80 % power; NaN where none would be.
 
     Of documents: gains and losses are Poisson counts of events, and the test is McNemar's on them.
@@ -36,22 +38,25 @@ def min_detectable(a: Arm, b: Arm, *, mid_p: bool) -> float:
     ----------
     a, b
         One average of two arms (`lib.jackknife.measure_arms`).
+    spread
+        Of both (`lib.intervals.paired_spread`).
     mid_p
         Whether the test is the mid-p McNemar rather than one that counts p in full.
     """
     num_units = len(a.pseudo)
-    if num_units < 2 or (a.grouped and 2.0 ** (1 - num_units) > ALPHA):
+    if spread is None or (a.grouped and 2.0 ** (1 - num_units) > ALPHA):
         return math.nan  # so few groups change places in too few ways for a p below 0.05
-    found, spread = _of_documents(a, b, mid_p=mid_p), paired_spread(a, b)
-    if a.grouped or len(spread.seeds):
+    found = _of_documents(a, b, mid_p=mid_p)
+    if a.grouped:
+        found *= _needed_of_groups(num_units - 1) / NORMAL_SUM
+    if len(spread.seeds):
         found = _of_studies((found / NORMAL_SUM) ** 2, spread)
     return found if found <= 1 else math.nan
 
 
 def _of_documents(a: Arm, b: Arm, *, mid_p: bool) -> float:
-    change, unseen = b.errors - a.errors, (a.weights**2).sum() / a.weights.sum()
-    squares = (change**2).sum() + unseen**2
-    event = squares / (np.abs(change).sum() + unseen)  # what one gain or loss is worth
+    change = b.errors - a.errors  # (N,)
+    event = 1 / effective_count(np.abs(change), a.weights)  # what one gain or loss is worth
     gains, losses = (np.maximum(x, 0).sum() / event for x in (change, -change))
     middle = math.sqrt((gains + 0.5) * (losses + 0.5))
     poisson_events = events = _events_needed(middle, mid_p)
@@ -59,27 +64,33 @@ def _of_documents(a: Arm, b: Arm, *, mid_p: bool) -> float:
         both = math.hypot(events, 2 * middle)
         centred = math.sqrt(max(1 - events**2 * event / both, 0))
         events = poisson_events * (1 - Z_POWER / NORMAL_SUM * (1 - centred))
-    variance = (a.pseudo - b.pseudo).var(ddof=1) / len(change)
-    return event * events * math.sqrt(max(variance / squares, 1))
+    variance = (a.pseudo - b.pseudo).var(ddof=1) / len(a.pseudo)
+    return event * events * math.sqrt(max(variance / (event**2 * (gains + losses + 1)), 1))
 
 
 def _of_studies(documents: float, spread: Spread) -> float:
-    """The difference found in four of five studies whose seeds, and few groups, are others.
+    """The difference found in four of five studies whose seeds are others.
 
-    Seeds' standard deviations are known too low on average, by c4 (Holtzman 1950, Annals of
-    Mathematical Statistics 21, p. 594): they are divided by it.
+    Seeds' standard deviations come out too low on average, by the factor c4 (Cureton 1968, American
+    Statistician 22(1), p. 22), while the quantile is convex in them: dividing by sqrt(c4) meets 80 %
+    with two to five seeds (chosen here, simulated).
     """
     generator = np.random.default_rng(0)
     df, seeds = spread.df_seeds, spread.seeds
     c4 = np.sqrt(2 / df) * np.exp(gammaln((df + 1) / 2) - gammaln(df / 2))
-    seeds, documents = seeds / c4**2, documents * spread.shared
+    seeds, documents = seeds / c4, documents * spread.shared
     total = documents + seeds.sum()
     seen = seeds[:, None] * generator.chisquare(df, (NUM_DRAWS, len(df))).T / df[:, None]
-    few = min(spread.df, 1e6)
-    seen_documents = documents * generator.chisquare(few, NUM_DRAWS) / few
-    half = half_width(seen_documents, seen, df=spread.df, df_seeds=df)
+    half = half_width(np.full(NUM_DRAWS, documents), seen, df)
     errors = math.sqrt(total) * generator.standard_normal(NUM_DRAWS)
     return float(np.quantile(half - errors, POWER))
+
+
+@cache
+def _needed_of_groups(df: int) -> float:
+    """Standard errors that Student's t finds with 80 % power: the noncentral t's parameter."""
+    least = student.ppf(1 - ALPHA / 2, df)
+    return float(brentq(lambda apart: nct.sf(least, df, apart) - POWER, 1, 20))
 
 
 def _events_needed(middle: float, mid_p: bool) -> float:

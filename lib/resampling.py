@@ -58,9 +58,10 @@ def resample_f1(
     """For each arm (2, S, R) float64: both averages of each seed on documents drawn anew.
 
     N of N documents, or G of G groups, with replacement (Efron & Tibshirani 1993, chapter 6;
-    Davison & Hinkley 1997, section 3.8), the same for every arm and seed. In macro-F1 a label that a resample happens to miss is left out of that resample's
-    mean, because a 0 for it would bias every resample downwards; a label that the whole test split
-    lacks counts 0, as it does in the score itself.
+    Davison & Hinkley 1997, section 3.8), the same for every arm and seed. In macro-F1 a label that
+    a resample happens to miss is left out of that resample's mean, because a 0 for it would bias
+    every resample downwards; a label that the whole test split lacks counts 0, as it does in the
+    score itself.
 
     Parameters
     ----------
@@ -102,8 +103,9 @@ def randomization(
     Approximate randomization (Noreen 1989; Yeh 2000, arXiv cs/0008005): both arms' answers to a
     document, or to all documents of a group, those of all seeds together, change places with
     probability 1/2. p = (1 + count) / (1 + R), count being how often F1, averaged over seeds, then
-    differs at least as much as it does now. The same units change places in every pair. Where arms have different numbers of
-    seeds, each is repeated up to their least common multiple, which leaves its mean as it is.
+    differs at least as much as it does now. The same units change places in every pair. Where arms
+    have different numbers of seeds, each is repeated up to their least common multiple, which
+    leaves its mean as it is.
 
     The answers are those of the trained models at hand: other seeds are not asked about.
     """
@@ -173,9 +175,7 @@ def _f1(
     return np.stack([micro, macro])
 
 
-def unit_counts(
-    y_true: Labels, y_pred: Preds, codes: np.ndarray | None = None
-) -> list[csr_array]:
+def unit_counts(y_true: Labels, y_pred: Preds, codes: np.ndarray | None = None) -> list[csr_array]:
     """For each seed (2 C, G) float32: 2 TP of each label and unit, then 2 TP + FP + FN.
 
     Parameters

@@ -9,20 +9,20 @@ from scipy.sparse import csr_array
 from scipy.stats import binom
 from statsmodels.stats.multitest import multipletests
 
-from lib.intervals import ALPHA, paired_interval
+from lib.intervals import ALPHA, paired_interval, paired_spread
 from lib.jackknife import measure_arms
 from lib.power import min_detectable
 from lib.resampling import AVERAGES, Labels, Preds, by_label, group_codes, randomization
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
-    """Two-sided mid-p that a and b are right equally often, from the documents on which they differ.
+    """Two-sided mid-p that a and b are right equally often, from the documents they differ on.
 
-    McNemar's exact binomial test (1947) with half the probability of what was seen (Lancaster 1961).
-    The exact test is found far too seldom with few such documents, its correction by continuity
-    likewise, and the chi-square too often; the mid-p stays at its level in practice and finds more
-    (Fagerland, Lydersen & Laake 2013, BMC Medical Research Methodology 13:91). It also agrees with
-    the paired interval, whose limits count half of what was seen as well.
+    McNemar's exact binomial test (1947) with half the probability of what was seen (Lancaster
+    1961). Of equal arms the exact test rejects far fewer than 5 % where few documents differ, and
+    so does the chi-square with a continuity correction; without one it rejects too many. The mid-p
+    stays near its level and finds more (Fagerland, Lydersen & Laake 2013, BMC Medical Research
+    Methodology 13:91). It agrees with the paired interval, which counts what was seen alike.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ def compare_all(
         `arm_a arm_b metric delta low high p_mcnemar p_randomization test p_holm min_detectable`; a
         pair has a row for each average. `p_holm` adjusts, over the pairs of its average (Holm
         1979), the p that `test` names: "mcnemar" for micro-F1 where every document has one label
-        and one answer, both arms one seed and documents no groups, because there micro-F1 is the share of right
-        documents; "randomization" elsewhere, where McNemar would answer another question. For
-        `min_detectable` see `lib.power`.
+        and one answer, both arms one seed and documents no groups, because there micro-F1 is the
+        share of right documents; "randomization" elsewhere, where McNemar would answer another
+        question. For `min_detectable` see `lib.power`.
     """
     others = [(arm, reference) for arm in y_preds if arm != reference]
     pairs = others if reference else list(combinations(y_preds, 2))
@@ -85,10 +85,11 @@ def compare_all(
         for average, p in zip(AVERAGES, of_pair, strict=True):
             of_a, of_b = arms[a, average], arms[b, average]
             plain = average == "micro_f1" and counted[a] and counted[b]
+            spread = paired_spread(of_a, of_b)
             rows.append((a, b, average, of_a.values.mean() - of_b.values.mean(),
-                         *paired_interval(of_a, of_b), p_mcnemar, p,
+                         *paired_interval(spread), p_mcnemar, p,
                          "mcnemar" if plain else "randomization",
-                         min_detectable(of_a, of_b, mid_p=plain)))  # fmt: skip
+                         min_detectable(of_a, of_b, spread, mid_p=plain)))  # fmt: skip
     columns = ["arm_a", "arm_b", "metric", "delta", "low", "high", "p_mcnemar"]
     columns += ["p_randomization", "test", "min_detectable"]
     return _adjusted(pd.DataFrame(rows, columns=columns))
