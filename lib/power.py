@@ -29,10 +29,10 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
     Of documents: gains and losses are Poisson counts of events, and the test is McNemar's on them.
     Their product stays what it was seen to be, as it does where an arm becomes better on every
     document alike. With a few documents this asks for five or six gains and no loss, and with many
-    it is 2.8 standard errors (Bloom 1995, Evaluation Review 19, p. 547). Of seeds, and of few
-    groups: the 80 % quantile, over studies that might have been, of the interval's half-width minus
-    the difference's error; that is the noncentral t where one arm's seeds alone vary. Holm's
-    adjustment asks for more.
+    it is 2.8 standard errors (Bloom 1995, Evaluation Review 19, p. 547). Of groups: what both
+    Student's t and whole groups that change places find. Of seeds: the 80 %
+    quantile, over studies that might have been, of the interval's half-width minus the difference's
+    error. Holm's adjustment asks for more.
 
     Parameters
     ----------
@@ -46,15 +46,17 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
     num_units = len(a.pseudo)
     if spread is None or (a.grouped and 2.0 ** (1 - num_units) > ALPHA):
         return math.nan  # so few groups change places in too few ways for a p below 0.05
-    found = _of_documents(a, b, mid_p=mid_p)
+    variance = float((a.pseudo - b.pseudo).var(ddof=1)) / num_units
+    found = _of_documents(a, b, 0.0 if a.grouped else variance, mid_p=mid_p)
     if a.grouped:
-        found *= _needed_of_groups(num_units - 1) / NORMAL_SUM
+        found = max(found, math.sqrt(variance) * _needed_of_groups(num_units))
     if len(spread.seeds):
         found = _of_studies((found / NORMAL_SUM) ** 2, spread)
     return found if found <= 1 else math.nan
 
 
-def _of_documents(a: Arm, b: Arm, *, mid_p: bool) -> float:
+def _of_documents(a: Arm, b: Arm, variance: float, *, mid_p: bool) -> float:
+    """Never less than 2.8 standard errors of that variance; found by McNemar's test."""
     change = b.errors - a.errors  # (N,)
     event = 1 / effective_count(np.abs(change), a.weights)  # what one gain or loss is worth
     gains, losses = (np.maximum(x, 0).sum() / event for x in (change, -change))
@@ -64,7 +66,6 @@ def _of_documents(a: Arm, b: Arm, *, mid_p: bool) -> float:
         both = math.hypot(events, 2 * middle)
         centred = math.sqrt(max(1 - events**2 * event / both, 0))
         events = poisson_events * (1 - Z_POWER / NORMAL_SUM * (1 - centred))
-    variance = (a.pseudo - b.pseudo).var(ddof=1) / len(a.pseudo)
     return event * events * math.sqrt(max(variance / (event**2 * (gains + losses + 1)), 1))
 
 
@@ -72,8 +73,8 @@ def _of_studies(documents: float, spread: Spread) -> float:
     """The difference found in four of five studies whose seeds are others.
 
     Seeds' standard deviations come out too low on average, by the factor c4 (Cureton 1968, American
-    Statistician 22(1), p. 22), while the quantile is convex in them: dividing by sqrt(c4) meets 80 %
-    with two to five seeds (chosen here, simulated).
+    Statistician 22(1), p. 22), while the quantile is convex in them: dividing by sqrt(c4) meets
+    80 % with two to five seeds (chosen here, simulated).
     """
     generator = np.random.default_rng(0)
     df, seeds = spread.df_seeds, spread.seeds
@@ -87,17 +88,24 @@ def _of_studies(documents: float, spread: Spread) -> float:
 
 
 @cache
-def _needed_of_groups(df: int) -> float:
-    """Standard errors that Student's t finds with 80 % power: the noncentral t's parameter."""
-    least = student.ppf(1 - ALPHA / 2, df)
-    return float(brentq(lambda apart: nct.sf(least, df, apart) - POWER, 1, 20))
+def _needed_of_groups(num_groups: int) -> float:
+    """Standard errors that both Student's t and the randomization of whole groups find.
+
+    The noncentral t's parameter; and, as groups that change places vary around zero rather than
+    around their mean, D = z_0.975 sqrt(1 + D^2 / G) + z_0.80.
+    """
+    least = student.ppf(1 - ALPHA / 2, num_groups - 1)
+    apart = brentq(lambda x: nct.sf(least, num_groups - 1, x) - POWER, 1, 20)
+    quantile = NORMAL_SUM - Z_POWER
+    swapped = brentq(lambda x: quantile * math.sqrt(1 + x**2 / num_groups) + Z_POWER - x, 1, 99)
+    return float(max(apart, swapped))
 
 
 def _events_needed(middle: float, mid_p: bool) -> float:
     """Expected gains minus losses that are found, where sqrt(gains x losses) is `middle`."""
     if middle > EXACT:
-        squared = NORMAL_SUM**2 / 2  # events = 2.8 sqrt(gains + losses), solved
-        return math.sqrt(2 * squared * (squared + math.hypot(squared, 2 * middle)) / squared)
+        squared = NORMAL_SUM**2  # events = 2.8 sqrt(gains + losses), solved
+        return math.sqrt(squared * (squared + math.hypot(squared, 4 * middle)) / 2)
     logs, events = _table(mid_p)
     return float(np.interp(math.log(middle), logs, events))
 
