@@ -24,7 +24,7 @@ NUM_DRAWS = 4000  # of studies with other seeds (chosen here)
 
 
 def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> float:
-    """The true difference in F1, in [0, 1], found with 80 % power; NaN where none would be.
+    """The true difference in F1 found with 80 % power; NaN where none that is possible would be.
 
     Of documents: gains and losses are Poisson counts of events, and the test is McNemar's on them.
     Their product stays what it was seen to be, as it does where an arm becomes better on every
@@ -52,7 +52,7 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
         found = max(found, math.sqrt(variance) * _needed_of_groups(num_units))
     if len(spread.seeds):
         found = _of_studies((found / NORMAL_SUM) ** 2, spread)
-    return found if found <= 1 else math.nan
+    return found if found <= a.weights.sum() else math.nan
 
 
 def _of_documents(a: Arm, b: Arm, variance: float, *, mid_p: bool) -> float:

@@ -127,14 +127,14 @@ def test_what_no_document_shows_bounds_a_difference():
     assert paired_limits(5, 0, 100).low > 0 > paired_limits(4, 0, 100).low
 
 
-@pytest.mark.parametrize(("gain", "loss"), [(0.03, 0), (0.03, 0.005), (0.1, 0.05), (0.3, 0.1)])
+@pytest.mark.parametrize(("gain", "loss"), [(0.05, 0), (0.1, 0.05)])
 def test_differences_are_covered_by_enumeration(gain, loss):
-    number, coverage = 40, 0.0
+    number, coverage = 30, 0.0
     for gains in range(number + 1):
         for losses in range(number + 1 - gains):
             share = binom.pmf(gains, number, gain)
             share *= binom.pmf(losses, number - gains, loss / (1 - gain))
-            if share > 1e-5:
+            if share > 1e-4:
                 low, high = paired_limits(gains, losses, number)
                 coverage += share * (low <= gain - loss <= high)
     assert coverage > 0.94
