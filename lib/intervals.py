@@ -11,8 +11,8 @@ Documents
     is a share of gains minus one of losses; its limits are joined from theirs (Newcombe 1998,
     Statistics in Medicine 17, p. 2635; Zou & Donner 2008, same journal 27, p. 1693).
 Groups
-    Units are groups, left out as wholes. Never narrower than Student's t of G - 1 degrees of
-    freedom would make it (Davison & Hinkley 1997, section 3.8, on how few groups vary).
+    Units are groups, left out as wholes, with Student's t of G - 1 degrees of freedom for the
+    normal (Cameron, Gelbach & Miller 2008, Review of Economics and Statistics 90, p. 414).
 Seeds
     Few seeds are too few to resample. F1 of seed s on the documents d is mean + D_d + U_s + I_sd,
     and the variance of the mean over S seeds is Var(D) + Var(U + I) / S, in which the interaction
@@ -79,8 +79,8 @@ def arm_interval(arm: Arm) -> Interval:
     seen = count * min(share, 1 - share)  # with nothing seen there is nothing to scale by
     if variance < known:
         sides *= np.sqrt((seen * variance / known + 1) / (seen + 1))
-    below, above = np.sqrt((sides / NORMAL) ** 2 + max(variance - known, 0))
-    return _around(_spread(value, [arm], below, above, variance), least=0.0)
+    errors = _few_groups(arm) * np.sqrt((sides / NORMAL) ** 2 + max(variance - known, 0))
+    return _around(_spread(value, [arm], errors, variance), least=0.0)
 
 
 def paired_interval(spread: Spread | None) -> Interval:
@@ -105,8 +105,16 @@ def paired_spread(a: Arm, b: Arm) -> Spread | None:
     variance = (a.pseudo - b.pseudo).var(ddof=1) / len(a.pseudo)
     known = ((shares * (1 - shares) / counts).sum()
              + 2 * shares.prod() / np.sqrt(counts.prod()))  # fmt: skip
-    below, above = np.sqrt((sides / NORMAL) ** 2 + max(variance - known, 0))
-    return _spread(a.values.mean() - b.values.mean(), [a, b], below, above, variance)
+    errors = np.sqrt((sides / NORMAL) ** 2 + max(variance - known, 0))
+    errors = np.maximum(errors, _few_groups(a) * math.sqrt(variance))
+    return _spread(a.values.mean() - b.values.mean(), [a, b], errors, variance)
+
+
+def _few_groups(arm: Arm) -> float:
+    """Student's quantile of G - 1 degrees of freedom over the normal one; 1 of documents."""
+    if not arm.grouped:
+        return 1.0
+    return float(stdtrit(len(arm.pseudo) - 1, 1 - ALPHA / 2)) / NORMAL
 
 
 def effective_count(costs: np.ndarray, weights: np.ndarray) -> float:
@@ -149,19 +157,14 @@ def share_limits(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.n
     return low[0], 1 - low[1]
 
 
-def _spread(
-    value: float, arms: Sequence[Arm], below: float, above: float, variance: float
-) -> Spread:
+def _spread(value: float, arms: Sequence[Arm], errors: np.ndarray, variance: float) -> Spread:
     several = [arm for arm in arms if len(arm.values) > 1]
     seeds = [arm.values.var(ddof=1) / len(arm.values) for arm in several]
     interaction = sum(arm.interaction for arm in several)
     shared = max(1 - interaction / variance, 0) if variance > 0 else 1.0
-    if arms[0].grouped:  # a few of them are too few to know the variance by
-        quantile = stdtrit(len(arms[0].pseudo) - 1, 1 - ALPHA / 2)
-        below, above = np.maximum([below, above], quantile / NORMAL * math.sqrt(variance))
     df_seeds = np.array([len(arm.values) - 1 for arm in several])
     seeds = np.array(seeds)
-    return Spread(float(value), float(below), float(above), shared, seeds, df_seeds)
+    return Spread(float(value), *map(float, errors), shared, seeds, df_seeds)
 
 
 def _around(spread: Spread, *, least: float) -> Interval:
