@@ -9,7 +9,7 @@ from scipy.sparse import issparse
 
 from lib.intervals import f1_intervals
 from lib.metrics import RANKING_METRICS
-from lib.resampling import AVERAGES, resample_f1
+from lib.resampling import AVERAGES, group_codes, resample_f1
 from lib.results import (
     FINGERPRINTS,
     OPTIONAL_RESOURCES,
@@ -121,12 +121,42 @@ def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndar
     return encode(runs["folder"].iloc[0], "y_true"), y_preds
 
 
+def read_groups(runs: pd.DataFrame) -> np.ndarray | None:
+    """The group of each test document, (N,) str; None where the study has no `group_column`.
+
+    Raises
+    ------
+    ValueError
+        An earlier version wrote the run, without its groups.
+    """
+    run = runs.iloc[0]
+    column = run["params"].get("group_column")
+    if not column:
+        return None
+    table = read_predictions(run["folder"])
+    if "group" not in table:
+        raise ValueError(
+            f"{run['folder'] / 'predictions.parquet'}: no column 'group', although group_column is "
+            f"{column!r}: an earlier version wrote this run; run the arm again"
+        )
+    return table["group"].to_numpy()
+
+
+def units_of(groups: np.ndarray | None) -> str:
+    """The units that intervals are over, for captions: "test documents", or so many groups."""
+    codes = group_codes(groups)
+    if codes is None:
+        return "test documents"
+    return f"{codes.max() + 1:,} whole groups of test documents"
+
+
 def compare_runs(
     runs: pd.DataFrame,
     y_true: np.ndarray,
     y_preds: Mapping[str, np.ndarray],
     *,
     num_resamples: int,
+    groups: np.ndarray | None = None,
     reference: str = "",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables behind the figures.
@@ -135,30 +165,37 @@ def compare_runs(
     ----------
     y_true, y_preds
         See `stack_predictions`.
+    num_resamples
+        Of the randomization test.
+    groups
+        See `read_groups`.
     reference
         The arm that all others are compared with; "" for every pair.
 
     Returns
     -------
     comparison
-        A row per arm, best micro-F1 first: F1 with 95 % intervals, accuracy and mean resources.
+        A row per arm, best micro-F1 first: F1 with 95 % intervals (`lib.intervals.f1_intervals`),
+        accuracy and mean resources. `num_labels_without_test` labels count 0 in `macro_f1`, and
+        `macro_f1_supported` leaves them out.
     pairwise
         See `compare_all`.
     """
     if reference and reference not in y_preds:
         raise ValueError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
-    intervals = f1_intervals(y_true, y_preds, num_resamples=num_resamples).set_index("arm")
+    intervals = f1_intervals(y_true, y_preds, groups=groups).set_index("arm")
     rows = []
     for arm in y_preds:
         group = runs[runs["arm"] == arm]
         row = {"arm": arm} | intervals.loc[arm].to_dict() | {"num_seeds": len(group)}
-        for key in ("accuracy", "samples_f1", *RANKING_METRICS):
+        for key in ("accuracy", "samples_f1", "num_labels_without_test", *RANKING_METRICS):
             row[key] = pd.to_numeric(group[key]).mean()
         for key in (*RESOURCE_KEYS, *OPTIONAL_RESOURCES):
             number = pd.api.types.is_float_dtype(group[key])
             row[key] = group[key].mean() if number else group[key].iloc[0]
         rows.append(row)
-    pairwise = compare_all(y_true, y_preds, reference=reference, num_resamples=num_resamples)
+    options = {"groups": groups, "num_resamples": num_resamples}
+    pairwise = compare_all(y_true, y_preds, reference=reference, **options)
     return pd.DataFrame(rows), pairwise
 
 
@@ -167,6 +204,7 @@ def distillation(
     y_true: np.ndarray,
     y_preds: Mapping[str, np.ndarray],
     *,
+    groups: np.ndarray | None = None,
     num_resamples: int = 5000,
 ) -> pd.DataFrame:
     """What students keep of their teachers and what that costs, a row for each student.
@@ -177,13 +215,16 @@ def distillation(
         See `lib.results.read_runs`; a student whose teacher is not among them has no row.
     y_true, y_preds
         See `stack_predictions`.
+    groups
+        See `read_groups`.
 
     Returns
     -------
     DataFrame
         `student`, `teacher`; `micro_f1_kept` and `macro_f1_kept`, the student's mean F1 over the
         teacher's, each with a 95 % percentile interval, `_low` and `_high`, over the same resampled
-        documents for both, the mean over seeds taken; `speedup`, of documents/s at inference;
+        documents (or whole groups) for both, the mean over seeds taken; `speedup`, of documents/s
+        at inference;
         `params_share`, the student's parameters over the teacher's; `train_seconds`, in which the
         teacher has scored the documents, and `train_seconds_with_teacher`, with its own training.
     """
@@ -197,7 +238,8 @@ def distillation(
         ours, theirs = means.loc[student], means.loc[teacher]
         row = {"student": student, "teacher": teacher}
         pair = {arm: y_preds[arm] for arm in (student, teacher)}
-        samples = resample_f1(y_true, pair, num_resamples=num_resamples)  # (2, S, R) each
+        options = {"groups": groups, "num_resamples": num_resamples}
+        samples = resample_f1(y_true, pair, **options)  # (2, S, R) each
         kept = samples[student].mean(axis=1) / samples[teacher].mean(axis=1)  # (2, R)
         for average, ratios in zip(AVERAGES, kept, strict=True):
             name = f"{average}_kept"

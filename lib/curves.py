@@ -49,7 +49,7 @@ def split_arm(arm: str) -> tuple[str, int]:
 
 
 def learning_curves(
-    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], *, num_resamples: int = 5000
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], *, groups: np.ndarray | None = None
 ) -> pd.DataFrame:
     """A row for each approach and size: `approach train_size num_seeds`, F1 and its interval.
 
@@ -57,6 +57,8 @@ def learning_curves(
     ----------
     y_true, y_preds
         See `lib.comparison.stack_predictions`.
+    groups
+        See `lib.comparison.read_groups`.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def learning_curves(
         For both averages, `micro_f1 micro_f1_low micro_f1_high` and so on; `train_size` 0 for an
         approach that learns from nothing. Ordered by approach and size.
     """
-    table = f1_intervals(y_true, y_preds, num_resamples=num_resamples)
+    table = f1_intervals(y_true, y_preds, groups=groups)
     named = [split_arm(arm) for arm in table.pop("arm")]
     table.insert(0, "approach", [approach for approach, _ in named])
     table.insert(1, "train_size", [size for _, size in named])
@@ -83,6 +85,7 @@ def resample_curves(
     y_preds: Mapping[str, np.ndarray],
     *,
     average: str = "micro_f1",
+    groups: np.ndarray | None = None,
     num_resamples: int = 5000,
     seed: int = 0,
 ) -> dict[str, Curve]:
@@ -97,7 +100,7 @@ def resample_curves(
 
     Parameters
     ----------
-    y_true, y_preds
+    y_true, y_preds, groups
         See `learning_curves`.
 
     Raises
@@ -107,7 +110,8 @@ def resample_curves(
     """
     if average not in AVERAGES:
         raise ValueError(f"average: {average!r} is not one of {', '.join(AVERAGES)}")
-    samples = resample_f1(y_true, y_preds, num_resamples=num_resamples, seed=seed)
+    options = {"groups": groups, "num_resamples": num_resamples, "seed": seed}
+    samples = resample_f1(y_true, y_preds, **options)
     row = AVERAGES.index(average)
     f1 = {arm: f1_by_seed(y_true, preds)[row] for arm, preds in y_preds.items()}
     moved = _resampled_means(list(f1.values()), [samples[arm][row] for arm in f1], seed)

@@ -249,6 +249,9 @@ def run_metrics(
 ) -> dict[str, float | int | None]:
     """`metrics.json` of a run: a value for every key, None where it does not apply.
 
+    In `macro_f1`, `num_labels_without_test` labels count 0; `macro_f1_supported` is the mean over
+    the others.
+
     Parameters
     ----------
     y_true, y_pred
@@ -267,11 +270,15 @@ def run_metrics(
     elif probabilities and not multi_label:
         correct = np.array([a == b for a, b in zip(y_true, y_pred, strict=True)])
         values["ece"] = expected_calibration_error(_rows(scores).max(axis=1), correct)
+    num_absent = int((np.asarray(truth.sum(axis=0)).ravel() == 0).sum())
+    scores_of_labels = f1_scores(truth, preds)
+    supported = scores_of_labels["macro_f1"] * len(label_space) / (len(label_space) - num_absent)
     empty = np.asarray(preds.sum(axis=1)).ravel() == 0
     return (
-        f1_scores(truth, preds)
+        scores_of_labels
+        | {"macro_f1_supported": supported}
         | {"num_test": len(y_true), "num_labels": len(label_space)}
-        | {"num_labels_without_test": int((np.asarray(truth.sum(axis=0)).ravel() == 0).sum())}
+        | {"num_labels_without_test": num_absent}
         | {"out_of_set_rate": float(empty.mean()), "threshold": threshold}
         | values
     )

@@ -37,8 +37,8 @@ LORA_VARIANTS = ("lora", "rslora", "dora")
 SHOWING = (
     "browsing", "calibration", "comparison", "curve_figures", "curve_reading", "curves",
     "disagreements", "exploring", "export", "figures", "figures_confidence", "figures_cost",
-    "figures_details", "fonts", "intervals", "paper", "plan", "power_law", "resampling",
-    "significance", "slices", "study", "verdict", "wording",
+    "figures_details", "fonts", "intervals", "jackknife", "paper", "plan", "power", "power_law",
+    "resampling", "significance", "slices", "study", "verdict", "wording",
 )  # fmt: skip
 
 

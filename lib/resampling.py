@@ -1,7 +1,9 @@
 """F1 over resampled documents: the bootstrap, and the swapping of two arms' answers.
 
-An arm's predictions come stacked over its seeds. Only counts of each document and label are kept,
-sparse, and a resample is a row of weights: F1 of all resamples is then a few sparse products.
+An arm's predictions come stacked over its seeds. Only counts of each unit and label are kept,
+sparse, and a resample is a row of weights: F1 of all resamples is then a few sparse products. A
+unit is a document, or a whole group where documents of one group (a patent family, an author) are
+not independent: then groups are drawn, and change places, as wholes.
 """
 
 import math
@@ -20,7 +22,7 @@ Preds = np.ndarray | Sequence[Labels]  # (S, N, C) bool: dense, or S sparse (N, 
 
 def f1_by_seed(y_true: Labels, y_pred: Preds) -> np.ndarray:
     """F1 of each seed, (2, S) float64 in [0, 1]: a row for each of `AVERAGES`."""
-    totals = [counts.sum(axis=1)[:, None] for counts in _document_counts(y_true, y_pred)]
+    totals = [counts.sum(axis=1)[:, None] for counts in unit_counts(y_true, y_pred)]
     return np.stack([_f1(counts)[:, 0] for counts in totals], axis=1)
 
 
@@ -37,34 +39,51 @@ def f1(y_true: Labels, y_pred: Preds, average: str) -> float:
     return float(f1_by_seed(y_true, y_pred)[AVERAGES.index(average)].mean())
 
 
+def group_codes(groups: Sequence[str] | np.ndarray | None) -> np.ndarray | None:
+    """The group of each document as a number from 0, (N,); None where each stands alone."""
+    if groups is None:
+        return None
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    return codes if len(names) < len(codes) else None
+
+
 def resample_f1(
-    y_true: Labels, y_preds: Mapping[str, Preds], *, num_resamples: int, seed: int = 0
+    y_true: Labels,
+    y_preds: Mapping[str, Preds],
+    *,
+    num_resamples: int,
+    groups: Sequence[str] | np.ndarray | None = None,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """For each arm (2, S, R) float64: both averages of each seed on documents drawn anew.
 
-    N of N documents with replacement (Efron & Tibshirani 1993, chapter 6), the same for every arm
-    and seed. In macro-F1 a label that a resample happens to miss is left out of that resample's
-    mean, because a 0 for it would bias every resample downwards; a label that the whole test split
-    lacks counts 0, as it does in the score itself.
+    N of N documents, or G of G groups, with replacement (Efron & Tibshirani 1993, chapter 6;
+    Davison & Hinkley 1997, section 3.8), the same for every arm and seed. In macro-F1 a label that
+    a resample happens to miss is left out of that resample's mean, because a 0 for it would bias
+    every resample downwards; a label that the whole test split lacks counts 0, as it does in the
+    score itself.
 
     Parameters
     ----------
     y_true, y_preds
         (N, C) bool, and for each arm (S, N, C) bool, S of its own.
+    groups
+        (N,) of each document; None where documents are independent.
     """
-    counts = {arm: _document_counts(y_true, y_pred) for arm, y_pred in y_preds.items()}
-    truth = by_label(y_true)
+    codes = group_codes(groups)
+    counts = {arm: unit_counts(y_true, y_pred, codes) for arm, y_pred in y_preds.items()}
+    truth = by_unit(by_label(y_true), codes)
     known = np.count_nonzero(truth.sum(axis=1))
-    num_labels, num_documents = truth.shape
-    generator, shares = np.random.default_rng(seed), np.full(num_documents, 1 / num_documents)
+    num_labels, num_units = truth.shape
+    generator, shares = np.random.default_rng(seed), np.full(num_units, 1 / num_units)
     results = {arm: np.empty((2, len(of_seeds), num_resamples)) for arm, of_seeds in counts.items()}
-    for block in _blocks(num_resamples, 2 * num_labels, num_documents):
-        weights = generator.multinomial(num_documents, shares, size=block.stop - block.start)
-        weights = np.ascontiguousarray(weights.T, dtype=np.float32)  # (N, R)
+    for block in _blocks(num_resamples, 2 * num_labels, num_units):
+        weights = generator.multinomial(num_units, shares, size=block.stop - block.start)
+        weights = np.ascontiguousarray(weights.T, dtype=np.float32)  # (G, R)
         drawn = np.maximum(np.count_nonzero(truth @ weights, axis=0), 1)  # (R,)
         for arm, of_seeds in counts.items():
-            for s, of_documents in enumerate(of_seeds):
-                micro, macro = _f1(of_documents @ weights)
+            for s, of_units in enumerate(of_seeds):
+                micro, macro = _f1(of_units @ weights)
                 # a label without a drawn document has no true positive: it adds 0 to the mean
                 results[arm][:, s, block] = micro, macro * known / drawn
     return results
@@ -76,27 +95,31 @@ def randomization(
     pairs: Sequence[tuple[str, str]],
     *,
     num_resamples: int,
+    groups: Sequence[str] | np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
     """Two-sided p, (pairs, 2), that two arms' answers are exchangeable document by document.
 
     Approximate randomization (Noreen 1989; Yeh 2000, arXiv cs/0008005): both arms' answers to a
-    document, those of all seeds together, change places with probability 1/2. p = (1 + count) /
-    (1 + R), count being how often F1, averaged over seeds, then differs at least as much as it
-    does now. The same documents change places in every pair. Where arms have different numbers of
-    seeds, each is repeated up to their least common multiple, which leaves its mean as it is.
+    document, or to all documents of a group, those of all seeds together, change places with
+    probability 1/2. p = (1 + count) / (1 + R), count being how often F1, averaged over seeds, then
+    differs at least as much as it does now. The same units change places in every pair. Where arms
+    have different numbers of seeds, each is repeated up to their least common multiple, which
+    leaves its mean as it is.
 
     The answers are those of the trained models at hand: other seeds are not asked about.
     """
-    counts = {arm: _document_counts(y_true, y_preds[arm]) for pair in pairs for arm in pair}
+    arms = {arm for pair in pairs for arm in pair}
+    codes = group_codes(groups)
+    counts = {arm: unit_counts(y_true, y_preds[arm], codes) for arm in arms}
     swaps = [_pairings(counts[a], counts[b]) for a, b in pairs]
-    num_labels, num_documents = by_label(y_true).shape
-    none = np.zeros((num_documents, 1), dtype=np.float32)
+    num_labels, num_units = by_unit(by_label(y_true), codes).shape
+    none = np.zeros((num_units, 1), dtype=np.float32)
     observed = [np.abs(_mean_difference(swap, none)) for swap in swaps]  # (2, 1) each
     at_least = np.zeros((len(pairs), 2))
     generator = np.random.default_rng([seed, 1])
-    for block in _blocks(num_resamples, 2 * num_labels, num_documents):
-        size = (num_documents, block.stop - block.start)
+    for block in _blocks(num_resamples, 2 * num_labels, num_units):
+        size = (num_units, block.stop - block.start)
         swapped = generator.integers(0, 2, size=size, dtype=np.int8).astype(np.float32)
         for i, swap in enumerate(swaps):
             differences = np.abs(_mean_difference(swap, swapped))  # (2, R)
@@ -105,11 +128,11 @@ def randomization(
 
 
 class _Swap(NamedTuple):
-    """What a seed of each of two arms counts, and what changes where a document's answers swap."""
+    """What a seed of each of two arms counts, and what changes where a unit's answers swap."""
 
     of_a: np.ndarray  # (2 L, 1) over all documents, for the L labels in which the arms differ
     of_b: np.ndarray
-    change: csr_array  # (2 L, N)
+    change: csr_array  # (2 L, G)
     elsewhere: np.ndarray  # (2,) sums over the other labels, in which both arms agree
     num_labels: int
 
@@ -130,7 +153,7 @@ def _swap(counts_a: csr_array, counts_b: csr_array) -> _Swap:
 
 
 def _mean_difference(swaps: Sequence[_Swap], swapped: np.ndarray) -> np.ndarray:
-    """Both averages of a minus b, (2, R), where (N, R) of 0 and 1 says which answers swap."""
+    """Both averages of a minus b, (2, R), where (G, R) of 0 and 1 says which answers swap."""
     total = np.zeros((2, swapped.shape[1]))
     for swap in swaps:
         if len(swap.of_a) == 0:
@@ -152,11 +175,26 @@ def _f1(
     return np.stack([micro, macro])
 
 
-def _document_counts(y_true: Labels, y_pred: Preds) -> list[csr_array]:
-    """For each seed (2 C, N) float32: 2 TP of each label and document, then 2 TP + FP + FN."""
+def unit_counts(y_true: Labels, y_pred: Preds, codes: np.ndarray | None = None) -> list[csr_array]:
+    """For each seed (2 C, G) float32: 2 TP of each label and unit, then 2 TP + FP + FN.
+
+    Parameters
+    ----------
+    codes
+        See `group_codes`; None, and G = N, where each document is a unit.
+    """
     truth = by_label(y_true)
     preds = [by_label(of_seed) for of_seed in y_pred]
-    return [vstack([2 * truth.multiply(p), truth + p], format="csr") for p in preds]
+    counts = [vstack([2 * truth.multiply(p), truth + p], format="csr") for p in preds]
+    return [by_unit(of_seed, codes) for of_seed in counts]
+
+
+def by_unit(of_documents: csr_array, codes: np.ndarray | None) -> csr_array:
+    """(M, N) as (M, G): the sum over each group's documents, whose `group_codes` are given."""
+    if codes is None:
+        return of_documents
+    ones = np.ones(len(codes), dtype=np.float32)
+    return of_documents @ csr_array((ones, (np.arange(len(codes)), codes)))
 
 
 def by_label(labels: Labels) -> csr_array:

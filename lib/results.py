@@ -88,6 +88,7 @@ def write_run(
     preds, scores
         For "validation" and "test": label lists, and (N, C) float scores in label order. Of a
         sparse array the scores that it holds are written, and their labels as `score_labels`.
+        Where documents have a group, it is written too.
     multi_label, probabilities, threshold
         See `run_metrics`.
     resources
@@ -104,6 +105,7 @@ def write_run(
                 "y_pred": preds[split],
             }
             | _score_columns(scores[split])
+            | ({"group": splits[split]["group"]} if "group" in splits[split].column_names else {})
         )
         for split in ("validation", "test")
     ]
@@ -261,7 +263,10 @@ def read_runs(
 
 
 def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
-    """`id split y_true y_pred scores` of one split, in the order of the documents."""
+    """`id split y_true y_pred scores` of one split, in the order of the documents.
+
+    And `group` where the study has a `group_column`.
+    """
     table = pd.read_parquet(folder / "predictions.parquet")
     return table[table["split"] == split].reset_index(drop=True)
 

@@ -55,7 +55,7 @@ def f1_by_part(
     *,
     documents: pd.Categorical | None = None,
     labels: pd.Categorical | None = None,
-    num_resamples: int = 5000,
+    groups: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Micro-F1 of each arm over parts of the documents, or of the labels, with 95 % intervals.
 
@@ -65,6 +65,8 @@ def f1_by_part(
         (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
     documents, labels
         The part of each document, (N,), or of each label, (C,): one of the two.
+    groups
+        (N,) the group of each document; None where documents are independent.
 
     Returns
     -------
@@ -90,7 +92,8 @@ def f1_by_part(
         truth = y_true.take(chosen, axis)
         if truth.any():
             of_part = {arm: preds.take(chosen, axis + 1) for arm, preds in y_preds.items()}
-            table = f1_intervals(truth, of_part, num_resamples=num_resamples)
+            cut = groups is not None and documents is not None
+            table = f1_intervals(truth, of_part, groups=groups[chosen] if cut else groups)
             tables.append(table.assign(part=part, size=len(chosen)))
     if not tables:
         columns = ["arm", "part", "size", "micro_f1", "low", "high"]

@@ -20,8 +20,8 @@ from lib.curves import (
     seed_points,
     split_arm,
 )
+from lib.intervals import f1_intervals
 from lib.power_law import EXPONENTS, extrapolate, fit_power_law, forecasts
-from lib.significance import bootstrap_interval
 
 NUM_DOCUMENTS, NUM_LABELS = 800, 4
 SIZES = (64, 128, 256, 512)
@@ -68,16 +68,15 @@ def test_an_arms_name_holds_its_training_documents():
 
 
 def test_the_table_has_scikit_learns_f1_and_the_intervals_of_significance(y_preds):
-    table = learning_curves(Y_TRUE, y_preds, num_resamples=200)
+    table = learning_curves(Y_TRUE, y_preds)
     assert len(table) == len(y_preds)
     row = table.set_index(["approach", "train_size"]).loc["embedding", 256]
     for average in ("micro", "macro"):
         expected = [f1_score(Y_TRUE, p, average=average) for p in y_preds["embedding@256"]]
         assert row[f"{average}_f1"] == pytest.approx(np.mean(expected))
-    interval = bootstrap_interval(
-        Y_TRUE, y_preds["embedding@256"], average="macro_f1", num_resamples=200
-    )
-    assert (row["macro_f1_low"], row["macro_f1_high"]) == pytest.approx(interval)
+    alone = f1_intervals(Y_TRUE, {"": y_preds["embedding@256"]}).iloc[0]
+    for column in ("macro_f1_low", "macro_f1_high"):
+        assert row[column] == alone[column]
     assert table["num_seeds"].tolist() == [3] * 8 + [1]
     assert table["train_size"].iloc[-1] == 0
 
@@ -86,7 +85,8 @@ def test_the_table_has_scikit_learns_f1_and_the_intervals_of_significance(y_pred
 def test_one_seed_is_resampled_as_significance_does(y_preds, average):
     one = {"embedding@64": y_preds["embedding@64"][:1]}
     curve = resample_curves(Y_TRUE, one, average=average, num_resamples=3000)["embedding"]
-    expected = bootstrap_interval(Y_TRUE, one["embedding@64"], average=average)
+    alone = f1_intervals(Y_TRUE, one).iloc[0]
+    expected = [alone[f"{average}_low"], alone[f"{average}_high"]]
     assert np.quantile(curve.samples, [0.025, 0.975]) == pytest.approx(expected, abs=0.004)
 
 
@@ -283,7 +283,7 @@ def test_three_sizes_are_enough_for_a_forecast_and_its_check():
 
 
 def test_the_reading_names_leaders_crossing_and_gain_from_the_numbers(y_preds, curves):
-    table = learning_curves(Y_TRUE, y_preds, num_resamples=200)
+    table = learning_curves(Y_TRUE, y_preds)
     text = describe_curves(table, curves, crossings(curves), forecasts(curves))
     first, second, crossing, forecast, missed, about = text.splitlines()
     assert first.startswith("- With 64 training documents **tfidf** has the highest micro-F1, 0.5")
@@ -298,7 +298,7 @@ def test_the_reading_names_leaders_crossing_and_gain_from_the_numbers(y_preds, c
 def test_a_reading_without_crossing_and_with_two_sizes_says_so(y_preds):
     few = {arm: p for arm, p in y_preds.items() if split_arm(arm)[1] in (0, 256, 512)}
     curves = resample_curves(Y_TRUE, few, num_resamples=200)
-    table = learning_curves(Y_TRUE, few, num_resamples=200)
+    table = learning_curves(Y_TRUE, few)
     text = describe_curves(table, curves, crossings(curves), forecasts(curves))
     assert "No two curves cross: of no pair does one approach lead with the fewest" in text
     assert "Nothing is said of more labels: 2 training sizes are fewer than 3." in text
@@ -319,7 +319,7 @@ def test_the_figure_shows_every_curve_and_seed_and_its_labels_do_not_overlap(y_p
     assert points.columns.tolist() == ["approach", "train_size", "seed", "micro_f1", "macro_f1"]
     assert len(points) == len(runs)
     close = {f"{arm}@{n}": y_preds[f"tfidf@{n}"] for arm in "abcde" for n in SIZES}
-    table = learning_curves(Y_TRUE, y_preds | close, num_resamples=100)
+    table = learning_curves(Y_TRUE, y_preds | close)
     fig = plot_learning_curves(table, points, forecasts(curves))
     fig.canvas.draw()
     (ax,) = fig.axes
@@ -332,7 +332,7 @@ def test_the_figure_shows_every_curve_and_seed_and_its_labels_do_not_overlap(y_p
 
 
 def test_the_figure_goes_without_a_forecast(y_preds, runs):
-    table = learning_curves(Y_TRUE, y_preds, num_resamples=100)
+    table = learning_curves(Y_TRUE, y_preds)
     fig = plot_learning_curves(table, seed_points(runs), average="macro_f1")
     (ax,) = fig.axes
     assert ax.get_ylabel() == "macro-F1 (test)"

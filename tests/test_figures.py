@@ -253,9 +253,9 @@ def test_parts_are_legible(arms):
     lengths = parts_by_length(["word " * n for n in range(100)])
     tables = {
         "training documents of the label": f1_by_part(
-            y_true, y_preds, labels=parts_by_support(y_true.sum(axis=0)), num_resamples=20
+            y_true, y_preds, labels=parts_by_support(y_true.sum(axis=0))
         ),
-        "length": f1_by_part(y_true, y_preds, documents=lengths, num_resamples=20),
+        "length": f1_by_part(y_true, y_preds, documents=lengths),
     }
     assert_legible(plot_slices(tables), most_inches=12)
 

@@ -60,6 +60,7 @@ def test_absent_labels_stay_in_the_macro_mean_and_are_reported():
                           multi_label=False, probabilities=True, **COUNTS)  # fmt: skip
     assert metrics["micro_f1"] == 1
     assert metrics["macro_f1"] == 0.5
+    assert metrics["macro_f1_supported"] == 1
     assert metrics["num_labels_without_test"] == 2
 
 

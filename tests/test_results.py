@@ -13,7 +13,9 @@ from lib.comparison import (
     changed_params,
     compare_runs,
     differing_params,
+    read_groups,
     stack_predictions,
+    units_of,
 )
 from lib.labels import LabelSpace
 from lib.params import BaselineParams, EmbeddingParams, StudyParams
@@ -43,10 +45,10 @@ def splits():
 
 @pytest.fixture
 def write(tmp_path, splits):
-    def write(arm, preds, seed=0, splits=splits, max_length=96, size=0, **changes):
+    def write(arm, preds, seed=0, splits=splits, max_length=96, size=0, group="", **changes):
         params = BaselineParams(
             study="mine", arm=arm, seed=seed, max_length=max_length, train_size=size,
-            runs_dir=str(tmp_path / "runs"), notebook="02_baselines",
+            runs_dir=str(tmp_path / "runs"), notebook="02_baselines", group_column=group,
         )  # fmt: skip
         folder = open_run(params, **fingerprints(params, splits))
         both = {"validation": preds, "test": preds}
@@ -70,6 +72,33 @@ def test_a_run_reads_back_as_it_was_written(write):
     assert metrics["out_of_set_rate"] == 0.25
     assert {"threshold", "precision_at_1", "ndcg_at_5", "samples_f1"} <= set(metrics)
     assert read_train_counts(folder).tolist() == [2, 2]
+
+
+def test_groups_travel_from_the_documents_to_the_comparison(write, splits, tmp_path):
+    families = ["f", "f", "g", "g"]
+    grouped = DatasetDict({k: split.add_column("group", families) for k, split in splits.items()})
+    for arm, preds in (("one", TRUTH), ("two", [["b"], ["b"], ["a"], ["b"]])):
+        folder = write(arm, preds, splits=grouped, group="family")
+    runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
+    groups = read_groups(runs)
+    assert groups.tolist() == families
+    assert units_of(groups) == "2 whole groups of test documents"
+    comparison, pairwise = compare_runs(
+        runs, *stack_predictions(runs), num_resamples=100, groups=groups
+    )
+    assert set(pairwise["test"]) == {"randomization"}  # McNemar takes documents to be independent
+    assert comparison["num_labels_without_test"].tolist() == [0, 0]
+    file = folder / "predictions.parquet"
+    pd.read_parquet(file).drop(columns="group").to_parquet(file)
+    with pytest.raises(ValueError, match=r"predictions\.parquet: no column 'group', although"):
+        read_groups(runs[runs["arm"] == "two"])
+
+
+def test_documents_without_a_group_column_are_units(write, tmp_path):
+    write("one", TRUTH)
+    runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
+    assert read_groups(runs) is None
+    assert units_of(None) == units_of(np.array(["f", "g"])) == "test documents"
 
 
 def test_a_run_that_is_opened_again_finds_nothing_of_the_one_before(write, tmp_path):

@@ -3,21 +3,14 @@ import itertools
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
-from scipy.stats import binomtest, chi2
-from scipy.stats import t as student
+from scipy.stats import binom
 from sklearn.metrics import f1_score
 from statsmodels.stats.multitest import multipletests
 
-from lib.intervals import Arm, estimate_interval, f1_intervals, min_detectable
-from lib.resampling import f1_by_seed, randomization, resample_f1
-from lib.significance import (
-    bootstrap_interval,
-    compare_all,
-    distinguishable,
-    f1,
-    mcnemar,
-    paired_bootstrap,
-)
+from lib.intervals import f1_intervals, paired_interval, paired_spread
+from lib.jackknife import measure_arms
+from lib.resampling import f1, f1_by_seed, randomization, resample_f1
+from lib.significance import compare_all, distinguishable, mcnemar
 
 
 def one_hot(index, num_labels=4):
@@ -56,9 +49,9 @@ def test_f1_and_every_resample_equal_scikit_learn(truth):
 def test_sparse_predictions_give_what_dense_ones_give(truth):
     preds = {"a": corrupt(truth, 0.3, 1, 2), "b": corrupt(truth, 0.5, 3)}
     sparse = {arm: [csr_array(p) for p in of_seeds] for arm, of_seeds in preds.items()}
-    for function in (f1_intervals, compare_all):
-        dense = function(truth, preds, num_resamples=50)
-        assert function(csr_array(truth), sparse, num_resamples=50).equals(dense)
+    for function, options in ((f1_intervals, {}), (compare_all, {"num_resamples": 50})):
+        dense = function(truth, preds, **options)
+        assert function(csr_array(truth), sparse, **options).equals(dense)
 
 
 def test_an_unknown_average_is_named(truth):
@@ -84,100 +77,24 @@ def test_false_positives_on_rare_and_absent_labels_do_not_bias_the_macro_bootstr
     assert samples.max() <= 0.5  # two of four labels can be got right
 
 
-def test_the_interval_of_macro_f1_holds_the_score_where_most_labels_are_rare():
-    generator = np.random.default_rng(0)
-    shares = 1 / np.arange(1, 301)
-    drawn = generator.choice(300, size=600, p=shares / shares.sum())
-    truth = np.eye(300, dtype=bool)[drawn]
-    # frequent labels are learnt, rare ones are taken for a frequent one
-    preds = np.eye(300, dtype=bool)[np.where(drawn < 40, drawn, drawn % 10)][None]
-    score = f1(truth, preds, "macro_f1")
-    low, high = bootstrap_interval(truth, preds, average="macro_f1", num_resamples=2000)
-    assert 0.3 < (score - low) / (high - low) < 0.7
-
-
-def test_accuracy_interval_matches_the_binomial_one(truth):
-    preds = corrupt(truth, 0.3, 1)
-    low, high = bootstrap_interval(truth, preds, average="micro_f1")
-    right = int((preds[0] & truth).sum())
-    expected = binomtest(right, 400).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.006)
-
-
-def arm(values, documents, interaction, *, num_resamples=20_000, seed=0):
-    """An arm whose resamples vary with documents alike in all seeds, and in each by itself."""
-    generator = np.random.default_rng(seed)
-    shared = documents * generator.standard_normal(num_resamples)
-    own = interaction * generator.standard_normal((len(values), num_resamples))
-    return Arm(np.array(values), np.array(values)[:, None] + shared + own)
-
-
-def test_seeds_and_documents_add_up_and_their_interaction_counts_once():
-    values = [0.70, 0.74, 0.78]  # variance .0016, of which .0001 is interaction
-    interval = estimate_interval([arm(values, 0.02, 0.01)], 400)
-    documents, seeds = 0.02**2, 0.0016 / 3
-    assert interval.standard_error == pytest.approx((documents + seeds) ** 0.5, rel=0.02)
-    df = (documents + seeds) ** 2 / (documents**2 / 399 + seeds**2 / 2)
-    assert interval.df == pytest.approx(df, rel=0.03)
-    half = student.ppf(0.975, df) * (documents + seeds) ** 0.5
-    assert (interval.low, interval.high) == pytest.approx((0.74 - half, 0.74 + half), abs=0.001)
-
-
-def test_seeds_that_happen_to_agree_do_not_narrow_the_interval_of_documents():
-    alike = estimate_interval([arm([0.7, 0.7, 0.7], 0.02, 0.01)], 400)
-    assert alike.standard_error == pytest.approx((0.02**2 + 0.01**2 / 3) ** 0.5, rel=0.02)
-
-
-def test_with_documents_without_variance_seeds_give_students_interval():
-    values = np.array([0.70, 0.74, 0.78])
-    interval = estimate_interval([arm(values, 0, 0, num_resamples=10)], 400)
-    expected = student.interval(0.95, 2, loc=0.74, scale=values.std(ddof=1) / 3**0.5)
-    assert interval[:2] == pytest.approx(expected)
-
-
-def test_a_difference_of_arms_with_seeds_has_welchs_degrees_of_freedom():
-    a, b = np.array([0.70, 0.74, 0.78]), np.array([0.60, 0.61, 0.65, 0.62])
-    options = {"num_resamples": 10}
-    interval = estimate_interval([arm(a, 0, 0, **options), arm(-b, 0, 0, **options)], 400)
-    u, v = a.var(ddof=1) / 3, b.var(ddof=1) / 4
-    assert interval.standard_error == pytest.approx((u + v) ** 0.5)
-    assert interval.df == pytest.approx((u + v) ** 2 / (u**2 / 2 + v**2 / 3))
-
-
-def test_paired_interval_is_narrower_than_two_unpaired_ones_would_give(truth):
-    a = corrupt(truth, 0.3, 1)
-    b = a.copy()
-    b[0, :8] = truth[:8]
-    low, high = paired_bootstrap(truth, b, a, average="micro_f1")
-    wide_low, wide_high = bootstrap_interval(truth, a, average="micro_f1")
-    assert high - low < 0.5 * (wide_high - wide_low)
-    assert paired_bootstrap(truth, a, a, average="micro_f1") == (0, 0)
-
-
-def test_more_seeds_that_differ_narrow_the_interval(truth):
-    few, many = corrupt(truth, 0.3, 1, 2), corrupt(truth, 0.3, *range(1, 9))
-    widths = [np.diff(bootstrap_interval(truth, p, average="macro_f1"))[0] for p in (few, many)]
-    assert widths[1] < widths[0]
-
-
 def outcomes(only_a, only_b, both=50, neither=10):
     a = np.repeat([True, False, True, False], [only_a, only_b, both, neither])
     b = np.repeat([False, True, True, False], [only_a, only_b, both, neither])
     return a, b
 
 
-@pytest.mark.parametrize(("only_a", "only_b"), [(2, 9), (0, 5), (12, 12), (1, 0)])
-def test_mcnemar_is_the_exact_binomial_test_when_few_documents_differ(only_a, only_b):
-    expected = binomtest(only_a, only_a + only_b).pvalue
-    assert mcnemar(*outcomes(only_a, only_b)) == pytest.approx(expected)
+@pytest.mark.parametrize(("only_a", "only_b"), [(2, 9), (0, 5), (12, 12), (1, 0), (40, 20)])
+def test_mcnemar_counts_half_of_what_was_seen(only_a, only_b):
+    fewer, both = min(only_a, only_b), only_a + only_b
+    expected = 2 * (binom.cdf(fewer - 1, both, 0.5) + binom.pmf(fewer, both, 0.5) / 2)
+    assert mcnemar(*outcomes(only_a, only_b)) == pytest.approx(min(expected, 1))
 
 
 def test_mcnemar_by_hand():
-    """2 and 9: 2 x (C(11,0) + C(11,1) + C(11,2)) / 2^11 = 2 x 67 / 2048."""
-    assert mcnemar(*outcomes(2, 9)) == pytest.approx(134 / 2048)
-    """20 and 40, continuity corrected: (|20 - 40| - 1)^2 / 60 = 6.0167 on one degree."""
-    assert mcnemar(*outcomes(20, 40)) == pytest.approx(chi2.sf(19**2 / 60, 1))
-    assert mcnemar(*outcomes(0, 0)) == 1
+    """2 and 9: 2 x (C(11,0) + C(11,1) + C(11,2) / 2) / 2^11 = 2 x 39.5 / 2048."""
+    assert mcnemar(*outcomes(2, 9)) == pytest.approx(79 / 2048)
+    assert mcnemar(*outcomes(0, 5)) == pytest.approx(1 / 32)
+    assert mcnemar(*outcomes(0, 0)) == mcnemar(*outcomes(7, 7)) == 1
 
 
 @pytest.mark.parametrize(("seeds_a", "seeds_b"), [(1, 1), (2, 1), (2, 3)])
@@ -254,14 +171,42 @@ def test_mcnemar_judges_micro_f1_only_where_that_is_accuracy(truth):
     assert set(chosen_tests(sets, {"a": a, "b": b}).values()) == {"randomization"}
 
 
-def test_smallest_detectable_difference_by_hand(truth):
-    one_seed = estimate_interval([arm([0.7], 0.02, 0)], 400)
-    assert min_detectable(one_seed, 400) == pytest.approx((1.96 + 0.8416) * 0.02, rel=0.02)
-    seeds = estimate_interval([arm([0.70, 0.74, 0.78], 0, 0, num_resamples=10)], 400)
-    expected = (4.3027 + 1.0607) * 0.04 / 3**0.5  # Student's with two degrees of freedom
-    assert min_detectable(seeds, 400) == pytest.approx(expected, rel=1e-3)
-    same = compare_all(truth, {"a": truth[None], "b": truth[None]}, num_resamples=20)
-    assert same["min_detectable"].tolist() == [3 / 400, 3 / 400]
+def test_interval_and_p_agree_on_small_tables():
+    for only_a, only_b in itertools.product(range(3, 13, 2), range(4)):
+        a, b = outcomes(only_a, only_b)
+        truth = one_hot(np.zeros(len(a), dtype=int), 2)
+        preds = {arm: one_hot((~x).astype(int), 2)[None] for arm, x in (("a", a), ("b", b))}
+        arms = measure_arms(truth, preds)
+        low, high = paired_interval(paired_spread(arms["a", "micro_f1"], arms["b", "micro_f1"]))
+        assert (low * high > 0) == (mcnemar(a, b) < 0.05), (only_a, only_b)
+
+
+def in_groups(rows, size=5):
+    return np.repeat(rows, size, axis=0)
+
+
+def test_whole_groups_are_resampled_swapped_and_tested(truth):
+    """Five copies of a document are one group: all is as if it were there once."""
+    preds = {"a": corrupt(truth, 0.3, 1), "b": corrupt(truth, 0.5, 3)}
+    copies = {arm: np.repeat(p, 5, axis=1) for arm, p in preds.items()}
+    options = {"num_resamples": 200, "seed": 0}
+    groups = in_groups(np.arange(400).astype(str))
+    order = np.argsort(np.arange(400).astype(str))  # groups are ordered by name
+    shuffled = {arm: p[:, order] for arm, p in preds.items()}
+    grouped = resample_f1(in_groups(truth), copies, groups=groups, **options)["a"]
+    once = resample_f1(truth[order], shuffled, **options)["a"]
+    np.testing.assert_allclose(grouped, once, atol=1e-6)
+    p_once = randomization(truth[order], shuffled, [("a", "b")], **options)
+    p = randomization(in_groups(truth), copies, [("a", "b")], groups=groups, **options)
+    np.testing.assert_allclose(p, p_once)
+
+
+def test_mcnemar_judges_nothing_where_documents_have_groups(truth):
+    preds = {"a": corrupt(truth, 0.1, 1), "b": corrupt(truth, 0.2, 2)}
+    table = compare_all(truth, preds, groups=np.arange(400) // 5, num_resamples=50)
+    assert table["test"].tolist() == ["randomization"] * 2
+    alone = compare_all(truth, preds, groups=np.arange(400), num_resamples=50)
+    assert alone["test"].tolist() == ["mcnemar", "randomization"]  # each group one document
 
 
 def test_a_reference_is_compared_with_every_other_arm(truth, three):

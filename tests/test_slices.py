@@ -36,7 +36,8 @@ def test_f1_of_part_of_the_documents_is_scikit_learns_on_them_within_its_interva
         row = table.loc["a", part]
         assert row["micro_f1"] == pytest.approx(np.mean(scores))
         assert row["low"] < row["micro_f1"] < row["high"]
-        assert table.loc["b", part][["low", "micro_f1", "high"]].tolist() == [1, 1, 1]
+        assert table.loc["b", part][["micro_f1", "high"]].tolist() == [1, 1]
+        assert 0.7 < table.loc["b", part]["low"] < 0.95  # errors that so few do not show
 
 
 def test_a_part_without_a_true_label_is_left_out():

@@ -40,7 +40,7 @@ def main() -> None:
     num_resamples = options.pop("num_resamples")
     y_true, y_preds = simulate(**options)
     start, cpu = time.perf_counter(), time.process_time()
-    f1_intervals(y_true, y_preds, num_resamples=num_resamples)
+    f1_intervals(y_true, y_preds)
     intervals = time.perf_counter() - start
     pairwise = compare_all(y_true, y_preds, num_resamples=num_resamples)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
