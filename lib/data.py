@@ -181,8 +181,12 @@ def _check_parts(parts: dict[str, pd.DataFrame], source: str) -> None:
 def _check_classes(splits: dict[str, pd.DataFrame], source: str, allow_unseen: bool) -> None:
     """Whether there is anything to learn, and whether train has what will be asked for."""
     seen = {label for labels in splits["train"]["labels"] for label in labels}
-    if len(seen) < 2:
-        raise DataError(f"{source}: train has one class only: {seen}")
+    empty = any(len(labels) == 0 for labels in splits["train"]["labels"])  # of label sets alone
+    if len(seen) + empty < 2 or not seen:
+        raise DataError(
+            f"{source}: train has one class only: {seen or 'the empty set'}; there is nothing to "
+            "tell apart"
+        )
     for name in ("validation", "test"):
         documents = splits[name]
         unseen = documents[[not seen.issuperset(labels) for labels in documents["labels"]]]

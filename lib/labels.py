@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from lib.ipc import LEVELS, cut_code, parent
 from lib.params import ROOT
 from lib.reading import DataError
+from lib.words import normal_form
 
 DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (chosen here)
 NUM_TOP = 100  # labels of a document whose scores are then kept
@@ -40,7 +41,7 @@ class LabelSpace:
     def __post_init__(self) -> None:
         texts = tuple(self.texts) or tuple(self.names)
         object.__setattr__(self, "texts", texts)
-        spelled = Counter(" ".join(text.lower().split()) for text in texts)
+        spelled = Counter(normal_form(text.lower()) for text in texts)
         if repeated := [text for text, count in spelled.items() if count > 1]:
             raise DataError(f"labels: several are called {repeated[0]!r}; each needs its own text")
 
@@ -157,15 +158,21 @@ def cut_label(label: str, level: str) -> str:
 
 
 def check_spelling(labels: Iterable[str], source: str) -> None:
-    """Raise `DataError` if two labels differ by case or spaces alone."""
+    """Raise `DataError` if two labels differ by what is not seen, or by case or spaces alone."""
     spelled: dict[str, str] = {}
     for label in labels:
-        other = spelled.setdefault(" ".join(label.casefold().split()), label)
-        if other != label:
+        other = spelled.setdefault(normal_form(label.casefold()), label)
+        if other == label:
+            continue
+        if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:
             raise DataError(
-                f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write "
-                "them alike"
+                f"{source}: labels {other!a} and {label!a} look alike: they differ by "
+                "Unicode form or invisible characters alone; write them alike"
             )
+        raise DataError(
+            f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write "
+            "them alike"
+        )
 
 
 def apply_min_support(
@@ -181,8 +188,8 @@ def apply_min_support(
         The part whose documents count as support.
     rare_labels
         "keep": nothing changes. "drop": they vanish from every split, and with them documents that
-        have no other label. "merge": they become their IPC parent (subclass to class to section),
-        until that has the support or no parent is left.
+        have no other label; a label set that was empty before stays. "merge": they become their IPC
+        parent (subclass to class to section), until that has the support or no parent is left.
 
     Raises
     ------
@@ -200,8 +207,11 @@ def apply_min_support(
     result = {}
     for name, frame in frames.items():
         labels = [sorted({renamed[x] for x in row if renamed[x]}) for row in frame["labels"]]
+        kept = [
+            bool(now or not before) for now, before in zip(labels, frame["labels"], strict=True)
+        ]
         frame = frame.assign(labels=pd.Series(labels, index=frame.index, dtype=object))
-        result[name] = frame[frame["labels"].str.len() > 0]
+        result[name] = frame[kept]
         if result[name].empty:
             raise DataError(f"min_support: {min_support} leaves no document in {name}; lower it")
     return result
