@@ -2,10 +2,13 @@
 
 import re
 import unicodedata
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.svm import LinearSVC
 
 from lib.words import UNSPACED, find_words, normal_form
 
@@ -53,3 +56,16 @@ def test_normal_form_is_stable_and_ignores_how_a_text_is_stored(text):
 @pytest.mark.parametrize(("a", "b"), [("🏴󠁧󠁢󠁥󠁮󠁧󠁿", "🏴󠁧󠁢󠁳󠁣󠁴󠁿"), ("x²", "x2"), ("C", "C#"), ("a b", "ab")])
 def test_what_looks_different_stays_different(a, b):
     assert normal_form(a) != normal_form(b)
+
+
+def test_tfidf_tells_words_apart_by_their_vowel_signs():
+    common, telling = ["यह", "से", "की", "लिए", "था"], [("गेंद", "मैदान"), ("चुनाव", "विधेयक")]
+    texts = [
+        " ".join([common[i % 5], telling[i % 2][i % 3 % 2], common[i * 7 % 5]]) for i in range(60)
+    ]
+    labels = [i % 2 for i in range(60)]
+    cut = partial(find_words, least=2)
+    words = TfidfVectorizer(ngram_range=(1, 2), tokenizer=cut, token_pattern=None)
+    model = LinearSVC(random_state=0).fit(words.fit_transform(texts[:40]), labels[:40])
+    assert model.score(words.transform(texts[40:]), labels[40:]) == 1
+    assert {"गेंद", "मैदान"} <= set(words.vocabulary_)
