@@ -201,11 +201,16 @@ def decode_labels(
         return preds, label_space.encode(preds).astype(np.float32)
     if multi_label and strategy in ("steps", "score"):
         sets, scores = score_label_sets(model, template, prompts, label_space.texts, **options)
-        chosen = sets if strategy == "steps" else decode_sets(scores, 0.5)
+        chosen = (
+            sets
+            if strategy == "steps"
+            else decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
+        )
         return label_space.decode(chosen), scores
     if multi_label and strategy == "yes_no":
         scores = score_questions(model, template, prompts, label_space.texts, **options)
-        return label_space.decode(decode_sets(scores, 0.5)), scores
+        sets = decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
+        return label_space.decode(sets), scores
     label_texts = [template.answer_ids(text) for text in label_space.texts]
     beams = {"greedy": 1, "beam": num_beams, "search": None}
     if not multi_label and strategy in beams:

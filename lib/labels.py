@@ -20,6 +20,7 @@ from lib.reading import DataError
 from lib.words import normal_form
 
 DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (chosen here)
+NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
 NUM_TOP = 100  # labels of a document whose scores are then kept
 
 
@@ -33,15 +34,19 @@ class LabelSpace:
         C distinct labels, as they stand in the data.
     texts
         What a prompt calls them, in the same order; the names themselves unless told otherwise.
+    none
+        What a prompt calls an empty label set; "" in a study where every document has a label.
     """
 
     names: tuple[str, ...]
     texts: tuple[str, ...] = ()
+    none: str = ""
 
     def __post_init__(self) -> None:
         texts = tuple(self.texts) or tuple(self.names)
         object.__setattr__(self, "texts", texts)
-        spelled = Counter(normal_form(text.lower()) for text in texts)
+        called = (*texts, self.none) if self.none else texts
+        spelled = Counter(normal_form(text.lower()) for text in called)
         if repeated := [text for text, count in spelled.items() if count > 1]:
             raise DataError(f"labels: several are called {repeated[0]!r}; each needs its own text")
 
@@ -53,6 +58,7 @@ class LabelSpace:
         ----------
         label_names
             A YAML (or JSON) file of `label: text` lines; labels that it leaves out keep their name.
+            The text of "" is the word for an empty label set, "none" unless a label is called so.
 
         Raises
         ------
@@ -66,7 +72,12 @@ class LabelSpace:
                 f"{ROOT / label_names}: none of its labels ({', '.join(list(texts)[:3])} ...) is a "
                 f"label of the data ({', '.join(names[:3])} ...)"
             )
-        return cls(tuple(names), tuple(texts.get(name, name) for name in names))
+        called = tuple(texts.get(name, name) for name in names)
+        if all(len(row) for split in splits.values() for row in split["labels"]):
+            return cls(tuple(names), called)
+        taken = {normal_form(text.lower()) for text in called}
+        free = (word for word in NONE if word not in taken)
+        return cls(tuple(names), called, texts.get("", "") or next(free))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -125,7 +136,7 @@ class LabelSpace:
         few = len(self) <= len(ascii_uppercase)
         codes = ascii_uppercase if few else map(str, range(1, len(self) + 1))
         texts = self.names if verbalizer == "name" else tuple(codes)[: len(self)]
-        return type(self)(self.names, texts)
+        return type(self)(self.names, texts, self.none)
 
     def rolled_up(self, level: str) -> tuple[Self, np.ndarray]:
         """The labels of an IPC level, C' of them, and which of ours they contain, (C, C') bool.
@@ -134,7 +145,7 @@ class LabelSpace:
         than the level stay themselves.
         """
         coarse = [cut_label(name, level) for name in self.names]
-        space = type(self)(tuple(sorted(set(coarse))))
+        space = type(self)(tuple(sorted(set(coarse))), none=self.none)
         return space, space.encode([name] for name in coarse)
 
 
