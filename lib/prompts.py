@@ -64,6 +64,7 @@ class PromptTemplate:
         instruction: str,
         labels: Sequence[str] = (),
         multi_label: bool = False,
+        none: str = "",
         max_length: int,
         plain: bool = False,
     ) -> Self:
@@ -80,6 +81,8 @@ class PromptTemplate:
             Label texts to list after the instruction; none where they are left out.
         multi_label
             Whether the list is one to choose several from.
+        none
+            The answer where no label applies, if that happens.
         max_length
             Most tokens of the document; template, label list and answer come on top.
         plain
@@ -90,6 +93,8 @@ class PromptTemplate:
             several = f"one or several of these, with {SEPARATOR!r} between them"
             choice = several if multi_label else "one of"
             instruction = f"{instruction} Answer with {choice}: {', '.join(labels)}."
+        if none:
+            instruction += f" If none applies, answer with {none!r}."
         if chat:
             example = [{"role": "user", "content": MARK}, {"role": "assistant", "content": ANSWER}]
             system = [{"role": "system", "content": instruction}, *example, example[0]]
@@ -283,6 +288,8 @@ def order_labels(
     if counts is not None:
         columns.sort(key=lambda c: -counts.get(label_space.names[c], 0))
     texts = [label_space.texts[c] for c in columns]
+    if not texts and label_space.none:
+        return [label_space.none]
     unclear = [text for text in label_space.texts if SEPARATOR in text] if len(texts) > 1 else []
     if unclear:
         raise DataError(f"label {unclear[0]!r} holds {SEPARATOR!r}, which stands between labels")
@@ -297,7 +304,8 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
     outside the set is an error of the model and is counted as one.
 
     With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
-    that name none are passed over. The list is in label order.
+    that name none are passed over. The list is in label order; where label sets may be empty, it is
+    empty if the answer is the word for that, `[""]` if it names none.
     """
     by_text = {_normalised(t): n for t, n in zip(label_space.texts, label_space.names, strict=True)}
     # Longest first, so that "gas" is not found inside "natural gas". A label of one letter is read
@@ -314,6 +322,8 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
             found |= {by_text[word] for word in words}
     if not multi_label and len(found) > 1:
         return []
+    if not found and label_space.none:
+        return [""] * (_normalised(text).strip(" .,:;!?\"'`*") != _normalised(label_space.none))
     return [name for name in label_space.names if name in found]
 
 

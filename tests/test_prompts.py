@@ -356,3 +356,12 @@ def test_tokens_are_cached_by_content(tokenizer, monkeypatch):
     encode_cached(tokenizer, texts, **options | {"max_length": 6})
     encode_cached(load_tokenizer(MINILM), texts, **options)
     assert len(calls) == 3
+
+
+def test_the_word_for_an_empty_set_is_read_back_and_told_from_an_answer_outside():
+    space = LabelSpace(("toxic", "insult"), none="none")
+    assert order_labels([], space) == ["none"]
+    assert parse_labels(" None. ", space, multi_label=True) == []
+    assert parse_labels("toxic; none", space, multi_label=True) == ["toxic"]
+    assert parse_labels("dunno", space, multi_label=True) == [""]
+    assert parse_labels("dunno", LabelSpace(("toxic",)), multi_label=True) == []
