@@ -69,7 +69,7 @@ def load_splits(
     id_column, group_column, date_column
         Columns with a unique id, with what must not be split up (such as a patent family), and with
         what orders documents in time. Groups and dates decide what is cut from train: whole groups,
-        or the latest documents; otherwise the cut is stratified. `group` is kept as a column.
+        or the latest dates, whole; otherwise the cut is stratified. `group` is kept as a column.
     num_train, num_validation, num_test
         Documents to keep, sampled by label; 0 for all. What is cut from train needs a number.
         Where one label a document decides the cut, train keeps at least one of each class.
