@@ -42,11 +42,23 @@ def f1_scores(y_true: Labels, y_pred: Labels) -> dict[str, float]:
     """
     if issparse(y_true):  # scikit-learn subtracts them, which bool cannot
         y_true, y_pred = (csr_matrix(y, dtype=np.int8) for y in (y_true, y_pred))
+    columns = None
+    if (
+        y_true.shape[1] == 1
+    ):  # one label that applies or not: scikit-learn takes two columns or more
+        y_true, y_pred = (np.pad(y, ((0, 0), (0, 1))) for y in (y_true, y_pred))
+        columns = [0]
     averages = ("micro", "macro", "weighted", "samples")
     scores = {
         f"{average}_f1": float(
             # An empty set that is predicted as such is right.
-            f1_score(y_true, y_pred, average=average, zero_division=int(average == "samples"))
+            f1_score(
+                y_true,
+                y_pred,
+                labels=columns,
+                average=average,
+                zero_division=int(average == "samples"),
+            )
         )
         for average in averages
     }

@@ -215,3 +215,11 @@ def test_a_single_label_has_one_column_of_scores():
     scores = label_scores(model, X, np.array([0]), 1)
     assert scores.shape == (20, 1)
     assert scores[-1, 0] > scores[0, 0]
+
+
+def test_one_label_that_applies_or_not_is_counted():
+    y = np.array([[1], [0], [0], [1]], dtype=bool)
+    pred = np.array([[1], [0], [1], [0]], dtype=bool)
+    found = f1_scores(y, pred)
+    assert found["micro_f1"] == found["macro_f1"] == found["weighted_f1"] == 0.5
+    assert found["samples_f1"] == found["accuracy"] == 0.5
