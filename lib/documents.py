@@ -217,13 +217,7 @@ def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], st
 
 
 def _listed(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
-    """A column in which lists written as text are lists; names in brackets stay names.
-
-    Raises
-    ------
-    DataError
-        Some cells hold lists and one holds none, or, of label sets, one without quotation marks.
-    """
+    """A column in which lists written as text are lists; names in brackets stay names."""
     several = mode != "single"
     texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
     lists = texts.map(_as_list)
