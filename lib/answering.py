@@ -74,6 +74,7 @@ def score_label_sets(
     prompts: Sequence[Sequence[int]],
     label_texts: Sequence[str],
     *,
+    none: str = "",
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +91,8 @@ def score_label_sets(
         Token ids of N prompts.
     label_texts
         What C labels are called; none holds the separator.
+    none
+        The answer for an empty set, which competes in the first step; "" where there is none.
 
     Returns
     -------
@@ -104,16 +107,20 @@ def score_label_sets(
     active = np.arange(len(prompts))
     for step in range(min(MAX_LABELS, num_labels)):
         pieces = [template.piece_ids(text, first=step == 0) for text in label_texts]
+        empty = [template.answer_ids(none)] if none and step == 0 else []
         log_probs = score_labels(
             model,
             [answered[i] for i in active],
-            [piece + ending for ending in (end, separator) for piece in pieces],
+            [piece + ending for ending in (end, separator) for piece in pieces] + empty,
             token_budget=token_budget,
             compute_dtype=compute_dtype,
         )
-        ends, continues = log_probs[:, :num_labels], log_probs[:, num_labels:]
+        ends, continues = log_probs[:, :num_labels], log_probs[:, num_labels : 2 * num_labels]
         scores = np.where(sets[active], -np.inf, np.logaddexp(ends, continues))
         best_scores[active] = np.maximum(best_scores[active], np.exp(scores))
+        if empty:  # the empty set is likelier than any first label
+            some = log_probs[:, -1] < scores.max(axis=1)
+            active, scores, ends, continues = (x[some] for x in (active, scores, ends, continues))
         best, rows = scores.argmax(axis=1), np.arange(len(active))
         sets[active, best] = True
         for i, label in zip(active, best, strict=True):
@@ -212,12 +219,19 @@ def decode_labels(
         preds = [parse_labels(a, label_space, multi_label=multi_label) for a in answers]
         return preds, label_space.encode(preds).astype(np.float32)
     if multi_label and strategy in ("steps", "score"):
-        sets, scores = score_label_sets(model, template, prompts, label_space.texts, **options)
-        chosen = sets if strategy == "steps" else decode_sets(scores, 0.5)
+        sets, scores = score_label_sets(
+            model, template, prompts, label_space.texts, none=label_space.none, **options
+        )
+        chosen = (
+            sets
+            if strategy == "steps"
+            else decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
+        )
         return label_space.decode(chosen), scores
     if multi_label and strategy == "yes_no":
         scores = score_questions(model, template, prompts, label_space.texts, **options)
-        return label_space.decode(decode_sets(scores, 0.5)), scores
+        sets = decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
+        return label_space.decode(sets), scores
     label_texts = [template.answer_ids(text) for text in label_space.texts]
     beams = {"greedy": 1, "beam": num_beams, "search": None}
     if not multi_label and strategy in beams:

@@ -1,16 +1,17 @@
 """Answers of a prompt: label sets as texts, and free answers back as labels."""
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
+import regex
+
 from lib.labels import LabelSpace
 from lib.reading import DataError
+from lib.words import JOINED, normal_form
 
 SEPARATOR = ";"  # between the labels of an answer
-WORD = r"[\w-]"  # a character that a word goes on with: hyphens count as letters
+GOES_ON = rf"(?:{JOINED}|-)"  # a character that a word goes on with: hyphens count as letters
 OUTER = " .,:;!?…\"'`*_()[]{}<>«»“”„‘’。，、！？；：「」『』"  # what may stand around an answer
 PEELED = 8  # at most so many of them are taken off one by one at each end, then all
 
@@ -37,6 +38,8 @@ def order_labels(
     if counts is not None:
         columns.sort(key=lambda c: -counts.get(label_space.names[c], 0))
     texts = [label_space.texts[c] for c in columns]
+    if not texts and label_space.none:
+        return [label_space.none]
     unclear = [text for text in label_space.texts if SEPARATOR in text] if len(texts) > 1 else []
     if unclear:
         raise DataError(f"label {unclear[0]!r} holds {SEPARATOR!r}, which stands between labels")
@@ -53,17 +56,21 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
     labels equally well, is an error of the model and is counted as one.
 
     With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
-    that name none are passed over. The list is in label order.
+    that name none are passed over. The list is in label order; where label sets may be empty, it is
+    empty if the answer is the word for that, `[""]` if it names none.
     """
-    texts = tuple(map(_tidy, label_space.texts))
+    texts = tuple(map(normal_form, label_space.texts))
     found: set[int] = set()
-    for part in map(_tidy, text.split(SEPARATOR) if multi_label else [text]):
+    for part in map(normal_form, text.split(SEPARATOR) if multi_label else [text]):
         whole = _whole_answer(part, texts)
         for columns in [whole] if whole else _words(part, texts):
             if not multi_label or len(columns) == 1:
                 found |= columns
     if not multi_label and len(found) > 1:
         return []
+    if not found and label_space.none:
+        said_none = _whole_answer(normal_form(text), (normal_form(label_space.none),))
+        return [] if said_none else [""]
     return [name for column, name in enumerate(label_space.names) if column in found]
 
 
@@ -104,15 +111,11 @@ def _words(answer: str, texts: tuple[str, ...]) -> Iterator[set[int]]:
     """
     by_text, end = _columns(texts), 0
     longer = [label for label in by_text if len(label.strip(OUTER)) > 1]
-    alternatives = "|".join(map(re.escape, sorted(longer, key=len, reverse=True))) or r"(?!)"
-    for match in re.finditer(rf"(?<!{WORD})(?=({alternatives})(?!{WORD}))", answer.lower()):
+    alternatives = "|".join(map(regex.escape, sorted(longer, key=len, reverse=True))) or r"(?!)"
+    pattern = rf"(?V1)(?<!{GOES_ON})(?=({alternatives})(?!{GOES_ON}))"
+    for match in regex.finditer(pattern, answer.lower()):
         start, word = match.start(), match[1]  # the longest one that begins there
         if start + len(word) <= end:
             continue
         end = start + len(word)
         yield by_text[word]
-
-
-def _tidy(text: str) -> str:
-    """A text in Unicode's composed form (NFC), with one space between words and none around."""
-    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -8,10 +8,13 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import regex
 from datasets import DatasetDict
+from ftfy.badness import is_bad
 
 from lib.duplicates import duplicates, tabulate
 from lib.reading import SPLITS, DataError
+from lib.words import WORD_CHARACTER, normal_form
 
 # Chosen here, as every number in this file whose comment names no source.
 MAX_CHARACTERS = 1_000_000  # also the longest text that spaCy takes by default
@@ -20,14 +23,9 @@ IMBALANCE = 10
 SHORTEST_NAME = 4  # characters of a label that is looked for in texts
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
-# Bytes 80 to BF as Latin-1 or Windows-1252 show them: what follows a lead byte of UTF-8.
-_QUOTES = r"\xa0»–—‘’“”‹›…"  # also stand right after a capital in proper text
-_OTHER = r"\x80-\x9f¡-º¼-¿€‚ƒ„†‡ˆ‰Š‹ŒŽ•˜™š›œžŸ"
-_DAMAGE = re.compile(
-    rf"\ufffd|ï¿½|ï»¿|â€|â\x80|ðŸ|ð\x9f|Â[\xa0¡-¿]|Ã[{_OTHER}]|(?<=[a-zß-ÿ])Ã[{_QUOTES}]"
-    rf"|Ã[{_QUOTES}](?=[a-zß-ÿ])|(?:[Â-ß][{_OTHER}{_QUOTES}]){{3}}"
-    rf"|(?:[à-ï][{_OTHER}{_QUOTES}]{{2}}){{2}}"
-)
+# Four letters of À to ÿ in a row: Cyrillic, Greek, Hebrew or Chinese bytes read as Latin-1, or as
+# Windows-1252. Words of no language that is written so have as many.
+_FOREIGN = re.compile(r"[À-ÖØ-öø-ÿ]{4}|\ufffd|ï¿½|锟斤拷")
 
 
 def audit(
@@ -131,7 +129,7 @@ def _texts(table: pd.DataFrame) -> list[dict]:
     contrary = several[several["code"].isin(sets.index[sets > 1])].drop_duplicates("code")
     huge = texts.str.len() > MAX_CHARACTERS
     control = [bool(_CONTROL.search(text)) for text in texts]
-    damaged = [not text.isascii() and bool(_DAMAGE.search(text)) for text in texts]
+    damaged = [not text.isascii() and _is_damaged(text) for text in texts]
     settle = "settle on one set of labels: no model can get them all right"
     convert = "convert the file to UTF-8 from the encoding that it was written in"
     look = "see whether it is one document"
@@ -143,6 +141,11 @@ def _texts(table: pd.DataFrame) -> list[dict]:
         _finding("warning", "text has control characters", ids[control], "remove them"),
         _finding("warning", "text has damaged characters", ids[damaged], convert),
     ]
+
+
+def _is_damaged(text: str) -> bool:
+    """Whether a text was read in another encoding than it was written in."""
+    return is_bad(text) or bool(_FOREIGN.search(text))
 
 
 def _labels(table: pd.DataFrame) -> list[dict]:
@@ -177,9 +180,10 @@ def _imbalance(support: Counter, num_documents: int) -> list[dict]:
 
 
 @cache
-def _name_pattern(label: str) -> tuple[str, re.Pattern]:
-    name = " ".join(label.lower().replace("_", " ").split())
-    return name, re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+def _name_pattern(label: str) -> tuple[str, regex.Pattern]:
+    name = normal_form(label.lower().replace("_", " "))
+    edges = rf"(?<!{WORD_CHARACTER})", rf"(?!{WORD_CHARACTER})"
+    return name, regex.compile(re.escape(name).join(edges))
 
 
 def _own_labels(table: pd.DataFrame) -> list[dict]:

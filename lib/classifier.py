@@ -88,7 +88,10 @@ class Classifier:
         if not self.multi_label:
             return [labels[0] for labels in self.label_space.decode_best(scores)]
         generated = self.threshold is None  # and may be empty, if the answer was no label
-        chosen = scores > 0 if generated else decode_sets(scores, self.threshold)
+        may_be_empty = bool(self.label_space.none)
+        chosen = scores > 0
+        if not generated:
+            chosen = decode_sets(scores, self.threshold, may_be_empty=may_be_empty)
         return self.label_space.decode(chosen)
 
     def predict_stream(

@@ -69,7 +69,7 @@ def load_splits(
     id_column, group_column, date_column
         Columns with a unique id, with what must not be split up (such as a patent family), and with
         what orders documents in time. Groups and dates decide what is cut from train: whole groups,
-        or the latest documents; otherwise the cut is stratified. `group` is kept as a column.
+        or the latest dates, whole; otherwise the cut is stratified. `group` is kept as a column.
     num_train, num_validation, num_test
         Documents to keep, sampled by label; 0 for all. What is cut from train needs a number.
         Where one label a document decides the cut, train keeps at least one of each class.
@@ -181,8 +181,12 @@ def _check_parts(parts: dict[str, pd.DataFrame], source: str) -> None:
 def _check_classes(splits: dict[str, pd.DataFrame], source: str, allow_unseen: bool) -> None:
     """Whether there is anything to learn, and whether train has what will be asked for."""
     seen = {label for labels in splits["train"]["labels"] for label in labels}
-    if len(seen) < 2:
-        raise DataError(f"{source}: train has one class only: {seen}")
+    empty = any(len(labels) == 0 for labels in splits["train"]["labels"])  # of label sets alone
+    if len(seen) + empty < 2 or not seen:
+        raise DataError(
+            f"{source}: train has one class only: {seen or 'the empty set'}; there is nothing to "
+            "tell apart"
+        )
     for name in ("validation", "test"):
         documents = splits[name]
         unseen = documents[[not seen.issuperset(labels) for labels in documents["labels"]]]

@@ -1,20 +1,37 @@
 """From the rows of a table to documents: text, labels and id, each checked with its row."""
 
-import string
+import ast
+import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
+from datetime import date, datetime
 
 import numpy as np
 import pandas as pd
 
+from lib.delimited import SHOWN
 from lib.ipc import cut_code
 from lib.reading import DataError, plain, require_columns
 
+# Cells of indicator columns, in lower case; numbers such as 1.0 are whole before.
+YES, NO = {"1", "true", "t", "yes", "y", "x"}, {"0", "false", "f", "no", "n"}
+# A list written as text, by Python, JSON or NumPy (which puts no commas).
+_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
+_MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
+_LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
+_BARE_LIST = re.compile(r"\s*\[[^\[\]]*,[^\[\]]*\]\s*")
+ZONE = re.compile(r":.*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)  # behind a time
 
-def column_and_words(entry: str) -> tuple[str, int | None]:
-    """Column and number of words of an entry such as "description:300"; None for all words."""
+
+def column_and_words(entry: str, columns: Container[str] = ()) -> tuple[str, int | None]:
+    """Column and number of words of an entry such as "description:300"; None for all words.
+
+    An entry that is itself the name of one of the `columns` is that column.
+    """
     column, colon, words = entry.rpartition(":")
-    return (column, int(words)) if colon and words.isdigit() else (entry, None)
+    cut = colon and words.isdecimal() and entry not in columns
+    return (column, int(words)) if cut else (entry, None)
 
 
 def build_documents(
@@ -34,7 +51,7 @@ def build_documents(
     date_column: str,
 ) -> pd.DataFrame:
     """A part's `id text labels`, and `group` and `date` where asked for, checked row by row."""
-    texts_of = dict(column_and_words(entry) for entry in text_columns)
+    texts_of = dict(column_and_words(entry, table.columns) for entry in text_columns)
     extra = {"group": group_column, "date": date_column}
     extra = {name: column for name, column in extra.items() if column}
     of_labels = list(indicator_columns) or [label_column]
@@ -48,7 +65,11 @@ def build_documents(
     if indicator_columns:
         labels = _from_indicators(table, rows, indicator_columns, source)
     else:
-        labels = _from_column(table, rows, label_column, label_delimiter, source)
+        values = _listed(table[label_column].astype(object), rows, label_mode, source)
+        labels = _from_column(values, rows, label_delimiter, source)
+    unlabelled = np.zeros(len(rows), dtype=bool)
+    if not indicator_columns:
+        unlabelled = (values.map(_kind) == "").to_numpy()
     documents = pd.DataFrame({"text": texts, "labels": labels, "row": rows})
     if id_column:
         documents["id"] = _cells(table, rows, id_column, source)
@@ -56,20 +77,21 @@ def build_documents(
         documents["id"] = part + "-" + rows.astype(str)
     for name, column in extra.items():
         documents[name] = _cells(table, rows, column, source)
-    blank = (documents["text"] == "") & (documents["labels"].str.len() == 0)
+    blank = (documents["text"] == "") & unlabelled
     documents = documents[~blank].reset_index(drop=True)  # a wholly blank line is no document
     if documents.empty:
         raise DataError(f"{source}: holds no document")
     _refuse(documents, documents["text"] == "", source, "text is empty")
-    _refuse(documents, documents["labels"].str.len() == 0, source, "no label")
+    # An empty set is an answer where a document may have several labels; a missing one is none.
+    without = documents["labels"].isna()
+    if label_mode != "multi":
+        without |= documents["labels"].str.len() == 0
+    _refuse(documents, without, source, "no label")
     _refuse(documents, documents["id"] == "", source, "no id")
     if group_column:
         _refuse(documents, documents["group"] == "", source, "no group")
     if date_column:
-        dates = pd.to_datetime(documents["date"], errors="coerce", utc=True, format="ISO8601")
-        what = f"{date_column!r} is no ISO date such as 2020-12-31"
-        _refuse(documents, dates.isna(), source, what)
-        documents["date"] = dates
+        documents["date"] = _dates(documents, date_column, source)
     documents["labels"] = _in_mode(documents, label_mode, label_level, source)
     return documents
 
@@ -83,9 +105,25 @@ def _refuse(documents: pd.DataFrame, fault: pd.Series, source: str, what: str) -
         )
 
 
+def _dates(documents: pd.DataFrame, column: str, source: str) -> pd.Series:
+    """The dates as points in time; without a time zone, they are taken to be of one."""
+    written = documents["date"]
+    dates = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
+    _refuse(documents, dates.isna(), source, f"{column!r} is no ISO date such as 2020-12-31")
+    zoned, timed = written.str.contains(ZONE), written.str.contains(":", regex=False)
+    if zoned.any():
+        what = f"{column!r} has a time without a time zone, other rows have one"
+        _refuse(documents, timed & ~zoned, source, what)
+    return dates
+
+
 def _kind(value: object) -> str:
     if isinstance(value, (list, tuple, np.ndarray)):
         return "list"
+    if isinstance(value, (bool, np.bool_)):
+        return "boolean"
+    if isinstance(value, (date, datetime)) and not pd.isna(value):
+        return "date"
     if isinstance(value, (dict, bytes)):
         return type(value).__name__
     if value is None or pd.isna(value) or (isinstance(value, str) and not value.strip()):
@@ -96,22 +134,30 @@ def _kind(value: object) -> str:
 def _cells(table: pd.DataFrame, rows: pd.Series, column: str, source: str) -> pd.Series:
     """A column as texts; refuses lists, bytes and other things, and texts among numbers."""
     values = table[column].astype(object)
-    kinds = values.map(_kind)
-    _refuse_kinds(kinds, rows, column, source)
+    _refuse_kinds(values, rows, column, source)
     return values.map(plain)
 
 
-def _refuse_kinds(kinds: pd.Series, rows: pd.Series, column: str, source: str) -> None:
-    for kind in sorted(set(kinds) - {"", "text", "number"}):
-        row = rows[kinds == kind].iloc[0]
-        raise DataError(f"{source}: document {row}: {column!r} holds a {kind}, not a text")
+def _refuse_kinds(values: pd.Series, rows: pd.Series, column: str, source: str) -> None:
+    kinds = values.map(_kind)
+    for kind in sorted(set(kinds) - {"", "text", "number", "boolean", "date"}):
+        row, value = rows[kinds == kind].iloc[0], values[kinds == kind].iloc[0]
+        raise DataError(
+            f"{source}: document {row}: {column!r} holds a {kind}, not a text: "
+            f"{_shown(value)}; write a text there"
+        )
     counts = Counter(kind for kind in kinds if kind)
     if len(counts) > 1:
         rarest = min(counts, key=counts.__getitem__)
         raise DataError(
             f"{source}: column {column!r} mixes {' and '.join(sorted(counts))} values; document "
-            f"{rows[kinds == rarest].iloc[0]} holds a {rarest}"
+            f"{rows[kinds == rarest].iloc[0]} holds a {rarest}, "
+            f"{_shown(values[kinds == rarest].iloc[0])}; write all of them alike"
         )
+
+
+def _shown(value: object) -> str:
+    return " ".join(repr(value).split())[:SHOWN]
 
 
 def _texts(
@@ -129,56 +175,140 @@ def _texts(
     cells = zip(*parts.values(), strict=True)
     if not template:
         return [". ".join(filter(None, row)) for row in cells]
+    fill = _template(template, list(columns))
+    return [fill(row).strip() if any(row) else "" for row in cells]
+
+
+def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], str]:
+    """The function that sets the cells of a row into a template, whatever columns are called.
+
+    A field is a column's name in braces, as it is, or with a conversion or format behind it as in
+    `str.format`; doubled braces stand for one.
+    """
+    names = "|".join(map(re.escape, sorted(columns, key=len, reverse=True)))
+    known = rf"\{{({names})((?:![rsa])?(?::[^{{}}]*)?)\}}"
+    field = re.compile(known + r"|\{\{|\}\}|\{([^{}]*)\}|[{}]")
+    found = list(field.finditer(template))
+    if lone := [match for match in found if match[0] in "{}"]:
+        raise DataError(
+            f"text_template: {template!r} is not valid: a single {lone[0][0]!r}; double it where "
+            "it belongs to the text"
+        )
+    fields = {match[1] if match[1] is not None else match[3] for match in found} - {None}
+    if fields != set(columns):
+        raise DataError(
+            f"text_template: fields {sorted(fields)} are not text_columns {sorted(columns)}"
+        )
+
+    def fill(row: Sequence[str]) -> str:
+        cells = dict(zip(columns, row, strict=True))
+
+        def value(match: re.Match) -> str:
+            name, written = match[1], match[2]
+            return match[0][0] if name is None else f"{{0{written}}}".format(cells[name])
+
+        return field.sub(value, template)
+
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-        if fields != set(columns):
-            raise DataError(
-                f"text_template: fields {sorted(fields)} are not text_columns {sorted(columns)}"
-            )
-        return [
-            template.format(**dict(zip(parts, row, strict=True))).strip() if any(row) else ""
-            for row in cells
-        ]
-    except DataError:
-        raise
+        fill([""] * len(columns))
     except ValueError as error:
         raise DataError(f"text_template: {template!r} is not valid: {error}") from None
+    return fill
+
+
+def _listed(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
+    """A column in which lists written as text are lists; names in brackets stay names."""
+    several = mode != "single"
+    texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
+    lists = texts.map(_as_list)
+    told = [
+        found is not None and (several or len(found) > 1 or "'" in text or '"' in text)
+        for text, found in zip(texts, lists, strict=True)
+    ]
+    others = texts[[found is None for found in lists]]
+    if any(told) and len(others):
+        fewer, is_list = (others, "no") if len(others) < sum(told) else (texts[told], "a")
+        raise DataError(
+            f"{source}: document {rows[fewer.index[0]]}: {values.name!r} is {fewer.iloc[0]!r}, "
+            f"{is_list} list written as text, unlike that of other rows; write all of them alike"
+        )
+    if any(told):
+        listed = [lists.get(at, value) for at, value in values.items()]
+        return pd.Series(listed, name=values.name, dtype=object)
+    bare = others[others.map(_BARE_LIST.fullmatch).notna()]
+    if several and len(bare):
+        raise DataError(
+            f"{source}: document {rows[bare.index[0]]}: {values.name!r} is {bare.iloc[0]!r}, a "
+            "list written as text without quotation marks; join the labels by a character and name "
+            "it as label_delimiter"
+        )
+    return values
+
+
+def _as_list(text: str) -> list | None:
+    """The list that a text writes down, None if it is another text."""
+    text = text.strip()
+    quoted = "'" in text or '"' in text
+    if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
+        return None
+    try:
+        found = json.loads(text)
+        if isinstance(found, list):
+            return found
+    except ValueError:
+        pass
+    try:
+        return [ast.literal_eval(item) for item in re.findall(_ITEM, text)]
+    except (ValueError, SyntaxError):
+        return None
 
 
 def _from_column(
-    table: pd.DataFrame, rows: pd.Series, column: str, delimiter: str, source: str
-) -> list[list[str]]:
-    labels, kinds, kind_rows = [], [], []
-    for row, value in zip(rows, table[column].astype(object), strict=True):
+    column: pd.Series, rows: pd.Series, delimiter: str, source: str
+) -> list[list[str] | None]:
+    """The labels of each cell; an empty list where a set is empty, None where nothing stands."""
+    labels, flat, flat_rows = [], [], []
+    for row, value in zip(rows, column, strict=True):
         values = list(value) if _kind(value) == "list" else [value]
-        if isinstance(value, str):
-            if value.lstrip().startswith("[") and value.rstrip().endswith("]"):
-                raise DataError(
-                    f"{source}: document {row}: {column!r} is {value!r}, a list written as text; "
-                    "join the labels by a character and name it as label_delimiter"
-                )
-            values = value.split(delimiter) if delimiter else values
+        if isinstance(value, str) and delimiter:
+            values = value.split(delimiter)
         elif len(values) > 1 and "" in map(_kind, values):
-            raise DataError(f"{source}: document {row}: {column!r} has an empty label in its list")
-        kinds += map(_kind, values)
-        kind_rows += [row] * len(values)
-        labels.append(values)
-    _refuse_kinds(pd.Series(kinds, dtype=object), pd.Series(kind_rows), column, source)
-    return [list(dict.fromkeys(filter(None, map(plain, values)))) for values in labels]
+            raise DataError(
+                f"{source}: document {row}: {column.name!r} has an empty label in its list; name "
+                "it or take it out"
+            )
+        flat += values
+        flat_rows += [row] * len(values)
+        found = list(dict.fromkeys(filter(None, map(plain, values))))
+        # The labels of an empty set, joined by a delimiter, are an empty text.
+        empty = not values or (isinstance(value, str) and bool(delimiter))
+        labels.append(found if found or empty else None)
+    cells = pd.Series(np.fromiter(flat, dtype=object, count=len(flat)))
+    _refuse_kinds(cells, pd.Series(flat_rows), str(column.name), source)
+    return labels
 
 
 def _from_indicators(
     table: pd.DataFrame, rows: pd.Series, columns: Sequence[str], source: str
 ) -> list[list[str]]:
-    cells = {column: _cells(table, rows, column, source) for column in columns}
-    multi_hot = pd.DataFrame(cells).replace({"True": "1", "False": "0"})
-    for column in columns:
-        other = ~multi_hot[column].isin(["0", "1"])
+    """The columns that say yes, by row.
+
+    A blank cell is a no in a column that has no other, such as one of crosses.
+    """
+    multi_hot = np.zeros((len(table), len(columns)), dtype=bool)
+    for at, column in enumerate(columns):
+        cells = _cells(table, rows, column, source).str.lower()
+        cells = cells.str.replace(r"^([01])\.0+$", r"\1", regex=True)
+        multi_hot[:, at] = yes = cells.isin(YES)
+        marks = yes.any() and not cells.isin(NO).any()
+        other = ~yes & ~cells.isin(NO) & ~((cells == "") & marks)
         if other.any():
             row, value = rows[other].iloc[0], table[column][other].iloc[0]
-            raise DataError(f"{source}: document {row}: {column!r} is {value!r}, neither 0 nor 1")
-    values = (multi_hot == "1").to_numpy()
-    return [[columns[c] for c in np.flatnonzero(row)] for row in values]
+            raise DataError(
+                f"{source}: document {row}: {column!r} is {plain(value)!r}, neither 0 nor 1; write "
+                "one of them"
+            )
+    return [[columns[c] for c in np.flatnonzero(row)] for row in multi_hot]
 
 
 def _in_mode(documents: pd.DataFrame, mode: str, level: str, source: str) -> list[list[str]]:

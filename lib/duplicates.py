@@ -5,7 +5,6 @@ Datasets": MinHash signatures of word shingles, banded into a locality-sensitive
 index only proposes pairs; each is then verified by the exact Jaccard similarity of its shingles.
 """
 
-import re
 from itertools import chain
 
 import numpy as np
@@ -14,6 +13,7 @@ from datasets import DatasetDict
 from datasketch import LeanMinHash, MinHash, MinHashLSH
 
 from lib.reading import SPLITS
+from lib.words import find_words, normal_form
 
 # Chosen here, as every number in this file whose comment names no source.
 SHINGLE = 3  # words; two words changed in 60 leave a similarity of 0.82, with five it were 0.70
@@ -23,17 +23,12 @@ BUCKET = 128  # indexed texts of one bucket: thousands that share a template sta
 VERIFIED = 64  # candidates of a text that are verified, those of the most similar signatures first
 PIECE = 4_000_000  # characters whose shingles are in memory at once
 
-# One character is one word in scripts that put no spaces: Thai, Lao, Burmese, Khmer, kana and Han.
-UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-UNSPACED += r"\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
-
 
 def find_duplicates(splits: DatasetDict, *, threshold: float = 0.8) -> pd.DataFrame:
     """Each held-out document that also stands in an earlier split, with its most similar text.
 
     Test is compared with train and validation, validation with train. Texts are the same if they
-    are after lower-casing and joining white space; otherwise their similarity is the Jaccard
+    are in `lib.words.normal_form` and lower case; otherwise their similarity is the Jaccard
     similarity of their shingles of three words, upper case and punctuation apart. The end counts
     as two more words, so that texts of one or two words have shingles too.
 
@@ -72,7 +67,7 @@ def tabulate(splits: DatasetDict) -> pd.DataFrame:
     frames = [splits[name].to_pandas().assign(split=name) for name in names]
     table = pd.concat(frames, ignore_index=True)
     table["text"] = table["text"].fillna("")
-    table["key"] = [" ".join(text.lower().split()) for text in table["text"]]
+    table["key"] = [normal_form(text.lower()) for text in table["text"]]
     return table.assign(
         code=pd.factorize(table["key"])[0], rank=table["split"].map(SPLITS.index).astype(int)
     )
@@ -134,7 +129,7 @@ def _most_similar(
 
 
 def _padded_words(key: str) -> list[str]:
-    return _WORD.findall(key) + [""] * (SHINGLE - 1)
+    return find_words(key) + [""] * (SHINGLE - 1)
 
 
 def _shingles(key: str) -> set[tuple[str, ...]]:

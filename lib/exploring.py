@@ -1,10 +1,13 @@
 """What 01_explore_data shows of labelled documents: figures and tables."""
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import regex
 import seaborn as sns
 from datasets import DatasetDict
 from matplotlib.figure import Figure
@@ -16,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from lib.fonts import tick_labels
 from lib.labels import LabelSpace
 from lib.tokens import encode_documents
+from lib.words import find_words, normal_form
 
 
 def plot_class_counts(splits: DatasetDict, label_space: LabelSpace, *, most: int = 45) -> Figure:
@@ -115,6 +119,12 @@ def plot_token_lengths(lengths: Sequence[int], max_length: int) -> Figure:
     return fig
 
 
+def _pairs(text: str) -> list[str]:
+    """Pairs of characters with their marks, spaces counted."""
+    characters = regex.findall(r"\X", normal_form(text))
+    return list(map("".join, pairwise(characters)))
+
+
 def telling_terms(
     texts: Sequence[str],
     y: np.ndarray,
@@ -152,8 +162,10 @@ def telling_terms(
         `label` str, `documents` int, `terms` str, joined by spaces; "" if nothing is certain.
     """
     spaced = np.median([len(text) / max(len(text.split()), 1) for text in texts]) < 20
-    options = {} if spaced else {"analyzer": "char", "ngram_range": (2, 2)}
-    vectorizer = CountVectorizer(binary=True, max_features=50_000, dtype=np.float64, **options)
+    cut = partial(find_words, least=2) if spaced else _pairs
+    vectorizer = CountVectorizer(
+        binary=True, max_features=50_000, dtype=np.float64, tokenizer=cut, token_pattern=None
+    )
     support = y.sum(axis=0)
     order = np.argsort(-support, kind="stable")
     result = pd.DataFrame({"label": np.array(names, dtype=object), "documents": support})

@@ -4,10 +4,13 @@ import re
 
 LEVELS = ("section", "class", "subclass", "main_group")
 
-# A code ends after any level. Behind the subclass stand 033 and 08 (WIPO-Alpha), 33/08, or 33.
+# A code ends after any level. Behind the subclass stand 033 and 08 (WIPO-Alpha), 0033 and 080000
+# (WIPO Standard ST.8), 33/08, or 33 alone; without a space before it, of at most three digits, or
+# of four as in ST.8 (0033) and indexing codes (2115): of others the end of the group is not seen.
 CODE = re.compile(
-    r"([A-H])(?:(\d\d)(?:([A-Z])(?:(\d{3})\d{2,6}|\s*(\d{1,4})/\d{2,6}|\s+(\d{1,4}))?)?)?"
-    r"(?:\s*\([\d.]*\))?",  # the edition, "(2006.01)" or empty
+    r"([A-H])(?:(\d\d)(?:([A-Z])"
+    r"(?:(\d{4})\d{6}|(\d{3})\d{2,6}|\s*(\d{1,4})/\d{2,6}|\s+(\d{1,4})|(\d{1,3}|[02]\d{3}))?)?)?"
+    r"(?:\s*\([\d.]*\)|\s+\d{8}[A-Z]*\d*[A-Z]*)?",  # the edition, "(2006.01)" or as in ST.8
     re.ASCII,
 )
 
@@ -18,9 +21,10 @@ def cut_code(code: str, level: str) -> str:
     Parameters
     ----------
     code
-        As WIPO-Alpha writes it ("A01B03308": main group 033, subgroup 08), as people do
-        ("A01B 33/08", "A01B 033/08 (2006.01)") or coarser ("A01B 33", "A01B", "A01", "A"), in
-        either case. Main group 0 is none: such a code ends at its subclass.
+        As WIPO-Alpha writes it ("A01B03308": main group 033, subgroup 08), as WIPO Standard ST.8
+        does ("A01B0033080000"), as people do ("A01B 33/08", "A01B 033/08 (2006.01)") or coarser
+        ("A01B 33", "A01B33", "A01B", "A01", "A"), in either case. Main group 0 is
+        none: such a code ends at its subclass.
     level
         One of `LEVELS`.
 

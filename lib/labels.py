@@ -17,8 +17,10 @@ from scipy.sparse import csr_array
 from lib.ipc import LEVELS, cut_code, parent
 from lib.params import ROOT
 from lib.reading import DataError
+from lib.words import normal_form
 
 DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (chosen here)
+NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
 NUM_TOP = 100  # labels of a document whose scores are then kept
 
 
@@ -32,15 +34,19 @@ class LabelSpace:
         C distinct labels, as they stand in the data.
     texts
         What a prompt calls them, in the same order; the names themselves unless told otherwise.
+    none
+        What a prompt calls an empty label set; "" in a study where every document has a label.
     """
 
     names: tuple[str, ...]
     texts: tuple[str, ...] = ()
+    none: str = ""
 
     def __post_init__(self) -> None:
         texts = tuple(self.texts) or tuple(self.names)
         object.__setattr__(self, "texts", texts)
-        spelled = Counter(" ".join(text.lower().split()) for text in texts)
+        called = (*texts, self.none) if self.none else texts
+        spelled = Counter(normal_form(text.lower()) for text in called)
         if repeated := [text for text, count in spelled.items() if count > 1]:
             raise DataError(f"labels: several are called {repeated[0]!r}; each needs its own text")
 
@@ -52,6 +58,7 @@ class LabelSpace:
         ----------
         label_names
             A YAML (or JSON) file of `label: text` lines; labels that it leaves out keep their name.
+            The text of "" is the word for an empty label set, "none" unless a label is called so.
 
         Raises
         ------
@@ -65,7 +72,12 @@ class LabelSpace:
                 f"{ROOT / label_names}: none of its labels ({', '.join(list(texts)[:3])} ...) is a "
                 f"label of the data ({', '.join(names[:3])} ...)"
             )
-        return cls(tuple(names), tuple(texts.get(name, name) for name in names))
+        called = tuple(texts.get(name, name) for name in names)
+        if all(len(row) for split in splits.values() for row in split["labels"]):
+            return cls(tuple(names), called)
+        taken = {normal_form(text.lower()) for text in called}
+        free = (word for word in NONE if word not in taken)
+        return cls(tuple(names), called, texts.get("", "") or next(free))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -124,7 +136,7 @@ class LabelSpace:
         few = len(self) <= len(ascii_uppercase)
         codes = ascii_uppercase if few else map(str, range(1, len(self) + 1))
         texts = self.names if verbalizer == "name" else tuple(codes)[: len(self)]
-        return type(self)(self.names, texts)
+        return type(self)(self.names, texts, self.none)
 
     def rolled_up(self, level: str) -> tuple[Self, np.ndarray]:
         """The labels of an IPC level, C' of them, and which of ours they contain, (C, C') bool.
@@ -133,7 +145,7 @@ class LabelSpace:
         than the level stay themselves.
         """
         coarse = [cut_label(name, level) for name in self.names]
-        space = type(self)(tuple(sorted(set(coarse))))
+        space = type(self)(tuple(sorted(set(coarse))), none=self.none)
         return space, space.encode([name] for name in coarse)
 
 
@@ -157,15 +169,21 @@ def cut_label(label: str, level: str) -> str:
 
 
 def check_spelling(labels: Iterable[str], source: str) -> None:
-    """Raise `DataError` if two labels differ by case or spaces alone."""
+    """Raise `DataError` if two labels differ by what is not seen, or by case or spaces alone."""
     spelled: dict[str, str] = {}
     for label in labels:
-        other = spelled.setdefault(" ".join(label.casefold().split()), label)
-        if other != label:
+        other = spelled.setdefault(normal_form(label.casefold()), label)
+        if other == label:
+            continue
+        if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:
             raise DataError(
-                f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write "
-                "them alike"
+                f"{source}: labels {other!a} and {label!a} look alike: they differ by "
+                "Unicode form or invisible characters alone; write them alike"
             )
+        raise DataError(
+            f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write "
+            "them alike"
+        )
 
 
 def apply_min_support(
@@ -181,8 +199,8 @@ def apply_min_support(
         The part whose documents count as support.
     rare_labels
         "keep": nothing changes. "drop": they vanish from every split, and with them documents that
-        have no other label. "merge": they become their IPC parent (subclass to class to section),
-        until that has the support or no parent is left.
+        have no other label; a label set that was empty before stays. "merge": they become their IPC
+        parent (subclass to class to section), until that has the support or no parent is left.
 
     Raises
     ------
@@ -200,8 +218,11 @@ def apply_min_support(
     result = {}
     for name, frame in frames.items():
         labels = [sorted({renamed[x] for x in row if renamed[x]}) for row in frame["labels"]]
+        kept = [
+            bool(now or not before) for now, before in zip(labels, frame["labels"], strict=True)
+        ]
         frame = frame.assign(labels=pd.Series(labels, index=frame.index, dtype=object))
-        result[name] = frame[frame["labels"].str.len() > 0]
+        result[name] = frame[kept]
         if result[name].empty:
             raise DataError(f"min_support: {min_support} leaves no document in {name}; lower it")
     return result

@@ -49,7 +49,7 @@ def build_template(
         Others of `PromptTemplate.build`.
     """
     called = label_space.verbalized(verbalizer)
-    options["max_length"] = max_length
+    options |= {"max_length": max_length, "none": called.none}
     if labels_in_prompt:
         file = label_descriptions
         descriptions = read_descriptions(ROOT / file, label_space) if file else {}

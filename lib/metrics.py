@@ -42,9 +42,24 @@ def f1_scores(y_true: Labels, y_pred: Labels) -> dict[str, float]:
     """
     if issparse(y_true):  # scikit-learn subtracts them, which bool cannot
         y_true, y_pred = (csr_matrix(y, dtype=np.int8) for y in (y_true, y_pred))
+    columns = None
+    if (
+        y_true.shape[1] == 1
+    ):  # one label that applies or not: scikit-learn takes two columns or more
+        y_true, y_pred = (np.pad(y, ((0, 0), (0, 1))) for y in (y_true, y_pred))
+        columns = [0]
     averages = ("micro", "macro", "weighted", "samples")
     scores = {
-        f"{average}_f1": float(f1_score(y_true, y_pred, average=average, zero_division=0))
+        f"{average}_f1": float(
+            # An empty set that is predicted as such is right.
+            f1_score(
+                y_true,
+                y_pred,
+                labels=columns,
+                average=average,
+                zero_division=int(average == "samples"),
+            )
+        )
         for average in averages
     }
     return scores | {"accuracy": float(accuracy_score(y_true, y_pred))}
@@ -91,18 +106,24 @@ def sigmoid(logits: Scores) -> Scores:
     return _like(logits, expit(_rows(logits)).astype(np.float32))
 
 
-def decode_sets(scores: Scores, threshold: float) -> Labels:
+def decode_sets(scores: Scores, threshold: float, *, may_be_empty: bool = False) -> Labels:
     """Label sets, (N, C) bool: every label that scores at least the threshold, and the best one.
 
-    Each document of the study has at least one label, so no set is left empty.
+    The best one is left out, too, where sets `may_be_empty` in the study (`LabelSpace.none`).
     """
     values = _rows(scores)
     preds = values >= threshold
-    preds[np.arange(len(values)), values.argmax(axis=1)] = True
+    if not may_be_empty:
+        preds[np.arange(len(values)), values.argmax(axis=1)] = True
     chosen = _like(scores, preds)
     if issparse(chosen):
         chosen.eliminate_zeros()
     return chosen
+
+
+def has_empty_sets(y: Labels) -> bool:
+    """Whether some document, a row of (N, C) bool, has no label."""
+    return bool((np.asarray(y.sum(axis=1)).ravel() == 0).any())
 
 
 def _rows(scores: Scores) -> np.ndarray:
@@ -131,7 +152,7 @@ def _hits(y_true: Labels, scores: Scores, k: int | None = None) -> tuple[np.ndar
     return labels, np.take_along_axis(y_true, labels, axis=1)
 
 
-def tune_thresholds(y_true: Labels, scores: Scores) -> float:
+def tune_thresholds(y_true: Labels, scores: Scores, *, may_be_empty: bool = False) -> float:
     """The one threshold for all labels at which `decode_sets` has the best micro-F1.
 
     One threshold rather than one a label: those of rare labels would rest on a handful of
@@ -147,11 +168,12 @@ def tune_thresholds(y_true: Labels, scores: Scores) -> float:
     _, hits = _hits(y_true, scores)
     values = -np.sort(-_rows(scores), axis=1, kind="stable")
     # The best label of each document is given in any case; the others, in order of their scores.
-    order = np.argsort(-values[:, 1:].ravel(), kind="stable")
-    ranked, further = values[:, 1:].ravel()[order], hits[:, 1:].ravel()[order]
-    num_predicted = len(values) + np.arange(len(ranked) + 1)
-    true_positives = hits[:, 0].sum() + np.concatenate([[0], np.cumsum(further)])
-    micro_f1 = 2 * true_positives / (num_predicted + y_true.sum())
+    given = 0 if may_be_empty else 1
+    order = np.argsort(-values[:, given:].ravel(), kind="stable")
+    ranked, further = values[:, given:].ravel()[order], hits[:, given:].ravel()[order]
+    num_predicted = given * len(values) + np.arange(len(ranked) + 1)
+    true_positives = hits[:, :given].sum() + np.concatenate([[0], np.cumsum(further)])
+    micro_f1 = 2 * true_positives / np.maximum(num_predicted + y_true.sum(), 1)
     # Between two equal scores no threshold can be drawn.
     micro_f1[1:-1][ranked[:-1] == ranked[1:]] = -1
     cut = int(micro_f1.argmax())  # how many are predicted besides the best ones
@@ -228,8 +250,9 @@ def label_scores(
     """
     probabilities = hasattr(model, "predict_proba")
     raw = (model.predict_proba if probabilities else model.decision_function)(inputs)
-    if raw.ndim == 1:  # two labels: one decision value, for the second of them
+    if raw.ndim == 1 and len(known) == 2:  # one decision value, for the second of them
         raw = np.stack([-raw, raw], axis=1)
+    raw = raw.reshape(len(raw), -1)[:, -len(known) :]  # of a single label, the one that it applies
     scores = np.full((len(raw), num_labels), 0.0 if probabilities else raw.min())
     scores[:, known] = raw
     return scores
@@ -255,7 +278,8 @@ def run_metrics(
     Parameters
     ----------
     y_true, y_pred
-        Label lists of N test documents. An empty prediction is an answer outside the label set.
+        Label lists of N test documents. An empty prediction is an answer outside the label set,
+        or, where label sets may be empty (`LabelSpace.none`), the empty set.
     scores
         (N, C) float; `probabilities` tells whether they are probabilities, for calibration.
     threshold
@@ -274,6 +298,8 @@ def run_metrics(
     scores_of_labels = f1_scores(truth, preds)
     supported = scores_of_labels["macro_f1"] * len(label_space) / (len(label_space) - num_absent)
     empty = np.asarray(preds.sum(axis=1)).ravel() == 0
+    if label_space.none:  # then an empty set is an answer; an answer outside the set holds ""
+        empty = np.array([len(row) > 0 for row in y_pred]) & empty
     return (
         scores_of_labels
         | {"macro_f1_supported": supported}

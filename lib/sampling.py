@@ -30,7 +30,8 @@ def sample_splits(
     parts
         Tables with `labels` (list[str]) and, where they decide, `group` or `date`. Parts that are
         missing are cut from train (or from the one part `WHOLE`): whole groups where there are
-        groups, the latest documents where there are dates, stratified otherwise.
+        groups, the latest documents where there are dates, stratified otherwise. Of the dates that
+        are held out no document is left in train.
     num_train, num_validation, num_test
         Documents to keep, 0 for all that there are; a part that is cut needs its number.
     multi_label
@@ -69,9 +70,10 @@ def sample_splits(
             parts[name] = pool.loc[held_out[:size]]
             pool = pool.drop(index=held_out)
         if len(pool) < max(least, num_train):
+            whole = "dates" if "date" in pool else "groups"
             raise DataError(
-                f"{source}: {len(pool)} documents are left for train once whole groups are held "
-                f"out, num_train is {num_train}; lower it, or the groups are too large"
+                f"{source}: {len(pool)} documents are left for train once whole {whole} are held "
+                f"out, num_train is {num_train}; lower it, or the {whole} are too large"
             )
         train = pool.loc[sorted(draw(pool, min(wanted, len(pool)), at_least=1))]
     else:  # train goes first, so that with one label each a class's only document is in it
@@ -141,7 +143,9 @@ def _whole_groups(frame: pd.DataFrame, size: int) -> pd.Index:
 
 
 def _latest(frame: pd.DataFrame, size: int) -> pd.Index:
-    return frame["date"].sort_values(ascending=False, kind="stable").index[:size]
+    """Rows of the latest dates that together have `size` documents, the latest first."""
+    latest = frame["date"].sort_values(ascending=False, kind="stable")
+    return latest.index[latest >= latest.iloc[min(size, len(latest)) - 1]]
 
 
 def _iteratively_stratified(
@@ -162,7 +166,10 @@ def _iteratively_stratified(
         random_state=int(generator.integers(2**31)),
     )
     multi_hot = space.encode(frame["labels"])
-    if len(space) == 1:  # the splitter takes no table of one column
+    empty = (frame["labels"].str.len() == 0).to_numpy()
+    if empty.any():  # empty sets keep their share too
+        multi_hot = np.column_stack([multi_hot, empty])
+    if multi_hot.shape[1] == 1:  # the splitter takes no table of one column
         multi_hot = np.pad(multi_hot, ((0, 0), (0, 1)))
     rest, drawn = next(splitter.split(multi_hot, multi_hot.astype(int)))
     drawn = generator.permutation(drawn)[:size]

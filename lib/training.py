@@ -26,7 +26,7 @@ from lib.layers import (
     reading_only,
 )
 from lib.losses import HeadLoss
-from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds
+from lib.metrics import Labels, decode_sets, f1_scores, has_empty_sets, tune_thresholds
 from lib.params import SET_THRESHOLDS
 from lib.trainer import (
     DocumentTrainer,
@@ -168,8 +168,11 @@ def evaluate_embedding(
     options are those of `predict_logits`.
     """
     logits = predict_logits(model, documents, **options)
-    threshold = tune_thresholds(y_true, logits) if multi_label else np.inf
-    return f1_scores(y_true, decode_sets(logits, threshold))
+    if not multi_label:
+        return f1_scores(y_true, decode_sets(logits, np.inf))
+    empty = {"may_be_empty": has_empty_sets(y_true)}
+    threshold = tune_thresholds(y_true, logits, **empty)
+    return f1_scores(y_true, decode_sets(logits, threshold, **empty))
 
 
 def evaluate_instruction(
@@ -189,7 +192,8 @@ def evaluate_instruction(
     preds, scores = decode_labels(model, label_space=label_space, **options)
     answered = label_space.encode(preds)
     if multi_label and strategy in SET_THRESHOLDS:
-        answered = decode_sets(scores, tune_thresholds(y_true, scores))
+        empty = {"may_be_empty": has_empty_sets(y_true)}
+        answered = decode_sets(scores, tune_thresholds(y_true, scores, **empty), **empty)
     return {"out_of_set_rate": 1 - answered.any(axis=1).mean()} | f1_scores(y_true, answered)
 
 

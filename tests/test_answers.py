@@ -139,3 +139,20 @@ def test_every_label_survives_being_answered(labels):
 def test_a_long_answer_of_punctuation_is_read_at_once():
     assert parse_labels("." * 5_000 + "gas" + "!" * 5_000, SPACE) == ["gas"]
     assert parse_labels("*" * 10_000, SPACE) == []
+
+
+def test_the_word_for_an_empty_set_is_read_back_and_told_from_an_answer_outside():
+    space = LabelSpace(("toxic", "insult"), none="none")
+    assert order_labels([], space) == ["none"]
+    assert parse_labels(" None. ", space, multi_label=True) == []
+    assert parse_labels("toxic; none", space, multi_label=True) == ["toxic"]
+    assert parse_labels("dunno", space, multi_label=True) == [""]
+    assert parse_labels("dunno", LabelSpace(("toxic",)), multi_label=True) == []
+
+
+def test_words_of_every_script_are_whole_words():
+    space = LabelSpace(("खेल", "体育", "กีฬา", "sport"))
+    assert parse_labels("यह खेल है", space) == ["खेल"]
+    assert parse_labels("यह खेलों का है", space) == []  # a vowel sign goes on with the word
+    assert parse_labels("这是体育新闻", space) == ["体育"]  # no spaces between words
+    assert parse_labels("sportы", space) == []

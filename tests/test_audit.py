@@ -229,3 +229,31 @@ def test_control_characters_are_found(character):
 def test_arguments_out_of_range(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         audit(make_splits(train=["a"]), **options)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("gb18030", "latin-1"), ("cp1251", "latin-1"), ("cp1251", "cp1252"), ("utf-8", "cp1252")],
+)
+def test_text_read_in_a_wrong_code_page_is_found(written, read):
+    text = {"gb18030": "今天股市大涨，投资者很高兴"}.get(written, "Сегодня на рынке выросли акции")
+    text = text.encode(written).decode(read, errors="ignore")
+    assert "text has damaged characters" in findings(make_splits(train=[text])).index
+
+
+@pytest.mark.parametrize("twin", ["cafe\u0301 noir", "caf\u00e9\u200b noir", "Caf\u00e9\u00a0noir"])
+def test_texts_that_look_alike_are_duplicates(twin):
+    found = findings(make_splits(train=["caf\u00e9 noir", "tea"], test=[twin]))
+    assert found.loc["text is in train and in a held-out split", "count"] == 1
+
+
+def test_near_duplicates_of_scripts_with_marks_compare_whole_words():
+    train, test = "कि की के का को कौ", "कं कः कँ कृ कू कु"  # one letter, other signs
+    assert audit(make_splits(train=[train], test=[test])).query("severity == 'error'").empty
+
+
+def test_a_label_in_hindi_is_found_as_a_whole_word():
+    splits = make_splits(train=["चुनावी सभा", "यह चुनाव है"])
+    splits["train"] = splits["train"].remove_columns("labels").add_column("labels", [["चुनाव"]] * 2)
+    found = findings(splits)
+    assert found.loc["text contains its own label", "count"] == 1

@@ -82,20 +82,74 @@ CASES = {
     ),
     "no id": (csv("id,text,label\n1,x,a\n,y,b\n", id_column="id"), "document 2: no id"),
     "not UTF-8": (csv("text,label\ncafé,a\n".encode("latin1")), r"not UTF-8 \(byte 0xe9\)"),
-    "UTF-16": (csv(GOOD.encode("utf-16")), "not UTF-8"),
+    "UTF-16 without a mark": (csv(GOOD.encode("utf-16-le")), "zero byte; .* `iconv -f UTF-16LE"),
+    "UTF-16 cut off": (csv(GOOD.encode("utf-16")[:-1]), "line 9: not UTF-16 .* damaged or cut off"),
+    "likely encoding": (
+        csv("text,label\n今天股市大涨投资者很高兴,a\n".encode("gb18030")),
+        "line 2: not UTF-8 .* likely GB18030, as which the line reads '今天股市大涨投资者很高兴,a'",
+    ),
+    "one damaged line": (
+        csv("text,label\ncafé é é é,a\n".encode() + b"\xe9,b\n"),
+        "mend that line",
+    ),
     "truncated Parquet": (
         ({"train.parquet": b"PAR1\x15\x04", "test.parquet": b""}, {"dataset": "{split}.parquet"}),
         "train.parquet: cannot be read",
     ),
     "rows longer than the header": (csv("text,label\na,b,c,d\ne,f\n"), "train.csv"),
-    "open quote": (csv('text,label\n"open,a\nnext,b\n'), "train.csv: cannot be read"),
+    "open quote": (
+        csv('text,label\ngood,a\n"open,a\nnext,b\n'),
+        r"""document 2 \(line 3\): a quotation mark opens a cell and .*'"open,a'; quote the""",
+    ),
+    "open quote, closed by a later one": (
+        csv('text,label\ngood,a\n"open,a\nnext,b\n"own" line,a\n'),
+        r"document 2 \(line 3\): a quotation mark opens a cell and swallows",
+    ),
+    "open quote, closed by chance": (
+        csv(GOOD + '"open,a\nnext,b\n5",a\n'),
+        r"document 9 \(line 10\): a quotation mark opens 'text' and swallows .*'open,a'; double it",
+    ),
+    "open quote behind the label, closed by chance": (
+        csv('label,text\na,x\nb,y\na,"open\nb,5"\n'),
+        r"document 3 \(line 4\): a quotation mark opens 'text' and swallows the rows behind it",
+    ),
+    "quotes escaped by a backslash": (
+        csv('text,label\n"a \\"b\\" c",a\nd,b\n'),
+        r"document 1 \(line 2\): a quotation mark is escaped by a backslash",
+    ),
+    "quote that closes within a cell": (
+        csv(GOOD + '"own" words,a\n'),
+        r"document 9 \(line 10\): a quotation mark closes before the end of its cell",
+    ),
+    "header missing": (
+        csv("good,a\nbad,b\nfine,a\n"),
+        r"the first line \(good, a\) holds values, not names: write",
+    ),
+    "boolean among numbers": (
+        (
+            {
+                "train.jsonl": '{"text": "x", "label": 1}\n{"text": "y", "label": true}\n',
+                "test.jsonl": "",
+            },
+            {"dataset": "{split}.jsonl"},
+        ),
+        "'label' mixes boolean and number values; document 1 holds a number, 1; write",
+    ),
+    "labels that differ by Unicode form": (
+        csv(GOOD + "x,cafe\u0301\ny,caf\u00e9\n"),
+        r"labels 'cafe.u0301' and 'caf.xe9' look alike: they differ by Unicode form",
+    ),
+    "labels that differ by an invisible character": (
+        csv(GOOD + "x,sport\ny,sport\u200b\n"),
+        "look alike: they differ by Unicode form or invisible characters alone",
+    ),
     "not JSON": (jsonl("{text: x}"), "line 7 is not JSON"),
     "JSON without names": (jsonl("[1, 2]"), "line 7 is not a JSON object"),
     "half of a character": (
         jsonl('{"text": "x \\ud83d", "label": "a"}'),
         r"train.jsonl: line 7 holds half of a character, .ud83d; write both",
     ),
-    "empty file": (csv(""), "train.csv: cannot be read: No columns"),
+    "empty file": (csv(""), "train.csv: cannot be read: No columns; name"),
     "header alone": (csv("text,label\n"), "train.csv: holds no document"),
     "one class": (csv("text,label\na,x\nb,x\nc,x\n", "text,label\nd,x\n"), "one class only: {'x'}"),
     "label only in test": (csv(test=TEST + "x,c\n"), r"test-3: label \['c'\] is in test but not"),
@@ -141,7 +195,15 @@ CASES = {
     ),
     "list written as text": (
         jsonl({"text": "x", "label": "['a', 'b']"}),
-        "document 7: 'label' is .* a list written as text",
+        "document 7: 'label' is .* a list written as text, unlike that of other rows",
+    ),
+    "name among lists": (
+        csv("text,label\nx,\"['a', 'b']\"\ny,['a']\nz,b\n", label_mode="multi"),
+        "document 3: 'label' is 'b', no list written as text, unlike that of other rows",
+    ),
+    "list without quotation marks": (
+        csv('text,label\nx,"[a, b]"\ny,[a]\n', label_mode="multi"),
+        r"document 1: 'label' is '\[a, b\]', a list written as text without quotation marks",
     ),
     "empty label in a list": (
         jsonl({"text": "x", "label": [None, "b"]}, label_mode="first"),
@@ -162,7 +224,7 @@ CASES = {
             {"train.tsv": 'text\tlabel\n"open\ta\nx\tb\ny" z\ta\nq\tb\n', "test.tsv": ""},
             {"dataset": "{split}.tsv"},
         ),
-        "document 1: a quotation mark opens 'text' and swallows",
+        r"document 1 \(line 2\): a quotation mark opens a cell and swallows",
     ),
     "plain table called .tab": (
         ({"train.tab": "text\tlabel\nx\ta\ny\tb\n", "test.tab": ""}, {"dataset": "{split}.tab"}),
@@ -173,9 +235,30 @@ CASES = {
         csv("text,p,q\na,1,0\nb,2,1\n", indicator_columns=["p", "q"], label_mode="multi"),
         "document 2: 'p' is '2', neither 0 nor 1",
     ),
-    "no indicator": (
-        csv("text,p,q\na,1,0\nb,0,0\n", indicator_columns=["p", "q"], label_mode="multi"),
+    "no indicator of one label": (
+        csv("text,p,q\na,1,0\nb,0,0\n", indicator_columns=["p", "q"]),
         "document 2: no label",
+    ),
+    "blank indicator beside 0": (
+        csv("text,p,q\na,1,0\nb,,1\nc,0,1\n", indicator_columns=["p", "q"], label_mode="multi"),
+        "document 2: 'p' is '', neither 0 nor 1",
+    ),
+    "null among label sets": (
+        jsonl({"text": "x", "label": None}, label_mode="multi"),
+        "document 7: no label",
+    ),
+    "no label set but the empty one": (
+        csv(*["text,p,q\na,0,0\nb,0,0\n"] * 2, indicator_columns=["p", "q"], label_mode="multi"),
+        "one class only: the empty set; there is nothing to tell apart",
+    ),
+    "time without a time zone": (
+        one(
+            DATED.replace("2020-01-03", "2020-01-03T10:00").replace(
+                "2020-01-04", "2020-01-04T10:00Z"
+            ),
+            date_column="day",
+        ),
+        "document 3: 'day' has a time without a time zone, other rows have one",
     ),
     "IPC code": (
         csv(GOOD.replace(",a", ",zz"), label_level="section"),
@@ -297,6 +380,6 @@ def test_a_hub_class_that_is_not_labelled_has_no_label():
         {"y": ClassLabel(names=["a", "b"]), "z": List(ClassLabel(names=["a", "b"]))}
     )
     documents = Dataset.from_dict({"y": [1, None, -1], "z": [[0, 1], [], [-1]]}, features=features)
-    table = _name_classes(documents)
+    table = _name_classes(documents.to_pandas(), features)
     assert table["y"].tolist() == ["b", None, None]
     assert table["z"].tolist() == [["a", "b"], [], [None]]

@@ -330,3 +330,17 @@ def test_strategies_that_do_not_apply_are_errors(model, template, strategy, mult
 def test_a_search_needs_a_beam(model, template):
     with pytest.raises(ValueError, match="num_beams: 0"):
         search_labels(model, [[1]], [[2]], num_beams=0, token_budget=9, compute_dtype=torch.float32)
+
+
+def test_an_empty_set_is_answered_where_its_word_is_likelier_than_any_label(small_model, template):
+    options = {"token_budget": 512, "compute_dtype": torch.float32}
+    prompts = [template.render(text) for text in ("grain is up", "oil", "")]
+    plain, scores = score_label_sets(small_model, template, prompts, SETS, **options)
+    assert plain.any(axis=1).all()
+    ends = [template.answer_ids(text) for text in ("none", *SETS)]
+    found = score_labels(small_model, prompts, ends, **options)
+    sets, with_none = score_label_sets(small_model, template, prompts, SETS, none="none", **options)
+    likelier = found[:, 0] > np.log(np.maximum(scores.max(axis=1), 1e-30))
+    assert not sets[likelier].any()
+    assert (sets[~likelier] == plain[~likelier]).all()
+    assert with_none.shape == scores.shape

@@ -64,6 +64,13 @@ def test_texts_that_tell_nothing_give_empty_terms(texts):
     assert exploring.telling_terms(texts, y, ["a", "b"])["terms"].tolist() == ["", ""]
 
 
+def test_telling_terms_of_scripts_with_marks_are_whole_words():
+    texts = [f"यह {word} है {i}" for i in range(12) for word in ("चुनाव", "गेंद")]
+    y = np.array([[True, False], [False, True]] * 12)
+    table = exploring.telling_terms(texts, y, ["politics", "sport"])
+    assert table["terms"].tolist() == ["चुनाव", "गेंद"]
+
+
 def test_texts_without_spaces_are_told_apart_too():
     texts = ["国际石油价格今天再次大幅上涨了许多" + "一二三四五六七八"] * 9
     texts += ["中央银行决定不再提高短期利率的水平" + "一二三四五六七八"] * 9

@@ -25,6 +25,10 @@ codes = st.builds(
         "A01B  33/08",
         " a01b03308 ",
         "A01B 33",
+        "A01B33",
+        "A01B0033",
+        "A01B0033080000",
+        "A01B  33/08        20060101AFI20051220RMJP",
         "A01B 033/08 ()",
         "A01B 033/08 (2006.01)",
     ],
@@ -55,7 +59,7 @@ def test_code_that_ends_above_the_level_is_refused(code, level):
 
 @pytest.mark.parametrize(
     "code",
-    ["", "Y02E", "I01", "A1", "A01b3", "A01B33", "A01B 33/8", "A01B 33/08 x", "A٠١B",
+    ["", "Y02E", "I01", "A1", "A01b-3", "A01B3308", "A01B 33/8", "A01B 33/08 x", "A٠١B",
      "A01B 33333", "A01B\n33/08\nx"],
 )  # fmt: skip
 def test_malformed_code_is_refused_by_name_in_one_line(code):

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ndcg_score, precision_recall_fscore_support
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.svm import LinearSVC
 
 from lib.labels import LabelSpace
 from lib.metrics import (
@@ -187,3 +190,37 @@ def test_labels_that_a_classifier_does_not_know_score_lowest():
     scores = label_scores(model, inputs, np.array([1, 3]), 4)
     assert scores.argmax(axis=1).tolist() == targets.tolist()
     assert (scores[:, [0, 2]] == 0).all()
+
+
+def test_empty_label_sets_are_predicted_and_counted_where_the_study_has_them():
+    y = np.array([[1, 0], [0, 0], [0, 0], [1, 1]], dtype=bool)
+    scores = np.array([[0.9, 0.2], [0.3, 0.1], [0.2, 0.1], [0.8, 0.7]])
+    threshold = tune_thresholds(y, scores, may_be_empty=True)
+    assert (decode_sets(scores, threshold, may_be_empty=True) == y).all()
+    assert f1_scores(y, y) == dict.fromkeys(f1_scores(y, y), 1.0)
+    assert decode_sets(scores, threshold).sum(axis=1).tolist() == [1, 1, 1, 2]
+
+
+def test_the_word_for_an_empty_set_is_no_label_of_the_study():
+    splits = DatasetDict(
+        {s: Dataset.from_dict({"labels": [["None"], ["b"], []]}) for s in ("train", "test")}
+    )
+    space = LabelSpace.from_splits(splits)
+    assert (space.names, space.none) == (("None", "b"), "no label")
+    assert LabelSpace.from_splits(splits.map(lambda row: {"labels": ["b"]})).none == ""
+
+
+def test_a_single_label_has_one_column_of_scores():
+    X, y = np.arange(20.0)[:, None], np.arange(20)[:, None] >= 10
+    model = OneVsRestClassifier(LinearSVC()).fit(X, y)
+    scores = label_scores(model, X, np.array([0]), 1)
+    assert scores.shape == (20, 1)
+    assert scores[-1, 0] > scores[0, 0]
+
+
+def test_one_label_that_applies_or_not_is_counted():
+    y = np.array([[1], [0], [0], [1]], dtype=bool)
+    pred = np.array([[1], [0], [1], [0]], dtype=bool)
+    found = f1_scores(y, pred)
+    assert found["micro_f1"] == found["macro_f1"] == found["weighted_f1"] == 0.5
+    assert found["samples_f1"] == found["accuracy"] == 0.5

@@ -1,0 +1,215 @@
+"""Text files as people have them, decoded, and their delimited cells; nothing is lost unsaid."""
+
+import csv
+import gzip
+import io
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import charset_normalizer
+import numpy as np
+import pandas as pd
+
+from lib.params import InputError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+ORANGE_TYPES = {"continuous", "discrete", "string", "time", "c", "d", "s", "t"}
+# Byte order marks, the longer first: that of UTF-32 begins as that of UTF-16 does.
+MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+# The legacy encodings of the WHATWG Encoding Standard, as Python calls them; the Mac's left out.
+LEGACY = [f"cp{n}" for n in (866, 874, *range(1250, 1259), 932, 949)]
+LEGACY += [f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)]
+LEGACY += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp"]
+SAMPLE = 200_000  # bytes that the detector of encodings reads (chosen here)
+SHOWN = 60  # characters of a line that an error shows (chosen here)
+Record = tuple[int, int, list[str]]  # its first line and last line, from 1, and its cells
+
+
+class DataError(InputError):
+    """The data cannot be used as the parameters ask; the message names file, column and row."""
+
+
+def read_text(path: Path, *, packed: bool = False) -> str:
+    """The text of a file, unpacked with gzip if it is `packed`, without its byte order mark.
+
+    A byte order mark decides the encoding; without one it is UTF-8.
+
+    Raises
+    ------
+    DataError
+        The bytes are of another encoding; the message names the likely one, if one is likely.
+    """
+    raw = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        place = f"{path}: line {line}: not {encoding.removesuffix('-sig').upper()}"
+        found = f"{place} (byte {error.object[error.start]:#04x})"
+        raise DataError(f"{found}; {_advice(raw, encoding)}") from None
+    if "\x00" in text:
+        line = text.count("\n", 0, text.index("\x00")) + 1
+        raise DataError(f"{path}: line {line} holds a zero byte; {_advice(raw, encoding)}")
+    return text
+
+
+def _advice(raw: bytes, encoding: str) -> str:
+    """The remedy for bytes that are not of the encoding that they ought to be of."""
+    if encoding not in ("utf-8", "utf-8-sig"):
+        return "it is damaged or cut off behind its byte order mark; get the file anew"
+    if b"\x00" in raw:
+        order = "LE" if raw.index(b"\x00") % 2 else "BE"
+        return (
+            "if the file is UTF-16 without a byte order mark, convert it, for example with "
+            f"`iconv -f UTF-16{order} -t UTF-8`"
+        )
+    replaced = raw.decode("utf-8", errors="replace")
+    bad, good = (
+        replaced.count("\ufffd"),
+        sum(map(len, re.findall(r"[^\x00-\x7f\ufffd]+", replaced))),
+    )
+    if good > bad:
+        return "most of the file is UTF-8; mend that line, which is damaged or of another encoding"
+    # Lines of ASCII say nothing about the encoding.
+    telling = [line for line in raw.split(b"\n") if not line.isascii()]
+    for match in charset_normalizer.from_bytes(b"\n".join(telling)[:SAMPLE], cp_isolation=LEGACY):
+        try:
+            raw.decode(match.encoding)
+            shown = telling[0].decode(match.encoding).strip()[:SHOWN]
+        except UnicodeDecodeError:
+            continue
+        name = match.encoding.replace("_", "-").upper()
+        return (
+            f"likely {name}, as which the line reads {shown!r}; if that is right, convert the "
+            f"file, for example with `iconv -f {name} -t UTF-8`"
+        )
+    return "convert the file to UTF-8 from the encoding that it was written in"
+
+
+def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
+    """The rows of a `.csv`, `.tsv` or Orange `.tab` file, as strings; None where a row is short.
+
+    Cells are quoted as in RFC 4180: a quotation mark opens at the start of a cell, closes before a
+    delimiter or the end of a line, and is doubled within. A `.tab` has no quoting.
+
+    Raises
+    ------
+    DataError
+        A quotation mark is out of place, a row is longer than the header, or the header is missing,
+        names a column twice or has another delimiter.
+    """
+    delimiter = DELIMITERS[ending]
+    records = list(
+        _records(path, read_text(path, packed=packed), delimiter, quoted=ending != ".tab")
+    )
+    if not records or not any(records[0][2]):
+        raise DataError(f"{path}: cannot be read: No columns; name them in line 1")
+    header = [name or f"Unnamed: {i}" for i, name in enumerate(records[0][2])]
+    _check_header(path, header)
+    body = records[1:]
+    if ending == ".tab":  # Orange: names, then types, then roles
+        if not body or not {cell.lower() for cell in body[0][2]} & ORANGE_TYPES:
+            raise DataError(f"{path}: line 2 does not hold Orange's column types; name it .tsv")
+        body = body[2:]
+    width, rows = len(header), []
+    for row, (line, _, cells) in enumerate(body, start=1):
+        if len(cells) > width and any(cell.strip() for cell in cells[width:]):
+            raise DataError(
+                f"{path}: document {row} (line {line}) has {len(cells)} cells, the header {width}; "
+                f"quote a cell that holds {delimiter!r}: {delimiter.join(cells)[:SHOWN]!r}"
+            )
+        rows.append(cells[:width] + [None] * (width - len(cells)))
+    if ending != ".tab":
+        _refuse_swallowed(path, header, body, delimiter)
+    table = pd.DataFrame(rows, columns=header, dtype=object)
+    filled = [any(cell and cell.strip() for cell in row) for row in rows]
+    return table.loc[np.array(filled, dtype=bool)]
+
+
+def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> Iterator[Record]:
+    csv.field_size_limit(sys.maxsize)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    start, row = 1, 0
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            raise _quotation_error(path, text, row, start, reader.line_num) from None
+        yield start, reader.line_num, cells
+        start, row = reader.line_num + 1, row + 1
+
+
+def _quotation_error(path: Path, text: str, row: int, start: int, end: int) -> DataError:
+    lines = list(io.StringIO(text, newline=""))
+    record = "".join(lines[start - 1 : end])
+    where = f"{path}: document {row} (line {start})" if row else f"{path}: the header"
+    shown = repr(lines[start - 1].rstrip("\r\n")[:SHOWN])
+    if '\\"' in record:
+        fault = "a quotation mark is escaped by a backslash"
+    elif end == start and record.count('"') % 2 == 0:
+        fault = "a quotation mark closes before the end of its cell"
+    else:
+        fault = "a quotation mark opens a cell and swallows the rows behind it"
+    return DataError(f'{where}: {fault}: {shown}; quote the whole cell and double ("") those in it')
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if len(header) == 1 and (found := re.findall(r"[;,\t|]", header[0])):
+        raise DataError(
+            f"{path}: the header {header[0]!r} is one column; is {found[0]!r} the delimiter? "
+            "A .csv has commas, a .tsv tabs"
+        )
+    if doubled := sorted({name for name in header if header.count(name) > 1}):
+        raise DataError(f"{path}: column {doubled[0]!r} stands twice in the header; rename one")
+
+
+def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimiter: str) -> None:
+    """Raise `DataError` for a cell of several lines that are rows themselves."""
+    known: list[set[str]] = [set() for _ in header]  # values of each column that are one line
+    for _, _, cells in body:
+        for values, cell in zip(known, cells, strict=False):
+            values.update([cell] if "\n" not in cell else ())
+    for row, (start, end, cells) in enumerate(body, start=1):
+        for at, cell in enumerate(cells if end > start else ()):
+            if _swallows(cell, at, len(cells), known, delimiter):
+                raise DataError(
+                    f"{path}: document {row} (line {start}): a quotation mark opens {header[at]!r} "
+                    f"and swallows the rows behind it: {cell.splitlines()[0][:SHOWN]!r}; double "
+                    "it, or quote the whole cell"
+                )
+
+
+def _swallows(cell: str, at: int, width: int, known: list[set[str]], delimiter: str) -> bool:
+    """Whether a cell holds rows: an opening quotation mark was closed by that of a later row.
+
+    Proper cells of several lines stay. In a cell of swallowed rows, the first and the last line
+    have as many cells as the header, and some of them hold what other rows hold in that column.
+    """
+    lines = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if len(lines) < 2:
+        return False
+    if delimiter == "\t" and delimiter in cell:  # no text holds tabs
+        return True
+    first, last = lines[0].split(delimiter), lines[-1].split(delimiter)
+    if at + len(first) != width or len(last) != at + 1:
+        return False
+    behind = list(zip(first[1:], known[at + 1 :], strict=False))
+    before = list(zip(last[:-1], known[:at], strict=False))
+    return all(
+        any(value and value in values for value, values in found)
+        for found in (behind, before)
+        if found
+    ) and bool(behind or before)

@@ -1,0 +1,248 @@
+"""Files of every dialect, ending and encoding: read whole, or refused in one line."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.data import DataError, LabelSpace, load_splits
+from lib.reading import plain, read_table
+
+CELLS = st.text(st.sampled_from("ab é\"'\\,;\t\n"), max_size=6)
+ROWS = st.lists(st.tuples(CELLS, st.sampled_from(["pos", "neg"])), min_size=1, max_size=6)
+
+
+def options(**changed):
+    return {"text_columns": ["text"], "label_column": "label", "num_validation": 2} | changed
+
+
+@given(ROWS, st.sampled_from(["\n", "\r\n"]), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+def test_proper_tables_are_read_as_they_were_written(tmp_path_factory, rows, end, quoting):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator=end, quoting=quoting)
+    writer.writerows([("text", "label"), *rows])
+    path.write_bytes(text.getvalue().encode())
+    assert list(read_table(path).itertuples(index=False, name=None)) == rows
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("01"), CELLS), min_size=2, max_size=6),
+    st.sampled_from(
+        [
+            {"doublequote": False, "escapechar": "\\"},
+            {"quoting": csv.QUOTE_NONE, "escapechar": "\\"},
+            {"quotechar": "'"},
+        ]
+    ),
+)
+def test_other_dialects_never_lose_a_row(tmp_path_factory, rows, dialect):
+    rows = [("film", "0"), ("film", "1"), *((cell.replace("\n", " "), name) for name, cell in rows)]
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, **dialect).writerows([("text", "label"), *rows])
+    with contextlib.suppress(DataError):
+        assert len(read_table(path)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'text,label\n"a, b",x\n"say ""so""",y\nplain "word" in it,x\n',
+        'text,label\n"Dear Bob, hello\nsee you, soon\nbye",x\n"one\ntwo",y\nthree,x\n',
+        "text,label,\na,x,\nb,y,\nc,x,\n",
+        "text,label\r\na,x\r\n\r\nb,y\r\nc,x",
+        '"text","label"\n"a","x"\n"b","y"\n"","x"\n',
+    ],
+)
+def test_rows_of_proper_tables_all_come(tmp_path, text):
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    assert len(read_table(tmp_path / "a.csv")) == 3
+
+
+ROW = {"text": "café", "label": "NA"}
+AS_CSV, AS_JSON = "text,label\ncafé,NA\n", json.dumps(ROW, ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("A.CSV", AS_CSV.encode()),
+        ("a.csv.gz", gzip.compress(AS_CSV.encode())),
+        ("a.tsv.GZ", gzip.compress(AS_CSV.replace(",", "\t").encode())),
+        ("a.json", AS_JSON.encode()),
+        ("a.json", f"[\n{AS_JSON}]".encode()),
+        ("a.ndjson", AS_JSON.encode()),
+        ("a.JSONL.gz", gzip.compress(AS_JSON.encode())),
+        ("v1.2.csv", AS_CSV.encode()),
+        *[("a.csv", AS_CSV.encode(e)) for e in ("utf-8-sig", "utf-16", "utf-32")],
+        ("a.csv", "\ufeff".encode("utf-16-be") + AS_CSV.encode("utf-16-be")),
+        ("a.jsonl", AS_JSON.encode("utf-16")),
+    ],
+)
+def test_endings_and_byte_order_marks_are_read(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert read_table(tmp_path / name).to_dict("records") == [ROW]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_folder_keeps_the_labels_that_look_missing(tmp_path, ending):
+    names = ["NA", "EU", "None", "null", "nan", "true"]
+    for split in ("train", "test"):
+        frame = pd.DataFrame({"text": [f"{split} {i}" for i in range(12)], "label": names * 2})
+        frame.to_csv(tmp_path / f"{split}.{ending}", index=False, sep=",\t"[ending == "tsv"])
+    splits = load_splits(str(tmp_path), **options())
+    assert LabelSpace.from_splits(splits).names == tuple(sorted(names))
+
+
+def test_a_folder_swallows_no_rows(tmp_path):
+    (tmp_path / "train.csv").write_text('text,label\na,x\n"b,y\nc,x\n"d" e,y\n')
+    (tmp_path / "test.csv").write_text("text,label\na,x\n")
+    with pytest.raises(DataError, match=r"document 2 \(line 3\): a quotation mark opens a cell"):
+        load_splits(str(tmp_path), **options())
+
+
+@pytest.mark.parametrize("name", ["review.text", "0", "a:b", "a:3", "{x}", "a[0]", "x!r", "é è"])
+def test_columns_are_names_whatever_is_in_them(tmp_path, name):
+    rows = [{name: f"t{i}", "title": "T", "label": "ab"[i % 2]} for i in range(8)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = load_splits(
+        str(tmp_path / "a.jsonl"),
+        **options(text_columns=[name, "title"], num_test=2),
+        text_template=f"{{title}} {{{{{{{name}}}}}}}",
+    )
+    assert {text for split in splits.values() for text in split["text"]} == {
+        f"T {{t{i}}}" for i in range(8)
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (np.array([1, 2] * 4, dtype=np.float32), ("1", "2")),
+        (np.array([0.5, 2] * 4, dtype=np.float32), ("0.5", "2")),
+        ([Decimal("1.00"), Decimal("2.50")] * 4, ("1", "2.50")),
+        (pd.to_datetime(["2020-01-01", "2021-01-01"] * 4), ("2020-01-01", "2021-01-01")),
+        (pd.Categorical(["NA", "b"] * 4), ("NA", "b")),
+        (np.array([True, False] * 4), ("False", "True")),
+    ],
+)
+def test_labels_of_parquet_are_written_plainly(tmp_path, values, names):
+    pd.DataFrame({"text": list("abcdefgh"), "label": values}).to_parquet(tmp_path / "a.parquet")
+    splits = load_splits(str(tmp_path / "a.parquet"), **options(num_test=2))
+    assert LabelSpace.from_splits(splits).names == names
+
+
+def test_infinity_is_no_whole_number():
+    assert [plain(float("inf")), plain(np.float32(3)), plain(None)] == ["inf", "3", ""]
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [
+        ("1", "0"),
+        ("1.0", "0.0"),
+        ("TRUE", "FALSE"),
+        ("yes", "no"),
+        ("Y", "n"),
+        ("x", ""),
+        ("1", ""),
+    ],
+)
+def test_indicators_are_read_as_people_write_them(tmp_path, yes, no):
+    rows = [f"t{i},{yes if i % 2 else no},{yes if i % 3 else no}" for i in range(12)]
+    (tmp_path / "a.csv").write_text("text,p,q\n" + "\n".join(rows))
+    splits = load_splits(
+        str(tmp_path / "a.csv"),
+        **options(label_column="", indicator_columns=["p", "q"], num_test=2, label_mode="multi"),
+    )
+    labels = {
+        i: set(x) for s in splits.values() for i, x in zip(s["text"], s["labels"], strict=True)
+    }
+    assert labels == {
+        f"t{i}": {name for name, of in (("p", 2), ("q", 3)) if i % of} for i in range(12)
+    }
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ("['a', 'b']", "['a']", "[]"),
+        ('["a", "b"]', '["a"]', "[]"),
+        ("['a' 'b']", "['a']", "[]"),
+        ("['a'\n 'b']", "['a',]", "[ ]"),
+        ("('a', 'b')", "('a',)", "[]"),
+        ("{'a', 'b'}", "{'a'}", "[]"),
+    ],
+)
+def test_lists_written_as_text_are_label_sets(tmp_path, written):
+    rows = [{"text": f"t{i}", "label": written[i % 3]} for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = load_splits(str(tmp_path / "a.jsonl"), **options(num_test=2, label_mode="multi"))
+    labels = {i: x for s in splits.values() for i, x in zip(s["text"], s["labels"], strict=True)}
+    assert labels == {f"t{i}": [["a", "b"], ["a"], []][i % 3] for i in range(12)}
+
+
+@pytest.mark.parametrize("names", [("[bug]", "[feature]"), ("[1]", "[2]"), ("(1)", "(2)")])
+def test_names_in_brackets_are_names(tmp_path, names):
+    rows = [f"t{i},{names[i % 2]}" for i in range(8)]
+    (tmp_path / "a.csv").write_text("text,label\n" + "\n".join(rows))
+    splits = load_splits(str(tmp_path / "a.csv"), **options(num_test=2))
+    assert LabelSpace.from_splits(splits).names == names
+
+
+@pytest.mark.parametrize("kind", ["empty list", "no indicator", "nothing joined"])
+def test_an_empty_label_set_is_an_answer(tmp_path, kind):
+    sets = [["toxic"], [], [], ["insult", "toxic"]] * 10
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(
+            json.dumps(
+                {"text": f"t{i}", "label": x, "joined": "|".join(x)}
+                | {name: int(name in x) for name in ("toxic", "insult")}
+            )
+            for i, x in enumerate(sets)
+        )
+    )
+    how = {
+        "empty list": {},
+        "no indicator": {"label_column": "", "indicator_columns": ["toxic", "insult"]},
+        "nothing joined": {"label_column": "joined", "label_delimiter": "|"},
+    }[kind]
+    splits = load_splits(
+        str(tmp_path / "a.jsonl"), **options(label_mode="multi", num_test=10, **how)
+    )
+    labels = {i: x for s in splits.values() for i, x in zip(s["text"], s["labels"], strict=True)}
+    assert labels == {f"t{i}": sorted(x) for i, x in enumerate(sets)}
+    assert sum(not x for x in splits["test"]["labels"]) == 5  # its share, stratified
+
+
+def test_rare_labels_vanish_without_the_sets_that_were_empty_before(tmp_path):
+    sets = [["a"], []] * 10 + [["rare"]]
+    rows = [json.dumps({"text": f"t{i}", "label": x}) for i, x in enumerate(sets)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    changed = {"label_mode": "multi", "num_test": 4, "min_support": 2, "rare_labels": "drop"}
+    splits = load_splits(str(tmp_path / "a.jsonl"), **options(**changed))
+    assert sorted(map(len, splits.values())) == [2, 4, 14]
+    assert LabelSpace.from_splits(splits).names == ("a",)
+
+
+@pytest.mark.parametrize("zone", ["", "Z", "+02:00"])
+def test_no_date_is_on_two_sides_of_a_cut(tmp_path, zone):
+    time = f"T10:00{zone}" if zone else ""
+    rows = [f"t{i},{'ab'[i % 2]},2020-01-{i // 5 + 1:02d}{time}" for i in range(60)]
+    (tmp_path / "a.csv").write_text("text,label,day\n" + "\n".join(rows))
+    splits = load_splits(
+        str(tmp_path / "a.csv"), **options(num_validation=7, num_test=7, date_column="day")
+    )
+    days = {name: {int(t[1:]) // 5 for t in split["text"]} for name, split in splits.items()}
+    assert [len(splits[name]) for name in ("validation", "test")] == [7, 7]
+    assert max(days["train"]) < min(days["validation"])
+    assert max(days["validation"]) < min(days["test"])
