@@ -129,12 +129,12 @@ def _packs_exactly(model: PreTrainedModel) -> bool:
     """Whether packed documents have the states that each has alone; the second outgrows a window.
 
     ```
-    alone:   aaa | bbbbbbbbbbbbbbbb | cccc      three passes, the model's own attention
-    packed:  aaa   bbbbbbbbbbbbbbbb   cccc      one pass: attention has to stop where texts do
+    alone:   aaa | bbbbbbbbbbbbbbbb     two passes, the model's own attention
+    packed:  aaa   bbbbbbbbbbbbbbbb     one pass: attention has to stop where texts do
     ```
     """
     decoder, own = decoder_of(model), model.config._attn_implementation
-    ids, mask = document_rows(decoder, 3, 2 * WINDOW + 4, 4)
+    ids, mask = document_rows(decoder, 3, 2 * WINDOW + 4)
     documents = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
     with in_float32(model) as exact, short_window(model):
         alone = states_alone(decoder, documents)

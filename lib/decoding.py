@@ -91,7 +91,7 @@ def reads_trees(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: 
 @torch.compiler.set_stance("force_eager")
 def _reads_trees(model: PreTrainedModel) -> bool:
     """Whether two prompts of unequal length score two branches as passes of their own do."""
-    shared, *ends, first, second = made_up_tokens(model, 12, 5, 9, 3, 3)
+    shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 2, 2)
     prompts = [shared + end for end in ends]
     trie = LabelTrie.build([first, second, [first[0], *second[1:]]])
     options = {"token_budget": 128, "compute_dtype": torch.float32}
@@ -155,19 +155,23 @@ def _score_apart(
     row_of = {node: row for row, node in enumerate(order)}
     at = torch.tensor([row_of[node] for node, _ in trie.edges])
     token = torch.tensor([token for _, token in trie.edges])
-    for i, prompt in enumerate(prompts):
-        rows = [[*prompt, *(trie.tokens[node] for node in path[1:])] for path in paths]
-        reads = [[len(prompt) - 1 + depth for depth in depths] for depths in read_in]
+    sizes = [len(paths) * len(prompt) + sum(map(len, paths)) for prompt in prompts]
+    for batch in micro_batches(sizes, token_budget, packed=True):
+        some = [prompts[i] for i in batch]
+        rows = [[*p, *(trie.tokens[n] for n in path[1:])] for p in some for path in paths]
+        reads = [[len(p) - 1 + depth for depth in depths] for p in some for depths in read_in]
         states = plain_states(model, rows, reads, token_budget, compute_dtype)
-        edges = np.empty(len(trie.edges), dtype=np.float32)
+        edges = np.empty((len(batch), len(trie.edges)), dtype=np.float32)
         with mixed_precision(model.device, compute_dtype):
-            for start in range(0, len(states), READ_AT_ONCE):
-                logits = next_token_logits(model, states[start : start + READ_AT_ONCE]).float()
-                here = (at >= start) & (at < start + len(logits))
-                row = at[here] - start
-                found = logits[row, token[here]] - logits.logsumexp(-1)[row]
-                edges[here.numpy()] = found.cpu().numpy()
-        yield [i], edges[None]
+            for k, of_prompt in enumerate(states.unflatten(0, (len(batch), -1))):
+                for start in range(0, len(order), READ_AT_ONCE):
+                    some_states = of_prompt[start : start + READ_AT_ONCE]
+                    logits = next_token_logits(model, some_states).float()
+                    here = (at >= start) & (at < start + len(logits))
+                    row = at[here] - start
+                    found = logits[row, token[here]] - logits.logsumexp(-1)[row]
+                    edges[k, here.numpy()] = found.cpu().numpy()
+        yield batch, edges
 
 
 def plain_states(

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import logging
+from contextlib import nullcontext
 
 import bitsandbytes as bnb
 import torch
@@ -27,7 +28,7 @@ from lib.causal import decoder_of, keep_text_only
 from lib.checks import check_logits, check_padding, reads_last_block
 from lib.costs import unpacks_once
 from lib.device import choose_device, choose_dtype, memory_of
-from lib.probes import Probes
+from lib.probes import Probes, in_float32
 from lib.quantization import count_weights, nf4_share, stored_quantization
 from lib.storage import computing_fingerprint
 from lib.tokens import require_rows
@@ -152,17 +153,19 @@ def load_backbone(
                 module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
-    model.probes = decoder_of(model).probes = Probes(
-        CACHE / "probes" / f"{_structure(model, how)}.json"
-    )
+    probes = Probes(CACHE / "probes" / f"{_structure(model, how)}.json")
+    model.probes = decoder_of(model).probes = probes
+    once = in_float32(model) if not probes.answers else nullcontext()
     try:
         if bidirectional:
             attend_both_ways(model)
-        if head == "lm":
-            model.probes.ask("logits", lambda: check_logits(model))
-        use_packing(model)
-        model.probes.ask("padding", lambda: check_padding(model))
-        model.probes.ask("reading", lambda: reads_last_block(model))
+        with once:  # rather than for each of them
+            if head == "lm":
+                probes.ask("logits", lambda: check_logits(model))
+            if use_packing(model):
+                probes.ask("reading", lambda: reads_last_block(model))
+            else:
+                probes.ask("padding", lambda: check_padding(model))
     except Exception as error:
         raise unusable(model_id, error, "cannot be used") from error
     log.info(

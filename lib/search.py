@@ -83,7 +83,7 @@ def search_labels(
 @torch.compiler.set_stance("force_eager")
 def _branches_exactly(model: PreTrainedModel) -> bool:
     """Whether a search in the model's cache ends with the scores that whole labels have."""
-    shared, *ends, first, second = made_up_tokens(model, 12, 5, 9, 3, 3)
+    shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 2, 2)
     prompts = [shared + end for end in ends]
     answers = [first, second, [first[0], *second[1:]]]
     with in_float32(model) as exact:
