@@ -126,18 +126,19 @@ def _may_pack(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def _packs_exactly(model: PreTrainedModel) -> bool:
-    """Whether packed documents have the states that each has alone; the second outgrows a window.
+    """Whether a document has the states that it has alone, packed behind another one.
+
+    It is longer than a sliding window, which is `WINDOW` tokens meanwhile.
 
     ```
-    alone:   aaa | bbbbbbbbbbbbbbbb     two passes, the model's own attention
-    packed:  aaa   bbbbbbbbbbbbbbbb     one pass: attention has to stop where texts do
+    alone:         bbbbbbbbbbbbbbbb     the model's own attention
+    packed:  aaa   bbbbbbbbbbbbbbbb     attention has to stop where the documents meet
     ```
     """
     decoder, own = decoder_of(model), model.config._attn_implementation
     ids, mask = document_rows(decoder, 3, 2 * WINDOW + 4)
-    documents = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
     with in_float32(model) as exact, short_window(model):
-        alone = states_alone(decoder, documents)
+        (alone,) = states_alone(decoder, [ids[1].tolist()])
         model.set_attn_implementation(NAME)
         try:
             (packed,) = hidden_states(decoder, ids, mask)
@@ -147,10 +148,7 @@ def _packs_exactly(model: PreTrainedModel) -> bool:
             model.set_attn_implementation(own)
     return all(
         states_agree(part, whole, exact=exact)
-        for states, whole_text in zip(packed, alone, strict=True)
-        for part, whole in zip(
-            states[: len(whole_text)].split(WINDOW), whole_text.split(WINDOW), strict=True
-        )
+        for part, whole in zip(packed[1].split(WINDOW), alone.split(WINDOW), strict=True)
     )
 
 

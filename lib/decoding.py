@@ -91,9 +91,9 @@ def reads_trees(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: 
 @torch.compiler.set_stance("force_eager")
 def _reads_trees(model: PreTrainedModel) -> bool:
     """Whether two prompts of unequal length score two branches as passes of their own do."""
-    shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 2, 2)
+    shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 3, 3)
     prompts = [shared + end for end in ends]
-    trie = LabelTrie.build([first, second, [first[0], *second[1:]]])
+    trie = LabelTrie.build([first, second])
     options = {"token_budget": 128, "compute_dtype": torch.float32}
     with in_float32(model) as exact:
         options["compute_dtype"] = torch.float32 if exact else model.dtype
