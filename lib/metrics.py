@@ -300,6 +300,10 @@ def run_metrics(
     empty = np.asarray(preds.sum(axis=1)).ravel() == 0
     if label_space.none:  # then an empty set is an answer; an answer outside the set holds ""
         empty = np.array([len(row) > 0 for row in y_pred]) & empty
+        # Where no label is true, it looks like the right answer, and is none.
+        lucky = float((empty & (np.asarray(truth.sum(axis=1)).ravel() == 0)).mean())
+        for name in ("accuracy", "samples_f1"):
+            scores_of_labels[name] -= lucky
     return (
         scores_of_labels
         | {"macro_f1_supported": supported}

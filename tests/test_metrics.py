@@ -224,3 +224,15 @@ def test_one_label_that_applies_or_not_is_counted():
     found = f1_scores(y, pred)
     assert found["micro_f1"] == found["macro_f1"] == found["weighted_f1"] == 0.5
     assert found["samples_f1"] == found["accuracy"] == 0.5
+
+
+def test_an_answer_outside_the_set_is_not_the_empty_set():
+    space = LabelSpace(("a", "b"), none="none")
+    options = {"multi_label": True, "probabilities": False}
+    options |= {"train_counts": np.array([1, 1]), "num_train": 2}
+    truth, scores = [["a"], [], []], np.zeros((3, 2))
+    said_none = run_metrics(truth, [["a"], [], []], scores, space, **options)
+    outside = run_metrics(truth, [["a"], [], [""]], scores, space, **options)
+    assert (said_none["accuracy"], said_none["samples_f1"]) == (1.0, 1.0)
+    assert outside["accuracy"] == outside["samples_f1"] == pytest.approx(2 / 3)
+    assert outside["out_of_set_rate"] == pytest.approx(1 / 3)
