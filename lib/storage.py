@@ -5,7 +5,7 @@ import contextlib
 import errno
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -37,13 +37,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise
 
 
-def code_fingerprint(*modules: str, notebook: str = "") -> str:
-    """A hash of the source of modules of `lib`, and of a notebook, 16 hexadecimal digits."""
+def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] = ()) -> str:
+    """A hash of the source of modules of `lib` and of a notebook, and of versions of packages.
+
+    16 hexadecimal digits.
+    """
     files = [ROOT / "lib" / f"{name}.py" for name in modules]
     files += [ROOT / "notebooks" / f"{notebook}.ipynb"] if notebook else []
     code = hashlib.sha256()
     for file in sorted(files):
         code.update(file.read_bytes())
+    for name in packages:
+        code.update(f"{name} {version(name)}".encode())
     return code.hexdigest()[:16]
 
 
@@ -54,8 +59,7 @@ def computing_fingerprint(*modules: str) -> str:
     versions of the packages that compute (`COMPUTING`).
     """
     behind = set().union(*map(modules_behind, modules))
-    versions = " ".join(f"{name} {version(name)}" for name in COMPUTING)
-    return hashlib.sha256(f"{code_fingerprint(*behind)} {versions}".encode()).hexdigest()[:16]
+    return code_fingerprint(*behind, packages=COMPUTING)
 
 
 def modules_behind(module: str) -> set[str]:

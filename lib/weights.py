@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lib.params import ROOT, InputError
 from lib.reading import DataError, find_packaged, urlsafe_sha256
+from lib.storage import code_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ def resolve_model(model_id: str) -> str:
 
     `package:<python package>/<file or folder>` is found among the installed packages and verified
     against the checksum in its wheel; a GGUF file (packaged or local) is dequantized once into a
-    cache of bf16 safetensors keyed by its SHA-256. A path that exists is itself; everything else is
-    taken for a hub id.
+    cache of bf16 safetensors keyed by its SHA-256 and by the code that reads it. A path that exists
+    is itself; everything else is taken for a hub id.
 
     Raises
     ------
@@ -89,7 +90,9 @@ def _dequantized(gguf: Path) -> Path:
     """Folder with the GGUF file's weights as bf16 safetensors, its config and its tokenizer."""
     if not gguf.is_file():
         raise ModelError(f"{gguf}: no such file")
-    folder = CACHE / f"{gguf.stem}-{urlsafe_sha256(gguf)[:16]}"
+    # Another version of what reads the file may read other weights.
+    code = code_fingerprint("weights", packages=("gguf", "torch", "transformers"))
+    folder = CACHE / f"{gguf.stem}-{urlsafe_sha256(gguf)[:16]}-{code[:8]}"
     if folder.is_dir():
         return folder
     CACHE.mkdir(parents=True, exist_ok=True)

@@ -26,10 +26,11 @@ from joblib import Parallel, cpu_count, delayed
 from lib.ipc import LEVELS, cut_code
 from lib.params import ROOT
 from lib.reading import DataError
+from lib.storage import code_fingerprint, modules_behind
 from lib.wipo_xml import PATHS, Chunk, FileEntry, open_archive, read_chunk
 
+CODE = code_fingerprint(*modules_behind("wipo"))  # part of the cache's key
 CHUNK = 256  # files a task and a Parquet row group, chosen here
-FORMAT = 1  # part of the cache's key; raise it when the same file is to be read differently
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,8 @@ def read_wipo_alpha(
     """Train and test patents with the columns `id`, `labels` and the fields, ordered by path.
 
     The first call parses all files and keeps the result as Parquet in `cache_dir`; later ones read
-    that until a file's name, size or time changes. The level is applied to the cached codes.
+    that until a file's name, size or time changes, or the code that reads it. The level is applied
+    to the cached codes.
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ def read_wipo_alpha(
     entries = sorted(_list_directory(root) if root.is_dir() else _list_archive(root))
     if not entries:
         raise DataError(f"{root}: no .xml file in it; name the folder that holds train and test")
-    asked = [FORMAT, str(root), entries, list(fields), description_words]
+    asked = [CODE, str(root), entries, list(fields), description_words]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
     cache = cache_dir / f"{key}.parquet"
     if not cache.is_file():

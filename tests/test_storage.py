@@ -8,7 +8,10 @@ from lib import storage
 from lib.data_params import ROOT
 from lib.storage import computing_fingerprint, modules_behind
 
-PASSES = {"lower": ("lower", "loader"), "features": ("features",), "tokens": ("tokens",)}
+PASSES = {
+    "lower": ("lower", "loader"), "features": ("features",), "tokens": ("tokens",),
+    "wipo": ("wipo",),
+}  # fmt: skip
 
 
 @pytest.fixture
