@@ -205,12 +205,12 @@ def test_equal_arms_at_the_ends_of_the_scale_are_drawn_and_numbered_truly(f1):
 
 def test_parts_without_a_true_label_are_not_drawn():
     truth, parts = np.zeros((3, 2), dtype=bool), parts_by_length(["a", "b b", "c c c"])
-    table = f1_by_part(truth, {"tfidf": truth[None]}, documents=parts, num_resamples=20)
+    table = f1_by_part(truth, {"tfidf": truth[None]}, documents=parts)
     assert len(table) == 0
     assert plot_slices({"length": table}) is None
     y_true, y_preds = make_predictions(["tfidf"], 2)
     parts = parts_by_length(["a"] * len(y_true))
-    drawn = f1_by_part(y_true, y_preds, documents=parts, num_resamples=20)
+    drawn = f1_by_part(y_true, y_preds, documents=parts)
     assert_legible(plot_slices({"length": table, "words": drawn}))
 
 
