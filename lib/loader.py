@@ -203,7 +203,7 @@ def _structure(model: PreTrainedModel, how: str) -> str:
     """A hash of what decides whether shortcuts are exact for a model: all but its weights."""
     about = (type(model).__name__, model.config.to_json_string(), how, str(model.dtype),
              model.device.type, str(model.config._attn_implementation),
-             computing_fingerprint("loader"))  # fmt: skip
+             computing_fingerprint("loader", "adapters", "answering"))  # fmt: skip
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 

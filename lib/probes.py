@@ -146,4 +146,6 @@ def window_of(model: PreTrainedModel) -> int | None:
     """Tokens that the narrowest layer sees; None where every layer sees all."""
     config = model.config.get_text_config()
     names = ("sliding_window", "attention_chunk_size", "index_topk")
+    if set(getattr(config, "layer_types", None) or ()) == {"full_attention"}:
+        names = ("index_topk",)
     return min(filter(None, (getattr(config, name, None) for name in names)), default=None)

@@ -224,10 +224,7 @@ def require_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
 
 
 def require_context(config: PretrainedConfig, prompt_length: int, answer_length: int) -> None:
-    """Raise `ParamsError` where a model's context is too short for a prompt and its answer.
-
-    A sliding window is a limit as well: scoring lets every token of an answer see the whole prompt.
-    """
+    """Raise `ParamsError` where a model's context is too short for a prompt and its answer."""
     limit = context_limit(config)
     if limit is not None and prompt_length + answer_length > limit:
         raise ParamsError(
@@ -252,6 +249,4 @@ def require_positions(config: PretrainedConfig, documents: Iterable[Sequence[int
 
 def context_limit(config: PretrainedConfig) -> int | None:
     """Tokens of a prompt and its answer that a model takes; None where its config does not say."""
-    text = config.get_text_config()
-    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "sliding_window")]
-    return min(filter(None, limits), default=None)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)

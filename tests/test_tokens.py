@@ -292,7 +292,7 @@ def test_a_document_needs_a_position_for_each_token():
     "config",
     [
         LlamaConfig(max_position_embeddings=100),
-        MistralConfig(max_position_embeddings=1000, sliding_window=100),
+        MistralConfig(max_position_embeddings=100, sliding_window=10),  # no limit: see test_probes
     ],
 )
 def test_a_prompt_that_fills_the_context_is_refused(config):
