@@ -61,6 +61,8 @@ def add_lora(
     inner = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
     if variant not in LORA_VARIANTS:
         raise ValueError(f"lora_variant: {variant!r} is not known; use {', '.join(LORA_VARIANTS)}")
+    if variant == "dora" and any(isinstance(m, bnb.nn.Linear8bitLt) for m in model.modules()):
+        raise ModelError('lora_variant: "dora" does not work on 8-bit weights; write "lora"')
     depth = model.config.get_text_config().num_hidden_layers
     if last_layers > depth:
         raise ModelError(f"lora_layers: {last_layers} were asked for, but the model has {depth}")

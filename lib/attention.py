@@ -23,19 +23,14 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from lib.causal import decoder_of
 from lib.packed import packed_attention
 from lib.probes import (
-    WINDOW,
-    document_rows,
-    in_float32,
-    probes_of,
-    short_window,
-    states_agree,
-    states_alone,
+    alone_beyond,
 )
+from lib.weights import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +70,15 @@ def attend_both_ways(model: PreTrainedModel) -> None:
     Raises
     ------
     ValueError
-        Its first token still cannot see its last one: the model builds its mask by itself.
+        Its first token still cannot see its last one: the model builds its mask by itself. Or some
+        of its layers have no attention.
     """
+    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not all(any(hasattr(m, "is_causal") for m in block.modules()) for block in blocks):
+        raise ValueError(
+            f"bidirectional: some layers of {type(model).__name__} have no attention and read from "
+            "left to right alone; use another model or leave bidirectional out"
+        )
     for module in model.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = False
@@ -89,69 +91,6 @@ def attend_both_ways(model: PreTrainedModel) -> None:
         )
 
 
-def use_packing(model: PreTrainedModel) -> bool:
-    """Switch a model to packed attention if that is exact for it; whether it is.
-
-    It may be for decoders with rotary positions whose attention has no soft cap, sinks, dropout or
-    latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window, or
-    in both directions without one. Of these, `_packs_exactly` tells which it is. Others keep
-    padding and mask.
-    """
-    if not _may_pack(model):
-        return False
-    own = model.config._attn_implementation
-    exact = probes_of(model).ask("packing", lambda: _packs_exactly(model))
-    model.set_attn_implementation(NAME if exact else own)
-    if not exact:
-        log.info("%s: packed documents would see each other, so they are padded",
-                 type(model).__name__)  # fmt: skip
-    return exact
-
-
-def _may_pack(model: PreTrainedModel) -> bool:
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = "sliding_attention" in kinds or getattr(config, "sliding_window", None)
-    return (
-        (is_causal(model) or (_decodes(model) and not windowed))
-        and model._supports_attention_backend
-        and getattr(config, "rope_parameters", None) is not None
-        and getattr(config, "attn_logit_softcapping", None) is None
-        and not getattr(config, "attention_dropout", 0.0)
-        and getattr(config, "kv_lora_rank", None) is None
-        and not any(hasattr(m, "sinks") for m in model.modules())
-        and kinds <= {"full_attention", "sliding_attention"}
-    )
-
-
-@torch.no_grad()
-def _packs_exactly(model: PreTrainedModel) -> bool:
-    """Whether a document has the states that it has alone, packed behind another one.
-
-    It is longer than a sliding window, which is `WINDOW` tokens meanwhile.
-
-    ```
-    alone:         bbbbbbbbbbbbbbbb     the model's own attention
-    packed:  aaa   bbbbbbbbbbbbbbbb     attention has to stop where the documents meet
-    ```
-    """
-    decoder, own = decoder_of(model), model.config._attn_implementation
-    ids, mask = document_rows(decoder, 3, 2 * WINDOW + 4)
-    with in_float32(model) as exact, short_window(model):
-        (alone,) = states_alone(decoder, [ids[1].tolist()])
-        model.set_attn_implementation(NAME)
-        try:
-            (packed,) = hidden_states(decoder, ids, mask)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False
-        finally:
-            model.set_attn_implementation(own)
-    return all(
-        states_agree(part, whole, exact=exact)
-        for part, whole in zip(packed[1].split(WINDOW), alone.split(WINDOW), strict=True)
-    )
-
-
 @contextmanager
 def _packed_pass() -> Iterator[None]:
     """Let attention refuse to run without the boundaries of documents."""
@@ -161,11 +100,6 @@ def _packed_pass() -> Iterator[None]:
         yield
     finally:
         _packing = before
-
-
-def _decodes(model: PreTrainedModel) -> bool:
-    """Whether it is a decoder whose config was made `bidirectional`, rather than an encoder."""
-    return getattr(model.config, "is_causal", True) is False
 
 
 def hidden_states(
@@ -184,6 +118,14 @@ def hidden_states(
     padding is computed, what stands there means nothing, and a causal backbone is spared the mask,
     because no real token sees the padding behind it.
     """
+    if _beyond(backbone, attention_mask):
+        if any(getattr(m, "rope_type", None) == "dynamic" for m in backbone.modules()):
+            raise ModelError(
+                f"max_length: {type(backbone).__name__} has dynamic rotary positions, so texts of "
+                f"more than {alone_beyond(backbone):,} tokens depend on those before; lower it"
+            )
+        if len(input_ids) > 1:
+            return _each_alone(backbone, input_ids, attention_mask, num_layers, inputs_embeds)
     several = {"output_hidden_states": num_layers > 1}
     if not is_packed(backbone):
         mask = None if is_causal(backbone) else attention_mask
@@ -211,6 +153,30 @@ def hidden_states(
         packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
         for (packed,) in _last_layers(output, num_layers)  # (S, H)
     )
+
+
+def _beyond(backbone: PreTrainedModel, attention_mask: Tensor) -> bool:
+    """Whether a text is so long that its states depend on what stands beside it in the batch."""
+    limit = alone_beyond(backbone)
+    return limit is not None and int(attention_mask.sum(dim=1).max()) > limit
+
+
+def _each_alone(
+    backbone: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    num_layers: int,
+    inputs_embeds: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """`hidden_states` of rows that each have a pass of their own; zeros stand at padding."""
+    lengths, rows = attention_mask.sum(dim=1).tolist(), []
+    embeds = [None] * len(lengths) if inputs_embeds is None else inputs_embeds.split(lengths)
+    for i, (length, own) in enumerate(zip(lengths, embeds, strict=True)):
+        part = (input_ids[i : i + 1, :length], attention_mask[i : i + 1, :length])
+        layers = hidden_states(backbone, *part, num_layers=num_layers, inputs_embeds=own)
+        beyond = (0, 0, 0, input_ids.shape[1] - length)
+        rows.append([nn.functional.pad(states, beyond) for states in layers])
+    return tuple(torch.cat(layer) for layer in zip(*rows, strict=True))
 
 
 def _last_layers(output: BaseModelOutput, num_layers: int) -> tuple[Tensor, ...]:

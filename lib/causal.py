@@ -26,7 +26,7 @@ def keep_text_only(model: PreTrainedModel) -> None:
     What contains the decoder or the language-model head stays; all else is removed, so that it
     takes no memory, gets no adapters and is not counted.
     """
-    needed = {id(decoder_of(model)), id(model.get_output_embeddings())}
+    needed = {id(model.get_decoder()), id(model.get_output_embeddings())}
     _drop(model, needed)
 
 

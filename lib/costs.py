@@ -64,18 +64,19 @@ class Shape:
             model = AutoModel.from_config(config)
         kinds = (nn.Linear, Conv1D)
         linear = tuple(tuple(m.weight.shape) for m in model.modules() if isinstance(m, kinds))
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", 1)
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         total = sum(p.numel() for p in model.parameters())
         return cls(
             num_layers=config.num_hidden_layers,
             hidden=config.hidden_size,
-            intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            intermediate=max(intermediate) if isinstance(intermediate, list) else intermediate,
             attention_width=heads * head_dim,
             vocabulary=config.vocab_size,
             linear=linear,
             embedding_params=total - sum(o * i for o, i in linear),
-            lm_head_params=(not config.tie_word_embeddings)
+            lm_head_params=(not getattr(config, "tie_word_embeddings", False))
             * config.vocab_size
             * config.hidden_size,
         )

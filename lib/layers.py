@@ -139,7 +139,7 @@ def checkpoint_layers(
     allowed = memory_gib or USABLE * memory_of(base.device)
     taken = (base.get_memory_footprint() + trained * OPTIMIZER_BYTES) / 2**30 + reserved_gib
     taken += PROCESS_GIB if device == "cpu" else 0.0
-    first, depth = first_adapted_layer(model), base.config.num_hidden_layers
+    first, depth = first_adapted_layer(model), base.config.get_text_config().num_hidden_layers
     fitting, count = fit_micro_batch(
         Shape.from_config(base.config), num_tokens=num_tokens, longest=longest,
         num_layers=depth - first, itemsize=base.dtype.itemsize, device=device,

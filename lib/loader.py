@@ -22,13 +22,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lib.attention import attend_both_ways, use_packing
+from lib.attention import attend_both_ways
 from lib.attention import bidirectional as both_ways
 from lib.causal import decoder_of, keep_text_only
 from lib.checks import check_logits, check_padding, reads_last_block
 from lib.costs import unpacks_once
 from lib.device import choose_device, choose_dtype, memory_of
-from lib.probes import Probes, in_float32
+from lib.packing import use_packing
+from lib.probes import Probes, alone_beyond, in_float32
 from lib.quantization import count_weights, nf4_share, stored_quantization
 from lib.storage import computing_fingerprint
 from lib.tokens import require_rows
@@ -128,22 +129,22 @@ def load_backbone(
             )
         model = _auto_class(config, head).from_pretrained(folder, config=config, **options)
         require_rows(load_tokenizer(model_id), model.get_input_embeddings().weight.shape[0])
-        if config.get_text_config() is not config:  # with towers for images or sound
-            if head == "none":
-                model = model.get_decoder()
-            else:
-                keep_text_only(model)
+        several = config.get_text_config() is not config  # with towers for images or sound
+        if several:
+            keep_text_only(model)
+        share = nf4_share(model)
+        how = f"NF4 ({share:.0%} of the weights)" if share else f"weights as stored ({stored})"
+        if share and stored == "none":
+            unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
+            if unpacks_once(unpacked, memory_gib or memory_of(device)):
+                model = model.dequantize(dtype)
+                how += ", dequantized once"
+        if several and head == "none":
+            model = model.get_decoder()
     except ModelError:
         raise
     except Exception as error:
         raise unusable(model_id, error) from error
-    share = nf4_share(model)
-    how = f"NF4 ({share:.0%} of the weights)" if share else f"weights as stored ({stored})"
-    if quantization == "nf4" and stored == "none":
-        unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
-        if unpacks_once(unpacked, memory_gib or memory_of(device)):
-            model = model.dequantize(dtype)
-            how += ", dequantized once"
     model.quantization, model.nf4_share = "nf4" if share else stored, share
     if device.type == "cpu":
         for module in model.modules():
@@ -163,7 +164,8 @@ def load_backbone(
             if head == "lm":
                 probes.ask("logits", lambda: check_logits(model))
             if use_packing(model):
-                probes.ask("reading", lambda: reads_last_block(model))
+                several = alone_beyond(model) is None
+                probes.ask("reading", lambda: several and reads_last_block(model))
             else:
                 probes.ask("padding", lambda: check_padding(model))
     except Exception as error:

@@ -143,9 +143,28 @@ def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
 
 
 def window_of(model: PreTrainedModel) -> int | None:
-    """Tokens that the narrowest layer sees; None where every layer sees all."""
+    """Tokens within which every layer sees all that comes before; None for any number of them."""
     config = model.config.get_text_config()
-    names = ("sliding_window", "attention_chunk_size", "index_topk")
+    names = ("sliding_window", "attention_chunk_size", "window_size")
     if set(getattr(config, "layer_types", None) or ()) == {"full_attention"}:
-        names = ("index_topk",)
-    return min(filter(None, (getattr(config, name, None) for name in names)), default=None)
+        names = ()
+    sizes = [getattr(config, name, None) for name in names]
+    sizes = [min(size) if isinstance(size, (list, tuple)) else size for size in sizes]
+    return min(filter(None, [*sizes, alone_beyond(model)]), default=None)
+
+
+def alone_beyond(model: PreTrainedModel) -> int | None:
+    """Tokens from which on a text's states depend on what is beside it in a batch; None: never.
+
+    Rotary positions of some types follow the longest text of a batch, and some layers choose among
+    all columns of a batch which ones they attend to.
+    """
+    config = model.config.get_text_config()
+    sizes = [getattr(config, name, None) for name in ("index_topk", "keep_window_size")]
+    rotary = getattr(config, "rope_parameters", None) or {}
+    for values in (rotary, *(v for v in rotary.values() if isinstance(v, dict))):
+        if values.get("rope_type") in ("dynamic", "longrope"):
+            own = values.get("original_max_position_embeddings")
+            sizes.append(own or getattr(config, "original_max_position_embeddings", None)
+                         or config.max_position_embeddings)  # fmt: skip
+    return min(filter(None, sizes), default=None)

@@ -19,17 +19,12 @@ from transformers import (
 
 from lib import attention, embedding
 from lib.adapters import add_lora
-from lib.attention import (
-    attend_both_ways,
-    bidirectional,
-    hidden_states,
-    is_packed,
-    use_packing,
-)
+from lib.attention import attend_both_ways, bidirectional, hidden_states, is_packed
 from lib.decoding import additive_mask
 from lib.device import mixed_precision
 from lib.embedding import EmbeddingModel, pad
 from lib.layers import compile_layers
+from lib.packing import use_packing
 
 TINY = {
     "vocab_size": 99,

@@ -7,12 +7,12 @@ from transformers import AutoModel, GPTNeoXConfig, GraniteConfig
 
 from lib import lower
 from lib.adapters import add_lora
-from lib.attention import use_packing
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, predict_logits
 from lib.layers import first_adapted_layer
 from lib.losses import HeadLoss
 from lib.lower import lower_states, states_below
+from lib.packing import use_packing
 from lib.training import finetune_embedding, finetune_instruction
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes

@@ -7,12 +7,13 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lib import attention, loader
+from lib import attention, loader, packing
 from lib.adapters import add_lora, load_lora
 from lib.attention import hidden_states, is_packed
 from lib.causal import decoder_of
 from lib.decoding import score_labels
 from lib.embedding import EmbeddingModel, pad
+from lib.layers import checkpoint_layers
 from lib.loader import load_backbone
 from lib.params import InputError
 from lib.probes import probes_of
@@ -245,7 +246,7 @@ def test_probes_are_asked_once_per_structure(make_folder, monkeypatch):
         raise AssertionError("asked again")
 
     for module, name in (
-        (attention, "_packs_exactly"), (loader, "check_padding"), (loader, "check_logits"),
+        (packing, "_packs_exactly"), (loader, "check_padding"), (loader, "check_logits"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, never)
     again = load_backbone(folder, head="lm", **EXACT)
@@ -309,7 +310,11 @@ def test_of_a_model_with_a_vision_tower_the_text_model_is_taken(tmp_path, model_
             decoder_of(model)(input_ids=ids).last_hidden_state, rtol=1e-3, atol=1e-4,
         )  # fmt: skip
     score_labels(model, PROMPTS, ANSWERS, token_budget=60, compute_dtype=torch.float32)
-    add_lora(model, r=2, alpha=4)
+    adapted = add_lora(model, r=2, alpha=4)
+    checkpoint_layers(adapted, num_tokens=64, longest=32, memory_gib=1.0)  # as training asks
+    for head in ("none", "lm"):
+        packed = load_backbone(str(tmp_path), quantization="nf4", device="cpu", head=head)
+        assert packed.nf4_share > 0
 
 
 @pytest.mark.parametrize("stored", ["int8", "fp4", "nf4"])
@@ -349,3 +354,51 @@ def test_a_token_without_a_row_is_refused_with_its_model(make_folder):
     folder = make_folder("llama", vocab_size=259)
     with pytest.raises(ModelError, match="<unk>"):
         load_backbone(folder, **EXACT)
+
+
+LENGTHS = {  # models in which the longest text of a batch decides for all from some length on
+    "longrope": ("llama", {"rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0,
+        "original_max_position_embeddings": 16, "long_factor": [4.0, 5.0, 6.0, 7.0],
+        "short_factor": [1.0] * 4}}),
+    "doge": ("doge", {"keep_window_size": 8}),
+    "gpt_neo": ("gpt_neo", {"attention_types": [[["local"], 2]], "window_size": 12,
+                            "num_layers": 2, "num_heads": 4}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_no_text_depends_on_the_length_of_those_beside_it(make_folder, name):
+    model_type, values = LENGTHS[name]
+    folder = make_folder(model_type, **values)
+    model = load_backbone(folder, head="lm", **EXACT)
+    options = {"token_budget": 400, "compute_dtype": torch.float32}
+    prompts = [*PROMPTS, [*range(50, 85)]]
+    together = score_labels(model, prompts, ANSWERS, **options)
+    alone = [score_labels(model, [prompt], ANSWERS, **options)[0] for prompt in prompts]
+    np.testing.assert_allclose(together, alone, atol=2e-3)
+    ids, mask = pad([*DOCUMENTS, [*range(50, 85)]], PAD)
+    decoder = decoder_of(model)
+    with torch.no_grad():
+        (states,) = hidden_states(decoder, ids, mask)
+        for row, real in zip(range(len(ids)), mask.bool(), strict=True):
+            own = ids[row : row + 1, real], mask[row : row + 1, real]
+            torch.testing.assert_close(
+                states[row, real], hidden_states(decoder, *own)[0][0], rtol=1e-3, atol=1e-4
+            )
+
+
+def test_layers_without_attention_cannot_attend_both_ways(make_folder):
+    folder = make_folder("qwen3_5_text", "none", **LINEAR)
+    with pytest.raises(ModelError, match=r"bidirectional: some layers .* have no attention"):
+        load_backbone(folder, bidirectional=True, **EXACT)
+
+
+def test_texts_beyond_dynamic_rotary_positions_are_refused(make_folder):
+    rotary = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    folder = make_folder("llama", "none", max_position_embeddings=20, rope_parameters=rotary)
+    backbone = load_backbone(folder, **EXACT)
+    ids, mask = pad(DOCUMENTS, PAD)
+    hidden_states(backbone, ids[1:, :13], mask[1:, :13])
+    with pytest.raises(ModelError, match=r"more than 20 tokens depend on those before; lower it"):
+        hidden_states(backbone, ids, mask)
