@@ -258,6 +258,23 @@ def label_scores(
     return scores
 
 
+def without_luck(scores: dict[str, float], outside: np.ndarray, y_true: Labels) -> dict[str, float]:
+    """Scores in which an answer outside the set is not the right one where no label is true.
+
+    Parameters
+    ----------
+    scores
+        Of `f1_scores`, which sees no label in both.
+    outside
+        (N,) bool: whose answer is outside the set.
+    y_true
+        (N, C) bool.
+    """
+    lucky = outside & (np.asarray(y_true.sum(axis=1)).ravel() == 0)
+    less = {name: scores[name] - lucky.mean() for name in ("accuracy", "samples_f1")}
+    return scores | {name: float(value) for name, value in less.items()}
+
+
 def run_metrics(
     y_true: Sequence[Sequence[str]],
     y_pred: Sequence[Sequence[str]],
@@ -300,10 +317,7 @@ def run_metrics(
     empty = np.asarray(preds.sum(axis=1)).ravel() == 0
     if label_space.none:  # then an empty set is an answer; an answer outside the set holds ""
         empty = np.array([len(row) > 0 for row in y_pred]) & empty
-        # Where no label is true, it looks like the right answer, and is none.
-        lucky = float((empty & (np.asarray(truth.sum(axis=1)).ravel() == 0)).mean())
-        for name in ("accuracy", "samples_f1"):
-            scores_of_labels[name] -= lucky
+        scores_of_labels = without_luck(scores_of_labels, empty, truth)
     return (
         scores_of_labels
         | {"macro_f1_supported": supported}

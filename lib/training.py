@@ -26,7 +26,14 @@ from lib.layers import (
     reading_only,
 )
 from lib.losses import HeadLoss
-from lib.metrics import Labels, decode_sets, f1_scores, has_empty_sets, tune_thresholds
+from lib.metrics import (
+    Labels,
+    decode_sets,
+    f1_scores,
+    has_empty_sets,
+    tune_thresholds,
+    without_luck,
+)
 from lib.params import SET_THRESHOLDS
 from lib.trainer import (
     DocumentTrainer,
@@ -191,10 +198,15 @@ def evaluate_instruction(
     options = {"strategy": strategy, "multi_label": multi_label, **decoding}
     preds, scores = decode_labels(model, label_space=label_space, **options)
     answered = label_space.encode(preds)
+    outside = ~answered.any(axis=1)
+    if label_space.none:  # then an empty set is an answer
+        outside &= np.array([len(labels) > 0 for labels in preds])
     if multi_label and strategy in SET_THRESHOLDS:
-        empty = {"may_be_empty": has_empty_sets(y_true)}
+        empty = {"may_be_empty": bool(label_space.none)}
         answered = decode_sets(scores, tune_thresholds(y_true, scores, **empty), **empty)
-    return {"out_of_set_rate": 1 - answered.any(axis=1).mean()} | f1_scores(y_true, answered)
+        outside = np.zeros(len(answered), dtype=bool)
+    scores_of_labels = without_luck(f1_scores(y_true, answered), outside, y_true)
+    return {"out_of_set_rate": float(outside.mean())} | scores_of_labels
 
 
 def _finetune(

@@ -211,9 +211,10 @@ def _best(recommendation: dict[str, Any]) -> str:
     level = [arm for arm, x in recommendation["micro_f1"].items() if arm != best and x == f1]
     over = f"{many} seeds" if few == many else f"{few} to {many} seeds"
     over = "one seed, so without the luck of training" if many == 1 else over
-    has = "has the highest micro-F1" if len(recommendation["micro_f1"]) > 1 else "has a micro-F1 of"
+    alone = len(recommendation["micro_f1"]) == 1
+    has = "has a micro-F1 of" if alone else "has the highest micro-F1,"
     parts = [
-        f"**{best}** {has}{f', as {join(level)},' if level else ','} {format_f1(f1['f1'])} (95 % "
+        f"**{best}** {has}{f' as {join(level)},' if level else ''} {format_f1(f1['f1'])} (95 % "
         f"interval {format_f1(f1['low'])} to {format_f1(f1['high'])}, over test documents and "
         f"{over})"
     ]

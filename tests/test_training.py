@@ -13,11 +13,17 @@ from lib import layers, trainer
 from lib.adapters import add_lora
 from lib.device import choose_dtype
 from lib.embedding import EmbeddingModel, pad, predict_logits
+from lib.labels import LabelSpace
 from lib.layers import checkpoint_layers, compile_layers, compiled_if_it_pays
 from lib.loader import load_backbone
 from lib.losses import HeadLoss
 from lib.trainer import MicroBatchCollator
-from lib.training import evaluate_embedding, finetune_embedding, finetune_instruction
+from lib.training import (
+    evaluate_embedding,
+    evaluate_instruction,
+    finetune_embedding,
+    finetune_instruction,
+)
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 OPTIONS = {
@@ -328,3 +334,19 @@ def test_label_sets_are_learnt_label_by_label(make_backbone, examples, tmp_path)
     history, _ = finetune_embedding(model, examples, evaluate, head_loss=head_loss, **options)
     assert history["loss"].dropna().iloc[0] == pytest.approx(float(expected.mean()), rel=0.02)
     assert history["eval_micro_f1"].max() > 0.9
+
+
+def test_a_rung_counts_the_empty_set_as_an_answer_and_others_outside(monkeypatch):
+    space = LabelSpace(("a", "b"), none="none")
+    truth = np.array([[True, False], [False, False], [False, False]])
+    for answers, rate, accuracy in (
+        ([["a"], [], []], 0.0, 1.0),
+        ([["a"], [""], [""]], 2 / 3, 1 / 3),
+    ):
+        decoded = (answers, np.zeros((3, 2)))
+        monkeypatch.setattr("lib.training.decode_labels", lambda *_, found=decoded, **__: found)
+        metrics = evaluate_instruction(
+            None, label_space=space, y_true=truth, strategy="steps", multi_label=True
+        )
+        assert metrics["out_of_set_rate"] == pytest.approx(rate)
+        assert metrics["accuracy"] == metrics["samples_f1"] == pytest.approx(accuracy)
