@@ -246,3 +246,15 @@ def test_no_date_is_on_two_sides_of_a_cut(tmp_path, zone):
     assert [len(splits[name]) for name in ("validation", "test")] == [7, 7]
     assert max(days["train"]) < min(days["validation"])
     assert max(days["validation"]) < min(days["test"])
+
+
+@pytest.mark.parametrize("columns", ["{id},{text},{label}", "{label},{text},{id}"])
+@pytest.mark.parametrize("last", [19, 60])
+def test_rows_are_swallowed_beside_a_column_of_ids(tmp_path, columns, last):
+    lines = [columns.format(id="id", text="text", label="label")]
+    for i in range(1, 121):
+        text = {18: '"open', last: f'a screen of {i}"'}.get(i, f"document {i}")
+        lines.append(columns.format(id=f"n{i}", text=text, label=("pos", "neg")[i % 2]))
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"document 18 \(line 19\): .* swallows the rows behind it"):
+        read_table(tmp_path / "a.csv")
