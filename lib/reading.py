@@ -273,10 +273,12 @@ def _name_class(names: Sequence[str], value: object) -> str | list | None:
 def plain(value: object) -> str:
     """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats).
 
-    Dates without a time are written as such, 2020-12-31.
+    Dates without a time are written as such, 2020-12-31; lists as Python writes them.
     """
     if isinstance(value, str):
         return value.strip()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return str(list(value))
     if value is None or pd.isna(value):
         return ""
     if isinstance(value, datetime):

@@ -268,6 +268,23 @@ CASES = {
         csv(text_template="{title}: {text}"),
         r"text_template: fields \['text', 'title'\] are not text_columns \['text'\]",
     ),
+    "missing column beside lists": (
+        jsonl(
+            *[{"text": "x", "labels": ["a", "b"]}] * 2, label_column="labls", dataset="train.jsonl"
+        ),
+        "train.jsonl: no column 'labls'; did you mean 'labels'",
+    ),
+    "missing column of one object": (
+        ({"a.json": '{"data": [{"text": "x"}, {"text": "y"}]}'}, {"dataset": "a.json"}),
+        "a.json: no column 'text'",
+    ),
+    "list that marks a split": (
+        (
+            {"a.jsonl": '{"text": "x", "label": "a", "part": ["train", "test"]}\n'},
+            {"dataset": "a.jsonl", "split_column": "part"},
+        ),
+        "document 1: 'part' is \"\\['train', 'test'\\]\", which is none of split_names",
+    ),
     "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
 }
 
