@@ -233,7 +233,8 @@ def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
     try:
         builder = load_dataset_builder(path, config, revision=revision)
         files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
-        if files and all(Path(file).suffix.lower() in DELIMITERS for file in files):
+        delimited = (*DELIMITERS, *(f"{ending}.gz" for ending in DELIMITERS))
+        if files and all(file.lower().endswith(delimited) for file in files):
             parts = [read_table(Path(DownloadManager().download(f)), f) for f in files]
             table = pd.concat(parts, ignore_index=len(parts) > 1)
             return _name_classes(table, builder.info.features or Features())

@@ -93,12 +93,12 @@ def test_endings_and_byte_order_marks_are_read(tmp_path, name, content):
     assert read_table(tmp_path / name).to_dict("records") == [ROW]
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "tsv.gz"])
 def test_a_folder_keeps_the_labels_that_look_missing(tmp_path, ending):
     names = ["NA", "EU", "None", "null", "nan", "true"]
     for split in ("train", "test"):
         frame = pd.DataFrame({"text": [f"{split} {i}" for i in range(12)], "label": names * 2})
-        frame.to_csv(tmp_path / f"{split}.{ending}", index=False, sep=",\t"[ending == "tsv"])
+        frame.to_csv(tmp_path / f"{split}.{ending}", index=False, sep=",\t"["tsv" in ending])
     splits = load_splits(str(tmp_path), **options())
     assert LabelSpace.from_splits(splits).names == tuple(sorted(names))
 
