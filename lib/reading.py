@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -167,7 +168,7 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
             return table
     except DataError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     raise DataError(
         f"{path}: ending {''.join(suffixes[-1 - packed :])!r} is none of tab csv tsv jsonl ndjson "

@@ -258,3 +258,13 @@ def test_rows_are_swallowed_beside_a_column_of_ids(tmp_path, columns, last):
     (tmp_path / "a.csv").write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"document 18 \(line 19\): .* swallows the rows behind it"):
         read_table(tmp_path / "a.csv")
+
+
+def test_a_damaged_packed_file_stops_in_one_line(tmp_path):
+    packed = bytearray(gzip.compress(AS_CSV.encode() * 99, mtime=0))
+    for at in range(10, len(packed)):
+        damaged = packed[:at] + bytes([packed[at] ^ 255]) + packed[at + 1 :]
+        (tmp_path / "a.csv.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"a.csv.gz: ") as caught:
+            read_table(tmp_path / "a.csv.gz")
+        assert "\n" not in str(caught.value)
