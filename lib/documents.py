@@ -12,7 +12,7 @@ import pandas as pd
 
 from lib.delimited import SHOWN
 from lib.ipc import cut_code
-from lib.reading import DataError, plain, require_columns
+from lib.reading import DataError, as_objects, plain, require_columns
 
 # Cells of indicator columns, in lower case; numbers such as 1.0 are whole before.
 YES, NO = {"1", "true", "t", "yes", "y", "x"}, {"0", "false", "f", "no", "n"}
@@ -65,7 +65,7 @@ def build_documents(
     if indicator_columns:
         labels = _from_indicators(table, rows, indicator_columns, source)
     else:
-        values = _listed(table[label_column].astype(object), rows, label_mode, source)
+        values = _listed(as_objects(table[label_column]), rows, label_mode, source)
         labels = _from_column(values, rows, label_delimiter, source)
     unlabelled = np.zeros(len(rows), dtype=bool)
     if not indicator_columns:
@@ -133,7 +133,7 @@ def _kind(value: object) -> str:
 
 def _cells(table: pd.DataFrame, rows: pd.Series, column: str, source: str) -> pd.Series:
     """A column as texts; refuses lists, bytes and other things, and texts among numbers."""
-    values = table[column].astype(object)
+    values = as_objects(table[column])
     _refuse_kinds(values, rows, column, source)
     return values.map(plain)
 

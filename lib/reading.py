@@ -103,7 +103,7 @@ def read_parts(
     if not split_column:
         return {WHOLE: (str(path), table)}
     require_columns(table, [split_column], str(path))
-    marks = table[split_column].astype(object).map(plain)
+    marks = as_objects(table[split_column]).map(plain)
     for row, mark in marks.items():
         if mark not in named.values():
             raise DataError(
@@ -287,6 +287,15 @@ def plain(value: object) -> str:
         return str(value).removesuffix(" 00:00:00")
     whole = isinstance(value, (float, np.floating, Decimal)) and float(value).is_integer()
     return str(int(value)) if whole else str(value)
+
+
+def as_objects(column: pd.Series) -> pd.Series:
+    """A column as objects; numbers of less than 64 bits keep their kind, thus their few digits."""
+    kind = column.dtype.type
+    if not issubclass(kind, np.floating) or kind is np.float64:
+        return column.astype(object)
+    cells = [value if pd.isna(value) else kind(value) for value in column]
+    return pd.Series(cells, index=column.index, name=column.name, dtype=object)
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:

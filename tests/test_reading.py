@@ -129,6 +129,9 @@ def test_columns_are_names_whatever_is_in_them(tmp_path, name):
     [
         (np.array([1, 2] * 4, dtype=np.float32), ("1", "2")),
         (np.array([0.5, 2] * 4, dtype=np.float32), ("0.5", "2")),
+        (np.array([0.1, 0.2] * 4, dtype=np.float32), ("0.1", "0.2")),
+        (np.array([0.1, 0.2] * 4, dtype=np.float16), ("0.1", "0.2")),
+        (pd.array([0.1, 0.2] * 4, dtype="Float32"), ("0.1", "0.2")),
         ([Decimal("1.00"), Decimal("2.50")] * 4, ("1", "2.50")),
         (pd.to_datetime(["2020-01-01", "2021-01-01"] * 4), ("2020-01-01", "2021-01-01")),
         (pd.Categorical(["NA", "b"] * 4), ("NA", "b")),
