@@ -26,6 +26,7 @@ WHOLE = "document"  # the part of a file that is not split yet
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
+WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 would be one
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
 
@@ -162,7 +163,7 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
             whole = ending == ".json" and text.lstrip().startswith("[")
             return _json_list(path, text) if whole else _json_lines(path, text)
         if ending == ".parquet" and not packed:
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(path, to_pandas_kwargs=WITH_NULLS)
             table = table.reset_index(drop=table.index.names == [None])
             table.columns = table.columns.map(str)
             return table
@@ -247,7 +248,8 @@ def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
             f"{dataset}: split {split!r} cannot be loaded as a hub data set or folder: "
             f"{' '.join(str(error).split())}"
         ) from None
-    return _name_classes(documents.to_pandas(), documents.features)
+    table = documents.with_format("arrow")[:].to_pandas(**WITH_NULLS)
+    return _name_classes(table, documents.features)
 
 
 def _name_classes(table: pd.DataFrame, features: Features) -> pd.DataFrame:

@@ -9,12 +9,14 @@ from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.data import DataError, LabelSpace, load_splits
-from lib.reading import plain, read_table
+from lib.reading import _read_hub, plain, read_table
 
 CELLS = st.text(st.sampled_from("ab é\"'\\,;\t\n"), max_size=6)
 ROWS = st.lists(st.tuples(CELLS, st.sampled_from(["pos", "neg"])), min_size=1, max_size=6)
@@ -271,3 +273,12 @@ def test_a_damaged_packed_file_stops_in_one_line(tmp_path):
         with pytest.raises(DataError, match=r"a.csv.gz: ") as caught:
             read_table(tmp_path / "a.csv.gz")
         assert "\n" not in str(caught.value)
+
+
+def test_long_integers_stay_apart_beside_a_missing_one(tmp_path):
+    ids = [2**53, 2**53 + 1, None]
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"id": ids, "lists": [ids, [1], []]}), path)
+    for table in (read_table(path), _read_hub(str(tmp_path), "train", "main")):
+        assert table["id"].map(plain).tolist() == ["9007199254740992", "9007199254740993", ""]
+        assert list(map(plain, table["lists"][0])) == ["9007199254740992", "9007199254740993", ""]
