@@ -1,7 +1,5 @@
 """From the rows of a table to documents: text, labels and id, each checked with its row."""
 
-import ast
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
@@ -12,15 +10,11 @@ import pandas as pd
 
 from lib.delimited import SHOWN
 from lib.ipc import cut_code
+from lib.labels import read_lists
 from lib.reading import DataError, as_objects, plain, require_columns
 
 # Cells of indicator columns, in lower case; numbers such as 1.0 are whole before.
 YES, NO = {"1", "true", "t", "yes", "y", "x"}, {"0", "false", "f", "no", "n"}
-# A list written as text, by Python, JSON or NumPy (which puts no commas).
-_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
-_MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
-_LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
-_BARE_LIST = re.compile(r"\s*\[[^\[\]]*,[^\[\]]*\]\s*")
 ZONE = re.compile(r":.*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)  # behind a time
 
 
@@ -65,7 +59,7 @@ def build_documents(
     if indicator_columns:
         labels = _from_indicators(table, rows, indicator_columns, source)
     else:
-        values = _listed(as_objects(table[label_column]), rows, label_mode, source)
+        values = read_lists(as_objects(table[label_column]), rows, label_mode, source)
         labels = _from_column(values, rows, label_delimiter, source)
     unlabelled = np.zeros(len(rows), dtype=bool)
     if not indicator_columns:
@@ -214,53 +208,6 @@ def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], st
     except ValueError as error:
         raise DataError(f"text_template: {template!r} is not valid: {error}") from None
     return fill
-
-
-def _listed(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
-    """A column in which lists written as text are lists; names in brackets stay names."""
-    several = mode != "single"
-    texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
-    lists = texts.map(_as_list)
-    told = [
-        found is not None and (several or len(found) > 1 or "'" in text or '"' in text)
-        for text, found in zip(texts, lists, strict=True)
-    ]
-    others = texts[[found is None for found in lists]]
-    if any(told) and len(others):
-        fewer, is_list = (others, "no") if len(others) < sum(told) else (texts[told], "a")
-        raise DataError(
-            f"{source}: document {rows[fewer.index[0]]}: {values.name!r} is {fewer.iloc[0]!r}, "
-            f"{is_list} list written as text, unlike that of other rows; write all of them alike"
-        )
-    if any(told):
-        listed = [lists.get(at, value) for at, value in values.items()]
-        return pd.Series(listed, name=values.name, dtype=object)
-    bare = others[others.map(_BARE_LIST.fullmatch).notna()]
-    if several and len(bare):
-        raise DataError(
-            f"{source}: document {rows[bare.index[0]]}: {values.name!r} is {bare.iloc[0]!r}, a "
-            "list written as text without quotation marks; join the labels by a character and name "
-            "it as label_delimiter"
-        )
-    return values
-
-
-def _as_list(text: str) -> list | None:
-    """The list that a text writes down, None if it is another text."""
-    text = text.strip()
-    quoted = "'" in text or '"' in text
-    if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
-        return None
-    try:
-        found = json.loads(text)
-        if isinstance(found, list):
-            return found
-    except ValueError:
-        pass
-    try:
-        return [ast.literal_eval(item) for item in re.findall(_ITEM, text)]
-    except (ValueError, SyntaxError):
-        return None
 
 
 def _from_column(

@@ -186,6 +186,10 @@ def test_indicators_are_read_as_people_write_them(tmp_path, yes, no):
         ("['a'\n 'b']", "['a',]", "[ ]"),
         ("('a', 'b')", "('a',)", "[]"),
         ("{'a', 'b'}", "{'a'}", "[]"),
+        ("array(['a', 'b'], dtype=object)", "array(['a'], dtype='<U1')", "array([], dtype=object)"),
+        ("array(['a',\n 'b'])", "array(['a'])", "[]"),
+        ("frozenset({'a', 'b'})", "frozenset({'a'})", "frozenset()"),
+        ("{'a', 'b'}", "{'a'}", "set()"),
     ],
 )
 def test_lists_written_as_text_are_label_sets(tmp_path, written):
@@ -194,6 +198,14 @@ def test_lists_written_as_text_are_label_sets(tmp_path, written):
     splits = load_splits(str(tmp_path / "a.jsonl"), **options(num_test=2, label_mode="multi"))
     labels = {i: x for s in splits.values() for i, x in zip(s["text"], s["labels"], strict=True)}
     assert labels == {f"t{i}": [["a", "b"], ["a"], []][i % 3] for i in range(12)}
+
+
+@pytest.mark.parametrize("written", [("[001 002]", "[001]"), ("[001, 002]", "['001']")])
+def test_codes_of_digits_in_a_list_are_label_sets(tmp_path, written):
+    rows = [{"text": f"t{i}", "label": written[i % 2]} for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = load_splits(str(tmp_path / "a.jsonl"), **options(num_test=2, label_mode="multi"))
+    assert LabelSpace.from_splits(splits).names == ("001", "002")
 
 
 @pytest.mark.parametrize("names", [("[bug]", "[feature]"), ("[1]", "[2]"), ("(1)", "(2)")])
