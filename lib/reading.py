@@ -180,18 +180,7 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
 def _json_lines(path: Path, text: str) -> pd.DataFrame:
     rows = []
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        try:
-            row = json.loads(line, object_pairs_hook=_distinct) if line.strip() else {}
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{path}: line {number} holds half of a character, "
-                f"\\u{ord(error.object[error.start]):04x}; write both halves or the character"
-            ) from None
-        except ValueError as error:
-            raise DataError(
-                f"{path}: line {number} is not JSON: {error}; write an object on each line"
-            ) from None
+        row = _parse(line, f"{path}: line {number}") if line.strip() else {}
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is not a JSON object with named columns")
         rows.append(row)
@@ -199,15 +188,26 @@ def _json_lines(path: Path, text: str) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)[list(map(bool, rows))]
 
 
+def _parse(text: str, place: str) -> object:
+    """The value of a JSON text; raises `DataError` that opens with its place."""
+    try:
+        value = json.loads(text, object_pairs_hook=_distinct)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        fault = f"holds half of a character, {half}; write both halves or the character"
+    except RecursionError:
+        fault = "nests lists or objects too deeply; write an object of plain values on each line"
+    except ValueError as error:
+        fault = f"is not JSON: {error}; write an object on each line"
+    else:
+        return value
+    raise DataError(f"{place} {fault}")
+
+
 def _json_list(path: Path, text: str) -> pd.DataFrame:
     """The rows of a file that is one JSON list of objects."""
-    try:
-        rows = json.loads(text, object_pairs_hook=_distinct)
-        json.dumps(rows, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{path}: holds half of a character; write both halves of it") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON: {error}; write an object on each line") from None
+    rows = _parse(text, f"{path}:")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}: item {number} is not a JSON object with named columns")

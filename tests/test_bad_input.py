@@ -285,6 +285,11 @@ CASES = {
         ),
         "document 1: 'part' is \"\\['train', 'test'\\]\", which is none of split_names",
     ),
+    "nested too deeply": (jsonl("[" * 100_000), "line 7 nests lists or objects too deeply"),
+    "list nested too deeply": (
+        ({"a.json": "[" * 100_000 + "]" * 100_000}, {"dataset": "a.json"}),
+        "a.json: nests lists or objects too deeply",
+    ),
     "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
 }
 
