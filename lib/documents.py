@@ -37,6 +37,7 @@ def build_documents(
     text_template: str,
     label_column: str,
     indicator_columns: Sequence[str],
+    crosses: Container[str],
     label_delimiter: str,
     label_mode: str,
     label_level: str,
@@ -44,7 +45,10 @@ def build_documents(
     group_column: str,
     date_column: str,
 ) -> pd.DataFrame:
-    """A part's `id text labels`, and `group` and `date` where asked for, checked row by row."""
+    """A part's `id text labels`, and `group` and `date` where asked for, checked row by row.
+
+    In the indicator columns that are `crosses`, a blank cell is a no.
+    """
     texts_of = dict(column_and_words(entry, table.columns) for entry in text_columns)
     extra = {"group": group_column, "date": date_column}
     extra = {name: column for name, column in extra.items() if column}
@@ -57,7 +61,7 @@ def build_documents(
     table = table.reset_index(drop=True)
     texts = _texts(table, rows, texts_of, text_template, source)
     if indicator_columns:
-        labels = _from_indicators(table, rows, indicator_columns, source)
+        labels = _from_indicators(table, rows, indicator_columns, crosses, source)
     else:
         values = read_lists(as_objects(table[label_column]), rows, label_mode, source)
         labels = _from_column(values, rows, label_delimiter, source)
@@ -235,20 +239,32 @@ def _from_column(
     return labels
 
 
-def _from_indicators(
-    table: pd.DataFrame, rows: pd.Series, columns: Sequence[str], source: str
-) -> list[list[str]]:
-    """The columns that say yes, by row.
+def columns_of_crosses(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> set[str]:
+    """The indicator columns in which a blank cell is a no, because no table has another one there.
 
-    A blank cell is a no in a column that has no other, such as one of crosses.
+    A wholly blank column is one of them if all others are.
     """
+    found = {
+        name: {mark for t in tables if name in t for mark in _marks(as_objects(t[name]).map(plain))}
+        for name in columns
+    }
+    bare = {name for name, marks in found.items() if not marks & NO}
+    return bare if len(bare) == len(found) else {name for name in bare if found[name] & YES}
+
+
+def _marks(cells: pd.Series) -> pd.Series:
+    return cells.str.lower().str.replace(r"^([01])\.0+$", r"\1", regex=True)
+
+
+def _from_indicators(
+    table: pd.DataFrame, rows: pd.Series, columns: Sequence[str], crosses: Container, source: str
+) -> list[list[str]]:
+    """The columns that say yes, by row."""
     multi_hot = np.zeros((len(table), len(columns)), dtype=bool)
     for at, column in enumerate(columns):
-        cells = _cells(table, rows, column, source).str.lower()
-        cells = cells.str.replace(r"^([01])\.0+$", r"\1", regex=True)
+        cells = _marks(_cells(table, rows, column, source))
         multi_hot[:, at] = yes = cells.isin(YES)
-        marks = yes.any() and not cells.isin(NO).any()
-        other = ~yes & ~cells.isin(NO) & ~((cells == "") & marks)
+        other = ~yes & ~cells.isin(NO) & ~((cells == "") & (column in crosses))
         if other.any():
             row, value = rows[other].iloc[0], table[column][other].iloc[0]
             raise DataError(

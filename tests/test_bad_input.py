@@ -290,6 +290,15 @@ CASES = {
         ({"a.json": "[" * 100_000 + "]" * 100_000}, {"dataset": "a.json"}),
         "a.json: nests lists or objects too deeply",
     ),
+    "blank indicator in one file, 0 in another": (
+        csv(
+            "text,p,q\na,1,0\nb,,1\nc,1,1\n",
+            "text,p,q\nd,0,1\n",
+            indicator_columns=["p", "q"],
+            label_mode="multi",
+        ),
+        "train.csv: document 2: 'p' is '', neither 0 nor 1",
+    ),
     "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
 }
 

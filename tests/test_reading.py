@@ -294,3 +294,16 @@ def test_long_integers_stay_apart_beside_a_missing_one(tmp_path):
     for table in (read_table(path), _read_hub(str(tmp_path), "train", "main")):
         assert table["id"].map(plain).tolist() == ["9007199254740992", "9007199254740993", ""]
         assert list(map(plain, table["lists"][0])) == ["9007199254740992", "9007199254740993", ""]
+
+
+@pytest.mark.parametrize("crossed", ["train", "test", ""])
+def test_a_label_without_a_cross_in_a_file_is_none_there(tmp_path, crossed):
+    for name in ("train", "test"):
+        rows = [f"{name}{i},{'x' * (i % 2)},{'x' * (name == crossed)}" for i in range(8)]
+        (tmp_path / f"{name}.csv").write_text("text,a,b\n" + "\n".join(rows))
+    changed = {"label_column": "", "indicator_columns": ["a", "b"], "label_mode": "multi"}
+    splits = load_splits(
+        str(tmp_path / "{split}.csv"), **options(**changed), allow_unseen_labels=True
+    )
+    found = {x for split in splits.values() for row in split["labels"] for x in row}
+    assert found == ({"a", "b"} if crossed else {"a"})
