@@ -299,6 +299,10 @@ CASES = {
         ),
         "train.csv: document 2: 'p' is '', neither 0 nor 1",
     ),
+    "nothing left for train": (
+        csv(num_validation=9),
+        r"num_train 0 \(the rest\) and num_validation 9 do not fit 8 training documents",
+    ),
     "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
 }
 
