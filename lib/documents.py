@@ -15,7 +15,8 @@ from lib.reading import DataError, as_objects, plain, require_columns
 
 # Cells of indicator columns, in lower case; numbers such as 1.0 are whole before.
 YES, NO = {"1", "true", "t", "yes", "y", "x"}, {"0", "false", "f", "no", "n"}
-ZONE = re.compile(r":.*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)  # behind a time
+TIME = r"\d[T ]\d"  # where a time begins behind a date
+ZONE = re.compile(TIME + r".*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)
 
 
 def column_and_words(entry: str, columns: Container[str] = ()) -> tuple[str, int | None]:
@@ -108,7 +109,7 @@ def _dates(documents: pd.DataFrame, column: str, source: str) -> pd.Series:
     written = documents["date"]
     dates = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
     _refuse(documents, dates.isna(), source, f"{column!r} is no ISO date such as 2020-12-31")
-    zoned, timed = written.str.contains(ZONE), written.str.contains(":", regex=False)
+    zoned, timed = written.str.contains(ZONE), written.str.contains(TIME, case=False)
     if zoned.any():
         what = f"{column!r} has a time without a time zone, other rows have one"
         _refuse(documents, timed & ~zoned, source, what)

@@ -303,6 +303,13 @@ CASES = {
         csv(num_validation=9),
         r"num_train 0 \(the rest\) and num_validation 9 do not fit 8 training documents",
     ),
+    "hour without a time zone": (
+        one(
+            DATED.replace("2020-01-03", "2020-01-03T10").replace("2020-01-04", "2020-01-04T10Z"),
+            date_column="day",
+        ),
+        "document 3: 'day' has a time without a time zone, other rows have one",
+    ),
     "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
 }
 
