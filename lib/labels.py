@@ -183,7 +183,7 @@ def check_spelling(labels: Iterable[str], source: str) -> None:
     """Raise `DataError` if two labels differ by what is not seen, or by case or spaces alone."""
     spelled: dict[str, str] = {}
     for label in labels:
-        other = spelled.setdefault(normal_form(label.casefold()), label)
+        other = spelled.setdefault(normal_form(label.lower()), label)
         if other == label:
             continue
         if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:

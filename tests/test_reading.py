@@ -307,3 +307,10 @@ def test_a_label_without_a_cross_in_a_file_is_none_there(tmp_path, crossed):
     )
     found = {x for split in splits.values() for row in split["labels"] for x in row}
     assert found == ({"a", "b"} if crossed else {"a"})
+
+
+def test_labels_that_differ_by_a_letter_are_two(tmp_path):
+    rows = [f"t{i},{('Mass', 'Maß')[i % 2]}" for i in range(8)]
+    (tmp_path / "a.csv").write_text("text,label\n" + "\n".join(rows))
+    splits = load_splits(str(tmp_path / "a.csv"), **options(num_test=2))
+    assert LabelSpace.from_splits(splits).names == ("Mass", "Maß")
