@@ -6,7 +6,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 
 from lib.audit import audit
-from lib.documents import build_documents, column_and_words
+from lib.documents import build_documents, column_and_words, columns_of_crosses
 from lib.labels import LabelSpace, apply_min_support, check_spelling
 from lib.reading import SPLITS, WHOLE, DataError, read_parts
 from lib.sampling import nested_sample, sample_splits
@@ -100,11 +100,12 @@ def load_splits(
         tables = read_parts(
             dataset, split_names=split_names, split_column=split_column, revision=dataset_revision
         )
+    crosses = columns_of_crosses([table for _, table in tables.values()], indicator_columns)
     parts = {
         part: build_documents(
             table, source, part,
             text_columns=text_columns, text_template=text_template,
-            label_column=label_column, indicator_columns=indicator_columns,
+            label_column=label_column, indicator_columns=indicator_columns, crosses=crosses,
             label_delimiter=label_delimiter, label_mode=label_mode, label_level=label_level,
             id_column=id_column, group_column=group_column, date_column=date_column,
         )

@@ -196,7 +196,9 @@ def _swallows(cell: str, at: int, width: int, known: list[set[str]], delimiter: 
     """Whether a cell holds rows: an opening quotation mark was closed by that of a later row.
 
     Proper cells of several lines stay. In a cell of swallowed rows, the first and the last line
-    have as many cells as the header, and some of them hold what other rows hold in that column.
+    have as many cells as the header, and some of them hold what other rows hold in that column:
+    before the cell and behind it or, as an id is like no other, on one side where each line between
+    has the cells of a row.
     """
     lines = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if len(lines) < 2:
@@ -208,8 +210,10 @@ def _swallows(cell: str, at: int, width: int, known: list[set[str]], delimiter: 
         return False
     behind = list(zip(first[1:], known[at + 1 :], strict=False))
     before = list(zip(last[:-1], known[:at], strict=False))
-    return all(
+    sides = [
         any(value and value in values for value, values in found)
         for found in (behind, before)
         if found
-    ) and bool(behind or before)
+    ]
+    between = all(line.count(delimiter) == width - 1 for line in lines[1:-1] if line)
+    return any(sides) and (all(sides) or between)

@@ -1,7 +1,5 @@
 """From the rows of a table to documents: text, labels and id, each checked with its row."""
 
-import ast
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
@@ -12,16 +10,13 @@ import pandas as pd
 
 from lib.delimited import SHOWN
 from lib.ipc import cut_code
-from lib.reading import DataError, plain, require_columns
+from lib.labels import read_lists
+from lib.reading import DataError, as_objects, plain, require_columns
 
 # Cells of indicator columns, in lower case; numbers such as 1.0 are whole before.
 YES, NO = {"1", "true", "t", "yes", "y", "x"}, {"0", "false", "f", "no", "n"}
-# A list written as text, by Python, JSON or NumPy (which puts no commas).
-_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
-_MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
-_LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
-_BARE_LIST = re.compile(r"\s*\[[^\[\]]*,[^\[\]]*\]\s*")
-ZONE = re.compile(r":.*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)  # behind a time
+TIME = r"\d[T ]\d"  # where a time begins behind a date
+ZONE = re.compile(TIME + r".*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)
 
 
 def column_and_words(entry: str, columns: Container[str] = ()) -> tuple[str, int | None]:
@@ -43,6 +38,7 @@ def build_documents(
     text_template: str,
     label_column: str,
     indicator_columns: Sequence[str],
+    crosses: Container[str],
     label_delimiter: str,
     label_mode: str,
     label_level: str,
@@ -50,7 +46,10 @@ def build_documents(
     group_column: str,
     date_column: str,
 ) -> pd.DataFrame:
-    """A part's `id text labels`, and `group` and `date` where asked for, checked row by row."""
+    """A part's `id text labels`, and `group` and `date` where asked for, checked row by row.
+
+    In the indicator columns that are `crosses`, a blank cell is a no.
+    """
     texts_of = dict(column_and_words(entry, table.columns) for entry in text_columns)
     extra = {"group": group_column, "date": date_column}
     extra = {name: column for name, column in extra.items() if column}
@@ -63,9 +62,9 @@ def build_documents(
     table = table.reset_index(drop=True)
     texts = _texts(table, rows, texts_of, text_template, source)
     if indicator_columns:
-        labels = _from_indicators(table, rows, indicator_columns, source)
+        labels = _from_indicators(table, rows, indicator_columns, crosses, source)
     else:
-        values = _listed(table[label_column].astype(object), rows, label_mode, source)
+        values = read_lists(as_objects(table[label_column]), rows, label_mode, source)
         labels = _from_column(values, rows, label_delimiter, source)
     unlabelled = np.zeros(len(rows), dtype=bool)
     if not indicator_columns:
@@ -110,7 +109,7 @@ def _dates(documents: pd.DataFrame, column: str, source: str) -> pd.Series:
     written = documents["date"]
     dates = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
     _refuse(documents, dates.isna(), source, f"{column!r} is no ISO date such as 2020-12-31")
-    zoned, timed = written.str.contains(ZONE), written.str.contains(":", regex=False)
+    zoned, timed = written.str.contains(ZONE), written.str.contains(TIME, case=False)
     if zoned.any():
         what = f"{column!r} has a time without a time zone, other rows have one"
         _refuse(documents, timed & ~zoned, source, what)
@@ -133,7 +132,7 @@ def _kind(value: object) -> str:
 
 def _cells(table: pd.DataFrame, rows: pd.Series, column: str, source: str) -> pd.Series:
     """A column as texts; refuses lists, bytes and other things, and texts among numbers."""
-    values = table[column].astype(object)
+    values = as_objects(table[column])
     _refuse_kinds(values, rows, column, source)
     return values.map(plain)
 
@@ -216,53 +215,6 @@ def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], st
     return fill
 
 
-def _listed(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
-    """A column in which lists written as text are lists; names in brackets stay names."""
-    several = mode != "single"
-    texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
-    lists = texts.map(_as_list)
-    told = [
-        found is not None and (several or len(found) > 1 or "'" in text or '"' in text)
-        for text, found in zip(texts, lists, strict=True)
-    ]
-    others = texts[[found is None for found in lists]]
-    if any(told) and len(others):
-        fewer, is_list = (others, "no") if len(others) < sum(told) else (texts[told], "a")
-        raise DataError(
-            f"{source}: document {rows[fewer.index[0]]}: {values.name!r} is {fewer.iloc[0]!r}, "
-            f"{is_list} list written as text, unlike that of other rows; write all of them alike"
-        )
-    if any(told):
-        listed = [lists.get(at, value) for at, value in values.items()]
-        return pd.Series(listed, name=values.name, dtype=object)
-    bare = others[others.map(_BARE_LIST.fullmatch).notna()]
-    if several and len(bare):
-        raise DataError(
-            f"{source}: document {rows[bare.index[0]]}: {values.name!r} is {bare.iloc[0]!r}, a "
-            "list written as text without quotation marks; join the labels by a character and name "
-            "it as label_delimiter"
-        )
-    return values
-
-
-def _as_list(text: str) -> list | None:
-    """The list that a text writes down, None if it is another text."""
-    text = text.strip()
-    quoted = "'" in text or '"' in text
-    if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
-        return None
-    try:
-        found = json.loads(text)
-        if isinstance(found, list):
-            return found
-    except ValueError:
-        pass
-    try:
-        return [ast.literal_eval(item) for item in re.findall(_ITEM, text)]
-    except (ValueError, SyntaxError):
-        return None
-
-
 def _from_column(
     column: pd.Series, rows: pd.Series, delimiter: str, source: str
 ) -> list[list[str] | None]:
@@ -288,20 +240,32 @@ def _from_column(
     return labels
 
 
-def _from_indicators(
-    table: pd.DataFrame, rows: pd.Series, columns: Sequence[str], source: str
-) -> list[list[str]]:
-    """The columns that say yes, by row.
+def columns_of_crosses(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> set[str]:
+    """The indicator columns in which a blank cell is a no, because no table has another one there.
 
-    A blank cell is a no in a column that has no other, such as one of crosses.
+    A wholly blank column is one of them if all others are.
     """
+    found = {
+        name: {mark for t in tables if name in t for mark in _marks(as_objects(t[name]).map(plain))}
+        for name in columns
+    }
+    bare = {name for name, marks in found.items() if not marks & NO}
+    return bare if len(bare) == len(found) else {name for name in bare if found[name] & YES}
+
+
+def _marks(cells: pd.Series) -> pd.Series:
+    return cells.str.lower().str.replace(r"^([01])\.0+$", r"\1", regex=True)
+
+
+def _from_indicators(
+    table: pd.DataFrame, rows: pd.Series, columns: Sequence[str], crosses: Container, source: str
+) -> list[list[str]]:
+    """The columns that say yes, by row."""
     multi_hot = np.zeros((len(table), len(columns)), dtype=bool)
     for at, column in enumerate(columns):
-        cells = _cells(table, rows, column, source).str.lower()
-        cells = cells.str.replace(r"^([01])\.0+$", r"\1", regex=True)
+        cells = _marks(_cells(table, rows, column, source))
         multi_hot[:, at] = yes = cells.isin(YES)
-        marks = yes.any() and not cells.isin(NO).any()
-        other = ~yes & ~cells.isin(NO) & ~((cells == "") & marks)
+        other = ~yes & ~cells.isin(NO) & ~((cells == "") & (column in crosses))
         if other.any():
             row, value = rows[other].iloc[0], table[column][other].iloc[0]
             raise DataError(

@@ -1,5 +1,8 @@
 """Label names: the study's fixed list, their texts for prompts, their hierarchy, their support."""
 
+import ast
+import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,14 @@ from lib.words import normal_form
 DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (chosen here)
 NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
 NUM_TOP = 100  # labels of a document whose scores are then kept
+
+# A list written as text, by Python, JSON or NumPy (which puts no commas).
+_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
+_MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
+# The name of what holds it: array([...], dtype=object), frozenset({...}), set().
+_HOLDER = re.compile(r"(?:array|(?:frozen)?set)\((.*?)\s*(?:,\s*dtype=[^\[\](){}]*)?\)", re.DOTALL)
+_LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
+_BARE_LIST = re.compile(r"\s*\[[^\[\]]*,[^\[\]]*\]\s*")
 
 
 @dataclass(frozen=True)
@@ -172,7 +183,7 @@ def check_spelling(labels: Iterable[str], source: str) -> None:
     """Raise `DataError` if two labels differ by what is not seen, or by case or spaces alone."""
     spelled: dict[str, str] = {}
     for label in labels:
-        other = spelled.setdefault(normal_form(label.casefold()), label)
+        other = spelled.setdefault(normal_form(label.lower()), label)
         if other == label:
             continue
         if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:
@@ -238,3 +249,53 @@ def _merged(train: pd.DataFrame, known: Iterable[str], min_support: int) -> dict
             if fine and counts[now] < min_support:
                 renamed[label] = parent(now)
     return renamed
+
+
+def read_lists(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
+    """A column in which lists written as text are lists; names in brackets stay names."""
+    several = mode != "single"
+    texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
+    lists = texts.map(_as_list)
+    told = [
+        found is not None and (several or len(found) > 1 or "'" in text or '"' in text)
+        for text, found in zip(texts, lists, strict=True)
+    ]
+    others = texts[[found is None for found in lists]]
+    if any(told) and len(others):
+        fewer, is_list = (others, "no") if len(others) < sum(told) else (texts[told], "a")
+        raise DataError(
+            f"{source}: document {rows[fewer.index[0]]}: {values.name!r} is {fewer.iloc[0]!r}, "
+            f"{is_list} list written as text, unlike that of other rows; write all of them alike"
+        )
+    if any(told):
+        listed = [lists.get(at, value) for at, value in values.items()]
+        return pd.Series(listed, name=values.name, dtype=object)
+    bare = others[others.map(_BARE_LIST.fullmatch).notna()]
+    if several and len(bare):
+        raise DataError(
+            f"{source}: document {rows[bare.index[0]]}: {values.name!r} is {bare.iloc[0]!r}, a "
+            "list written as text without quotation marks; join the labels by a character and name "
+            "it as label_delimiter"
+        )
+    return values
+
+
+def _as_list(text: str) -> list | None:
+    """The list that a text writes down, None if it is another text."""
+    text = text.strip()
+    if held := _HOLDER.fullmatch(text):
+        text = held[1] or "[]"
+    quoted = "'" in text or '"' in text
+    if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
+        return None
+    try:
+        found = json.loads(text)
+        if isinstance(found, list):
+            return found
+    except ValueError:
+        pass
+    items = re.findall(_ITEM, text)
+    try:
+        return [ast.literal_eval(item) for item in items]
+    except (ValueError, SyntaxError):  # of 001 or 2020-01-01, which are texts
+        return None if quoted else items

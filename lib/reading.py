@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -25,6 +26,7 @@ WHOLE = "document"  # the part of a file that is not split yet
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
+WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 would be one
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
 
@@ -102,7 +104,7 @@ def read_parts(
     if not split_column:
         return {WHOLE: (str(path), table)}
     require_columns(table, [split_column], str(path))
-    marks = table[split_column].astype(object).map(plain)
+    marks = as_objects(table[split_column]).map(plain)
     for row, mark in marks.items():
         if mark not in named.values():
             raise DataError(
@@ -161,13 +163,13 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
             whole = ending == ".json" and text.lstrip().startswith("[")
             return _json_list(path, text) if whole else _json_lines(path, text)
         if ending == ".parquet" and not packed:
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(path, to_pandas_kwargs=WITH_NULLS)
             table = table.reset_index(drop=table.index.names == [None])
             table.columns = table.columns.map(str)
             return table
     except DataError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     raise DataError(
         f"{path}: ending {''.join(suffixes[-1 - packed :])!r} is none of tab csv tsv jsonl ndjson "
@@ -178,18 +180,7 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
 def _json_lines(path: Path, text: str) -> pd.DataFrame:
     rows = []
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        try:
-            row = json.loads(line, object_pairs_hook=_distinct) if line.strip() else {}
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{path}: line {number} holds half of a character, "
-                f"\\u{ord(error.object[error.start]):04x}; write both halves or the character"
-            ) from None
-        except ValueError as error:
-            raise DataError(
-                f"{path}: line {number} is not JSON: {error}; write an object on each line"
-            ) from None
+        row = _parse(line, f"{path}: line {number}") if line.strip() else {}
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is not a JSON object with named columns")
         rows.append(row)
@@ -197,15 +188,26 @@ def _json_lines(path: Path, text: str) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)[list(map(bool, rows))]
 
 
+def _parse(text: str, place: str) -> object:
+    """The value of a JSON text; raises `DataError` that opens with its place."""
+    try:
+        value = json.loads(text, object_pairs_hook=_distinct)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        fault = f"holds half of a character, {half}; write both halves or the character"
+    except RecursionError:
+        fault = "nests lists or objects too deeply; write an object of plain values on each line"
+    except ValueError as error:
+        fault = f"is not JSON: {error}; write an object on each line"
+    else:
+        return value
+    raise DataError(f"{place} {fault}")
+
+
 def _json_list(path: Path, text: str) -> pd.DataFrame:
     """The rows of a file that is one JSON list of objects."""
-    try:
-        rows = json.loads(text, object_pairs_hook=_distinct)
-        json.dumps(rows, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{path}: holds half of a character; write both halves of it") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON: {error}; write an object on each line") from None
+    rows = _parse(text, f"{path}:")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}: item {number} is not a JSON object with named columns")
@@ -233,7 +235,8 @@ def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
     try:
         builder = load_dataset_builder(path, config, revision=revision)
         files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
-        if files and all(Path(file).suffix.lower() in DELIMITERS for file in files):
+        delimited = (*DELIMITERS, *(f"{ending}.gz" for ending in DELIMITERS))
+        if files and all(file.lower().endswith(delimited) for file in files):
             parts = [read_table(Path(DownloadManager().download(f)), f) for f in files]
             table = pd.concat(parts, ignore_index=len(parts) > 1)
             return _name_classes(table, builder.info.features or Features())
@@ -245,7 +248,8 @@ def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
             f"{dataset}: split {split!r} cannot be loaded as a hub data set or folder: "
             f"{' '.join(str(error).split())}"
         ) from None
-    return _name_classes(documents.to_pandas(), documents.features)
+    table = documents.with_format("arrow")[:].to_pandas(**WITH_NULLS)
+    return _name_classes(table, documents.features)
 
 
 def _name_classes(table: pd.DataFrame, features: Features) -> pd.DataFrame:
@@ -273,16 +277,27 @@ def _name_class(names: Sequence[str], value: object) -> str | list | None:
 def plain(value: object) -> str:
     """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats).
 
-    Dates without a time are written as such, 2020-12-31.
+    Dates without a time are written as such, 2020-12-31; lists as Python writes them.
     """
     if isinstance(value, str):
         return value.strip()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return str(list(value))
     if value is None or pd.isna(value):
         return ""
     if isinstance(value, datetime):
         return str(value).removesuffix(" 00:00:00")
     whole = isinstance(value, (float, np.floating, Decimal)) and float(value).is_integer()
     return str(int(value)) if whole else str(value)
+
+
+def as_objects(column: pd.Series) -> pd.Series:
+    """A column as objects; numbers of less than 64 bits keep their kind, thus their few digits."""
+    kind = column.dtype.type
+    if not issubclass(kind, np.floating) or kind is np.float64:
+        return column.astype(object)
+    cells = [value if pd.isna(value) else kind(value) for value in column]
+    return pd.Series(cells, index=column.index, name=column.name, dtype=object)
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:

@@ -52,7 +52,8 @@ def sample_splits(
     if wanted < least or wanted + sum(cut.values()) > len(pool) or 0 in cut.values():
         asked = " and ".join(f"num_{name} {size}" for name, size in cut.items())
         raise DataError(
-            f"{source}: num_train {wanted}{' and ' if cut else ''}{asked} do not fit {len(pool)} "
+            f"{source}: num_train {num_train or '0 (the rest)'}{' and ' if cut else ''}{asked} do "
+            f"not fit {len(pool)} "
             f"training documents of {len(classes)} classes"
             + ("; what is cut needs at least one document" if 0 in cut.values() else "")
         )

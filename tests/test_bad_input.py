@@ -268,6 +268,48 @@ CASES = {
         csv(text_template="{title}: {text}"),
         r"text_template: fields \['text', 'title'\] are not text_columns \['text'\]",
     ),
+    "missing column beside lists": (
+        jsonl(
+            *[{"text": "x", "labels": ["a", "b"]}] * 2, label_column="labls", dataset="train.jsonl"
+        ),
+        "train.jsonl: no column 'labls'; did you mean 'labels'",
+    ),
+    "missing column of one object": (
+        ({"a.json": '{"data": [{"text": "x"}, {"text": "y"}]}'}, {"dataset": "a.json"}),
+        "a.json: no column 'text'",
+    ),
+    "list that marks a split": (
+        (
+            {"a.jsonl": '{"text": "x", "label": "a", "part": ["train", "test"]}\n'},
+            {"dataset": "a.jsonl", "split_column": "part"},
+        ),
+        "document 1: 'part' is \"\\['train', 'test'\\]\", which is none of split_names",
+    ),
+    "nested too deeply": (jsonl("[" * 100_000), "line 7 nests lists or objects too deeply"),
+    "list nested too deeply": (
+        ({"a.json": "[" * 100_000 + "]" * 100_000}, {"dataset": "a.json"}),
+        "a.json: nests lists or objects too deeply",
+    ),
+    "blank indicator in one file, 0 in another": (
+        csv(
+            "text,p,q\na,1,0\nb,,1\nc,1,1\n",
+            "text,p,q\nd,0,1\n",
+            indicator_columns=["p", "q"],
+            label_mode="multi",
+        ),
+        "train.csv: document 2: 'p' is '', neither 0 nor 1",
+    ),
+    "nothing left for train": (
+        csv(num_validation=9),
+        r"num_train 0 \(the rest\) and num_validation 9 do not fit 8 training documents",
+    ),
+    "hour without a time zone": (
+        one(
+            DATED.replace("2020-01-03", "2020-01-03T10").replace("2020-01-04", "2020-01-04T10Z"),
+            date_column="day",
+        ),
+        "document 3: 'day' has a time without a time zone, other rows have one",
+    ),
     "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
 }
 

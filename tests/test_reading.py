@@ -9,12 +9,14 @@ from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.data import DataError, LabelSpace, load_splits
-from lib.reading import plain, read_table
+from lib.reading import _read_hub, plain, read_table
 
 CELLS = st.text(st.sampled_from("ab é\"'\\,;\t\n"), max_size=6)
 ROWS = st.lists(st.tuples(CELLS, st.sampled_from(["pos", "neg"])), min_size=1, max_size=6)
@@ -93,12 +95,12 @@ def test_endings_and_byte_order_marks_are_read(tmp_path, name, content):
     assert read_table(tmp_path / name).to_dict("records") == [ROW]
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "tsv.gz"])
 def test_a_folder_keeps_the_labels_that_look_missing(tmp_path, ending):
     names = ["NA", "EU", "None", "null", "nan", "true"]
     for split in ("train", "test"):
         frame = pd.DataFrame({"text": [f"{split} {i}" for i in range(12)], "label": names * 2})
-        frame.to_csv(tmp_path / f"{split}.{ending}", index=False, sep=",\t"[ending == "tsv"])
+        frame.to_csv(tmp_path / f"{split}.{ending}", index=False, sep=",\t"["tsv" in ending])
     splits = load_splits(str(tmp_path), **options())
     assert LabelSpace.from_splits(splits).names == tuple(sorted(names))
 
@@ -129,6 +131,9 @@ def test_columns_are_names_whatever_is_in_them(tmp_path, name):
     [
         (np.array([1, 2] * 4, dtype=np.float32), ("1", "2")),
         (np.array([0.5, 2] * 4, dtype=np.float32), ("0.5", "2")),
+        (np.array([0.1, 0.2] * 4, dtype=np.float32), ("0.1", "0.2")),
+        (np.array([0.1, 0.2] * 4, dtype=np.float16), ("0.1", "0.2")),
+        (pd.array([0.1, 0.2] * 4, dtype="Float32"), ("0.1", "0.2")),
         ([Decimal("1.00"), Decimal("2.50")] * 4, ("1", "2.50")),
         (pd.to_datetime(["2020-01-01", "2021-01-01"] * 4), ("2020-01-01", "2021-01-01")),
         (pd.Categorical(["NA", "b"] * 4), ("NA", "b")),
@@ -181,6 +186,10 @@ def test_indicators_are_read_as_people_write_them(tmp_path, yes, no):
         ("['a'\n 'b']", "['a',]", "[ ]"),
         ("('a', 'b')", "('a',)", "[]"),
         ("{'a', 'b'}", "{'a'}", "[]"),
+        ("array(['a', 'b'], dtype=object)", "array(['a'], dtype='<U1')", "array([], dtype=object)"),
+        ("array(['a',\n 'b'])", "array(['a'])", "[]"),
+        ("frozenset({'a', 'b'})", "frozenset({'a'})", "frozenset()"),
+        ("{'a', 'b'}", "{'a'}", "set()"),
     ],
 )
 def test_lists_written_as_text_are_label_sets(tmp_path, written):
@@ -189,6 +198,14 @@ def test_lists_written_as_text_are_label_sets(tmp_path, written):
     splits = load_splits(str(tmp_path / "a.jsonl"), **options(num_test=2, label_mode="multi"))
     labels = {i: x for s in splits.values() for i, x in zip(s["text"], s["labels"], strict=True)}
     assert labels == {f"t{i}": [["a", "b"], ["a"], []][i % 3] for i in range(12)}
+
+
+@pytest.mark.parametrize("written", [("[001 002]", "[001]"), ("[001, 002]", "['001']")])
+def test_codes_of_digits_in_a_list_are_label_sets(tmp_path, written):
+    rows = [{"text": f"t{i}", "label": written[i % 2]} for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = load_splits(str(tmp_path / "a.jsonl"), **options(num_test=2, label_mode="multi"))
+    assert LabelSpace.from_splits(splits).names == ("001", "002")
 
 
 @pytest.mark.parametrize("names", [("[bug]", "[feature]"), ("[1]", "[2]"), ("(1)", "(2)")])
@@ -246,3 +263,54 @@ def test_no_date_is_on_two_sides_of_a_cut(tmp_path, zone):
     assert [len(splits[name]) for name in ("validation", "test")] == [7, 7]
     assert max(days["train"]) < min(days["validation"])
     assert max(days["validation"]) < min(days["test"])
+
+
+@pytest.mark.parametrize("columns", ["{id},{text},{label}", "{label},{text},{id}"])
+@pytest.mark.parametrize("last", [19, 60])
+def test_rows_are_swallowed_beside_a_column_of_ids(tmp_path, columns, last):
+    lines = [columns.format(id="id", text="text", label="label")]
+    for i in range(1, 121):
+        text = {18: '"open', last: f'a screen of {i}"'}.get(i, f"document {i}")
+        lines.append(columns.format(id=f"n{i}", text=text, label=("pos", "neg")[i % 2]))
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"document 18 \(line 19\): .* swallows the rows behind it"):
+        read_table(tmp_path / "a.csv")
+
+
+def test_a_damaged_packed_file_stops_in_one_line(tmp_path):
+    packed = bytearray(gzip.compress(AS_CSV.encode() * 99, mtime=0))
+    for at in range(10, len(packed)):
+        damaged = packed[:at] + bytes([packed[at] ^ 255]) + packed[at + 1 :]
+        (tmp_path / "a.csv.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"a.csv.gz: ") as caught:
+            read_table(tmp_path / "a.csv.gz")
+        assert "\n" not in str(caught.value)
+
+
+def test_long_integers_stay_apart_beside_a_missing_one(tmp_path):
+    ids = [2**53, 2**53 + 1, None]
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"id": ids, "lists": [ids, [1], []]}), path)
+    for table in (read_table(path), _read_hub(str(tmp_path), "train", "main")):
+        assert table["id"].map(plain).tolist() == ["9007199254740992", "9007199254740993", ""]
+        assert list(map(plain, table["lists"][0])) == ["9007199254740992", "9007199254740993", ""]
+
+
+@pytest.mark.parametrize("crossed", ["train", "test", ""])
+def test_a_label_without_a_cross_in_a_file_is_none_there(tmp_path, crossed):
+    for name in ("train", "test"):
+        rows = [f"{name}{i},{'x' * (i % 2)},{'x' * (name == crossed)}" for i in range(8)]
+        (tmp_path / f"{name}.csv").write_text("text,a,b\n" + "\n".join(rows))
+    changed = {"label_column": "", "indicator_columns": ["a", "b"], "label_mode": "multi"}
+    splits = load_splits(
+        str(tmp_path / "{split}.csv"), **options(**changed), allow_unseen_labels=True
+    )
+    found = {x for split in splits.values() for row in split["labels"] for x in row}
+    assert found == ({"a", "b"} if crossed else {"a"})
+
+
+def test_labels_that_differ_by_a_letter_are_two(tmp_path):
+    rows = [f"t{i},{('Mass', 'Maß')[i % 2]}" for i in range(8)]
+    (tmp_path / "a.csv").write_text("text,label\n" + "\n".join(rows))
+    splits = load_splits(str(tmp_path / "a.csv"), **options(num_test=2))
+    assert LabelSpace.from_splits(splits).names == ("Mass", "Maß")
