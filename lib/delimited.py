@@ -29,6 +29,12 @@ LEGACY = [f"cp{n}" for n in (866, 874, *range(1250, 1259), 932, 949)]
 LEGACY += [f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)]
 LEGACY += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp"]
 SAMPLE = 200_000  # bytes that the detector of encodings reads (chosen here)
+COMMONEST = "cp1252"  # the first among equals, as in browsers for Western locales
+EVEN = 0.05  # difference of the detector's measure of mess that tells nothing (chosen here)
+# A Latin letter beside one of another alphabet, as in no word.
+MIXED = re.compile(r"[A-Za-z][\u0370-\u0fff]|[\u0370-\u0fff][A-Za-z]")
+CANDIDATES = 4  # encodings that an error names (chosen here)
+TELLING = 1000  # lines among which an error looks for the one to show (chosen here)
 SHOWN = 60  # characters of a line that an error shows (chosen here)
 Record = tuple[int, int, list[str]]  # its first line and last line, from 1, and its cells
 
@@ -81,18 +87,40 @@ def _advice(raw: bytes, encoding: str) -> str:
         return "most of the file is UTF-8; mend that line, which is damaged or of another encoding"
     # Lines of ASCII say nothing about the encoding.
     telling = [line for line in raw.split(b"\n") if not line.isascii()]
-    for match in charset_normalizer.from_bytes(b"\n".join(telling)[:SAMPLE], cp_isolation=LEGACY):
+    likely = _likely(raw, b"\n".join(telling)[:SAMPLE])
+    if not likely:
+        return "convert the file to UTF-8 from the encoding that it was written in"
+    line = max(telling[:TELLING], key=lambda line: len({line.decode(name) for name in likely}))
+    names = [name.replace("_", "-").upper() for name in likely]
+    where = "the line" if line == telling[0] else "a line"
+    read = [
+        f"{name}, as which {where} reads {line.decode(encoding).strip()[:SHOWN]!r}"
+        for name, encoding in zip(names, likely, strict=True)
+    ]
+    return (
+        f"likely {', or '.join(read)}; if {'one' if len(read) > 1 else 'that'} is right, convert "
+        f"the file, for example with `iconv -f {names[0]} -t UTF-8`"
+    )
+
+
+def _likely(raw: bytes, sample: bytes) -> list[str]:
+    """The legacy encodings that read a sample about equally well, the likeliest first.
+
+    One code page stands for all that read it alike; Windows-1252, the commonest, where it may.
+    """
+    found: list[tuple[float, float, str]] = []
+    for match in charset_normalizer.from_bytes(sample, cp_isolation=LEGACY):
+        name = COMMONEST if COMMONEST in match.could_be_from_charset else match.encoding
         try:
-            raw.decode(match.encoding)
-            shown = telling[0].decode(match.encoding).strip()[:SHOWN]
+            mixed = MIXED.search(sample.decode(name, errors="ignore")) is not None
+            raw.decode(name)
         except UnicodeDecodeError:
             continue
-        name = match.encoding.replace("_", "-").upper()
-        return (
-            f"likely {name}, as which the line reads {shown!r}; if that is right, convert the "
-            f"file, for example with `iconv -f {name} -t UTF-8`"
-        )
-    return "convert the file to UTF-8 from the encoding that it was written in"
+        found.append((mixed + match.chaos, -match.coherence, name))
+    found.sort(key=lambda entry: entry[0] >= 1)  # those that mix alphabets last
+    even = [entry for entry in found if entry[0] <= found[0][0] + EVEN]
+    first = [name for *how, name in even if name == COMMONEST and how == list(even[0][:2])]
+    return list(dict.fromkeys([*first, *(name for *_, name in even)]))[:CANDIDATES]
 
 
 def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
