@@ -28,6 +28,9 @@ MARKS = {
 LEGACY = [f"cp{n}" for n in (866, 874, *range(1250, 1259), 932, 949)]
 LEGACY += [f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)]
 LEGACY += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp"]
+# What announces characters of two bytes in encodings of 7 bits, which are UTF-8 too (ISO 2022).
+ISO_2022 = {b"B": "ISO-2022-JP", b"@": "ISO-2022-JP", b")C": "ISO-2022-KR", b")A": "ISO-2022-CN"}
+ESCAPED = re.compile(rb"\x1b\$(B|@|\)C|\)A)")
 SAMPLE = 200_000  # bytes that the detector of encodings reads (chosen here)
 COMMONEST = "cp1252"  # the first among equals, as in browsers for Western locales
 EVEN = 0.05  # difference of the detector's measure of mess that tells nothing (chosen here)
@@ -51,7 +54,7 @@ def read_text(path: Path, *, packed: bool = False) -> str:
     Raises
     ------
     DataError
-        The bytes are of another encoding; the message names the likely one, if one is likely.
+        The bytes are of another encoding; the message names those that are likely.
     """
     raw = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
@@ -62,6 +65,12 @@ def read_text(path: Path, *, packed: bool = False) -> str:
         place = f"{path}: line {line}: not {encoding.removesuffix('-sig').upper()}"
         found = f"{place} (byte {error.object[error.start]:#04x})"
         raise DataError(f"{found}; {_advice(raw, encoding)}") from None
+    if raw.isascii() and (found := ESCAPED.search(raw)):
+        line, name = raw.count(b"\n", 0, found.start()) + 1, ISO_2022[found[1]]
+        raise DataError(
+            f"{path}: line {line} holds an escape sequence of {name}; convert the file, for "
+            f"example with `iconv -f {name} -t UTF-8`"
+        )
     if "\x00" in text:
         line = text.count("\n", 0, text.index("\x00")) + 1
         raise DataError(f"{path}: line {line} holds a zero byte; {_advice(raw, encoding)}")
