@@ -253,4 +253,6 @@ def _swallows(cell: str, at: int, width: int, known: list[set[str]], delimiter: 
         if found
     ]
     between = all(line.count(delimiter) == width - 1 for line in lines[1:-1] if line)
-    return any(sides) and (all(sides) or between)
+    most = max(map(len, known))  # ids; that one of them comes again tells nothing
+    told = any(v and v in of and 2 * len(of) <= most for v, of in (*behind, *before))
+    return bool(sides) and (all(sides) or (told and between))
