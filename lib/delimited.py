@@ -28,7 +28,16 @@ MARKS = {
 LEGACY = [f"cp{n}" for n in (866, 874, *range(1250, 1259), 932, 949)]
 LEGACY += [f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)]
 LEGACY += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp"]
+# What announces characters of two bytes in encodings of 7 bits, which are UTF-8 too (ISO 2022).
+ISO_2022 = {b"B": "ISO-2022-JP", b"@": "ISO-2022-JP", b")C": "ISO-2022-KR", b")A": "ISO-2022-CN"}
+ESCAPED = re.compile(rb"\x1b\$(B|@|\)C|\)A)")
 SAMPLE = 200_000  # bytes that the detector of encodings reads (chosen here)
+COMMONEST = "cp1252"  # the first among equals, as in browsers for Western locales
+EVEN = 0.05  # difference of the detector's measure of mess that tells nothing (chosen here)
+# A Latin letter beside one of another alphabet, as in no word.
+MIXED = re.compile(r"[A-Za-z][\u0370-\u0fff]|[\u0370-\u0fff][A-Za-z]")
+CANDIDATES = 4  # encodings that an error names (chosen here)
+TELLING = 1000  # lines among which an error looks for the one to show (chosen here)
 SHOWN = 60  # characters of a line that an error shows (chosen here)
 Record = tuple[int, int, list[str]]  # its first line and last line, from 1, and its cells
 
@@ -45,7 +54,7 @@ def read_text(path: Path, *, packed: bool = False) -> str:
     Raises
     ------
     DataError
-        The bytes are of another encoding; the message names the likely one, if one is likely.
+        The bytes are of another encoding; the message names those that are likely.
     """
     raw = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
@@ -56,6 +65,12 @@ def read_text(path: Path, *, packed: bool = False) -> str:
         place = f"{path}: line {line}: not {encoding.removesuffix('-sig').upper()}"
         found = f"{place} (byte {error.object[error.start]:#04x})"
         raise DataError(f"{found}; {_advice(raw, encoding)}") from None
+    if raw.isascii() and (found := ESCAPED.search(raw)):
+        line, name = raw.count(b"\n", 0, found.start()) + 1, ISO_2022[found[1]]
+        raise DataError(
+            f"{path}: line {line} holds an escape sequence of {name}; convert the file, for "
+            f"example with `iconv -f {name} -t UTF-8`"
+        )
     if "\x00" in text:
         line = text.count("\n", 0, text.index("\x00")) + 1
         raise DataError(f"{path}: line {line} holds a zero byte; {_advice(raw, encoding)}")
@@ -81,18 +96,40 @@ def _advice(raw: bytes, encoding: str) -> str:
         return "most of the file is UTF-8; mend that line, which is damaged or of another encoding"
     # Lines of ASCII say nothing about the encoding.
     telling = [line for line in raw.split(b"\n") if not line.isascii()]
-    for match in charset_normalizer.from_bytes(b"\n".join(telling)[:SAMPLE], cp_isolation=LEGACY):
+    likely = _likely(raw, b"\n".join(telling)[:SAMPLE])
+    if not likely:
+        return "convert the file to UTF-8 from the encoding that it was written in"
+    line = max(telling[:TELLING], key=lambda line: len({line.decode(name) for name in likely}))
+    names = [name.replace("_", "-").upper() for name in likely]
+    where = "the line" if line == telling[0] else "a line"
+    read = [
+        f"{name}, as which {where} reads {line.decode(encoding).strip()[:SHOWN]!r}"
+        for name, encoding in zip(names, likely, strict=True)
+    ]
+    return (
+        f"likely {', or '.join(read)}; if {'one' if len(read) > 1 else 'that'} is right, convert "
+        f"the file, for example with `iconv -f {names[0]} -t UTF-8`"
+    )
+
+
+def _likely(raw: bytes, sample: bytes) -> list[str]:
+    """The legacy encodings that read a sample about equally well, the likeliest first.
+
+    One code page stands for all that read it alike; Windows-1252, the commonest, where it may.
+    """
+    found: list[tuple[float, float, str]] = []
+    for match in charset_normalizer.from_bytes(sample, cp_isolation=LEGACY):
+        name = COMMONEST if COMMONEST in match.could_be_from_charset else match.encoding
         try:
-            raw.decode(match.encoding)
-            shown = telling[0].decode(match.encoding).strip()[:SHOWN]
+            mixed = MIXED.search(sample.decode(name, errors="ignore")) is not None
+            raw.decode(name)
         except UnicodeDecodeError:
             continue
-        name = match.encoding.replace("_", "-").upper()
-        return (
-            f"likely {name}, as which the line reads {shown!r}; if that is right, convert the "
-            f"file, for example with `iconv -f {name} -t UTF-8`"
-        )
-    return "convert the file to UTF-8 from the encoding that it was written in"
+        found.append((mixed + match.chaos, -match.coherence, name))
+    found.sort(key=lambda entry: entry[0] >= 1)  # those that mix alphabets last
+    even = [entry for entry in found if entry[0] <= found[0][0] + EVEN]
+    first = [name for *how, name in even if name == COMMONEST and how == list(even[0][:2])]
+    return list(dict.fromkeys([*first, *(name for *_, name in even)]))[:CANDIDATES]
 
 
 def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
@@ -216,4 +253,6 @@ def _swallows(cell: str, at: int, width: int, known: list[set[str]], delimiter: 
         if found
     ]
     between = all(line.count(delimiter) == width - 1 for line in lines[1:-1] if line)
-    return any(sides) and (all(sides) or between)
+    most = max(map(len, known))  # ids; that one of them comes again tells nothing
+    told = any(v and v in of and 2 * len(of) <= most for v, of in (*behind, *before))
+    return bool(sides) and (all(sides) or (told and between))

@@ -310,6 +310,14 @@ CASES = {
         ),
         "document 3: 'day' has a time without a time zone, other rows have one",
     ),
+    "ISO-2022-JP": (
+        csv("text,label\na,b\n今日は天気がいいです,a\n".encode("iso2022_jp")),
+        "train.csv: line 3 holds an escape sequence of ISO-2022-JP; .* `iconv -f ISO-2022-JP -t",
+    ),
+    "ISO-2022-KR": (
+        csv("text,label\n안녕하세요,a\n".encode("iso2022_kr")),
+        "holds an escape sequence of ISO-2022-KR; convert the file",
+    ),
     "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
 }
 

@@ -314,3 +314,24 @@ def test_labels_that_differ_by_a_letter_are_two(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\n" + "\n".join(rows))
     splits = load_splits(str(tmp_path / "a.csv"), **options(num_test=2))
     assert LabelSpace.from_splits(splits).names == ("Mass", "Maß")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "first"),
+    [
+        ("cp1252", "A votação não foi suspensa e a decisão é unânime", True),
+        ("cp1252", "Hon såg på den blå sjön och gick över ängen för att äta", True),
+        ("cp1252", "L’été dernier, la forêt était très belle; où êtes-vous allés", True),
+        ("cp1250", "Příliš žluťoučký kůň úpěl ďábelské ódy", True),
+        ("cp1250", "Wczoraj wieczorem poszliśmy całą rodziną do kina, było świetnie", False),
+        ("cp1251", "Сегодня хорошая погода в Москве", True),
+    ],
+)
+def test_the_right_encoding_is_among_the_likely(tmp_path, encoding, text, first):
+    rows = [f'"{text}",{i}' for i in range(30)]
+    (tmp_path / "a.csv").write_bytes("\n".join(["text,label", *rows]).encode(encoding))
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path / "a.csv")
+    message = str(caught.value)
+    assert f"{encoding.upper()}, as which the line reads {rows[0][:60]!r}" in message
+    assert f"likely {encoding.upper()}" in message or not first
