@@ -198,9 +198,8 @@ def evaluate_instruction(
     options = {"strategy": strategy, "multi_label": multi_label, **decoding}
     preds, scores = decode_labels(model, label_space=label_space, **options)
     answered = label_space.encode(preds)
-    outside = ~answered.any(axis=1)
-    if label_space.none:  # then an empty set is an answer
-        outside &= np.array([len(labels) > 0 for labels in preds])
+    silent = np.array([len(labels) == 0 for labels in preds]) & bool(label_space.none)
+    outside = ~answered.any(axis=1) & ~silent  # where sets may be empty, an empty one is an answer
     if multi_label and strategy in SET_THRESHOLDS:
         empty = {"may_be_empty": bool(label_space.none)}
         answered = decode_sets(scores, tune_thresholds(y_true, scores, **empty), **empty)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lib.intervals import ALPHA
 from lib.significance import distinguishable
-from lib.wording import format_delta, format_f1, format_p, join
+from lib.wording import format_delta, format_f1, format_money, format_p, format_time, join
 
 HEAD, PROMPT = "embedding", "instruction"  # the arms of the study's question
 MARGIN = 0.05  # micro-F1 that one would mind losing (chosen here)
@@ -211,8 +211,9 @@ def _best(recommendation: dict[str, Any]) -> str:
     level = [arm for arm, x in recommendation["micro_f1"].items() if arm != best and x == f1]
     over = f"{many} seeds" if few == many else f"{few} to {many} seeds"
     over = "one seed, so without the luck of training" if many == 1 else over
-    alone = len(recommendation["micro_f1"]) == 1
-    has = "has a micro-F1 of" if alone else "has the highest micro-F1,"
+    has = (
+        "has a micro-F1 of" if len(recommendation["micro_f1"]) == 1 else "has the highest micro-F1,"
+    )
     parts = [
         f"**{best}** {has}{f' as {join(level)},' if level else ''} {format_f1(f1['f1'])} (95 % "
         f"interval {format_f1(f1['low'])} to {format_f1(f1['high'])}, over test documents and "
@@ -255,10 +256,10 @@ def _pick(recommendation: dict[str, Any]) -> str:
     documents = f"{recommendation['rules']['num_documents']:,} documents"
     if seconds is None:
         return f"Pick **{arm}**: {reason}; what it costs was not measured."
-    money = "" if dollars is None else f", {_money(dollars)}"
+    money = "" if dollars is None else f", {format_money(dollars)}"
     return (
         f"Pick **{arm}**: {reason}; training and classifying {documents} take "
-        f"{_time(seconds)}{money}."
+        f"{format_time(seconds)}{money}."
     )
 
 
@@ -317,15 +318,3 @@ def _times(dear: float, cheap: float) -> str:
         return "next to nothing"
     ratio = dear / cheap
     return f"{ratio:.1f} times less" if ratio < 10 else f"{ratio:,.0f} times less"
-
-
-def _money(dollars: float) -> str:
-    return f"{dollars:,.2f} dollars" if dollars >= 0.01 else "less than a cent"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 1:
-        return "less than a second"
-    if seconds < 120:
-        return f"{seconds:,.0f} s"
-    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

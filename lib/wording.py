@@ -33,6 +33,20 @@ def format_p(p: float | None) -> str:
     return "p < 0.001" if known and p < 0.001 else f"p = {_rounded(p, (ALPHA, 1), '.{}g', 2)}"
 
 
+def format_money(dollars: float) -> str:
+    """ "1.20 dollars"."""
+    return f"{dollars:,.2f} dollars" if dollars >= 0.01 else "less than a cent"
+
+
+def format_time(seconds: float) -> str:
+    """ "90 s", "12 min" or "3.5 h"."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
 def join(items: Sequence[str]) -> str:
     """ "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
