@@ -86,7 +86,8 @@ def compare_all(
             of_a, of_b = arms[a, average], arms[b, average]
             plain = average == "micro_f1" and counted[a] and counted[b]
             spread = paired_spread(of_a, of_b)
-            rows.append((a, b, average, of_a.values.mean() - of_b.values.mean(),
+            delta = round(of_a.values.mean() - of_b.values.mean(), 12)  # sums are off by less
+            rows.append((a, b, average, delta,
                          *paired_interval(spread), p_mcnemar, p,
                          "mcnemar" if plain else "randomization",
                          min_detectable(of_a, of_b, spread, mid_p=plain)))  # fmt: skip

@@ -203,7 +203,7 @@ def evaluate_instruction(
     if multi_label and strategy in SET_THRESHOLDS:
         empty = {"may_be_empty": bool(label_space.none)}
         answered = decode_sets(scores, tune_thresholds(y_true, scores, **empty), **empty)
-        outside = np.zeros(len(answered), dtype=bool)
+        outside &= False
     scores_of_labels = without_luck(f1_scores(y_true, answered), outside, y_true)
     return {"out_of_set_rate": float(outside.mean())} | scores_of_labels
 

@@ -17,11 +17,7 @@ def format_f1(value: float | None, *marks: float) -> str:
 
 def format_delta(value: float | None) -> str:
     """ "+0.012": as `format_f1`, with its sign; "0.000" of no difference at all."""
-    return (
-        "0.000"
-        if value is not None and abs(value) < 1e-12
-        else _rounded(value, (-1, 0, 1), "+.{}f", 3)
-    )
+    return "0.000" if value == 0 else _rounded(value, (-1, 0, 1), "+.{}f", 3)
 
 
 def format_p(p: float | None) -> str:
@@ -61,7 +57,6 @@ def _rounded(value: float | None, marks: Sequence[float], form: str, digits: int
     """The fewest digits with which the value stands on the same side of every mark."""
     if value is None or not math.isfinite(value):
         return "not known"
-    value = round(value, 12)  # what sums are off by is no difference
     for count in range(digits, MOST_DIGITS + 1):
         text = format(value, form.format(count))
         if all(np.sign(float(text) - mark) == np.sign(value - mark) for mark in marks):
