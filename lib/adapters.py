@@ -101,7 +101,7 @@ def add_lora(
 
 @torch.no_grad()
 def _is_linear(module: nn.Module) -> bool:
-    """Whether a layer is linear and no more: some routers are one and choose experts as well."""
+    """True if a layer is linear and no more: some routers are one and choose experts as well."""
     if not isinstance(module, nn.Linear) or type(module) in PLAIN_LAYERS:
         return isinstance(module, (nn.Linear, Conv1D))
     weight = module.weight

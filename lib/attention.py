@@ -156,7 +156,7 @@ def hidden_states(
 
 
 def _beyond(backbone: PreTrainedModel, attention_mask: Tensor) -> bool:
-    """Whether a text is so long that its states depend on what stands beside it in the batch."""
+    """True if a text is so long that its states depend on what stands beside it in the batch."""
     limit = alone_beyond(backbone)
     return limit is not None and int(attention_mask.sum(dim=1).max()) > limit
 

@@ -144,7 +144,7 @@ def _texts(table: pd.DataFrame) -> list[dict]:
 
 
 def _is_damaged(text: str) -> bool:
-    """Whether a text was read in another encoding than it was written in."""
+    """True if a text was read in another encoding than it was written in."""
     return is_bad(text) or bool(_FOREIGN.search(text))
 
 

@@ -77,7 +77,7 @@ def check_padding(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def reads_last_block(model: PreTrainedModel) -> bool:
-    """Whether the last block may leave out what is not read (`lib.layers.reading_only`)."""
+    """True if the last block may leave out what is not read (`lib.layers.reading_only`)."""
     decoder = decoder_of(model)
     ids, mask = document_rows(decoder, 3, 7)
     real = mask.bool()
@@ -113,7 +113,7 @@ def check_training(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def generates_padded(model: PreTrainedModel) -> bool:
-    """Whether prompts padded on the left get the logits that each has alone, two tokens on."""
+    """True if prompts padded on the left get the logits that each has alone, two tokens on."""
     short, long = made_up_tokens(model, 3, 11)
     pad_token = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     rows = [[pad_token] * (len(long) - len(short)) + short, long]

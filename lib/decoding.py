@@ -72,7 +72,7 @@ def score_labels(
 
 
 def reads_trees(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: LabelTrie) -> bool:
-    """Whether branches behind these prompts are exact for the model; a probe tells, once.
+    """True if branches behind these prompts are exact for the model; a probe tells, once.
 
     In a tree every token of an answer sees the whole prompt, so both have to fit a sliding window.
     """
@@ -90,7 +90,7 @@ def reads_trees(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: 
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")
 def _reads_trees(model: PreTrainedModel) -> bool:
-    """Whether two prompts of unequal length score two branches as passes of their own do."""
+    """True if two prompts of unequal length score two branches as passes of their own do."""
     shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 3, 3)
     prompts = [shared + end for end in ends]
     trie = LabelTrie.build([first, second])

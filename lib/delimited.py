@@ -230,7 +230,7 @@ def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimit
 
 
 def _swallows(cell: str, at: int, width: int, known: list[set[str]], delimiter: str) -> bool:
-    """Whether a cell holds rows: an opening quotation mark was closed by that of a later row.
+    """True if a cell holds rows: an opening quotation mark was closed by that of a later row.
 
     Proper cells of several lines stay. In a cell of swallowed rows, the first and the last line
     have as many cells as the header, and some of them hold what other rows hold in that column:

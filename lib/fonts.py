@@ -102,7 +102,7 @@ def _font_of(family: str) -> tuple[str, int] | None:
 
 
 def _has(file: str, face: int, character: str) -> bool:
-    """Whether a font draws a character: fonts of coloured pictures have it without an outline."""
+    """True if a font draws a character: fonts of coloured pictures have it without an outline."""
     font = _open(file, face)
     if font is None or not font.get_char_index(ord(character)):
         return False

@@ -88,7 +88,7 @@ def _weights(truth: csr_array) -> np.ndarray:
 
 
 def _error_costs(counts: csr_array, known: np.ndarray) -> np.ndarray:
-    """What each document's false positives and negatives cost, (3, N), of one seed.
+    """Cost of each document's false positives and negatives, (3, N), of one seed.
 
     1 - F1 of a label is (FP + FN) / (2 TP + FP + FN). A label that no document has costs nothing
     in macro-F1: it is 0 whatever is answered.

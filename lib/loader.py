@@ -194,7 +194,7 @@ def _refuse(config: PretrainedConfig, head: str, quantization: str, stored: str)
 
 
 def _auto_class(config: PretrainedConfig, head: str) -> type:
-    """What loads the model of a config: its decoder or encoder alone, or with its head."""
+    """The class that loads a config's model: its decoder or encoder alone, or with its head."""
     if head == "none":
         return AutoModel
     text_alone = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING

@@ -122,7 +122,7 @@ def decode_sets(scores: Scores, threshold: float, *, may_be_empty: bool = False)
 
 
 def has_empty_sets(y: Labels) -> bool:
-    """Whether some document, a row of (N, C) bool, has no label."""
+    """True if some document, a row of (N, C) bool, has no label."""
     return bool((np.asarray(y.sum(axis=1)).ravel() == 0).any())
 
 

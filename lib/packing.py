@@ -56,13 +56,13 @@ def _may_pack(model: PreTrainedModel) -> bool:
 
 
 def _decodes(model: PreTrainedModel) -> bool:
-    """Whether it is a decoder whose config was made `bidirectional`, rather than an encoder."""
+    """True if it is a decoder whose config was made `bidirectional`, rather than an encoder."""
     return getattr(model.config, "is_causal", True) is False
 
 
 @torch.no_grad()
 def _packs_exactly(model: PreTrainedModel) -> bool:
-    """Whether a document has the states that it has alone, packed behind another one.
+    """True if a document has the states that it has alone, packed behind another one.
 
     It is longer than a sliding window, which is `WINDOW` tokens meanwhile.
 

@@ -131,7 +131,7 @@ def states_alone(model: PreTrainedModel, documents: Sequence[Sequence[int]]) -> 
 
 
 def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
-    """Whether states of the same tokens, (T, H), differ by rounding alone.
+    """True if states of the same tokens, (T, H), differ by rounding alone.
 
     In 16 bits the median token decides: one token near a border of a mixture of experts may go to
     another expert and differ by itself.

@@ -265,7 +265,7 @@ def _plain_frame(instruction: str) -> Frame:
 
 
 def _chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
-    """What the chat template writes around two documents and their answers.
+    """Text of the chat template around two documents and their answers.
 
     Tried in turn: contents as strings and as lists of parts; the instruction as a message of the
     system and in the first turn; a history that ends with an answer, as in training, and one that

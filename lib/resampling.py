@@ -128,7 +128,7 @@ def randomization(
 
 
 class _Swap(NamedTuple):
-    """What a seed of each of two arms counts, and what changes where a unit's answers swap."""
+    """Counts of a seed of each of two arms, and their change where a unit's answers swap."""
 
     of_a: np.ndarray  # (2 L, 1) over all documents, for the L labels in which the arms differ
     of_b: np.ndarray

@@ -82,7 +82,7 @@ def search_labels(
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")
 def _branches_exactly(model: PreTrainedModel) -> bool:
-    """Whether a search in the model's cache ends with the scores that whole labels have."""
+    """True if a search in the model's cache ends with the scores that whole labels have."""
     shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 3, 3)
     prompts = [shared + end for end in ends]
     answers = [first, second]

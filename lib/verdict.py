@@ -167,7 +167,7 @@ def _seconds(ranked: pd.DataFrame) -> pd.Series:
 
 
 def _dollars(ranked: pd.DataFrame, seconds: pd.Series) -> pd.Series:
-    """What those seconds cost by `PRICES`; NaN where it is not known."""
+    """Dollars of those seconds by `PRICES`; NaN where they are not known."""
     threads = ranked.get("num_threads", pd.Series(1, ranked.index)).astype(float)
     units = threads.where(threads > 0).where(ranked["device"] == "cpu", 1)
     return seconds / 3600 * units * ranked["device"].map(PRICES).astype(float)
@@ -312,7 +312,7 @@ def _arms(pairs: list[dict[str, Any]]) -> str:
 
 
 def _times(dear: float, cheap: float) -> str:
-    """How much less the cheap of two costs, in either order."""
+    """The ratio of two costs in words, in either order."""
     dear, cheap = max(dear, cheap), min(dear, cheap)
     if cheap == 0:
         return "next to nothing"

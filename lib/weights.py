@@ -26,7 +26,7 @@ class ModelError(InputError):
 
 
 def unusable(model_id: str, error: Exception, what: str = "cannot be loaded") -> ModelError:
-    """What to raise for errors of safetensors, torch, hub and config: they share no base class."""
+    """The error for those of safetensors, torch, hub and config: they share no base class."""
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
     return ModelError(f"{model_id}: {what}: {kind}{first_line}")
