@@ -6,7 +6,6 @@ on to whatever attention is registered with its `AttentionInterface`, under the 
 FlashAttention (`cu_seq_lens_q`).
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +30,6 @@ from lib.probes import (
     alone_beyond,
 )
 from lib.weights import ModelError
-
-log = logging.getLogger(__name__)
 
 NAME = "packed"
 # Whether the pass that is running has packed documents: boundaries then have to arrive.

@@ -101,8 +101,9 @@ def load_backbone(
     Raises
     ------
     ModelError
-        The model cannot be found, its weights cannot be read, it cannot attend in both directions,
-        or its logits cannot be computed from its last hidden states (`lib.causal`).
+        The model cannot be found, its weights cannot be read or are stored in another format than
+        asked, its tokenizer has tokens without a row, it cannot attend in both directions, or a
+        first pass over two documents fails (`lib.checks`).
     """
     device = choose_device(str(device))
     if isinstance(dtype, str):

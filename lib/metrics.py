@@ -121,11 +121,6 @@ def decode_sets(scores: Scores, threshold: float, *, may_be_empty: bool = False)
     return chosen
 
 
-def has_empty_sets(y: Labels) -> bool:
-    """True if some document, a row of (N, C) bool, has no label."""
-    return bool((np.asarray(y.sum(axis=1)).ravel() == 0).any())
-
-
 def _rows(scores: Scores) -> np.ndarray:
     """The scores as (N, K): all of them, K = C, or those that a sparse array holds."""
     return scores.data.reshape(scores.shape[0], -1) if issparse(scores) else scores

@@ -6,7 +6,6 @@ plain passes, one text at a time, on a few made-up tokens. What differs is not u
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-
-log = logging.getLogger(__name__)
 
 WINDOW = 6  # of a sliding window while packing is probed
 CASTABLE = 2**29  # bytes of 16-bit weights up to which a probe computes in float32

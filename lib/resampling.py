@@ -2,7 +2,7 @@
 
 An arm's predictions come stacked over its seeds. Only counts of each unit and label are kept,
 sparse, and a resample is a row of weights: F1 of all resamples is then a few sparse products. A
-unit is a document, or a whole group where documents of one group (a patent family, an author) are
+unit is a document, or a whole group where documents of one group (of one author, one source) are
 not independent: then groups are drawn, and change places, as wholes.
 """
 

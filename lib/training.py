@@ -26,14 +26,7 @@ from lib.layers import (
     reading_only,
 )
 from lib.losses import HeadLoss
-from lib.metrics import (
-    Labels,
-    decode_sets,
-    f1_scores,
-    has_empty_sets,
-    tune_thresholds,
-    without_luck,
-)
+from lib.metrics import Labels, decode_sets, f1_scores, tune_thresholds, without_luck
 from lib.params import SET_THRESHOLDS
 from lib.trainer import (
     DocumentTrainer,
@@ -167,17 +160,18 @@ def evaluate_embedding(
     documents: Sequence[Sequence[int]],
     y_true: Labels,
     multi_label: bool,
+    may_be_empty: bool = False,
     **options: Any,
 ) -> dict[str, float]:
     """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
 
-    Of its best labels; where documents may have several, at the threshold that suits them best. The
-    options are those of `predict_logits`.
+    Of its best labels; where documents may have several, at the threshold that suits them best, by
+    the study's rule on empty sets (`decode_sets`). The options are those of `predict_logits`.
     """
     logits = predict_logits(model, documents, **options)
     if not multi_label:
         return f1_scores(y_true, decode_sets(logits, np.inf))
-    empty = {"may_be_empty": has_empty_sets(y_true)}
+    empty = {"may_be_empty": may_be_empty}
     threshold = tune_thresholds(y_true, logits, **empty)
     return f1_scores(y_true, decode_sets(logits, threshold, **empty))
 
