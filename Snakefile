@@ -5,17 +5,15 @@ import shlex
 import shutil
 from pathlib import Path
 
-from lib.params import SHOWING, ParamsError
-from lib.study import ARM_NOTEBOOKS, load_study, study_runs
+from lib.config.study import ARM_NOTEBOOKS, load_study, study_runs
+from lib.errors import ParamsError
+from lib.storage import modules_behind
 
 STUDY = config.get("study", "quick")
 PARAMS = Path(config.get("params_dir", "params"), STUDY)
 RUNS = config.get("runs_dir", "runs")
 FIGURES = config.get("figures_dir", "figures")
 COMMON = str(PARAMS / "common.yaml")
-# A run depends on the code that computes it, not on the code that draws it.
-CODE = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem not in SHOWING)
-DRAWING = sorted(str(p) for p in Path("lib").glob("*.py") if p.stem in SHOWING)
 
 # All parameters are checked before anything runs; the first complaint is all that is printed.
 try:
@@ -23,6 +21,12 @@ try:
 except ParamsError as error:
     raise SystemExit(str(error))
 runs = study_runs(arms.values())
+
+
+def code_of(notebook):
+    """A notebook and the modules that it runs through: what a run of it is out of date with."""
+    modules = modules_behind(notebook=notebook)
+    return [f"notebooks/{notebook}.ipynb", *(f"lib/{m.replace('.', '/')}.py" for m in modules)]
 
 
 def papermill(notebook, output, files, **values):
@@ -70,9 +74,8 @@ rule report:
 rule arm:
     input:
         COMMON,
-        CODE,
         arm_file,
-        lambda wildcards: f"notebooks/{runs[wildcards.run].notebook}.ipynb",
+        lambda wildcards: code_of(runs[wildcards.run].notebook),
         lambda wildcards: [str(file) for file in runs[wildcards.run].data_files],
         teacher_run,
     output: f"{RUNS}/{STUDY}/{{run}}/seed-{{seed}}/metrics.json"
@@ -92,7 +95,7 @@ rule arm:
 
 rule compare:
     # The folder's time tells that an arm's file was removed.
-    input: METRICS, COMMON, str(PARAMS), DRAWING, "notebooks/05_compare.ipynb"
+    input: METRICS, COMMON, str(PARAMS), code_of("05_compare")
     output: COMPARED
     params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(runs)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"

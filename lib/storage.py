@@ -4,13 +4,14 @@ import ast
 import contextlib
 import errno
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from lib.data_params import ROOT
+ROOT = Path(__file__).resolve().parents[1]
 
 # Packages whose version decides what a cached pass computes.
 COMPUTING = ("bitsandbytes", "numpy", "peft", "tokenizers", "torch", "transformers")
@@ -40,10 +41,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] = ()) -> str:
     """A hash of the source of modules of `lib` and of a notebook, and of versions of packages.
 
-    16 hexadecimal digits.
+    16 hexadecimal digits. Modules are named from `lib` on: "model.tokens".
     """
-    files = [ROOT / "lib" / f"{name}.py" for name in modules]
-    files += [ROOT / "notebooks" / f"{notebook}.ipynb"] if notebook else []
+    files = [_source(name) for name in modules]
+    files += [_notebook(notebook)] if notebook else []
     code = hashlib.sha256()
     for file in sorted(files):
         code.update(file.read_bytes())
@@ -58,29 +59,62 @@ def computing_fingerprint(*modules: str) -> str:
     That is the modules, all modules of `lib` that they import, directly or through others, and the
     versions of the packages that compute (`COMPUTING`).
     """
-    behind = set().union(*map(modules_behind, modules))
-    return code_fingerprint(*behind, packages=COMPUTING)
+    return code_fingerprint(*modules_behind(*modules), packages=COMPUTING)
 
 
-def modules_behind(module: str) -> set[str]:
-    """A module of `lib` and all modules of `lib` that it imports, directly or through others."""
-    found, waiting = set(), {module}
+def modules_behind(*modules: str, notebook: str = "") -> list[str]:
+    """Modules of `lib`, those of a notebook, and all that they import, directly or through others.
+
+    A name that is imported from a room is that of the module which defines it: a room's face
+    itself is none of them, so that a run does not depend on all that its rooms contain.
+    """
+    found: set[str] = set()
+    waiting = set(modules)
+    if notebook:
+        cells = json.loads(_notebook(notebook).read_bytes())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        waiting |= _imported("\n".join(code))
     while waiting:
         name = waiting.pop()
         found.add(name)
-        waiting |= _imported((ROOT / "lib" / f"{name}.py").read_bytes()) - found
+        waiting |= _imported(_source(name).read_text(encoding="utf-8")) - found
+    return sorted(found)
+
+
+def _notebook(name: str) -> Path:
+    return ROOT / "notebooks" / f"{name}.ipynb"
+
+
+def _source(module: str) -> Path:
+    return ROOT / "lib" / f"{module.replace('.', '/')}.py"
+
+
+def _imported(source: str) -> set[str]:
+    """Modules of `lib` that a source imports anywhere in it, within functions too."""
+    found = set()
+    for place, name in _imports(source):
+        room = ROOT / "lib" / place.replace(".", "/")
+        if _source(place).is_file() and place:  # a module
+            found.add(place)
+        elif _source(inside := f"{place}.{name}".strip(".")).is_file():  # a module of a room
+            found.add(inside)
+        elif place:  # a name that a room's face gives
+            face = (room / "__init__.py").read_text(encoding="utf-8")
+            found |= {at for at, known in _imports(face) if known == name}
     return found
 
 
 @lru_cache
-def _imported(source: bytes) -> frozenset[str]:
-    """Modules of `lib` that a source imports anywhere in it, within functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
+def _imports(source: str) -> frozenset[tuple[str, str]]:
+    """Pairs of a place within `lib`, such as "model.load", and a name that is imported from it."""
+    lines = [line for line in source.split("\n") if not line.startswith(("%", "!"))]
+    pairs = set()
+    for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "lib":
-            names |= {f"lib.{alias.name}" for alias in node.names}
+            pairs |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return frozenset(name.split(".")[1] for name in names if name.startswith("lib."))
+            pairs |= {(node.module, alias.name) for alias in node.names}
+    inside = {
+        (place.partition(".")[2], name) for place, name in pairs if place.split(".")[0] == "lib"
+    }
+    return frozenset(inside)

@@ -14,9 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs two workers si
 
 from transformers import AutoModelForCausalLM
 
-from lib.loader import load_backbone, load_tokenizer
-from lib.params import ROOT
-from lib.weights import resolve_model
+from lib.model.load import load_backbone, load_tokenizer
+from lib.model.weights import resolve_model
+from lib.storage import ROOT
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
@@ -64,7 +64,7 @@ def make_backbone(cut_model):
 @pytest.fixture
 def live_nf4(monkeypatch):
     """Too little memory to dequantize: weights stay packed in 4 bits and are unpacked each pass."""
-    monkeypatch.setattr("lib.loader.memory_of", lambda device: 0.0)
+    monkeypatch.setattr("lib.machine.memory_of", lambda device: 0.0)
 
 
 def snakemake(*arguments, folder, study="smoke", cores=2):

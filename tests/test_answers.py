@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.answers import order_labels, parse_labels
-from lib.labels import LabelSpace
+from lib.data.labels import LabelSpace
+from lib.prompt.answers import order_labels, parse_labels
 
 
 def squash(text):

@@ -17,14 +17,16 @@ from transformers import (
     Qwen3Config,
 )
 
-from lib import attention, embedding
-from lib.adapters import add_lora
-from lib.attention import attend_both_ways, bidirectional, hidden_states, is_packed
-from lib.decoding import additive_mask
-from lib.device import mixed_precision
-from lib.embedding import EmbeddingModel, pad
-from lib.layers import compile_layers
-from lib.packing import use_packing
+from lib.head import model as embedding
+from lib.head.model import EmbeddingModel
+from lib.machine import mixed_precision
+from lib.model.adapters import add_lora
+from lib.model.batches import pad
+from lib.model.fast import attention
+from lib.model.fast.attention import attend_both_ways, bidirectional, hidden_states, is_packed
+from lib.model.fast.blocks import compile_layers
+from lib.model.fast.packing import use_packing
+from lib.prompt.label_scores import additive_mask
 
 TINY = {
     "vocab_size": 99,

@@ -7,10 +7,10 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.audit import audit
-from lib.duplicates import BUCKET, find_duplicates
-from lib.params import ROOT
-from lib.reading import DataError
+from lib.data.audit import audit
+from lib.data.near_duplicates import BUCKET, find_duplicates
+from lib.errors import DataError
+from lib.storage import ROOT
 
 TREC = ROOT.parent / "shared" / "data" / "trec6"
 CLEAN = [

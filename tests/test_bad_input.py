@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, List
 
-from lib.data import DataError, LabelSpace, load_splits
-from lib.params import ROOT
-from lib.reading import _name_classes
+from lib.data.labels import LabelSpace
+from lib.data.load import load_splits
+from lib.data.tables import _name_classes
+from lib.errors import DataError
+from lib.storage import ROOT
 
 GOOD = "text,label\n" + "".join(f"document {i},{'ab'[i % 2]}\n" for i in range(8))
 TEST = "text,label\nnew one,a\nnew two,b\n"

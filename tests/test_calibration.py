@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 from scipy.special import expit, softmax
 from sklearn.metrics import brier_score_loss
 
-from lib.calibration import (
+from lib.evaluation.metrics import expected_calibration_error
+from lib.report.calibration import (
     are_probabilities,
     brier_score,
     calibration_table,
@@ -19,8 +20,7 @@ from lib.calibration import (
     reliability,
     scale,
 )
-from lib.figures_confidence import plot_reliability, plot_risk_coverage
-from lib.metrics import expected_calibration_error
+from lib.report.figures.confidence import plot_reliability, plot_risk_coverage
 
 RNG = np.random.default_rng(0)
 

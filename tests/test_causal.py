@@ -15,8 +15,8 @@ from transformers import (
     ModernBertDecoderConfig,
 )
 
-from lib.causal import decoder_of, next_token_logits
-from lib.checks import check_logits
+from lib.model.checks import check_logits
+from lib.model.logits import decoder_of, next_token_logits
 
 SHAPE = {
     "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

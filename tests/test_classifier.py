@@ -6,15 +6,15 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from lib.adapters import add_lora
-from lib.classifier import load_classifier, save_model
-from lib.device import choose_dtype
-from lib.embedding import EmbeddingModel
-from lib.export import export_classifier
-from lib.labels import LabelSpace
-from lib.loader import load_backbone
-from lib.params import EmbeddingParams, InstructionParams
-from lib.results import RESOURCE_KEYS, descriptions_fingerprint, open_run, write_run
+from lib.config.arms import EmbeddingParams, InstructionParams
+from lib.data.labels import LabelSpace
+from lib.head.model import EmbeddingModel
+from lib.machine import choose_dtype
+from lib.model.adapters import add_lora
+from lib.model.load import load_backbone
+from lib.runs.classifier import load_classifier, save_model
+from lib.runs.export import export_classifier
+from lib.runs.record import RESOURCE_KEYS, descriptions_fingerprint, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
 TEXTS = [

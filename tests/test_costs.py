@@ -8,8 +8,10 @@ from peft.tuners import lora
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig
 
-from lib.adapters import add_lora
-from lib.costs import (
+from lib.model.adapters import add_lora
+from lib.model.fast.lora_linear import FusedLinear
+from lib.model.load import count_parameters, load_backbone
+from lib.model.memory import (
     GPUS,
     Shape,
     fit_micro_batch,
@@ -20,10 +22,8 @@ from lib.costs import (
     unpacked_gib,
     weights_gib,
 )
-from lib.loader import count_parameters, load_backbone
-from lib.lora import FusedLinear
-from lib.params import ROOT
-from lib.weights import resolve_model
+from lib.model.weights import resolve_model
+from lib.storage import ROOT
 
 LLAMA_8B = LlamaConfig(
     hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from lib.curves import crossings, resample_curves
-from lib.power_law import forecasts
+from lib.evaluation.curves import crossings, resample_curves
+from lib.evaluation.power_law import forecasts
 
 NUM_LABELS, DIFFICULTY, OF_APPROACH = 4, 1.0, 0.5
 SIZES = np.array([64, 128, 256, 512])

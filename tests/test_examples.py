@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lib import trainer
-from lib.examples import ShuffledAnswers, choose_questions
-from lib.prompts import PromptTemplate
-from lib.training import finetune_instruction
+from lib.prompt.examples import ShuffledAnswers, choose_questions
+from lib.prompt.template import PromptTemplate
+from lib.training import trainer
+from lib.training.finetune import finetune_instruction
 
 
 @given(

@@ -7,9 +7,10 @@ import plotly.io
 import pytest
 from datasets import Dataset, DatasetDict
 
-from lib import browsing, exploring
-from lib.duplicates import find_duplicates
-from lib.labels import LabelSpace
+from lib.data.labels import LabelSpace
+from lib.data.near_duplicates import find_duplicates
+from lib.report import browse as browsing
+from lib.report import explore as exploring
 
 matplotlib.use("Agg")
 

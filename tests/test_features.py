@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib import features
-from lib.embedding import EmbeddingModel, predict_embeddings
-from lib.features import frozen_features
+from lib.head import frozen as features
+from lib.head.frozen import frozen_features
+from lib.head.model import EmbeddingModel, predict_embeddings
 
 SPLITS = {"train": [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100]], "test": [[5, 6, 7]]}
 

@@ -11,17 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seaborn.utils import relative_luminance
 
-from lib.figures import choose_pairs, lowest_shown, plot_forest, plot_pairwise, save_figure, wrap
-from lib.figures_confidence import plot_reliability, plot_risk_coverage
-from lib.figures_cost import COSTS, pareto_front, plot_cost
-from lib.figures_details import (
+from lib.report.figures.confidence import plot_reliability, plot_risk_coverage
+from lib.report.figures.cost import COSTS, pareto_front, plot_cost
+from lib.report.figures.details import (
     plot_class_f1,
     plot_confusion,
     plot_history,
     plot_ladder,
     plot_sweep,
 )
-from lib.slices import f1_by_part, parts_by_length, parts_by_support, plot_slices
+from lib.report.figures.scores import (
+    choose_pairs,
+    lowest_shown,
+    plot_forest,
+    plot_pairwise,
+    save_figure,
+    wrap,
+)
+from lib.report.slices import f1_by_part, parts_by_length, parts_by_support, plot_slices
 
 ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf", "zero_shot", "instruction@512",
         "head_mlp", "layers_8", "rank_64", "embedding_rank_64_all_linear_lr_1e-3_seeded",

@@ -13,12 +13,12 @@ from fontTools.pens.t2CharStringPen import T2CharStringPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 
-from lib import fonts
-from lib.exploring import plot_class_counts, plot_cooccurrence
-from lib.figures import save_figure, set_plot_style
-from lib.figures_details import plot_class_f1, plot_confusion
-from lib.fonts import cover, tick_labels
-from lib.labels import LabelSpace
+from lib.data.labels import LabelSpace
+from lib.report.explore import plot_class_counts, plot_cooccurrence
+from lib.report.figures import fonts
+from lib.report.figures.details import plot_class_f1, plot_confusion
+from lib.report.figures.fonts import cover, tick_labels
+from lib.report.figures.scores import save_figure, set_plot_style
 
 CHINESE, HINDI, OLD = "数学", "हिन्दी", "\U00010a00\U0001e900"  # the last: Kharoshthi, Adlam
 NAMES = [CHINESE, HINDI, OLD, "$5 and $9"]

@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lib import chunked
-from lib.chunked import chunked_loss, chunked_top
-from lib.heads import build_head
-from lib.losses import HeadLoss
-from lib.params import HEADS
+from lib.config.arms import HEADS
+from lib.head import chunked
+from lib.head.chunked import chunked_loss, chunked_top
+from lib.head.classifiers import build_head
+from lib.head.losses import HeadLoss
 
 COUNTS = np.array([40, 8, 2, 1, 9])
 SETS = torch.tensor([[0, 3, -1], [4, -1, -1], [1, 2, 4]])

@@ -13,11 +13,11 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.stats import binom, norm
 
-from lib.intervals import arm_interval, paired_interval, paired_spread
-from lib.jackknife import SUPPORTED, measure_arms
-from lib.resampling import AVERAGES
-from lib.significance import compare_all, distinguishable
-from lib.verdict import verdict
+from lib.evaluation.intervals import arm_interval, paired_interval, paired_spread
+from lib.evaluation.jackknife import SUPPORTED, measure_arms
+from lib.evaluation.resampling import AVERAGES
+from lib.evaluation.significance import compare_all, distinguishable
+from lib.report.recommendation import verdict
 
 FOUR = np.array([0.4, 0.3, 0.2, 0.1])  # frequencies of labels
 DIFFICULTY, OF_ARM, SEEDS = 1.0, 0.5, 0.1  # standard deviations; 0.1 of seeds is 0.02 in accuracy

@@ -6,7 +6,7 @@ from scipy.stats import beta, binom, norm
 from scipy.stats import t as student
 from sklearn.metrics import f1_score
 
-from lib.intervals import (
+from lib.evaluation.intervals import (
     arm_interval,
     f1_intervals,
     half_width,
@@ -14,8 +14,8 @@ from lib.intervals import (
     paired_spread,
     share_limits,
 )
-from lib.jackknife import SUPPORTED, measure_arms
-from lib.resampling import AVERAGES
+from lib.evaluation.jackknife import SUPPORTED, measure_arms
+from lib.evaluation.resampling import AVERAGES
 
 
 def one_hot(index, num_labels=4):

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.data import load_splits
-from lib.labels import LabelSpace, apply_min_support, read_label_names
-from lib.reading import DataError
+from lib.data.labels import LabelSpace, apply_min_support, read_label_names
+from lib.data.load import load_splits
+from lib.errors import DataError
 
 
 def test_label_space_round_trip_and_labels_outside():

@@ -1,9 +1,9 @@
 import pytest
 from transformers import LlamaConfig
 
-from lib.labels import LabelSpace
-from lib.listing import build_template, label_list
-from lib.reading import DataError
+from lib.data.labels import LabelSpace
+from lib.errors import DataError
+from lib.prompt.listing import build_template, label_list
 
 NAMED = LabelSpace(("A01", "B02"), ("farming", "physics"))
 

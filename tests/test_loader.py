@@ -10,13 +10,14 @@ import torch
 from conftest import MINILM, SMOLLM2
 from peft.tuners.lora import LoraLayer
 
-from lib.adapters import add_lora, init_loftq
-from lib.device import mixed_precision
-from lib.embedding import EmbeddingModel
-from lib.loader import count_parameters, load_backbone, load_tokenizer
-from lib.lora import layer_weight
-from lib.params import ROOT
-from lib.weights import ModelError, resolve_model
+from lib.errors import ModelError
+from lib.head.model import EmbeddingModel
+from lib.machine import mixed_precision
+from lib.model.adapters import add_lora, init_loftq
+from lib.model.fast.lora_linear import layer_weight
+from lib.model.load import count_parameters, load_backbone, load_tokenizer
+from lib.model.weights import resolve_model
+from lib.storage import ROOT
 
 PARAMETERS = 134_515_008  # SmolLM2-135M, from its model card's safetensors
 
@@ -183,6 +184,6 @@ def test_unknown_target_modules_name_the_known_ones(make_backbone):
 
 def test_importing_lib_is_quiet_and_loading_needs_no_network():
     """TRAPS 25: bitsandbytes looks for a hub kernel on the CPU and warns."""
-    code = f"import lib.loader; lib.loader.load_tokenizer({MINILM!r}); print('loaded')"
+    code = f"import lib.model.load; lib.model.load.load_tokenizer({MINILM!r}); print('loaded')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("loaded\n", "")

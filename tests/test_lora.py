@@ -7,8 +7,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from lib.adapters import add_lora
-from lib.lora import FUSED_LAYERS, FusedLinear
+from lib.model.adapters import add_lora
+from lib.model.fast.lora_linear import FUSED_LAYERS, FusedLinear
 
 
 class Two(nn.Module):

@@ -5,15 +5,15 @@ import pytest
 import torch
 from transformers import AutoModel, GPTNeoXConfig, GraniteConfig
 
-from lib import lower
-from lib.adapters import add_lora
-from lib.device import choose_dtype
-from lib.embedding import EmbeddingModel, predict_logits
-from lib.layers import first_adapted_layer
-from lib.losses import HeadLoss
-from lib.lower import lower_states, states_below
-from lib.packing import use_packing
-from lib.training import finetune_embedding, finetune_instruction
+from lib.head.losses import HeadLoss
+from lib.head.model import EmbeddingModel, predict_logits
+from lib.machine import choose_dtype
+from lib.model.adapters import add_lora
+from lib.model.fast import cached_layers as lower
+from lib.model.fast.blocks import first_adapted_layer
+from lib.model.fast.cached_layers import lower_states, states_below
+from lib.model.fast.packing import use_packing
+from lib.training.finetune import finetune_embedding, finetune_instruction
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 DOCUMENTS = [[81, 2, 216, 9690, 2], [278, 5], [81, 9690, 278, 100, 200, 300, 2, 2], [7] * 6]

@@ -7,8 +7,8 @@ import torch
 import zeus.device.cpu
 from zeus.device.cpu import rapl
 
-from lib import meter as meters
-from lib.meter import meter
+from lib import machine as meters
+from lib.machine import meter
 
 CPU = torch.device("cpu")
 

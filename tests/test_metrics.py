@@ -10,8 +10,8 @@ from sklearn.metrics import ndcg_score, precision_recall_fscore_support
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
 
-from lib.labels import LabelSpace
-from lib.metrics import (
+from lib.data.labels import LabelSpace
+from lib.evaluation.metrics import (
     decode_sets,
     expected_calibration_error,
     f1_scores,

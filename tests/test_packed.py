@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lib import packed
-from lib.packed import packed_attention
+from lib.model.fast import packed_attention as packed
+from lib.model.fast.packed_attention import packed_attention
 
 
 def naive(q, k, v, lengths, scale, window, causal):

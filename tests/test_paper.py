@@ -1,6 +1,6 @@
 import pandas as pd
 
-from lib.paper import CONTEXT, PAPER, paper_context
+from lib.report.paper import CONTEXT, PAPER, paper_context
 
 
 def test_the_papers_rows_stand_below_ours_and_are_called_context():

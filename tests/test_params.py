@@ -2,14 +2,9 @@ import os
 
 import pytest
 
-from lib.params import (
-    SET_DECODINGS,
-    EmbeddingParams,
-    InstructionParams,
-    ParamsError,
-    StudyParams,
-)
-from lib.study import load_params
+from lib.config.arms import SET_DECODINGS, EmbeddingParams, InstructionParams, StudyParams
+from lib.config.study import load_params
+from lib.errors import ParamsError
 
 COMMON = 'study: "mine"\n'
 ARM = 'notebook: "03_finetune_embedding"\narm: "embedding"\n'
@@ -180,6 +175,6 @@ def test_a_run_depends_on_what_was_changed_last_in_folders_of_data_and_model(tmp
     [("3", 0, 3), ("99", 0, 8), ("", 0, 8), ("4,2", 0, 8), ("0", 0, 8), ("3", 5, 5)],
 )
 def test_a_run_takes_no_more_threads_than_it_was_given(monkeypatch, given, num_threads, threads):
-    monkeypatch.setattr("lib.params.cpu_count", lambda: 8)
-    monkeypatch.setattr("lib.params.OMP_NUM_THREADS", given)
+    monkeypatch.setattr("lib.config.arms.cpu_count", lambda: 8)
+    monkeypatch.setattr("lib.config.arms.OMP_NUM_THREADS", given)
     assert StudyParams(num_threads=num_threads).threads == threads

@@ -3,9 +3,10 @@ import shutil
 import pytest
 import yaml
 
-from lib.costs import GPUS
-from lib.params import ROOT, ParamsError
-from lib.plan import main, plan
+from lib.errors import ParamsError
+from lib.model.memory import GPUS
+from lib.runs.plan import main, plan
+from lib.storage import ROOT
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from lib.adapters import add_lora
-from lib.device import choose_dtype
-from lib.embedding import EmbeddingModel, predict_embeddings, predict_logits
-from lib.labels import NUM_TOP
-from lib.params import POOLINGS
-from lib.pooling import AttentionPooling, LayerMix, PoolingHead, pool
-from lib.training import evaluate_embedding
+from lib.config.arms import POOLINGS
+from lib.data.labels import NUM_TOP
+from lib.head.model import EmbeddingModel, predict_embeddings, predict_logits
+from lib.head.pooling import AttentionPooling, LayerMix, PoolingHead, pool
+from lib.machine import choose_dtype
+from lib.model.adapters import add_lora
+from lib.training.finetune import evaluate_embedding
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 DOCUMENTS = [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100, 200, 300, 2, 2]]
@@ -87,7 +87,7 @@ def test_mixing_takes_the_last_layers_and_no_more_than_there_are(make_backbone):
 def test_of_many_labels_the_best_are_predicted_in_a_sparse_array(make_backbone, monkeypatch):
     model = EmbeddingModel(make_backbone(), num_labels=300, mode="mean", compute_dtype=COMPUTE)
     dense = predict_logits(model, DOCUMENTS, token_budget=99)
-    monkeypatch.setattr("lib.pooling.DENSE_LABELS", 200)
+    monkeypatch.setattr("lib.data.labels.DENSE_LABELS", 200)
     sparse = predict_logits(model, DOCUMENTS, token_budget=99)
     assert sparse.shape == dense.shape
     assert (sparse.count_nonzero(axis=1) == NUM_TOP).all()

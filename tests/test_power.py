@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from lib.intervals import paired_spread
-from lib.jackknife import measure_arms
-from lib.power import EXACT, _events_needed, min_detectable
-from lib.significance import compare_all
+from lib.evaluation.intervals import paired_spread
+from lib.evaluation.jackknife import measure_arms
+from lib.evaluation.power import EXACT, _events_needed, min_detectable
+from lib.evaluation.significance import compare_all
 
 
 def stated(gains, losses, number, *, groups=None, seeds=1):

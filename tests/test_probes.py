@@ -7,18 +7,19 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lib import attention, loader, packing
-from lib.adapters import add_lora, load_lora
-from lib.attention import hidden_states, is_packed
-from lib.causal import decoder_of
-from lib.decoding import score_labels
-from lib.embedding import EmbeddingModel, pad
-from lib.layers import checkpoint_layers
-from lib.loader import load_backbone
-from lib.params import InputError
-from lib.probes import probes_of
-from lib.search import search_labels
-from lib.weights import ModelError
+from lib.errors import InputError, ModelError
+from lib.head.model import EmbeddingModel
+from lib.model import load as loader
+from lib.model.adapters import add_lora, load_lora
+from lib.model.batches import pad
+from lib.model.fast import attention, packing
+from lib.model.fast.attention import hidden_states, is_packed
+from lib.model.fast.blocks import checkpoint_layers
+from lib.model.load import load_backbone
+from lib.model.logits import decoder_of
+from lib.model.probes import probes_of
+from lib.prompt.label_scores import score_labels
+from lib.prompt.search import search_labels
 
 PAD, BOS, EOS = 256, 257, 258
 TINY = {

@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lib.answers import order_labels
-from lib.examples import choose_examples
-from lib.labels import LabelSpace
-from lib.prompts import PromptTemplate
-from lib.reading import DataError
-from lib.tokens import encode_documents
+from lib.data.labels import LabelSpace
+from lib.errors import DataError
+from lib.model.tokens import encode_documents
+from lib.prompt.answers import order_labels
+from lib.prompt.examples import choose_examples
+from lib.prompt.template import PromptTemplate
 
 NAMES = ("earn", "gas", "nat-gas", "natural gas", "Card arrival")
 

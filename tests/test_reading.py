@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.data import DataError, LabelSpace, load_splits
-from lib.reading import _read_hub, plain, read_table
+from lib.data.labels import LabelSpace
+from lib.data.load import load_splits
+from lib.data.tables import _read_hub, plain, read_table
+from lib.errors import DataError
 
 CELLS = st.text(st.sampled_from("ab é\"'\\,;\t\n"), max_size=6)
 ROWS = st.lists(st.tuples(CELLS, st.sampled_from(["pos", "neg"])), min_size=1, max_size=6)

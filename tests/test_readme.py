@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from lib.params import ROOT
+from lib.storage import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "figures" / "README.md").read_text(encoding="utf-8")

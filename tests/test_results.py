@@ -9,7 +9,10 @@ from datasets import Dataset, DatasetDict
 from scipy.sparse import csr_array
 from transformers import BertConfig, BertModel
 
-from lib.comparison import (
+from lib.config.arms import BaselineParams, EmbeddingParams, StudyParams
+from lib.config.study import load_params
+from lib.data.labels import LabelSpace
+from lib.report.tables import (
     changed_params,
     compare_runs,
     differing_params,
@@ -17,9 +20,7 @@ from lib.comparison import (
     stack_predictions,
     units_of,
 )
-from lib.labels import LabelSpace
-from lib.params import BaselineParams, EmbeddingParams, StudyParams
-from lib.results import (
+from lib.runs.record import (
     RESOURCE_KEYS,
     fingerprints,
     measure_resources,
@@ -30,7 +31,6 @@ from lib.results import (
     write_run,
 )
 from lib.storage import atomic_path
-from lib.study import load_params
 
 SPACE = LabelSpace(("a", "b"))
 TRUTH = [["a"], ["b"], ["a"], ["b"]]
@@ -113,7 +113,7 @@ def test_a_run_that_is_opened_again_finds_nothing_of_the_one_before(write, tmp_p
 
 
 def test_of_many_labels_the_best_scores_are_kept_with_their_labels(tmp_path, splits, monkeypatch):
-    monkeypatch.setattr("lib.labels.DENSE_LABELS", 1)
+    monkeypatch.setattr("lib.data.labels.DENSE_LABELS", 1)
     folder = open_run(StudyParams(study="mine", arm="many", runs_dir=str(tmp_path)))
     best = csr_array((np.array([0.9, 0.2, 0.8, 0.1]), [0, 1, 0, 1], [0, 1, 2, 3, 4]), shape=(4, 2))
     metrics = write_run(

@@ -7,10 +7,10 @@ from scipy.stats import binom
 from sklearn.metrics import f1_score
 from statsmodels.stats.multitest import multipletests
 
-from lib.intervals import f1_intervals, paired_interval, paired_spread
-from lib.jackknife import measure_arms
-from lib.resampling import f1, f1_by_seed, randomization, resample_f1
-from lib.significance import compare_all, distinguishable, mcnemar
+from lib.evaluation.intervals import f1_intervals, paired_interval, paired_spread
+from lib.evaluation.jackknife import measure_arms
+from lib.evaluation.resampling import f1, f1_by_seed, randomization, resample_f1
+from lib.evaluation.significance import compare_all, distinguishable, mcnemar
 
 
 def one_hot(index, num_labels=4):

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from lib.labels import LabelSpace
-from lib.slices import (
+from lib.data.labels import LabelSpace
+from lib.report.slices import (
     errors_by_level,
     f1_by_level,
     f1_by_part,

@@ -1,8 +1,9 @@
 import pytest
 import yaml
 
-from lib.params import BaselineParams, EmbeddingParams, InstructionParams, ParamsError
-from lib.study import check_teachers, load_study, study_runs
+from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
+from lib.config.study import check_teachers, load_study, study_runs
+from lib.errors import ParamsError
 
 
 @pytest.fixture

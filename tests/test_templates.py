@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lib.prompts import TODAY, PromptTemplate
-from lib.weights import ModelError
+from lib.errors import ModelError
+from lib.prompt.template import TODAY, PromptTemplate
 
 TOKENS = (
     "<think>", "</think>", "<|im_sep|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>",
@@ -268,7 +268,7 @@ def many(tokenizer):
 def test_an_answer_stands_where_it_stands_in_the_history(many, monkeypatch, caplog, name):
     published = TEMPLATES[name]
     monkeypatch.setattr(many, "chat_template", published.source)
-    with caplog.at_level(logging.INFO, logger="lib.prompts"):
+    with caplog.at_level(logging.INFO, logger="lib.prompt.template"):
         template = PromptTemplate.build(many, instruction="Name the topic.", max_length=9)
     assert template.suffix + template.lead == published.suffix
     assert many.decode([template.end_id]) == published.end

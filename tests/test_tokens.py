@@ -21,9 +21,9 @@ from transformers import (
     RobertaConfig,
 )
 
-from lib.loader import load_tokenizer
-from lib.params import ParamsError
-from lib.tokens import (
+from lib.errors import ModelError, ParamsError
+from lib.model.load import load_tokenizer
+from lib.model.tokens import (
     encode_cached,
     encode_documents,
     require_context,
@@ -32,7 +32,6 @@ from lib.tokens import (
     structure_ids,
     text_encoder,
 )
-from lib.weights import ModelError
 
 LETTERS = string.ascii_letters + "<>/[]|_"
 NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -309,7 +308,7 @@ def test_tokens_are_cached_by_content(tokenizer, monkeypatch):
         calls.append(arguments)
         return encode_documents(*arguments, **options)
 
-    monkeypatch.setattr("lib.tokens.encode_documents", counted)
+    monkeypatch.setattr("lib.model.tokens.encode_documents", counted)
     texts = [f"new text {uuid4()}", "another"]
     options = {"max_length": 5, "add_special_tokens": False}
     first = encode_cached(tokenizer, texts, **options)

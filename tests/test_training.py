@@ -9,21 +9,23 @@ from conftest import MINILM
 from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
-from lib import layers, trainer
-from lib.adapters import add_lora
-from lib.device import choose_dtype
-from lib.embedding import EmbeddingModel, pad, predict_logits
-from lib.labels import LabelSpace
-from lib.layers import checkpoint_layers, compile_layers, compiled_if_it_pays
-from lib.loader import load_backbone
-from lib.losses import HeadLoss
-from lib.trainer import MicroBatchCollator
-from lib.training import (
+from lib.data.labels import LabelSpace
+from lib.head.losses import HeadLoss
+from lib.head.model import EmbeddingModel, predict_logits
+from lib.machine import choose_dtype
+from lib.model.adapters import add_lora
+from lib.model.batches import pad
+from lib.model.fast import blocks as layers
+from lib.model.fast.blocks import checkpoint_layers, compile_layers, compiled_if_it_pays
+from lib.model.load import load_backbone
+from lib.training import trainer
+from lib.training.finetune import (
     evaluate_embedding,
     evaluate_instruction,
     finetune_embedding,
     finetune_instruction,
 )
+from lib.training.trainer import MicroBatchCollator
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 OPTIONS = {
@@ -344,7 +346,9 @@ def test_a_rung_counts_the_empty_set_as_an_answer_and_others_outside(monkeypatch
         ([["a"], [""], [""]], 2 / 3, 1 / 3),
     ):
         decoded = (answers, np.zeros((3, 2)))
-        monkeypatch.setattr("lib.training.decode_labels", lambda *_, found=decoded, **__: found)
+        monkeypatch.setattr(
+            "lib.training.finetune.decode_labels", lambda *_, found=decoded, **__: found
+        )
         metrics = evaluate_instruction(
             None, label_space=space, y_true=truth, strategy="steps", multi_label=True
         )

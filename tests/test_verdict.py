@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.significance import compare_all
-from lib.verdict import (
+from lib.evaluation.significance import compare_all
+from lib.report.recommendation import (
     COST_FACTOR,
     MARGIN,
     NUM_DOCUMENTS,

@@ -3,9 +3,10 @@ import errno
 import pytest
 from conftest import SMOLLM2
 
-from lib import weights
-from lib.loader import load_backbone
-from lib.weights import ModelError, model_fingerprint, resolve_model
+from lib.errors import ModelError
+from lib.model import weights
+from lib.model.load import load_backbone
+from lib.model.weights import model_fingerprint, resolve_model
 
 
 def test_damaged_packaged_weights_are_refused_by_checksum(tmp_path, monkeypatch):

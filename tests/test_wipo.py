@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import wipo, wipo_xml
-from lib.reading import DataError
+from lib.data.wipo import read as wipo
+from lib.data.wipo import xml as wipo_xml
+from lib.errors import DataError
 
 RECORD = """<?xml version="1.0" encoding="{encoding}"?>
 <!DOCTYPE record SYSTEM "../../ipctraining.dtd"{subset}>

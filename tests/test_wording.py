@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lib.intervals import ALPHA
-from lib.wording import format_delta, format_f1, format_p, join
+from lib.evaluation.intervals import ALPHA
+from lib.report.wording import format_delta, format_f1, format_p, join
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
-from lib.words import UNSPACED, find_words, normal_form
+from lib.data.words import UNSPACED, find_words, normal_form
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,15 @@ from contenders import DEVICE, DTYPE, MODEL_ID
 from peft.tuners import lora
 from torch import nn
 
-from lib import layers
-from lib import lora as fused
-from lib.adapters import add_lora
-from lib.device import start_run
-from lib.embedding import EmbeddingModel, pad
-from lib.layers import checkpoint_layers, compile_layers
-from lib.loader import load_backbone, load_tokenizer
-from lib.params import StudyParams
+from lib.config.arms import StudyParams
+from lib.head.model import EmbeddingModel
+from lib.machine import start_run
+from lib.model.adapters import add_lora
+from lib.model.batches import pad
+from lib.model.fast import blocks as layers
+from lib.model.fast import lora_linear as fused
+from lib.model.fast.blocks import checkpoint_layers, compile_layers
+from lib.model.load import load_backbone, load_tokenizer
 
 
 class Variant:

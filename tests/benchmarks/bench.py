@@ -32,15 +32,16 @@ from contenders import (
 )
 from transformers import AutoConfig
 
-from lib.costs import Shape, kept_gib, measure_machine, training_flops, weights_gib
-from lib.data import LabelSpace, load_splits
-from lib.device import describe_machine, start_run
-from lib.loader import load_tokenizer
-from lib.params import ROOT, StudyParams
-from lib.prompts import PromptTemplate
-from lib.storage import atomic_path
-from lib.tokens import encode_documents
-from lib.weights import resolve_model
+from lib.config.arms import StudyParams
+from lib.data.labels import LabelSpace
+from lib.data.load import load_splits
+from lib.machine import describe_machine, start_run
+from lib.model.load import load_tokenizer
+from lib.model.memory import Shape, kept_gib, measure_machine, training_flops, weights_gib
+from lib.model.tokens import encode_documents
+from lib.model.weights import resolve_model
+from lib.prompt.template import PromptTemplate
+from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
 REPEATS = 3
@@ -201,7 +202,7 @@ def main() -> None:
 
 
 def add_estimates(name, shape, machine, lengths, speed, peak, *, add) -> None:
-    """What `lib.plan` would have said of ours; here the ratio is the estimate over the run."""
+    """What `lib.runs.plan` would have said of ours; here the ratio is the estimate over the run."""
     estimate = len(lengths) / machine.train_seconds(shape, lengths, r=RANK)
     add(f"plan_{name}", "estimate", "documents per second of training", "1/s", estimate, speed)
     gib = machine.process_gib + weights_gib(

@@ -28,10 +28,10 @@ from transformers import (
     pipeline,
 )
 
-from lib import layers
-from lib.adapters import add_lora
-from lib.decoding import score_labels
-from lib.device import (
+from lib.config.arms import StudyParams
+from lib.head.losses import HeadLoss
+from lib.head.model import EmbeddingModel, predict_logits
+from lib.machine import (
     choose_device,
     choose_dtype,
     memory_of,
@@ -40,13 +40,13 @@ from lib.device import (
     reset_peak_memory,
     start_run,
 )
-from lib.embedding import EmbeddingModel, predict_logits
-from lib.loader import load_backbone, load_tokenizer
-from lib.losses import HeadLoss
-from lib.params import StudyParams
-from lib.tokens import encode_documents
-from lib.training import finetune_embedding, finetune_instruction
-from lib.weights import resolve_model
+from lib.model.adapters import add_lora
+from lib.model.fast import blocks as layers
+from lib.model.load import load_backbone, load_tokenizer
+from lib.model.tokens import encode_documents
+from lib.model.weights import resolve_model
+from lib.prompt.label_scores import score_labels
+from lib.training.finetune import finetune_embedding, finetune_instruction
 
 MODEL_ID = StudyParams().model_id
 DEVICE = choose_device()

@@ -17,10 +17,11 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from lib.data import audit, load_splits
-from lib.duplicates import find_duplicates
-from lib.loader import load_tokenizer
-from lib.tokens import encode_cached
+from lib.data.audit import audit
+from lib.data.load import load_splits
+from lib.data.near_duplicates import find_duplicates
+from lib.model.load import load_tokenizer
+from lib.model.tokens import encode_cached
 
 SIZES, WORDS, VOCABULARY, NUM_LABELS = (10_000, 50_000, 100_000), 120, 50_000, 50
 

@@ -22,7 +22,9 @@ from contenders import ALPHA, BATCH, DEVICE, DTYPE, LEARNING_RATE, RANK
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from lib.costs import (
+from lib.config.arms import StudyParams
+from lib.machine import describe_machine, start_run
+from lib.model.memory import (  # fmt: skip
     Shape,
     fit_micro_batch,
     kept_gib,
@@ -31,9 +33,7 @@ from lib.costs import (
     unpacked_gib,
     unpacks_once,
     weights_gib,
-)  # fmt: skip
-from lib.device import describe_machine, start_run
-from lib.params import StudyParams
+)
 from lib.storage import atomic_path
 
 SIZES = {  # hidden, intermediate, layers, heads, key heads, vocabulary: those of Llama 3
@@ -199,7 +199,7 @@ def run_size(size: str, folder: Path, limits: dict, add) -> None:
 
 
 def peak_estimate(shape: Shape, memory_gib: float) -> float:
-    """What `lib.plan` says of ours, in GiB."""
+    """What `lib.runs.plan` says of ours, in GiB."""
     itemsize = DTYPE.itemsize
     quantized = not unpacks_once(unpacked_gib(shape, itemsize), memory_gib)
     weights = weights_gib(shape, r=RANK, quantized=quantized, itemsize=itemsize)

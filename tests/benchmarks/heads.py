@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import chunked
-from lib.chunked import chunked_loss, chunked_top
-from lib.device import describe_machine, peak_memory_gib, reset_peak_memory, start_run
-from lib.heads import build_head
-from lib.losses import HeadLoss
-from lib.params import ROOT, StudyParams
-from lib.storage import atomic_path
+from lib.config.arms import StudyParams
+from lib.head import chunked
+from lib.head.chunked import chunked_loss, chunked_top
+from lib.head.classifiers import build_head
+from lib.head.losses import HeadLoss
+from lib.machine import describe_machine, peak_memory_gib, reset_peak_memory, start_run
+from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
 LABELS = [10, 1_000, 100_000]

@@ -25,19 +25,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib.adapters import add_lora
-from lib.answering import generate_answers
-from lib.answers import parse_labels
-from lib.causal import causal_lm
-from lib.data import LabelSpace, load_splits
-from lib.decoding import score_labels
-from lib.device import choose_device, choose_dtype, describe_machine, start_run
-from lib.loader import load_backbone, load_tokenizer
-from lib.params import ROOT, StudyParams
-from lib.prompts import PromptTemplate
-from lib.search import search_labels
-from lib.storage import atomic_path
-from lib.training import finetune_instruction
+from lib.config.arms import StudyParams
+from lib.data.labels import LabelSpace
+from lib.data.load import load_splits
+from lib.machine import choose_device, choose_dtype, describe_machine, start_run
+from lib.model.adapters import add_lora
+from lib.model.load import load_backbone, load_tokenizer
+from lib.model.logits import causal_lm
+from lib.prompt.answers import parse_labels
+from lib.prompt.decode import generate_answers
+from lib.prompt.label_scores import score_labels
+from lib.prompt.search import search_labels
+from lib.prompt.template import PromptTemplate
+from lib.storage import ROOT, atomic_path
+from lib.training.finetune import finetune_instruction
 
 OUT = ROOT / "figures" / "bench"
 DATASET = "../shared/data/banking77/{split}.jsonl"

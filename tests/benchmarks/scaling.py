@@ -3,7 +3,7 @@
     make scaling
 
 The first four are measured on SmolLM2-135M in NF4 with our training step; the size of the model by
-the cost model of `lib.costs` at this machine's measured rates, but for the 135M, which is both.
+the cost model of `model.memory` at this machine's measured rates, but for the 135M, which is both.
 Writes figures/bench/scaling.csv and scaling.png, .pdf and .caption.md.
 """
 
@@ -22,18 +22,19 @@ from gpu import SIZES, config_of
 from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
-from lib.adapters import add_lora
-from lib.costs import Shape, kept_gib, measure_machine, weights_gib
-from lib.device import describe_machine, peak_memory_gib, reset_peak_memory, start_run
-from lib.embedding import EmbeddingModel, pad, predict_logits
-from lib.figures import save_figure, set_plot_style
-from lib.loader import load_backbone
-from lib.losses import HeadLoss
-from lib.metrics import f1_scores
-from lib.params import ROOT, StudyParams
-from lib.pooling import PoolingHead
-from lib.storage import atomic_path
-from lib.weights import resolve_model
+from lib.config.arms import StudyParams
+from lib.evaluation.metrics import f1_scores
+from lib.head.losses import HeadLoss
+from lib.head.model import EmbeddingModel, predict_logits
+from lib.head.pooling import PoolingHead
+from lib.machine import describe_machine, peak_memory_gib, reset_peak_memory, start_run
+from lib.model.adapters import add_lora
+from lib.model.batches import pad
+from lib.model.load import load_backbone
+from lib.model.memory import Shape, kept_gib, measure_machine, weights_gib
+from lib.model.weights import resolve_model
+from lib.report.figures.scores import save_figure, set_plot_style
+from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
 TOKENS = 1024  # of a step, unless one document is longer
@@ -236,7 +237,7 @@ def main() -> None:
         "training step, or one document), the number of labels (forward, backward and AdamW of the "
         "head, 16 documents), the number of documents (prediction and F1 by a one-layer model), "
         "the rank of LoRA (128 tokens), and the size of the model (dashed: the cost model of "
-        "`lib.costs`, 4-bit weights and what a step keeps, without the process itself; triangles: "
+        "`memory`, 4-bit weights and what a step keeps, without the process itself; triangles: "
         "measured on the GPU of gpu.md, random weights dequantized to 16 bits, 8,192 tokens at "
         "once). "
         f"SmolLM2-135M, NF4. Machine: {describe_machine(DEVICE, DTYPE)}. "

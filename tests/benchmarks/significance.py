@@ -10,8 +10,8 @@ from itertools import combinations
 
 import numpy as np
 
-from lib.intervals import f1_intervals
-from lib.significance import compare_all
+from lib.evaluation.intervals import f1_intervals
+from lib.evaluation.significance import compare_all
 
 
 def simulate(

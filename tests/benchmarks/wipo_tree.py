@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from lib.wipo import read_wipo_alpha
+from lib.data.wipo.read import read_wipo_alpha
 
 DOCUMENT = """<?xml version="1.0" encoding="{encoding}"?>
 <!DOCTYPE record SYSTEM "../../../../../ipctraining.dtd">

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from datasets import Dataset, DatasetDict
 
-from lib.labels import LabelSpace
-from lib.params import ROOT, StudyParams
-from lib.results import RESOURCE_KEYS, open_run, write_run
+from lib.config.arms import StudyParams
+from lib.data.labels import LabelSpace
+from lib.runs.record import RESOURCE_KEYS, open_run, write_run
+from lib.storage import ROOT
 
 LABELS = ("A", "B", "C", "D")
 STYLES = {"tfidf": "02_baselines", "embedding": "03_finetune_embedding"}

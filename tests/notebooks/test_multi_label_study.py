@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from conftest import snakemake
 
-from lib.classifier import load_classifier
-from lib.data import load_splits
-from lib.params import ROOT
-from lib.reading import find_packaged, read_table
-from lib.results import read_predictions
-from lib.study import load_params
+from lib.config.study import load_params
+from lib.data.load import load_splits
+from lib.data.tables import find_packaged, read_table
+from lib.runs.classifier import load_classifier
+from lib.runs.record import read_predictions
+from lib.storage import ROOT
 
 
 @pytest.fixture(scope="module")

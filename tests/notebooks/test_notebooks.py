@@ -7,8 +7,9 @@ import nbformat
 import pytest
 from conftest import papermill, snakemake
 
-from lib.params import NOTEBOOK_PARAMS, ROOT
-from lib.study import load_params
+from lib.config.arms import NOTEBOOK_PARAMS
+from lib.config.study import load_params
+from lib.storage import ROOT
 
 
 def read(name):

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from conftest import papermill, snakemake
 
-from lib.classifier import load_classifier
-from lib.comparison import distillation, stack_predictions
-from lib.data import load_splits
-from lib.params import ROOT
-from lib.results import OPTIONAL_RESOURCES, RESOURCE_KEYS, read_predictions, read_runs
-from lib.study import load_params
+from lib.config.study import load_params
+from lib.data.load import load_splits
+from lib.report.tables import distillation, stack_predictions
+from lib.runs.classifier import load_classifier
+from lib.runs.record import OPTIONAL_RESOURCES, RESOURCE_KEYS, read_predictions, read_runs
+from lib.storage import ROOT
 
 ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot", "distill")
 TUNED = ("encoder", "embedding", "instruction", "distill")

@@ -1,0 +1,1 @@
+"""Parameters: what a run may be asked to do, checked before anything is loaded."""

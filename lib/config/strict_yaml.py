@@ -1,0 +1,92 @@
+"""Strict YAML against a pydantic model, every complaint in one line that says where and what."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lib.errors import ParamsError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse_params(
+    model: type[Model],
+    values: Mapping[str, Any],
+    *,
+    source: str,
+    origin: Mapping[str, str] | None = None,
+) -> Model:
+    """Validate `values` against `model`, all complaints in one line of a `ParamsError`."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        complaints = [_complaint(e, model, source, origin or {}) for e in error.errors()]
+        raise ParamsError("; ".join(complaints)) from None
+
+
+def _complaint(error: Any, model: type[BaseModel], source: str, origin: Mapping) -> str:
+    if not error["loc"]:  # a contradiction between keys, worded by a validator above
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{origin.get(message.split(':')[0], source)}: {message}"
+    key, value = str(error["loc"][0]), error["input"]
+    where = f"{origin.get(key, source)}: {key}"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown parameter{nearest(key, model.model_fields)}"
+    remedy = ""
+    if isinstance(value, bool):
+        remedy = "; YAML reads an unquoted yes, no, on or off as a boolean: quote it"
+    elif isinstance(value, str) and _is_number(value):
+        remedy = f"; this is text: write the number as {_plain_number(value)}"
+    elif error["type"] == "literal_error":
+        remedy = nearest(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
+    return f"{where}: {value!r} is not valid: {error['msg']}{remedy}"
+
+
+def nearest(word: str, known: Any) -> str:
+    match = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(map(str, known))}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain_number(text: str) -> str:
+    """A spelling that YAML 1.1 reads as a number: `2e-4` is text there, `2.0e-4` is not."""
+    mantissa, _, exponent = text.lower().partition("e")
+    if not exponent:
+        return text
+    sign = exponent if exponent[0] in "+-" else f"+{exponent}"
+    return f"{float(mantissa)}e{sign}"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML as papermill reads it, except that a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ParamsError(f"{self.name}: {key}: given twice; leave one")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            loaded = yaml.load(file, Loader=_StrictLoader)
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise ParamsError(f"{path}: expected `key: value` lines, found {type(loaded).__name__}")
+    return loaded

@@ -1,0 +1,135 @@
+"""The parameters files of a study, checked one by one and against each other, and its runs."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams, StudyParams
+from lib.config.data import DataParams
+from lib.config.strict_yaml import nearest, parse_params, read_yaml
+from lib.errors import ParamsError
+
+# From the fastest to the slowest, as a rule.
+ARM_NOTEBOOKS = ("02_baselines", "03_finetune_embedding", "04_finetune_instruction")
+
+# What `lib.runs.record.read_runs` takes for granted when it compares arms.
+SHARED = [key for key in DataParams.model_fields if key != "audit"]
+
+
+def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyParams:
+    """Validated parameters of the YAML files, later ones and then `overrides` winning.
+
+    The key `notebook` chooses the model; without it the keys that all notebooks share are meant.
+
+    Raises
+    ------
+    ParamsError
+        One line that names the file, the key, what is wrong and the nearest valid key or value.
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for file in (path, *more):
+        loaded = read_yaml(Path(file))
+        values |= loaded
+        origin |= dict.fromkeys(loaded, str(file))
+    values |= overrides
+    origin |= dict.fromkeys(overrides, "overrides")
+    notebook = values.get("notebook", "")
+    if notebook and notebook not in NOTEBOOK_PARAMS:
+        raise ParamsError(
+            f"{origin['notebook']}: notebook: {notebook!r} is not a notebook of this study"
+            + nearest(str(notebook), NOTEBOOK_PARAMS)
+        )
+    model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
+    params = parse_params(model, values, source=str((path, *more)[-1]), origin=origin)
+    if notebook and params.arm != Path((path, *more)[-1]).stem:
+        raise ParamsError(f"{(path, *more)[-1]}: arm: {params.arm!r} is not the file's name")
+    return params
+
+
+def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
+    """The parameters of each arm of a study, by its name.
+
+    Parameters
+    ----------
+    folder
+        Holds common.yaml and a file for each arm; it bears the study's name.
+    overrides
+        Win over what the files say.
+
+    Raises
+    ------
+    ParamsError
+        A file cannot be read, or it does not fit the others; the first complaint.
+    """
+    folder = Path(folder)
+    common = folder / "common.yaml"
+    study = load_params(common, **overrides)
+    if study.study != folder.absolute().name:
+        raise ParamsError(f"{common}: study: {study.study!r} is not the folder's name")
+    arms = {}
+    for file in sorted(folder.glob("*.yaml")):
+        if file == common:
+            continue
+        arm = arms[file.stem] = load_params(common, file, **overrides)
+        if arm.notebook not in ARM_NOTEBOOKS:
+            raise ParamsError(f"{file}: notebook: must be one of {list(ARM_NOTEBOOKS)}")
+        if (arm.study, arm.seeds) != (study.study, study.seeds):
+            raise ParamsError(f"{file}: study and seeds belong in common.yaml")
+        if arm.train_size or arm.train_sizes != study.train_sizes:
+            raise ParamsError(f"{file}: set train_sizes, in common.yaml alone")
+        own = [key for key in SHARED if getattr(arm, key) != getattr(study, key)]
+        if own:
+            raise ParamsError(
+                f"{file}: {', '.join(own)}: arms share their documents and labels, so these belong "
+                "in common.yaml"
+            )
+    if not arms:
+        raise ParamsError(f"{folder}: no arms; write a parameters file for each beside common.yaml")
+    check_teachers(arms, folder)
+    return arms
+
+
+def study_runs(arms: Iterable[StudyParams]) -> dict[str, StudyParams]:
+    """The parameters of every run by its name, each with its `train_size` and `seeds`.
+
+    A study with `train_sizes` runs each arm as `<arm>@<size>`, but by its name alone, and with its
+    first seed alone, where the arm learns from nothing.
+    """
+    runs = []
+    for arm in arms:
+        if not arm.train_sizes:
+            runs.append(arm)
+        elif not arm.learns:
+            runs.append(arm.model_copy(update={"seeds": arm.seeds[:1]}))
+        else:
+            runs += [arm.model_copy(update={"train_size": size}) for size in arm.train_sizes]
+    return {run.run_dir.parent.name: run for run in runs}
+
+
+def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
+    """Raise `ParamsError` if an arm of the study has a teacher that cannot teach it.
+
+    Parameters
+    ----------
+    arms
+        Every arm of the study by its name.
+    folder
+        Where its parameters files lie.
+    """
+    for name, params in arms.items():
+        if not (teacher := getattr(params, "teacher", "")):
+            continue
+        where = f"{Path(folder) / name}.yaml: teacher: {teacher!r}"
+        if teacher not in arms:
+            raise ParamsError(f"{where} is not an arm of the study{nearest(teacher, arms)}")
+        other = arms[teacher]
+        if not isinstance(other, FinetuneParams):
+            raise ParamsError(f"{where}: {other.notebook} is no fine-tuned arm")
+        if params.train_sizes and not other.learns:
+            raise ParamsError(f"{where} learns from nothing, so it has no run of each size")
+        if getattr(other, "teacher", ""):
+            raise ParamsError(f"{where} learns from {other.teacher!r} itself; name that one")
+        data = (params.data_options, params.label_names)
+        if data != (other.data_options, other.label_names):
+            raise ParamsError(f"{where} reads other documents or labels than {name!r}")

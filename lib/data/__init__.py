@@ -1,0 +1,1 @@
+"""Documents in, splits out: files, labels, sampling and the audit."""

@@ -1,0 +1,216 @@
+"""What is wrong with labelled splits: leakage, repeats, unusable labels and damaged text."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import regex
+from datasets import DatasetDict
+from ftfy.badness import is_bad
+
+from lib.data.near_duplicates import duplicates, tabulate
+from lib.data.tables import SPLITS
+from lib.data.words import WORD_CHARACTER, normal_form
+from lib.errors import DataError
+
+# Chosen here, as every number in this file whose comment names no source.
+MAX_CHARACTERS = 1_000_000  # also the longest text that spaCy takes by default
+FEW_DOCUMENTS = 5
+IMBALANCE = 10
+SHORTEST_NAME = 4  # characters of a label that is looked for in texts
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+# Four letters of À to ÿ in a row: Cyrillic, Greek, Hebrew or Chinese bytes read as Latin-1, or as
+# Windows-1252. Words of no language that is written so have as many.
+_FOREIGN = re.compile(r"[À-ÖØ-öø-ÿ]{4}|\ufffd|ï¿½|锟斤拷")
+
+
+def audit(
+    splits: DatasetDict,
+    *,
+    max_length: int | None = None,
+    count_tokens: Callable[[list[str]], Sequence[int]] | None = None,
+    on_leakage: Literal["warn", "error"] = "warn",
+    threshold: float = 0.8,
+) -> pd.DataFrame:
+    """Findings about the splits, the gravest first; no rows where nothing was found.
+
+    Parameters
+    ----------
+    splits
+        Any of train, validation and test, with the columns `id` str, `text` str, `labels`
+        list[str] and, if there are groups, `group` str (empty where a document has none).
+    max_length, count_tokens
+        Tokens that a model reads, and the function that counts the tokens of each of N texts.
+        Without them no text is reported as cut.
+    on_leakage
+        "error" raises where a held-out document, or its group, also stands in an earlier split.
+        Validation leaks into test as train does, because validation chooses.
+    threshold
+        Jaccard similarity of word shingles, in (0, 1], from which two texts are near-duplicates.
+
+    Returns
+    -------
+    DataFrame
+        `severity` ("error", "warning" or "note"); `check` str; `count` int, of documents, texts,
+        groups or labels, as the check says; `examples` str, up to three of their ids or names;
+        `remedy` str. Ordered by severity, then check.
+
+    Raises
+    ------
+    DataError
+        The splits leak and `on_leakage` is "error".
+    ValueError
+        An argument is out of range, or only one of `max_length` and `count_tokens` is given.
+    """
+    if on_leakage not in ("warn", "error"):
+        raise ValueError(f'on_leakage: {on_leakage!r} is neither "warn" nor "error"')
+    if (max_length is None) != (count_tokens is None):
+        raise ValueError("max_length and count_tokens: give both or neither")
+    table = tabulate(splits)
+    leaks = [found for found in _leaks(table, threshold) if found["count"]]
+    if leaks and on_leakage == "error":
+        what = "; ".join(
+            f"{f['check']}: {f['count']}, such as {f['examples'].split(', ')[0]}" for f in leaks
+        )
+        raise DataError(f'{what}; {leaks[0]["remedy"]}, or write audit: "warn"')
+    findings = [*leaks, *_texts(table), *_labels(table)]
+    if count_tokens is not None:
+        findings.append(_cut(table, np.asarray(count_tokens(table["text"].tolist())), max_length))
+    columns = ["severity", "check", "count", "examples", "remedy"]
+    found = pd.DataFrame([f for f in findings if f["count"]], columns=columns)
+    return found.sort_values(["severity", "check"], key=_rank, ignore_index=True)
+
+
+def _rank(column: pd.Series) -> pd.Series:
+    return column.replace({"error": "0", "warning": "1", "note": "2"})
+
+
+def _finding(severity: str, check: str, examples: Iterable[str], remedy: str) -> dict:
+    examples = list(examples)
+    return {
+        "severity": severity,
+        "check": check,
+        "count": len(examples),
+        "examples": ", ".join(map(str, examples[:3])),
+        "remedy": remedy,
+    }
+
+
+def _leaks(table: pd.DataFrame, threshold: float) -> list[dict]:
+    remedy = "drop them from the earlier split, or read the scores as optimistic"
+    found = duplicates(table, threshold)
+    pairs = found["id"] + " ~ " + found["other_id"]
+    group = table["group"] if "group" in table else pd.Series(None, table.index, dtype=object)
+    ranks = table["rank"].groupby(group.where(group != ""), sort=False).agg(["min", "max"])
+    findings = []
+    for earlier, place in (
+        ("train", "in train and in a held-out split"),
+        ("validation", "in validation and in test"),
+    ):
+        here = found["other_split"] == earlier
+        groups = ranks[(ranks["min"] == SPLITS.index(earlier)) & (ranks["max"] > ranks["min"])]
+        findings += [
+            _finding("error", f"text is {place}", found["id"][here & found["exact"]], remedy),
+            _finding("error", f"near-duplicate is {place}", pairs[here & ~found["exact"]], remedy),
+            _finding("error", f"group is {place}", groups.index, remedy),
+        ]
+    return findings
+
+
+def _texts(table: pd.DataFrame) -> list[dict]:
+    ids, texts, filled = table["id"], table["text"], table["key"] != ""
+    repeats = filled & table.duplicated(["rank", "code"])
+    several = table[filled & table.duplicated("code", keep=False)]
+    sets = several["labels"].map(frozenset).groupby(several["code"]).nunique()
+    contrary = several[several["code"].isin(sets.index[sets > 1])].drop_duplicates("code")
+    huge = texts.str.len() > MAX_CHARACTERS
+    control = [bool(_CONTROL.search(text)) for text in texts]
+    damaged = [not text.isascii() and _is_damaged(text) for text in texts]
+    settle = "settle on one set of labels: no model can get them all right"
+    convert = "convert the file to UTF-8 from the encoding that it was written in"
+    look = "see whether it is one document"
+    return [
+        _finding("error", "text is empty", ids[~filled], "fill it in or remove the row"),
+        _finding("warning", "text repeats within its split", ids[repeats], "drop the repeats"),
+        _finding("warning", "the same text has different labels", contrary["id"], settle),
+        _finding("warning", f"text has more than {MAX_CHARACTERS:,} characters", ids[huge], look),
+        _finding("warning", "text has control characters", ids[control], "remove them"),
+        _finding("warning", "text has damaged characters", ids[damaged], convert),
+    ]
+
+
+def _is_damaged(text: str) -> bool:
+    """True if a text was read in another encoding than it was written in."""
+    return is_bad(text) or bool(_FOREIGN.search(text))
+
+
+def _labels(table: pd.DataFrame) -> list[dict]:
+    """Findings about labels; which documents a label lacks is told of splits that are there."""
+    pairs = table[["split", "labels"]].explode("labels").dropna()
+    support = {name: Counter(part["labels"]) for name, part in pairs.groupby("split")}
+    train, test = support.get("train", Counter()), support.get("test", Counter())
+    held_out = set(test) | set(support.get("validation", ()))
+    untested = sorted(set(train) - set(test)) if test else []
+    unseen = sorted(held_out - set(train)) if train else []
+    rare = sorted((n, label) for label, n in train.items() if n < FEW_DOCUMENTS)
+    few = f"label has fewer than {FEW_DOCUMENTS} training documents"
+    return [
+        _finding("error", "label has no training document", unseen, "it cannot be predicted"),
+        _finding("warning", "label has no test document", untested, "its F1 is not measured"),
+        _finding("note", few, [label for _, label in rare], "label more documents"),
+        *_imbalance(train, (table["split"] == "train").sum()),
+        *_own_labels(table),
+    ]
+
+
+def _imbalance(support: Counter, num_documents: int) -> list[dict]:
+    if not support:
+        return []
+    [(label, most)], median = support.most_common(1), np.median(list(support.values()))
+    remedy = (
+        f"{label!r} stands on {most / num_documents:.0%} of the training documents, "
+        f"{most / median:.0f} times as many as the median label; read macro-F1 beside micro-F1"
+    )
+    large = [label] if most >= IMBALANCE * median else []
+    return [_finding("note", "label is far more frequent than others", large, remedy)]
+
+
+@cache
+def _name_pattern(label: str) -> tuple[str, regex.Pattern]:
+    name = normal_form(label.lower().replace("_", " "))
+    edges = rf"(?<!{WORD_CHARACTER})", rf"(?!{WORD_CHARACTER})"
+    return name, regex.compile(re.escape(name).join(edges))
+
+
+def _own_labels(table: pd.DataFrame) -> list[dict]:
+    ids, hits, documents = [], Counter(), Counter()
+    for identity, key, labels in zip(table["id"], table["key"], table["labels"], strict=True):
+        patterns = {label: _name_pattern(label) for label in labels}
+        documents.update(labels)
+        inside = [
+            label
+            for label, (name, regex) in patterns.items()
+            if len(name) >= SHORTEST_NAME and name in key and regex.search(key)
+        ]
+        hits.update(inside)
+        ids += [identity] if inside else []
+    if not hits:
+        return []
+    label, count = hits.most_common(1)[0]
+    remedy = (
+        f"fine where new texts do so too; {label!r} stands in {count / documents[label]:.0%} of "
+        "its documents"
+    )
+    return [_finding("note", "text contains its own label", ids, remedy)]
+
+
+def _cut(table: pd.DataFrame, num_tokens: np.ndarray, max_length: int) -> dict:
+    cut = num_tokens > max_length
+    remedy = f"{cut.mean():.0%} are cut; raise max_length if the label is decided late in a text"
+    check = f"text is longer than max_length ({max_length} tokens)"
+    return _finding("warning" if cut.mean() > 0.5 else "note", check, table["id"][cut], remedy)

@@ -1,0 +1,254 @@
+"""Text files as people have them, decoded, and their delimited cells; nothing is lost unsaid."""
+
+import csv
+import gzip
+import io
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import charset_normalizer
+import numpy as np
+import pandas as pd
+
+from lib.errors import DataError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+ORANGE_TYPES = {"continuous", "discrete", "string", "time", "c", "d", "s", "t"}
+# Byte order marks, the longer first: that of UTF-32 begins as that of UTF-16 does.
+MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+# The legacy encodings of the WHATWG Encoding Standard, as Python calls them; the Mac's left out.
+LEGACY = [f"cp{n}" for n in (866, 874, *range(1250, 1259), 932, 949)]
+LEGACY += [f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)]
+LEGACY += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp"]
+# What announces characters of two bytes in encodings of 7 bits, which are UTF-8 too (ISO 2022).
+ISO_2022 = {b"B": "ISO-2022-JP", b"@": "ISO-2022-JP", b")C": "ISO-2022-KR", b")A": "ISO-2022-CN"}
+ESCAPED = re.compile(rb"\x1b\$(B|@|\)C|\)A)")
+SAMPLE = 200_000  # bytes that the detector of encodings reads (chosen here)
+COMMONEST = "cp1252"  # the first among equals, as in browsers for Western locales
+EVEN = 0.05  # difference of the detector's measure of mess that tells nothing (chosen here)
+# A Latin letter beside one of another alphabet, as in no word.
+MIXED = re.compile(r"[A-Za-z][\u0370-\u0fff]|[\u0370-\u0fff][A-Za-z]")
+CANDIDATES = 4  # encodings that an error names (chosen here)
+TELLING = 1000  # lines among which an error looks for the one to show (chosen here)
+SHOWN = 60  # characters of a line that an error shows (chosen here)
+Record = tuple[int, int, list[str]]  # its first line and last line, from 1, and its cells
+
+
+def read_text(path: Path, *, packed: bool = False) -> str:
+    """The text of a file, unpacked with gzip if it is `packed`, without its byte order mark.
+
+    A byte order mark decides the encoding; without one it is UTF-8.
+
+    Raises
+    ------
+    DataError
+        The bytes are of another encoding; the message names those that are likely.
+    """
+    raw = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        place = f"{path}: line {line}: not {encoding.removesuffix('-sig').upper()}"
+        found = f"{place} (byte {error.object[error.start]:#04x})"
+        raise DataError(f"{found}; {_advice(raw, encoding)}") from None
+    if raw.isascii() and (found := ESCAPED.search(raw)):
+        line, name = raw.count(b"\n", 0, found.start()) + 1, ISO_2022[found[1]]
+        raise DataError(
+            f"{path}: line {line} holds an escape sequence of {name}; convert the file, for "
+            f"example with `iconv -f {name} -t UTF-8`"
+        )
+    if "\x00" in text:
+        line = text.count("\n", 0, text.index("\x00")) + 1
+        raise DataError(f"{path}: line {line} holds a zero byte; {_advice(raw, encoding)}")
+    return text
+
+
+def _advice(raw: bytes, encoding: str) -> str:
+    """The remedy for bytes that are not of the encoding that they ought to be of."""
+    if encoding not in ("utf-8", "utf-8-sig"):
+        return "it is damaged or cut off behind its byte order mark; get the file anew"
+    if b"\x00" in raw:
+        order = "LE" if raw.index(b"\x00") % 2 else "BE"
+        return (
+            "if the file is UTF-16 without a byte order mark, convert it, for example with "
+            f"`iconv -f UTF-16{order} -t UTF-8`"
+        )
+    replaced = raw.decode("utf-8", errors="replace")
+    bad, good = (
+        replaced.count("\ufffd"),
+        sum(map(len, re.findall(r"[^\x00-\x7f\ufffd]+", replaced))),
+    )
+    if good > bad:
+        return "most of the file is UTF-8; mend that line, which is damaged or of another encoding"
+    # Lines of ASCII say nothing about the encoding.
+    telling = [line for line in raw.split(b"\n") if not line.isascii()]
+    likely = _likely(raw, b"\n".join(telling)[:SAMPLE])
+    if not likely:
+        return "convert the file to UTF-8 from the encoding that it was written in"
+    line = max(telling[:TELLING], key=lambda line: len({line.decode(name) for name in likely}))
+    names = [name.replace("_", "-").upper() for name in likely]
+    where = "the line" if line == telling[0] else "a line"
+    read = [
+        f"{name}, as which {where} reads {line.decode(encoding).strip()[:SHOWN]!r}"
+        for name, encoding in zip(names, likely, strict=True)
+    ]
+    return (
+        f"likely {', or '.join(read)}; if {'one' if len(read) > 1 else 'that'} is right, convert "
+        f"the file, for example with `iconv -f {names[0]} -t UTF-8`"
+    )
+
+
+def _likely(raw: bytes, sample: bytes) -> list[str]:
+    """The legacy encodings that read a sample about equally well, the likeliest first.
+
+    One code page stands for all that read it alike; Windows-1252, the commonest, where it may.
+    """
+    found: list[tuple[float, float, str]] = []
+    for match in charset_normalizer.from_bytes(sample, cp_isolation=LEGACY):
+        name = COMMONEST if COMMONEST in match.could_be_from_charset else match.encoding
+        try:
+            mixed = MIXED.search(sample.decode(name, errors="ignore")) is not None
+            raw.decode(name)
+        except UnicodeDecodeError:
+            continue
+        found.append((mixed + match.chaos, -match.coherence, name))
+    found.sort(key=lambda entry: entry[0] >= 1)  # those that mix alphabets last
+    even = [entry for entry in found if entry[0] <= found[0][0] + EVEN]
+    first = [name for *how, name in even if name == COMMONEST and how == list(even[0][:2])]
+    return list(dict.fromkeys([*first, *(name for *_, name in even)]))[:CANDIDATES]
+
+
+def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
+    """The rows of a `.csv`, `.tsv` or Orange `.tab` file, as strings; None where a row is short.
+
+    Cells are quoted as in RFC 4180: a quotation mark opens at the start of a cell, closes before a
+    delimiter or the end of a line, and is doubled within. A `.tab` has no quoting.
+
+    Raises
+    ------
+    DataError
+        A quotation mark is out of place, a row is longer than the header, or the header is missing,
+        names a column twice or has another delimiter.
+    """
+    delimiter = DELIMITERS[ending]
+    records = list(
+        _records(path, read_text(path, packed=packed), delimiter, quoted=ending != ".tab")
+    )
+    if not records or not any(records[0][2]):
+        raise DataError(f"{path}: cannot be read: No columns; name them in line 1")
+    header = [name or f"Unnamed: {i}" for i, name in enumerate(records[0][2])]
+    _check_header(path, header)
+    body = records[1:]
+    if ending == ".tab":  # Orange: names, then types, then roles
+        if not body or not {cell.lower() for cell in body[0][2]} & ORANGE_TYPES:
+            raise DataError(f"{path}: line 2 does not hold Orange's column types; name it .tsv")
+        body = body[2:]
+    width, rows = len(header), []
+    for row, (line, _, cells) in enumerate(body, start=1):
+        if len(cells) > width and any(cell.strip() for cell in cells[width:]):
+            raise DataError(
+                f"{path}: document {row} (line {line}) has {len(cells)} cells, the header {width}; "
+                f"quote a cell that holds {delimiter!r}: {delimiter.join(cells)[:SHOWN]!r}"
+            )
+        rows.append(cells[:width] + [None] * (width - len(cells)))
+    if ending != ".tab":
+        _refuse_swallowed(path, header, body, delimiter)
+    table = pd.DataFrame(rows, columns=header, dtype=object)
+    filled = [any(cell and cell.strip() for cell in row) for row in rows]
+    return table.loc[np.array(filled, dtype=bool)]
+
+
+def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> Iterator[Record]:
+    csv.field_size_limit(sys.maxsize)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    start, row = 1, 0
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            raise _quotation_error(path, text, row, start, reader.line_num) from None
+        yield start, reader.line_num, cells
+        start, row = reader.line_num + 1, row + 1
+
+
+def _quotation_error(path: Path, text: str, row: int, start: int, end: int) -> DataError:
+    lines = list(io.StringIO(text, newline=""))
+    record = "".join(lines[start - 1 : end])
+    where = f"{path}: document {row} (line {start})" if row else f"{path}: the header"
+    shown = repr(lines[start - 1].rstrip("\r\n")[:SHOWN])
+    if '\\"' in record:
+        fault = "a quotation mark is escaped by a backslash"
+    elif end == start and record.count('"') % 2 == 0:
+        fault = "a quotation mark closes before the end of its cell"
+    else:
+        fault = "a quotation mark opens a cell and swallows the rows behind it"
+    return DataError(f'{where}: {fault}: {shown}; quote the whole cell and double ("") those in it')
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if len(header) == 1 and (found := re.findall(r"[;,\t|]", header[0])):
+        raise DataError(
+            f"{path}: the header {header[0]!r} is one column; is {found[0]!r} the delimiter? "
+            "A .csv has commas, a .tsv tabs"
+        )
+    if doubled := sorted({name for name in header if header.count(name) > 1}):
+        raise DataError(f"{path}: column {doubled[0]!r} stands twice in the header; rename one")
+
+
+def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimiter: str) -> None:
+    """Raise `DataError` for a cell of several lines that are rows themselves."""
+    known: list[set[str]] = [set() for _ in header]  # values of each column that are one line
+    for _, _, cells in body:
+        for values, cell in zip(known, cells, strict=False):
+            values.update([cell] if "\n" not in cell else ())
+    for row, (start, end, cells) in enumerate(body, start=1):
+        for at, cell in enumerate(cells if end > start else ()):
+            if _swallows(cell, at, len(cells), known, delimiter):
+                raise DataError(
+                    f"{path}: document {row} (line {start}): a quotation mark opens {header[at]!r} "
+                    f"and swallows the rows behind it: {cell.splitlines()[0][:SHOWN]!r}; double "
+                    "it, or quote the whole cell"
+                )
+
+
+def _swallows(cell: str, at: int, width: int, known: list[set[str]], delimiter: str) -> bool:
+    """True if a cell holds rows: an opening quotation mark was closed by that of a later row.
+
+    Proper cells of several lines stay. In a cell of swallowed rows, the first and the last line
+    have as many cells as the header, and some of them hold what other rows hold in that column:
+    before the cell and behind it or, as an id is like no other, on one side where each line between
+    has the cells of a row.
+    """
+    lines = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if len(lines) < 2:
+        return False
+    if delimiter == "\t" and delimiter in cell:  # no text holds tabs
+        return True
+    first, last = lines[0].split(delimiter), lines[-1].split(delimiter)
+    if at + len(first) != width or len(last) != at + 1:
+        return False
+    behind = list(zip(first[1:], known[at + 1 :], strict=False))
+    before = list(zip(last[:-1], known[:at], strict=False))
+    sides = [
+        any(value and value in values for value, values in found)
+        for found in (behind, before)
+        if found
+    ]
+    between = all(line.count(delimiter) == width - 1 for line in lines[1:-1] if line)
+    most = max(map(len, known))  # ids; that one of them comes again tells nothing
+    told = any(v and v in of and 2 * len(of) <= most for v, of in (*behind, *before))
+    return bool(sides) and (all(sides) or (told and between))

@@ -1,0 +1,301 @@
+"""Label names: the study's fixed list, their texts for prompts, their hierarchy, their support."""
+
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import yaml
+from datasets import DatasetDict
+from scipy.sparse import csr_array
+
+from lib.data.words import normal_form
+from lib.errors import DataError
+from lib.ipc import LEVELS, cut_code, parent
+from lib.storage import ROOT
+
+DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (chosen here)
+NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
+NUM_TOP = 100  # labels of a document whose scores are then kept
+
+# A list written as text, by Python, JSON or NumPy (which puts no commas).
+_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
+_MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
+# The name of what holds it: array([...], dtype=object), frozenset({...}), set().
+_HOLDER = re.compile(r"(?:array|(?:frozen)?set)\((.*?)\s*(?:,\s*dtype=[^\[\](){}]*)?\)", re.DOTALL)
+_LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
+_BARE_LIST = re.compile(r"\s*\[[^\[\]]*,[^\[\]]*\]\s*")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The study's fixed, ordered labels; column c of every (N, C) array is `names[c]`.
+
+    Attributes
+    ----------
+    names
+        C distinct labels, as they stand in the data.
+    texts
+        What a prompt calls them, in the same order; the names themselves unless told otherwise.
+    none
+        What a prompt calls an empty label set; "" in a study where every document has a label.
+    """
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    none: str = ""
+
+    def __post_init__(self) -> None:
+        texts = tuple(self.texts) or tuple(self.names)
+        object.__setattr__(self, "texts", texts)
+        called = (*texts, self.none) if self.none else texts
+        spelled = Counter(normal_form(text.lower()) for text in called)
+        if repeated := [text for text, count in spelled.items() if count > 1]:
+            raise DataError(f"labels: several are called {repeated[0]!r}; each needs its own text")
+
+    @classmethod
+    def from_splits(cls, splits: DatasetDict, *, label_names: str = "") -> Self:
+        """Every label of any split, sorted, so that absent classes count alike in every arm.
+
+        Parameters
+        ----------
+        label_names
+            A YAML (or JSON) file of `label: text` lines; labels that it leaves out keep their name.
+            The text of "" is the word for an empty label set, "none" unless a label is called so.
+
+        Raises
+        ------
+        DataError
+            The file cannot be read, names no label of the data, or two labels get the same text.
+        """
+        names = sorted({x for s in splits.values() for row in s["labels"] for x in row})
+        texts = read_label_names(ROOT / label_names) if label_names else {}
+        if texts and not texts.keys() & set(names):
+            raise DataError(
+                f"{ROOT / label_names}: none of its labels ({', '.join(list(texts)[:3])} ...) is a "
+                f"label of the data ({', '.join(names[:3])} ...)"
+            )
+        called = tuple(texts.get(name, name) for name in names)
+        if all(len(row) for split in splits.values() for row in split["labels"]):
+            return cls(tuple(names), called)
+        taken = {normal_form(text.lower()) for text in called}
+        free = (word for word in NONE if word not in taken)
+        return cls(tuple(names), called, texts.get("", "") or next(free))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether arrays of documents by labels are sparse, because there are so many labels."""
+        return len(self) > DENSE_LABELS
+
+    def require_dense(self, notebook: str) -> None:
+        """Raise `DataError` if there are so many labels that arrays would be sparse."""
+        if self.sparse:
+            raise DataError(
+                f"{len(self):,} labels: {notebook} handles {DENSE_LABELS:,} at most; set a coarser "
+                "label_level or a min_support, or use 03_finetune_embedding"
+            )
+
+    def indices(self, labels: Iterable[Sequence[str]]) -> list[list[int]]:
+        """The columns of N documents' labels, in ascending order; names outside are skipped."""
+        index = {name: i for i, name in enumerate(self.names)}
+        return [sorted({index[name] for name in row if name in index}) for row in labels]
+
+    def encode(self, labels: Iterable[Sequence[str]]) -> np.ndarray | csr_array:
+        """Multi-hot targets, (N, C) bool, of N documents' label lists; names outside are skipped.
+
+        Predictions may hold no label at all, or one outside the set: their row stays empty there,
+        so that they count as errors. The array is sparse if there are more than `DENSE_LABELS`.
+        """
+        columns = self.indices(labels)
+        starts = np.cumsum([0, *map(len, columns)])
+        flat = np.array([c for row in columns for c in row], dtype=np.int64)
+        ones = np.ones(len(flat), dtype=bool)
+        multi_hot = csr_array((ones, flat, starts), shape=(len(columns), len(self)))
+        return multi_hot if self.sparse else multi_hot.toarray()
+
+    def decode(self, multi_hot: np.ndarray | csr_array) -> list[list[str]]:
+        """Label lists, in label order, of an (N, C) bool array, dense or sparse."""
+        rows = csr_array(multi_hot)
+        rows.eliminate_zeros()
+        rows.sort_indices()
+        return [
+            [self.names[c] for c in rows.indices[start:end]] for start, end in pairwise(rows.indptr)
+        ]
+
+    def decode_best(self, scores: np.ndarray) -> list[list[str]]:
+        """The label with the highest score, as lists of one, of an (N, C) float array."""
+        return [[self.names[c]] for c in scores.argmax(axis=1)]
+
+    def verbalized(self, verbalizer: str) -> Self:
+        """The same labels with other texts: "name", as in the data, or "code", a letter or number.
+
+        "text" leaves them as they are.
+        """
+        if verbalizer == "text":
+            return self
+        few = len(self) <= len(ascii_uppercase)
+        codes = ascii_uppercase if few else map(str, range(1, len(self) + 1))
+        texts = self.names if verbalizer == "name" else tuple(codes)[: len(self)]
+        return type(self)(self.names, texts, self.none)
+
+    def rolled_up(self, level: str) -> tuple[Self, np.ndarray]:
+        """The labels of an IPC level, C' of them, and which of ours they contain, (C, C') bool.
+
+        A multi-hot array (N, C) becomes (N, C') by `multi_hot @ contains`. Labels that are coarser
+        than the level stay themselves.
+        """
+        coarse = [cut_label(name, level) for name in self.names]
+        space = type(self)(tuple(sorted(set(coarse))), none=self.none)
+        return space, space.encode([name] for name in coarse)
+
+
+def read_label_names(path: Path) -> dict[str, str]:
+    """Texts of labels from a YAML or JSON file of `label: text` lines."""
+    try:
+        texts = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # all strings
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(texts, dict) or not all(isinstance(t, str) and t for t in texts.values()):
+        raise DataError(f"{path}: expected `label: text` lines")
+    return texts
+
+
+def cut_label(label: str, level: str) -> str:
+    """The IPC label at `level`; a label that ends above it, or is no IPC code, as it is."""
+    try:
+        return cut_code(label, level)
+    except ValueError:
+        return label
+
+
+def check_spelling(labels: Iterable[str], source: str) -> None:
+    """Raise `DataError` if two labels differ by what is not seen, or by case or spaces alone."""
+    spelled: dict[str, str] = {}
+    for label in labels:
+        other = spelled.setdefault(normal_form(label.lower()), label)
+        if other == label:
+            continue
+        if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:
+            raise DataError(
+                f"{source}: labels {other!a} and {label!a} look alike: they differ by "
+                "Unicode form or invisible characters alone; write them alike"
+            )
+        raise DataError(
+            f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write "
+            "them alike"
+        )
+
+
+def apply_min_support(
+    frames: Mapping[str, pd.DataFrame], *, train: str, min_support: int, rare_labels: str
+) -> dict[str, pd.DataFrame]:
+    """Frames in which labels of fewer than `min_support` training documents are dealt with.
+
+    Parameters
+    ----------
+    frames
+        For each part a table with `labels` (list[str]).
+    train
+        The part whose documents count as support.
+    rare_labels
+        "keep": nothing changes. "drop": they vanish from every split, and with them documents that
+        have no other label; a label set that was empty before stays. "merge": they become their IPC
+        parent (subclass to class to section), until that has the support or no parent is left.
+
+    Raises
+    ------
+    DataError
+        A part has no document left.
+    """
+    if rare_labels == "keep":
+        return dict(frames)
+    counts = Counter(label for labels in frames[train]["labels"] for label in labels)
+    known = {label for frame in frames.values() for labels in frame["labels"] for label in labels}
+    if rare_labels == "merge":
+        renamed = _merged(frames[train], known, min_support)
+    else:
+        renamed = {x: x if counts[x] >= min_support else None for x in known}
+    result = {}
+    for name, frame in frames.items():
+        labels = [sorted({renamed[x] for x in row if renamed[x]}) for row in frame["labels"]]
+        kept = [
+            bool(now or not before) for now, before in zip(labels, frame["labels"], strict=True)
+        ]
+        frame = frame.assign(labels=pd.Series(labels, index=frame.index, dtype=object))
+        result[name] = frame[kept]
+        if result[name].empty:
+            raise DataError(f"min_support: {min_support} leaves no document in {name}; lower it")
+    return result
+
+
+def _merged(train: pd.DataFrame, known: Iterable[str], min_support: int) -> dict[str, str]:
+    """What each label becomes; from the finest level up, so that siblings meet in the parent."""
+    renamed = {label: label for label in known}
+    for level in reversed(LEVELS[1:]):
+        counts = Counter(x for row in train["labels"] for x in {renamed[label] for label in row})
+        for label, now in renamed.items():
+            fine = cut_label(now, level) == now != cut_label(now, LEVELS[LEVELS.index(level) - 1])
+            if fine and counts[now] < min_support:
+                renamed[label] = parent(now)
+    return renamed
+
+
+def read_lists(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
+    """A column in which lists written as text are lists; names in brackets stay names."""
+    several = mode != "single"
+    texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
+    lists = texts.map(_as_list)
+    told = [
+        found is not None and (several or len(found) > 1 or "'" in text or '"' in text)
+        for text, found in zip(texts, lists, strict=True)
+    ]
+    others = texts[[found is None for found in lists]]
+    if any(told) and len(others):
+        fewer, is_list = (others, "no") if len(others) < sum(told) else (texts[told], "a")
+        raise DataError(
+            f"{source}: document {rows[fewer.index[0]]}: {values.name!r} is {fewer.iloc[0]!r}, "
+            f"{is_list} list written as text, unlike that of other rows; write all of them alike"
+        )
+    if any(told):
+        listed = [lists.get(at, value) for at, value in values.items()]
+        return pd.Series(listed, name=values.name, dtype=object)
+    bare = others[others.map(_BARE_LIST.fullmatch).notna()]
+    if several and len(bare):
+        raise DataError(
+            f"{source}: document {rows[bare.index[0]]}: {values.name!r} is {bare.iloc[0]!r}, a "
+            "list written as text without quotation marks; join the labels by a character and name "
+            "it as label_delimiter"
+        )
+    return values
+
+
+def _as_list(text: str) -> list | None:
+    """The list that a text writes down, None if it is another text."""
+    text = text.strip()
+    if held := _HOLDER.fullmatch(text):
+        text = held[1] or "[]"
+    quoted = "'" in text or '"' in text
+    if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
+        return None
+    try:
+        found = json.loads(text)
+        if isinstance(found, list):
+            return found
+    except ValueError:
+        pass
+    items = re.findall(_ITEM, text)
+    try:
+        return [ast.literal_eval(item) for item in items]
+    except (ValueError, SyntaxError):  # of 001 or 2020-01-01, which are texts
+        return None if quoted else items

@@ -1,0 +1,195 @@
+"""Which documents a study uses: stratified, grouped or by time, from the data seed alone."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+
+from lib.data.labels import LabelSpace
+from lib.data.tables import WHOLE
+from lib.errors import DataError
+
+UNCUT = 16  # documents that are too few to be cut by label (chosen here)
+MOST_STRATIFIED = 1000  # labels that iterative stratification balances; chosen here, for its time
+
+
+def sample_splits(
+    parts: Mapping[str, pd.DataFrame],
+    *,
+    num_train: int,
+    num_validation: int,
+    num_test: int,
+    multi_label: bool,
+    seed: int,
+    source: str,
+) -> dict[str, pd.DataFrame]:
+    """Train, validation and test documents out of the parts that the data set brings.
+
+    Parameters
+    ----------
+    parts
+        Tables with `labels` (list[str]) and, where they decide, `group` or `date`. Parts that are
+        missing are cut from train (or from the one part `WHOLE`): whole groups where there are
+        groups, the latest documents where there are dates, stratified otherwise. Of the dates that
+        are held out no document is left in train.
+    num_train, num_validation, num_test
+        Documents to keep, 0 for all that there are; a part that is cut needs its number.
+    multi_label
+        Stratify label sets (iteratively) rather than by the one label.
+
+    Raises
+    ------
+    DataError
+        A number does not fit the documents, or there are too few for every class.
+    """
+    generator = np.random.default_rng(seed)
+    pool = parts[WHOLE] if WHOLE in parts else parts["train"]
+    sizes = {"test": num_test, "validation": num_validation}
+    cut = {name: size for name, size in sizes.items() if name not in parts}
+    wanted = num_train or len(pool) - sum(cut.values())
+    classes = {label for labels in pool["labels"] for label in labels}
+    least = 1 if multi_label else len(classes)
+    if wanted < least or wanted + sum(cut.values()) > len(pool) or 0 in cut.values():
+        asked = " and ".join(f"num_{name} {size}" for name, size in cut.items())
+        raise DataError(
+            f"{source}: num_train {num_train or '0 (the rest)'}{' and ' if cut else ''}{asked} do "
+            f"not fit {len(pool)} "
+            f"training documents of {len(classes)} classes"
+            + ("; what is cut needs at least one document" if 0 in cut.values() else "")
+        )
+
+    def draw(frame: pd.DataFrame, size: int, *, at_least: int = 0) -> pd.Index:
+        if multi_label:
+            return _iteratively_stratified(frame, size, generator)
+        return _stratified(frame, size, at_least=at_least)
+
+    pool = _shuffled(pool, generator)
+    parts = {name: part for name, part in parts.items() if name in sizes}
+    if "group" in pool or "date" in pool:  # no freedom in what is held out, so it goes first
+        for name, size in cut.items():
+            held_out = _latest(pool, size) if "date" in pool else _whole_groups(pool, size)
+            parts[name] = pool.loc[held_out[:size]]
+            pool = pool.drop(index=held_out)
+        if len(pool) < max(least, num_train):
+            whole = "dates" if "date" in pool else "groups"
+            raise DataError(
+                f"{source}: {len(pool)} documents are left for train once whole {whole} are held "
+                f"out, num_train is {num_train}; lower it, or the {whole} are too large"
+            )
+        train = pool.loc[sorted(draw(pool, min(wanted, len(pool)), at_least=1))]
+    else:  # train goes first, so that with one label each a class's only document is in it
+        kept = draw(pool, wanted, at_least=1)
+        train, pool = pool.loc[sorted(kept)], pool.drop(index=kept)
+        for name, size in cut.items():
+            held_out = draw(pool, size)
+            parts[name], pool = pool.loc[held_out], pool.drop(index=held_out)
+    for name, size in sizes.items():
+        if name not in cut and 0 < size < len(parts[name]):
+            part = _shuffled(parts[name], generator)
+            parts[name] = part.loc[draw(part, size)]
+    return {"train": train, "validation": parts["validation"], "test": parts["test"]}
+
+
+def nested_sample(
+    labels: Sequence[Sequence[str]], size: int, *, multi_label: bool, seed: int
+) -> np.ndarray:
+    """Positions, ascending, (size,) int64, of a stratified sample; a smaller one lies within it.
+
+    With one label a document, every label comes once first, the frequent ones before the rare;
+    from there on each next document is of the label that is furthest behind its share
+    (Sainte-Laguë's divisors: a larger parliament costs no party a seat). Label sets are halved by
+    iterative stratification, again and again, down to halves inside the sample or outside it.
+
+    Parameters
+    ----------
+    labels
+        Of N documents.
+    multi_label
+        Stratify label sets rather than by the one label.
+    seed
+        Draws documents; the samples of one seed are nested, those of two seeds are independent.
+    """
+    generator = np.random.default_rng(seed)
+    frame = _shuffled(pd.DataFrame({"labels": list(labels), "at": range(len(labels))}), generator)
+    if multi_label:
+        drawn = _halved(frame, size, generator)
+    else:
+        strata = frame["labels"].str[0]
+        counts, rank = strata.map(strata.value_counts()), strata.groupby(strata).cumcount()
+        behind = ((rank + 0.5) / counts).where(rank > 0, -counts)
+        drawn = behind.sort_values(kind="stable").index[:size]
+    return np.sort(frame["at"][drawn].to_numpy())
+
+
+def _halved(frame: pd.DataFrame, size: int, generator: np.random.Generator) -> pd.Index:
+    """`size` rows: the first half of a stratified cut and, of the rest or of that half, some."""
+    if size >= len(frame) or len(frame) <= UNCUT:
+        return frame.index[:size]
+    first = _iteratively_stratified(frame, len(frame) // 2, generator)
+    if size <= len(first):
+        return _halved(frame.loc[first], size, generator)
+    rest = _halved(frame.drop(index=first), size - len(first), generator)
+    return first.append(rest)
+
+
+def _shuffled(frame: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
+    return frame.iloc[generator.permutation(len(frame))].reset_index(drop=True)
+
+
+def _whole_groups(frame: pd.DataFrame, size: int) -> pd.Index:
+    """Rows of the first groups (their order is random) that together have `size` documents."""
+    counts = frame["group"].value_counts(sort=False)  # in order of appearance
+    needed = (counts.cumsum() < size).sum() + 1
+    return frame.index[frame["group"].isin(counts.index[:needed])]
+
+
+def _latest(frame: pd.DataFrame, size: int) -> pd.Index:
+    """Rows of the latest dates that together have `size` documents, the latest first."""
+    latest = frame["date"].sort_values(ascending=False, kind="stable")
+    return latest.index[latest >= latest.iloc[min(size, len(latest)) - 1]]
+
+
+def _iteratively_stratified(
+    frame: pd.DataFrame, size: int, generator: np.random.Generator
+) -> pd.Index:
+    """`size` rows in which every label keeps its share (Sechidis et al. 2011), rare labels first.
+
+    The library's sample is a few documents off; chance makes it exact.
+    """
+    if size >= len(frame):
+        return frame.index
+    counts = frame["labels"].explode().value_counts()
+    space = LabelSpace(tuple(counts.index[:MOST_STRATIFIED]))
+    splitter = MultilabelStratifiedShuffleSplit(
+        n_splits=1,
+        train_size=len(frame) - size,
+        test_size=size,
+        random_state=int(generator.integers(2**31)),
+    )
+    multi_hot = space.encode(frame["labels"])
+    empty = (frame["labels"].str.len() == 0).to_numpy()
+    if empty.any():  # empty sets keep their share too
+        multi_hot = np.column_stack([multi_hot, empty])
+    if multi_hot.shape[1] == 1:  # the splitter takes no table of one column
+        multi_hot = np.pad(multi_hot, ((0, 0), (0, 1)))
+    rest, drawn = next(splitter.split(multi_hot, multi_hot.astype(int)))
+    drawn = generator.permutation(drawn)[:size]
+    missing = generator.permutation(rest)[: size - len(drawn)]
+    return frame.index[np.sort(np.concatenate([drawn, missing]))]
+
+
+def _stratified(frame: pd.DataFrame, size: int, *, at_least: int) -> pd.Index:
+    """The first rows of each class, in proportion (largest remainder), `size` in all."""
+    strata = frame["labels"].str[0]
+    counts = strata.value_counts().sort_index()
+    exact = counts * size / max(len(frame), 1)
+    quota = np.minimum(np.maximum(np.floor(exact), at_least), counts).astype(int)
+    by_remainder = (exact - quota).sort_values(ascending=False, kind="stable").index
+    while quota.sum() != size:  # floors fall short; the minimum of rare classes can overshoot
+        step = 1 if quota.sum() < size else -1
+        for label in by_remainder if step > 0 else by_remainder[::-1]:
+            if at_least <= quota[label] + step <= counts[label] and quota.sum() != size:
+                quota[label] += step
+    rank = strata.groupby(strata).cumcount()
+    return frame.index[rank < strata.map(quota)]

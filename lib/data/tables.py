@@ -1,0 +1,319 @@
+"""Tables of labelled documents as people have them: files, packages and hub data sets."""
+
+import base64
+import difflib
+import hashlib
+import io
+import json
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from functools import cache, partial
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import ClassLabel, DownloadManager, Features, load_dataset, load_dataset_builder
+
+from lib.data.delimited import DELIMITERS, SHOWN, read_delimited, read_text
+from lib.errors import DataError
+from lib.storage import ROOT
+
+SPLITS = ("train", "validation", "test")
+WHOLE = "document"  # the part of a file that is not split yet
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
+ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
+WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 would be one
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
+
+
+def find_packaged(location: str) -> tuple[Path, str | None]:
+    """Path of `package:<python package>/<file or folder>`, and the SHA-256 its wheel records.
+
+    The package is looked up in the installed distributions and never imported. A folder has no
+    checksum of its own, so its second value is None.
+
+    Raises
+    ------
+    DataError
+        No installed distribution carries that file.
+    """
+    package, _, inner = location.removeprefix("package:").partition("/")
+    wanted = f"{package.replace('.', '/')}/{inner}"
+    owners = _owners().get(package.split(".")[0], [])
+    for owner in dict.fromkeys(owners):
+        for file in metadata.files(owner) or []:
+            if file.as_posix() == wanted:
+                digest = file.hash.value if file.hash and file.hash.mode == "sha256" else None
+                return Path(file.locate()), digest
+            if file.as_posix().startswith(f"{wanted}/"):
+                up = len(file.parts) - len(Path(wanted).parts)
+                return Path(file.locate()).parents[up - 1], None
+    raise DataError(f"{location}: no installed package carries {wanted}; run `make install`")
+
+
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """Distributions of each importable package: 0.2 s of reading and more."""
+    return metadata.packages_distributions()
+
+
+def urlsafe_sha256(path: Path) -> str:
+    """SHA-256 of a file as wheels record it: URL-safe base64 without padding (PEP 376)."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def read_parts(
+    dataset: str, *, split_names: Sequence[str], split_column: str, revision: str
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Where each part of a data set was read, and its table with the columns as they are.
+
+    Parameters
+    ----------
+    dataset, split_names, split_column, revision
+        As in `lib.data.load.load_splits`.
+
+    Returns
+    -------
+    dict
+        For "train", "validation" and "test", as far as `split_names` names them, the source (for
+        messages) and the table; a single file without split column is one part, `WHOLE`.
+
+    Raises
+    ------
+    DataError
+        One line that names the file, the column or the split at fault.
+    """
+    named = {part: name for part, name in zip(SPLITS, split_names, strict=True) if name}
+    if "{split}" in dataset:
+        sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
+        return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
+    local = ROOT / dataset
+    is_file = (
+        dataset.startswith("package:") or local.is_file() or local.name.lower().endswith(ENDINGS)
+    )
+    if local.is_dir() or (not is_file and HUB_ID.fullmatch(dataset)):
+        return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
+    path = _located({WHOLE: dataset})[WHOLE]
+    table = read_table(path)
+    if not split_column:
+        return {WHOLE: (str(path), table)}
+    require_columns(table, [split_column], str(path))
+    marks = as_objects(table[split_column]).map(plain)
+    for row, mark in marks.items():
+        if mark not in named.values():
+            raise DataError(
+                f"{path}: document {row + 1}: {split_column!r} is {mark!r}, which is none of "
+                f"split_names {list(named.values())}"
+            )
+    parts = {part: table[marks == name] for part, name in named.items()}
+    for part, name in named.items():
+        if parts[part].empty:
+            raise DataError(f"{path}: no document is marked {name!r} in {split_column!r}")
+    return {part: (str(path), rows) for part, rows in parts.items()}
+
+
+def _located(sources: dict[str, str]) -> dict[str, Path]:
+    paths = {}
+    for part, location in sources.items():
+        if location.startswith("package:"):
+            path, digest = find_packaged(location)
+            if digest is not None and urlsafe_sha256(path) != digest:
+                raise DataError(
+                    f"{path}: checksum differs from the installed package's; reinstall it"
+                )
+        elif not (path := ROOT / location).is_file():
+            raise DataError(f"{path}: no such data file")
+        paths[part] = path
+    return paths
+
+
+def read_table(path: Path, name: str = "") -> pd.DataFrame:
+    """The documents of a CSV, TSV, Orange `.tab`, JSON Lines or Parquet file, a row each.
+
+    Cells of delimited files are strings; the index counts rows of the file from 0, in which blank
+    lines count but are no rows. Endings are read in either case; `.gz` may stand behind those of
+    text files. A `.json` file holds JSON Lines or one list of objects.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What its ending is read from, where that is not its path.
+
+    Raises
+    ------
+    DataError
+        The file is not UTF-8, is cut off, names a column twice, or has another ending.
+    """
+    suffixes = [suffix.lower() for suffix in Path(name or path).suffixes[-2:]]
+    packed = suffixes[-1:] == [".gz"]
+    ending = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
+    try:
+        if ending in DELIMITERS:
+            return read_delimited(path, ending, packed=packed)
+        if ending in JSON_LINES:
+            text = read_text(path, packed=packed)
+            whole = ending == ".json" and text.lstrip().startswith("[")
+            return _json_list(path, text) if whole else _json_lines(path, text)
+        if ending == ".parquet" and not packed:
+            table = pd.read_parquet(path, to_pandas_kwargs=WITH_NULLS)
+            table = table.reset_index(drop=table.index.names == [None])
+            table.columns = table.columns.map(str)
+            return table
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    raise DataError(
+        f"{path}: ending {''.join(suffixes[-1 - packed :])!r} is none of tab csv tsv jsonl ndjson "
+        "json parquet, nor one of text with .gz behind it; convert the file"
+    )
+
+
+def _json_lines(path: Path, text: str) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        row = _parse(line, f"{path}: line {number}") if line.strip() else {}
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: line {number} is not a JSON object with named columns")
+        rows.append(row)
+    # As objects: beside a missing cell, integers would turn into floats, and long ids into others.
+    return pd.DataFrame(rows, dtype=object)[list(map(bool, rows))]
+
+
+def _parse(text: str, place: str) -> object:
+    """The value of a JSON text; raises `DataError` that opens with its place."""
+    try:
+        value = json.loads(text, object_pairs_hook=_distinct)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        fault = f"holds half of a character, {half}; write both halves or the character"
+    except RecursionError:
+        fault = "nests lists or objects too deeply; write an object of plain values on each line"
+    except ValueError as error:
+        fault = f"is not JSON: {error}; write an object on each line"
+    else:
+        return value
+    raise DataError(f"{place} {fault}")
+
+
+def _json_list(path: Path, text: str) -> pd.DataFrame:
+    """The rows of a file that is one JSON list of objects."""
+    rows = _parse(text, f"{path}:")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: item {number} is not a JSON object with named columns")
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{doubled[0]!r} stands twice")
+    return dict(pairs)
+
+
+def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
+    """A split of a hub data set (or of a local folder in its form), class labels by name.
+
+    Delimited files are read as single ones are, because the hub's reader takes labels such as "NA"
+    and "null" for missing ones.
+    """
+    folder = ROOT / dataset
+    path, config = (str(folder), None) if folder.is_dir() else (dataset, None)
+    if path.count("/") == 2 and not folder.is_dir():
+        path, _, config = dataset.rpartition("/")
+    revision = None if folder.is_dir() else revision
+    try:
+        builder = load_dataset_builder(path, config, revision=revision)
+        files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
+        delimited = (*DELIMITERS, *(f"{ending}.gz" for ending in DELIMITERS))
+        if files and all(file.lower().endswith(delimited) for file in files):
+            parts = [read_table(Path(DownloadManager().download(f)), f) for f in files]
+            table = pd.concat(parts, ignore_index=len(parts) > 1)
+            return _name_classes(table, builder.info.features or Features())
+        documents = load_dataset(path, config, split=split, revision=revision)
+    except DataError:
+        raise
+    except Exception as error:  # each kind of source raises kinds of its own
+        raise DataError(
+            f"{dataset}: split {split!r} cannot be loaded as a hub data set or folder: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    table = documents.with_format("arrow")[:].to_pandas(**WITH_NULLS)
+    return _name_classes(table, documents.features)
+
+
+def _name_classes(table: pd.DataFrame, features: Features) -> pd.DataFrame:
+    for column, feature in features.items():
+        inner = getattr(feature, "feature", feature)  # of a list column
+        if isinstance(inner, ClassLabel):
+            named = partial(_name_class, inner.names)
+            table[column] = pd.Series(
+                [named(value) for value in table[column]], index=table.index, dtype=object
+            )
+    return table
+
+
+def _name_class(names: Sequence[str], value: object) -> str | list | None:
+    """The name of a class, None for -1 or null (not labelled); of each one in a list."""
+    if isinstance(value, np.ndarray):
+        return [_name_class(names, number) for number in value]
+    if isinstance(value, str):  # of a delimited file, which holds a number or the name itself
+        value = value.strip()
+        if not re.fullmatch(r"-?\d+", value):
+            return value or None
+    return None if pd.isna(value) or int(value) < 0 else names[int(value)]
+
+
+def plain(value: object) -> str:
+    """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats).
+
+    Dates without a time are written as such, 2020-12-31; lists as Python writes them.
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return str(list(value))
+    if value is None or pd.isna(value):
+        return ""
+    if isinstance(value, datetime):
+        return str(value).removesuffix(" 00:00:00")
+    whole = isinstance(value, (float, np.floating, Decimal)) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)
+
+
+def as_objects(column: pd.Series) -> pd.Series:
+    """A column as objects; numbers of less than 64 bits keep their kind, thus their few digits."""
+    kind = column.dtype.type
+    if not issubclass(kind, np.floating) or kind is np.float64:
+        return column.astype(object)
+    cells = [value if pd.isna(value) else kind(value) for value in column]
+    return pd.Series(cells, index=column.index, name=column.name, dtype=object)
+
+
+def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
+    """Raise `DataError` with the nearest name, unless the table has all the columns."""
+    present = [str(column) for column in table.columns]
+    for column in columns:
+        if column in present:
+            continue
+        if any(name in set(table[table.columns[at]].map(plain)) for at, name in enumerate(present)):
+            raise DataError(
+                f"{source}: no column {column!r}; the first line ({', '.join(present)[:SHOWN]}) "
+                "holds values, not names: write the columns' names above it"
+            )
+        near = difflib.get_close_matches(column, present, n=1, cutoff=0)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(
+            f"{source}: no column {column!r}{hint} (columns: {', '.join(present)[:300]})"
+        )

@@ -1,0 +1,1 @@
+"""The WIPO-Alpha collection of patents."""

@@ -1,0 +1,17 @@
+"""Errors of a user's input: each message is one line that says what, where and the remedy."""
+
+
+class InputError(ValueError):
+    """What a user gave cannot be used; the message is one line that says what, where and why."""
+
+
+class ParamsError(InputError):
+    """A parameter is unknown, of the wrong type, out of range or contradicts another one."""
+
+
+class DataError(InputError):
+    """The data cannot be used as the parameters ask; the message names file, column and row."""
+
+
+class ModelError(InputError):
+    """A model id cannot be resolved, or its weights are damaged."""

@@ -1,0 +1,1 @@
+"""F1 and how sure it is: arrays in, arrays out."""

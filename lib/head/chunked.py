@@ -1,0 +1,122 @@
+"""Losses and best labels of a hundred thousand labels, a chunk of labels at a time.
+
+No (B, C) logits, probabilities and gradients stand in memory at once.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lib.head.losses import HeadLoss
+
+CHUNK = 4096  # labels computed at once: 1 MiB of logits for 64 documents (chosen here)
+
+
+def chunked_loss(
+    features: Tensor, rows: Tensor, bias: Tensor | None, targets: Tensor, loss: HeadLoss
+) -> Tensor:
+    """The loss of logits = features rows^T + bias, differentiable in all three.
+
+    Parameters
+    ----------
+    features, rows, bias
+        (B, D), (C, D) and (C,) float32; the bias may be None.
+    targets
+        (B,) int64: a label each. (B, K) int64: label sets, filled up with -1; then the loss and its
+        gradient are computed `CHUNK` labels at a time, and equal those of all at once. (B, C)
+        float32: probabilities, in which cross-entropy without class weights is linear.
+
+    Raises
+    ------
+    ValueError
+        Probabilities for a loss that is made for labels.
+    """
+    soft = targets.is_floating_point()
+    if soft and (loss.kind != "cross_entropy" or loss.weights is not None):
+        raise ValueError(
+            f"loss: {loss.kind!r} with these class_weights takes labels alone; learn probabilities "
+            'with "cross_entropy" and class_weights "none"'
+        )
+    if targets.ndim == 1 or (soft and not loss.multi_label):
+        return loss.of_labels(functional.linear(features, rows, bias), targets)
+    if loss.num_labels <= CHUNK:
+        logits, everything = functional.linear(features, rows, bias), slice(0, loss.num_labels)
+        return loss.of_sets(logits, _multi_hot(targets, everything), everything)
+    return _ChunkedLoss.apply(features, rows, bias, targets, loss)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Gradients are computed with the loss, a chunk at a time, as its logits are at hand then."""
+
+    @staticmethod
+    def forward(
+        ctx, features: Tensor, rows: Tensor, bias: Tensor | None, targets: Tensor, loss: HeadLoss
+    ) -> Tensor:
+        total = features.new_zeros(())
+        trains = any(ctx.needs_input_grad)
+        inputs = (features, rows, bias)
+        grads = [None if x is None or not trains else torch.zeros_like(x) for x in inputs]
+        for labels in _chunks(loss.num_labels):
+            logits = _logits(features, rows, bias, labels)  # (B, c)
+            with torch.enable_grad():
+                leaf = logits.detach().requires_grad_(trains)
+                part = loss.of_sets(leaf, _multi_hot(targets, labels), labels)
+            total += part.detach()
+            if trains:
+                (grad,) = torch.autograd.grad(part, leaf)
+                grads[0].addmm_(grad, rows[labels])
+                torch.mm(grad.T, features, out=grads[1][labels])
+                if bias is not None:
+                    grads[2][labels] = grad.sum(dim=0)
+        ctx.grads = grads
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple:
+        grads, ctx.grads = ctx.grads, None  # scaled in place: the rows' are as large as the head
+        return *(None if grad is None else grad.mul_(scale) for grad in grads), None, None
+
+
+@torch.no_grad()
+def chunked_top(
+    features: Tensor, rows: Tensor, bias: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k largest logits of each document and their labels, (B, k) float32 and int64, in order.
+
+    Parameters
+    ----------
+    features, rows, bias
+        As for `chunked_loss`.
+    """
+    best = features.new_empty(len(features), 0)
+    where = torch.empty(len(features), 0, dtype=torch.int64, device=features.device)
+    for labels in _chunks(len(rows)):
+        logits = _logits(features, rows, bias, labels)  # (B, c)
+        ids = torch.arange(labels.start, labels.stop, device=features.device).expand_as(logits)
+        best, where = torch.cat([best, logits], dim=1), torch.cat([where, ids], dim=1)
+        best, order = best.topk(min(k, best.shape[1]), dim=1)
+        where = where.gather(1, order)
+    return best, where
+
+
+def _logits(features: Tensor, rows: Tensor, bias: Tensor | None, labels: slice) -> Tensor:
+    return functional.linear(features, rows[labels], None if bias is None else bias[labels])
+
+
+def _chunks(num_labels: int) -> Iterator[slice]:
+    for start in range(0, num_labels, CHUNK):
+        yield slice(start, min(start + CHUNK, num_labels))
+
+
+def _multi_hot(targets: Tensor, labels: slice) -> Tensor:
+    """(B, c) float32 of (B, K) label indices that are filled up with -1, or of (B, C) targets."""
+    if targets.is_floating_point():
+        return targets[:, labels]
+    inside = (targets >= labels.start) & (targets < labels.stop)
+    width = labels.stop - labels.start
+    columns = torch.where(inside, targets - labels.start, width)  # one column more for the others
+    hot = torch.zeros(len(targets), width + 1, device=targets.device)
+    return hot.scatter_(1, columns, 1.0)[:, :width]

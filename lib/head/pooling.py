@@ -1,0 +1,216 @@
+"""From hidden states to one embedding a document, and from there to logits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.config.arms import POOLINGS
+from lib.data.labels import DENSE_LABELS, NUM_TOP
+from lib.head.chunked import chunked_loss, chunked_top
+from lib.head.classifiers import build_head
+from lib.head.losses import HeadLoss
+
+NUM_LATENTS = 64  # of attention pooling; NV-Embed trains 512 on far more text
+
+
+def pool(hidden_states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
+    """One embedding a document, (B, H) float32, the same under left, right and no padding.
+
+    Parameters
+    ----------
+    hidden_states
+        (B, T, H), any float dtype; computed in float32.
+    attention_mask
+        (B, T), 1 at real tokens. Token ids are never looked at: a pad token may occur in a text.
+    mode
+        "last": the last real token (arXiv 2512.12677). "cls": the first one, where an encoder has
+        its [CLS]. "mean": the mean over real tokens. "weighted_mean": real token t of 1..n weighs
+        t, since a causal model has read more by then (SGPT, arXiv 2202.08904). "max":
+        the largest value of each dimension.
+
+    Raises
+    ------
+    ValueError
+        Unknown mode, or a row of padding alone.
+    """
+    mask = attention_mask.to(hidden_states.device).bool()
+    if not mask.any(dim=1).all():
+        rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"attention_mask: rows {rows} hold no token, so there is nothing to pool")
+    if mode in ("cls", "last"):
+        return hidden_states[read_positions(mask, mode)].float()
+    if mode == "max":
+        return hidden_states.float().masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
+    if mode in ("mean", "weighted_mean"):
+        weights = mask.float() if mode == "mean" else mask * mask.cumsum(dim=1).float()  # (B, T)
+        states = hidden_states.float().masked_fill(~mask[..., None], 0.0)
+        return torch.einsum("bth,bt->bh", states, weights / weights.sum(dim=1, keepdim=True))
+    raise ValueError(f"pooling: {mode!r} is not known; use {', '.join(POOLINGS)}")
+
+
+def read_positions(attention_mask: Tensor, mode: str) -> Tensor:
+    """Where `mode` reads hidden states, (B, T) bool: at one real token of each row, or at all."""
+    mask = attention_mask.bool()
+    if mode == "cls":
+        return mask & (mask.cumsum(dim=1) == 1)
+    if mode == "last":
+        return mask & (mask.flip(1).cumsum(dim=1).flip(1) == 1)
+    return mask
+
+
+class AttentionPooling(nn.Module):
+    """Latent attention: tokens attend to trained latents, pass an MLP, and are averaged.
+
+    With Q the (T, H) hidden states and K = V the (R, H) latents, O = softmax(Q K^T / sqrt(H)) V,
+    then Q + O goes through an MLP with a residual (latent attention of NV-Embed, arXiv 2405.17428;
+    residuals as in the authors' code). Both added terms start at zero, so that
+    untrained it is the mean. All of it in float32.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(NUM_LATENTS, hidden_size) / hidden_size**0.5)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(hidden_size),
+            nn.Linear(hidden_size, hidden_size),
+            nn.GELU(),
+            nn.Linear(hidden_size, hidden_size),
+        )
+        for last in (self.output, self.mlp[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, H) float32 of (B, T, H) hidden states; see `pool`."""
+        states = hidden_states.float()
+        keys = self.latents[None].expand(len(states), -1, -1)  # (B, R, H)
+        attended = nn.functional.scaled_dot_product_attention(self.norm(states), keys, keys)
+        states = states + self.output(attended)
+        return pool(states + self.mlp(states), attention_mask, "mean")
+
+
+class LayerMix(nn.Module):
+    """gamma sum_j softmax(w)_j h_j over the last k layers' hidden states, each at unit RMS.
+
+    The scalar mix of ELMo (arXiv 1802.05365, equation 1), with the normalisation that its section
+    3.2 names, since layers of a language model differ in scale by orders of magnitude.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(num_layers))
+        self.gamma = nn.Parameter(torch.ones(()))
+
+    def forward(self, layers: Sequence[Tensor]) -> Tensor:
+        """(B, T, H) float32 of as many (B, T, H) hidden states as there are weights."""
+        shares = self.weights.softmax(dim=0)
+        scaled = (nn.functional.rms_norm(x.float(), x.shape[-1:]) for x in layers)
+        return self.gamma * sum(w * x for w, x in zip(shares, scaled, strict=True))
+
+
+class PoolingHead(nn.Module):
+    """Pools first and classifies then: C logits for B documents, never for B x T positions.
+
+    The weights are float32 and stay out of autocast and of 4-bit quantization.
+
+    Parameters
+    ----------
+    num_labels
+        C; with 0 there is no classifier and the pooled embedding itself is returned.
+    mode
+        A mode of `pool`, or "attention" for `AttentionPooling`.
+    kind
+        The classifier: see `lib.head.classifiers.build_head`.
+    bias
+        Whether each label has a bias.
+    mixed_layers
+        How many of the last layers' hidden states are mixed (`LayerMix`); 1: the last alone.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_labels: int,
+        mode: str,
+        *,
+        kind: str = "linear",
+        bias: bool = True,
+        mixed_layers: int = 1,
+    ) -> None:
+        super().__init__()
+        self.mode = mode
+        self.num_labels = num_labels
+        self.mix = LayerMix(mixed_layers) if mixed_layers > 1 else None
+        self.attention = AttentionPooling(hidden_size) if mode == "attention" else None
+        self.classifier = None
+        if num_labels:
+            self.classifier = build_head(kind, hidden_size, num_labels, bias=bias)
+
+    @torch.no_grad()
+    def init_bias(self, label_counts: np.ndarray, num_documents: int) -> None:
+        """Let the untrained head give each label its share of the training documents.
+
+        Without it most steps of a multi-label training go into learning that labels are rare
+        (arXiv 1708.02002, section 3.3). Shares are (n + 1) / (N + 2), so never 0 or 1.
+
+        Parameters
+        ----------
+        label_counts
+            (C,) training documents of each label.
+        """
+        shares = (torch.as_tensor(label_counts) + 1) / (num_documents + 2)
+        self.classifier.bias.copy_(torch.logit(shares))
+
+    @torch.no_grad()
+    def init_labels(self, embeddings: np.ndarray) -> None:
+        """Start each label's weights along the embedding of its name, (C, H), centred.
+
+        Labels without training documents then score by their names (label features: arXiv
+        2207.05557, section 3). All rows have one length: the names' own logits then spread by 1,
+        whatever the scale of a model's states, so that no label starts out as certain.
+        """
+        names = torch.as_tensor(embeddings, dtype=torch.float32)
+        weight = nn.functional.normalize(names - names.mean(dim=0), dim=1)
+        logits = names @ weight.T  # (C, C)
+        spread = (logits - logits.mean(dim=1, keepdim=True)).std(correction=0)
+        self.classifier.weight.copy_(weight / spread.clamp(min=1e-6))  # a single label has none
+
+    def embed(self, hidden_states: Tensor | Sequence[Tensor], attention_mask: Tensor) -> Tensor:
+        """(B, H) float32 of (B, T, H) hidden states; of k layers' states where they are mixed."""
+        if self.mix is not None:
+            hidden_states = self.mix(hidden_states)
+        if self.attention is not None:
+            return self.attention(hidden_states, attention_mask)
+        return pool(hidden_states, attention_mask, self.mode)
+
+    def forward(
+        self,
+        hidden_states: Tensor | Sequence[Tensor],
+        attention_mask: Tensor,
+        targets: Tensor | None = None,
+        loss: HeadLoss | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits, the loss, or the best labels of (B, T, H) hidden states.
+
+        Returns
+        -------
+        Tensor
+            (B, C) float32 logits. With `targets` and `loss`, the loss summed over documents.
+        scores, labels
+            Without a loss and with more than `DENSE_LABELS` labels, the `NUM_TOP` largest logits
+            and their labels, both (B, NUM_TOP): all (N, C) would not fit in memory.
+        """
+        with torch.autocast(attention_mask.device.type, enabled=False):
+            pooled = self.embed(hidden_states, attention_mask)  # (B, H)
+            if self.classifier is None:
+                return pooled
+            features, weight = self.classifier.features(pooled), self.classifier.rows()
+            if loss is not None:
+                return chunked_loss(features, weight, self.classifier.bias, targets, loss)
+            if self.num_labels > DENSE_LABELS:
+                return chunked_top(features, weight, self.classifier.bias, NUM_TOP)
+            return nn.functional.linear(features, weight, self.classifier.bias)

@@ -1,0 +1,1 @@
+"""A quantized backbone with LoRA, its tokens and its hidden states."""

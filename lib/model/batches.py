@@ -1,0 +1,55 @@
+"""Micro-batches of documents: which documents go together, and their padded tensors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PACKED_SLACK = 4  # chosen here; one layer's states are little beside what all layers keep
+
+
+def micro_batches(
+    lengths: Sequence[int], token_budget: int, *, packed: bool = False
+) -> list[list[int]]:
+    """Indices cut, shortest first, into batches within the token budget.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each document, (N,).
+    token_budget
+        Most tokens of one batch once padded: documents x longest. A longer document goes alone.
+    packed
+        Padding is not computed, so real tokens count; padded, as their last hidden states will be,
+        they may be `PACKED_SLACK` times as many.
+    """
+    slack = PACKED_SLACK if packed else 1
+    batches: list[list[int]] = [[]]
+    real = 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        padded = (len(batches[-1]) + 1) * lengths[i]
+        fits = real + lengths[i] <= token_budget and padded <= slack * token_budget
+        if batches[-1] and not fits:
+            batches.append([])
+            real = 0
+        batches[-1].append(i)
+        real += lengths[i]
+    return [batch for batch in batches if batch]
+
+
+def pad(documents: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
+    """Rows filled up on the right, and a mask with 1 at what is theirs, both (B, T) int64."""
+    length = max(map(len, documents))
+    rows = torch.full((len(documents), length), fill)
+    mask = torch.zeros_like(rows)
+    for i, row in enumerate(documents):
+        rows[i, : len(row)] = torch.as_tensor(row)
+        mask[i, : len(row)] = 1
+    return rows, mask
+
+
+def join_states(lower: Sequence[np.ndarray]) -> Tensor:
+    """(S, H) states of several documents, as `EmbeddingModel` takes them, of (T, H) each."""
+    states = torch.from_numpy(np.concatenate(lower))
+    return states.view(torch.bfloat16) if states.dtype == torch.int16 else states

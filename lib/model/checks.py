@@ -1,0 +1,141 @@
+"""What a model has to do before anything is trained on it: the first two documents, passed through.
+
+Each check returns True or raises what is wrong, so that a model fails at once and in one line.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from lib.machine import mixed_precision
+from lib.model.fast.attention import hidden_states
+from lib.model.fast.blocks import reading_only
+from lib.model.logits import decoder_of, next_token_logits
+from lib.model.probes import (
+    SCORE_TOLERANCE,
+    document_rows,
+    in_float32,
+    made_up_tokens,
+    states_agree,
+    states_alone,
+)
+
+
+@torch.no_grad()
+def check_logits(model: PreTrainedModel) -> bool:
+    """True; a `ValueError` if the model cannot answer a prompt, token by token, as computed here.
+
+    `next_token_logits` have to be what its own forward pass gives, and must not depend on tokens
+    that follow.
+    """
+    name = type(model).__name__
+    if not isinstance(model.get_output_embeddings(), nn.Module):
+        raise ValueError(f"{name} has no language-model head")
+    ids = torch.tensor([[2, 3], [2, 4]], device=model.device)  # any tokens, the first the same
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple, output: BaseModelOutput) -> None:
+        seen.append(output.last_hidden_state)
+
+    handle = decoder_of(model).register_forward_hook(keep)
+    try:
+        theirs = model(input_ids=ids).logits
+        ours = next_token_logits(model, seen[0])
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{name} does more to its logits than is known here ({error})") from None
+    finally:
+        handle.remove()
+    if ours.shape != theirs.shape or not _near(ours, theirs):
+        raise ValueError(f"{name} does more to its logits than is known here")
+    if not _near(theirs[0, 0], theirs[1, 0]):
+        raise ValueError(f"{name} lets a token depend on those after it, so it cannot answer")
+    return True
+
+
+def _near(ours: Tensor, theirs: Tensor) -> bool:
+    return torch.allclose(ours.float(), theirs.float(), rtol=0.01, atol=0.01)
+
+
+@torch.no_grad()
+def check_padding(model: PreTrainedModel) -> bool:
+    """True; a `ValueError` unless two documents of a batch have the states that each has alone."""
+    decoder, name = decoder_of(model), type(model).__name__
+    ids, mask = document_rows(decoder, 3, 11)
+    documents = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
+    with in_float32(model) as exact:
+        (states,) = hidden_states(decoder, ids, mask)
+        alone = states_alone(decoder, documents)
+    width = decoder.config.get_text_config().hidden_size
+    if states.shape[-1] != width:
+        raise ValueError(f"{name} gives states of {states.shape[-1]} numbers, not of {width}")
+    for of_batch, whole in zip(states, alone, strict=True):
+        if not states_agree(of_batch[: len(whole)], whole, exact=exact):
+            raise ValueError(f"{name} has other hidden states where documents are padded")
+    return True
+
+
+@torch.no_grad()
+def reads_last_block(model: PreTrainedModel) -> bool:
+    """True if the last block may leave out what is not read (`model.fast.blocks.reading_only`)."""
+    decoder = decoder_of(model)
+    ids, mask = document_rows(decoder, 3, 7)
+    real = mask.bool()
+    last = real & (real.flip(1).cumsum(dim=1).flip(1) == 1)
+    with in_float32(model) as exact:
+        (whole,) = hidden_states(decoder, ids, mask)
+        try:
+            with reading_only(decoder, last[real]):
+                (read,) = hidden_states(decoder, ids, mask)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+    return states_agree(read[last], whole[last].float(), exact=exact)
+
+
+def check_training(model: PreTrainedModel) -> bool:
+    """True, after a forward and a backward pass over two documents; what they raise otherwise.
+
+    Neither gradients nor the state of random generators stay changed.
+    """
+    decoder = decoder_of(model)
+    ids, mask = document_rows(decoder, 3, 7)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    devices = [model.device] if model.device.type == "cuda" else []
+    before = model.training
+    model.train()
+    with torch.random.fork_rng(devices=devices), mixed_precision(model.device, model.dtype):
+        hidden_states(decoder, ids, mask)[0].float().square().mean().backward()
+    model.train(before)
+    for parameter in trained:
+        parameter.grad = None
+    return True
+
+
+@torch.no_grad()
+def generates_padded(model: PreTrainedModel) -> bool:
+    """True if prompts padded on the left get the logits that each has alone, two tokens on."""
+    short, long = made_up_tokens(model, 3, 11)
+    pad_token = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    rows = [[pad_token] * (len(long) - len(short)) + short, long]
+    masks = [[0] * (len(long) - len(short)) + [1] * len(short), [1] * len(long)]
+    with in_float32(model) as exact:
+        together = _first_logits(model, rows, masks)
+        alone = [_first_logits(model, [p], [[1] * len(p)])[0] for p in (short, long)]
+    scores = [x.float().log_softmax(-1) for x in (together, torch.stack(alone))]
+    off = (scores[0] - scores[1]).abs().median(dim=-1).values  # (2,): a prompt each
+    return float(off.max()) <= SCORE_TOLERANCE[exact]
+
+
+def _first_logits(model: PreTrainedModel, rows: list[list[int]], masks: list[list[int]]) -> Tensor:
+    """Logits (B, V) of the second generated token: behind the prompt and the cache."""
+    device = model.device
+    output = model.generate(
+        input_ids=torch.tensor(rows, device=device),
+        attention_mask=torch.tensor(masks, device=device),
+        max_new_tokens=2,
+        min_new_tokens=2,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return output.logits[1]

@@ -1,0 +1,1 @@
+"""The same hidden states, sooner: packed attention, fused LoRA, compiled blocks, cached layers."""

@@ -1,0 +1,88 @@
+"""Whether documents may be packed for a model: asked of its config, then of its states."""
+
+import logging
+
+import torch
+from transformers import PreTrainedModel
+
+from lib.model.fast.attention import NAME, hidden_states, is_causal
+from lib.model.logits import decoder_of
+from lib.model.probes import (
+    WINDOW,
+    document_rows,
+    in_float32,
+    probes_of,
+    short_window,
+    states_agree,
+    states_alone,
+)
+
+log = logging.getLogger(__name__)
+
+
+def use_packing(model: PreTrainedModel) -> bool:
+    """Switch a model to packed attention if that is exact for it; whether it is.
+
+    It may be for decoders with rotary positions whose attention has no soft cap, sinks, dropout or
+    latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window, or
+    in both directions without one. Of these, `_packs_exactly` tells which it is. Others keep
+    padding and mask.
+    """
+    if not _may_pack(model):
+        return False
+    own = model.config._attn_implementation
+    exact = probes_of(model).ask("packing", lambda: _packs_exactly(model))
+    model.set_attn_implementation(NAME if exact else own)
+    if not exact:
+        log.info("%s: packed documents would see each other, so they are padded",
+                 type(model).__name__)  # fmt: skip
+    return exact
+
+
+def _may_pack(model: PreTrainedModel) -> bool:
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windowed = "sliding_attention" in kinds or getattr(config, "sliding_window", None)
+    return (
+        (is_causal(model) or (_decodes(model) and not windowed))
+        and model._supports_attention_backend
+        and getattr(config, "rope_parameters", None) is not None
+        and getattr(config, "attn_logit_softcapping", None) is None
+        and not getattr(config, "attention_dropout", 0.0)
+        and getattr(config, "kv_lora_rank", None) is None
+        and not any(hasattr(m, "sinks") for m in model.modules())
+        and kinds <= {"full_attention", "sliding_attention"}
+    )
+
+
+def _decodes(model: PreTrainedModel) -> bool:
+    """True if it is a decoder whose config was made `bidirectional`, rather than an encoder."""
+    return getattr(model.config, "is_causal", True) is False
+
+
+@torch.no_grad()
+def _packs_exactly(model: PreTrainedModel) -> bool:
+    """True if a document has the states that it has alone, packed behind another one.
+
+    It is longer than a sliding window, which is `WINDOW` tokens meanwhile.
+
+    ```
+    alone:         bbbbbbbbbbbbbbbb     the model's own attention
+    packed:  aaa   bbbbbbbbbbbbbbbb     attention has to stop where the documents meet
+    ```
+    """
+    decoder, own = decoder_of(model), model.config._attn_implementation
+    ids, mask = document_rows(decoder, 3, 2 * WINDOW + 4)
+    with in_float32(model) as exact, short_window(model):
+        (alone,) = states_alone(decoder, [ids[1].tolist()])
+        model.set_attn_implementation(NAME)
+        try:
+            (packed,) = hidden_states(decoder, ids, mask)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        finally:
+            model.set_attn_implementation(own)
+    return all(
+        states_agree(part, whole, exact=exact)
+        for part, whole in zip(packed[1].split(WINDOW), alone.split(WINDOW), strict=True)
+    )

@@ -1,0 +1,223 @@
+"""Language models: loaded, quantized to NF4 and given LoRA adapters."""
+
+import hashlib
+import inspect
+import json
+import logging
+from contextlib import nullcontext
+
+import bitsandbytes as bnb
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lib.errors import ModelError
+from lib.machine import choose_device, choose_dtype, memory_of
+from lib.model.checks import check_logits, check_padding, reads_last_block
+from lib.model.fast.attention import attend_both_ways
+from lib.model.fast.attention import bidirectional as both_ways
+from lib.model.fast.packing import use_packing
+from lib.model.logits import decoder_of, keep_text_only
+from lib.model.memory import unpacks_once
+from lib.model.probes import Probes, alone_beyond, in_float32
+from lib.model.quantization import count_weights, nf4_share, stored_quantization
+from lib.model.tokens import require_rows
+from lib.model.weights import CACHE, resolve_model, unusable
+from lib.storage import computing_fingerprint
+
+log = logging.getLogger(__name__)
+
+HEAD_NAMES = ("head", "lm_head")
+
+
+def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, named by the model; one without a pad token pads with its end token.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be found, or its tokenizer cannot be read or has no token to pad with.
+    """
+    folder = resolve_model(model_id)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise unusable(model_id, error) from error
+    tokenizer.name_or_path = model_id
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"{model_id}: the tokenizer has neither pad_token nor eos_token; name one in its "
+            "tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def load_backbone(
+    model_id: str,
+    *,
+    quantization: str = "nf4",
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str = "auto",
+    head: str = "none",
+    bidirectional: bool = False,
+    max_length: int = 512,
+    memory_gib: float = 0.0,
+) -> PreTrainedModel:
+    """The pretrained model in eval mode, frozen, with its pad token set.
+
+    Parameters
+    ----------
+    model_id
+        See `lib.model.weights.resolve_model`.
+    quantization
+        "nf4": linear layers in 4-bit NormalFloat with double quantization (QLoRA, arXiv
+        2305.14314, sections 2-3), computing in `dtype`. "none": weights as stored.
+    dtype, device
+        "auto" lets the machine choose (`lib.machine`); the choice is logged.
+    head
+        "none": the backbone, which returns hidden states. "lm": with its language-model head.
+    bidirectional
+        Let every token attend to those after it too: see `lib.model.fast.attention.bidirectional`.
+    max_length
+        Longest input in tokens, where `model.fast.attention` cannot pack: up to 512 on a CPU plain
+        attention is then faster in training than the fused kernel, elsewhere `sdpa` is used.
+    memory_gib
+        What the run should use; 0 for all that the device has. Where `memory.unpacks_once` says
+        so, 4-bit weights are dequantized once instead of in every pass: the same values, bit for
+        bit, without the saving of memory.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be found, its weights cannot be read or are stored in another format than
+        asked, its tokenizer has tokens without a row, it cannot attend in both directions, or a
+        first pass over two documents fails (`lib.model.checks`).
+    """
+    device = choose_device(str(device))
+    if isinstance(dtype, str):
+        dtype = choose_dtype(device, dtype)
+    folder = resolve_model(model_id)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        stored = stored_quantization(config)
+        _refuse(config, head, quantization, stored)
+        if getattr(config.get_text_config(), "pad_token_id", None) is None:
+            config.get_text_config().pad_token_id = load_tokenizer(model_id).pad_token_id
+        config.pad_token_id = config.get_text_config().pad_token_id
+        if bidirectional:
+            config = both_ways(config)
+        options = {"dtype": dtype, "device_map": {"": device}}
+        if device.type == "cpu" and max_length <= 512:
+            options["attn_implementation"] = "eager"
+        if quantization == "nf4" and stored == "none":
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
+        model = _auto_class(config, head).from_pretrained(folder, config=config, **options)
+        require_rows(load_tokenizer(model_id), model.get_input_embeddings().weight.shape[0])
+        several = config.get_text_config() is not config  # with towers for images or sound
+        if several:
+            keep_text_only(model)
+        share = nf4_share(model)
+        how = f"NF4 ({share:.0%} of the weights)" if share else f"weights as stored ({stored})"
+        if share and stored == "none":
+            unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
+            if unpacks_once(unpacked, memory_gib or memory_of(device)):
+                model = model.dequantize(dtype)
+                how += ", dequantized once"
+        if several and head == "none":
+            model = model.get_decoder()
+    except ModelError:
+        raise
+    except Exception as error:
+        raise unusable(model_id, error) from error
+    model.quantization, model.nf4_share = "nf4" if share else stored, share
+    if device.type == "cpu":
+        for module in model.modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                # Without this, bitsandbytes repacks the weights at the first evaluation and trains
+                # on in another arithmetic: results would depend on when a run is evaluated.
+                module.support_avx512bf16_for_cpu = False
+    model.requires_grad_(False)
+    model.eval()
+    probes = Probes(CACHE / "probes" / f"{_structure(model, how)}.json")
+    model.probes = decoder_of(model).probes = probes
+    once = in_float32(model) if not probes.answers else nullcontext()
+    try:
+        if bidirectional:
+            attend_both_ways(model)
+        with once:  # rather than for each of them
+            if head == "lm":
+                probes.ask("logits", lambda: check_logits(model))
+            if use_packing(model):
+                several = alone_beyond(model) is None
+                probes.ask("reading", lambda: several and reads_last_block(model))
+            else:
+                probes.ask("padding", lambda: check_padding(model))
+    except Exception as error:
+        raise unusable(model_id, error, "cannot be used") from error
+    log.info(
+        "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,
+        str(dtype).removeprefix("torch."), model.config._attn_implementation,
+        model.get_memory_footprint() / 2**30,
+    )  # fmt: skip
+    return model
+
+
+def _refuse(config: PretrainedConfig, head: str, quantization: str, stored: str) -> None:
+    """Raise `ValueError` for a model that the study's approaches do not fit."""
+    kind = _auto_class(config, head)._model_mapping.get(type(config), None)
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    if getattr(config, "is_encoder_decoder", False) or (
+        kind and "decoder_input_ids" in inspect.signature(kind.forward).parameters
+    ):
+        raise ValueError("it is an encoder-decoder; name a decoder or an encoder")
+    if quantization == "nf4" and stored not in ("none", "nf4"):
+        raise ValueError(
+            f"its weights are stored as {stored}, not as NF4; write "
+            'quantization: "none" to use them as they are, or name an unquantized model'
+        )
+
+
+def _auto_class(config: PretrainedConfig, head: str) -> type:
+    """The class that loads a config's model: its decoder or encoder alone, or with its head."""
+    if head == "none":
+        return AutoModel
+    text_alone = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForCausalLM if text_alone else AutoModelForImageTextToText
+
+
+def _structure(model: PreTrainedModel, how: str) -> str:
+    """A hash of what decides whether shortcuts are exact for a model: all but its weights."""
+    about = (type(model).__name__, model.config.to_json_string(), how, str(model.dtype),
+             model.device.type, str(model.config._attn_implementation),
+             computing_fingerprint("model.load", "model.adapters", "prompt.decode"))  # fmt: skip
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, total) parameters; a 4-bit weight counts as the parameters it packs."""
+    trainable = total = 0
+    for name, parameter in model.named_parameters():
+        if "original_module" in name:  # peft's untrained copy of a module that it saves whole
+            continue
+        size = count_weights(parameter)
+        total += size
+        trainable += size if parameter.requires_grad else 0
+    return trainable, total

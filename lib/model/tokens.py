@@ -1,0 +1,253 @@
+"""Texts as token ids that hold no structure of the model, and the lengths that a model takes."""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import joblib
+from tokenizers import Tokenizer
+from transformers import PretrainedConfig, PreTrainedTokenizer, PreTrainedTokenizerBase
+
+from lib.errors import ModelError, ParamsError
+from lib.storage import ROOT, computing_fingerprint
+
+CHUNK = 1000  # texts tokenized at once: the tokenizer keeps much more of each than its ids
+UNREADABLE = "\x00token {}\x00"  # name of a token that no text spells
+# Models whose position numbers begin behind that of the padding token.
+COUNTS_FROM_PADDING = ("camembert", "ibert", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
+
+
+def structure_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that a template, a frame or padding writes, and a text never does.
+
+    They are the special tokens and all other added ones (`<think>`, `<tool_call>`). Vocabulary are
+    those added tokens that hold no punctuation and are not flagged as special: runs of spaces
+    (GPT-NeoX, Gemma) and words of a field.
+    """
+    added = tokenizer.added_tokens_decoder
+    words = {i for i, token in added.items() if not token.special and _is_word(token.content)}
+    return frozenset((added.keys() - words) | set(tokenizer.all_special_ids))
+
+
+def _is_word(content: str) -> bool:
+    """No character but letters, marks, digits and spaces; "▁" is SentencePiece's space."""
+    characters = content.replace("▁", " ")
+    return not any(unicodedata.category(c)[0] in "PS" or c == "\x00" for c in characters)
+
+
+class TextEncoder:
+    """A tokenizer that takes every text for text.
+
+    A text that spells a special or another added token ("</s>", "[SEP]", "<think>") is tokenized
+    like any other text, also where it does so after normalization only ("＜/s＞") and where the
+    vocabulary of the tokenizer's model itself holds that token (Unigram models do). All other texts
+    have the ids that the tokenizer gives them. Settings for padding and truncation that were saved
+    with the tokenizer have no effect.
+
+    Raises
+    ------
+    ModelError
+        The tokenizer is of a kind whose tokens cannot be told apart.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.structure = structure_ids(tokenizer)
+        if tokenizer.is_fast:
+            self.backend = _text_backend(tokenizer, self.structure)
+        elif not isinstance(tokenizer, PreTrainedTokenizer):
+            raise ModelError(
+                f"{tokenizer.name_or_path}: tokenizers of class {type(tokenizer).__name__} are not "
+                "supported; save it as tokenizer.json"
+            )
+
+    def __call__(
+        self, texts: Sequence[str], *, max_length: int | None = None, frame: bool = False
+    ) -> list[list[int]]:
+        """Ids of each text, at most `max_length` of them.
+
+        They are the first ones, or the last ones where the tokenizer's `truncation_side` is "left".
+        With `frame` the model's own frame (such as [CLS] and [SEP]) comes on top.
+        """
+        if not self.tokenizer.is_fast:
+            return [self._slow_ids(text, max_length, frame) for text in texts]
+        if frame:  # its settings, such as add_bos_token, may have changed
+            self.backend.post_processor = self.tokenizer.backend_tokenizer.post_processor
+        if max_length is None:
+            self.backend.no_truncation()
+        else:
+            room = max_length + (self.backend.num_special_tokens_to_add(False) if frame else 0)
+            self.backend.enable_truncation(room, direction=self.tokenizer.truncation_side)
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=frame)
+        return [encoding.ids for encoding in encodings]
+
+    def _slow_ids(self, text: str, max_length: int | None, frame: bool) -> list[int]:
+        """Ids by a tokenizer in Python, a token that is structure spelled by its characters."""
+        spelled = []
+        for token in self._slow_tokens(text):
+            is_text = self._is_text(token)
+            spelled += (
+                [token]
+                if is_text
+                else filter(
+                    self._is_text, [part for letter in token for part in self._slow_tokens(letter)]
+                )
+            )
+        ids = self.tokenizer.convert_tokens_to_ids(spelled)
+        if max_length is not None and len(ids) > max_length:
+            left = self.tokenizer.truncation_side == "left"
+            ids = ids[len(ids) - max_length :] if left else ids[:max_length]
+        return self.tokenizer.build_inputs_with_special_tokens(ids) if frame else ids
+
+    def _slow_tokens(self, text: str) -> list[str]:
+        return self.tokenizer.tokenize(text, split_special_tokens=True)
+
+    def _is_text(self, token: str) -> bool:
+        index = self.tokenizer.convert_tokens_to_ids(token)
+        return index == self.tokenizer.unk_token_id or index not in self.structure
+
+
+def _text_backend(tokenizer: PreTrainedTokenizerBase, structure: frozenset[int]) -> Tokenizer:
+    """A copy of a fast tokenizer's backend in which tokens of structure have unreadable names.
+
+    All ids are the same. The unknown token is still what unknown characters become.
+    """
+    try:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception as error:  # rules written in Python: the backend raises bare Exceptions
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its tokenizer has no form as JSON ({error}); use another"
+        ) from None
+    rules["truncation"] = rules["padding"] = None  # as saved; neither is asked for
+    names = {index: UNREADABLE.format(index) for index in structure}
+    for token in rules["added_tokens"]:
+        token["content"] = names.get(token["id"], token["content"])
+    model = rules["model"]
+    if isinstance(model["vocab"], list):  # Unigram: pairs of piece and score
+        for index in structure & set(range(len(model["vocab"]))):
+            model["vocab"][index][0] = names[index]
+        return Tokenizer.from_str(json.dumps(rules))
+    renamed = {piece: names[i] for piece, i in model["vocab"].items() if i in structure}
+    model["vocab"] = {renamed.get(piece, piece): i for piece, i in model["vocab"].items()}
+    if model.get("unk_token") in renamed:
+        model["unk_token"] = renamed[model["unk_token"]]
+    if renamed and model.get("merges"):
+        prefix = model.get("continuing_subword_prefix") or ""
+        model["merges"] = [
+            merge
+            for merge in model["merges"]
+            for left, right in [merge.split(" ") if isinstance(merge, str) else merge]
+            if renamed.keys().isdisjoint((left, right, left + right.removeprefix(prefix)))
+        ]
+    return Tokenizer.from_str(json.dumps(rules))
+
+
+def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    """The tokenizer's encoder of texts, built once as long as no token is added."""
+    return _text_encoder(tokenizer, len(tokenizer), structure_ids(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _text_encoder(tokenizer: PreTrainedTokenizerBase, *state: Any) -> TextEncoder:
+    return TextEncoder(tokenizer)
+
+
+def encode_documents(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    add_special_tokens: bool,
+) -> list[list[int]]:
+    """At most `max_length` ids of each text, none of them read out of the text as structure.
+
+    With `add_special_tokens` the model's own frame (such as [CLS] and [SEP]) comes on top.
+    """
+    encode = text_encoder(tokenizer)
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), CHUNK):
+        chunk = texts[start : start + CHUNK]
+        ids += encode(chunk, max_length=max_length, frame=add_special_tokens)
+    return ids
+
+
+def encode_cached(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
+) -> list[list[int]]:
+    """`encode_documents`, kept in `runs/cache` under a hash of tokenizer, texts and code.
+
+    A tokenizer in Python is not kept: its rules cannot be hashed.
+    """
+    if not tokenizer.is_fast:
+        return encode_documents(tokenizer, texts, **options)
+    text_encoder(tokenizer)  # refuses a tokenizer that has no form as JSON
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    for setting in ("truncation", "padding"):  # left over from the tokenizer's last call
+        rules.pop(setting)
+    state = (sorted(structure_ids(tokenizer)), tokenizer.truncation_side)
+    content = joblib.hash(
+        (json.dumps(rules), state, list(texts), computing_fingerprint("model.tokens"))
+    )
+    return _encode_cached(content, tokenizer=tokenizer, texts=texts, **options)
+
+
+@joblib.Memory(ROOT / "runs" / "cache", verbose=0).cache(ignore=["tokenizer", "texts"])
+def _encode_cached(
+    content: str, *, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
+) -> list[list[int]]:
+    return encode_documents(tokenizer, texts, **options)
+
+
+def require_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Raise `ModelError` where a token that a run uses has no row in the model's embedding.
+
+    Used are the ordinary vocabulary, padding, the unknown token, the frame of a document, and what
+    the chat template writes. Further added tokens never stand in an input.
+
+    Parameters
+    ----------
+    rows
+        Rows of the embedding: `model.get_input_embeddings().weight.shape[0]`.
+    """
+    structure = structure_ids(tokenizer)
+    written = str(tokenizer.chat_template or "")
+    used = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
+    used |= set(tokenizer("").input_ids) - {None}
+    for token, index in tokenizer.get_vocab().items():
+        if index >= rows and (index in used or index not in structure or token in written):
+            raise ModelError(
+                f"{tokenizer.name_or_path}: token {token!r} has id {index:,}, but the model's "
+                f"embedding has {rows:,} rows; resize the embedding to {len(tokenizer):,} rows "
+                "(model.resize_token_embeddings) and save it, or remove the token"
+            )
+
+
+def require_context(config: PretrainedConfig, prompt_length: int, answer_length: int) -> None:
+    """Raise `ParamsError` where a model's context is too short for a prompt and its answer."""
+    limit = context_limit(config)
+    if limit is not None and prompt_length + answer_length > limit:
+        raise ParamsError(
+            f"max_length: prompts of up to {prompt_length:,} tokens and answers of "
+            f"{answer_length} do not fit the model's context of {limit:,}; lower max_length or "
+            "num_examples, or leave the labels out of the prompt (labels_in_prompt)"
+        )
+
+
+def require_positions(config: PretrainedConfig, documents: Iterable[Sequence[int]]) -> None:
+    """Raise `ParamsError` where a document, its frame included, has more tokens than positions."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and config.model_type in COUNTS_FROM_PADDING:
+        limit -= config.pad_token_id + 1
+    longest = max(map(len, documents), default=0)
+    if limit is not None and longest > limit:
+        raise ParamsError(
+            f"max_length: the longest document has {longest:,} tokens, those of its frame "
+            f"included, and the model {limit:,} positions; lower max_length by {longest - limit}"
+        )
+
+
+def context_limit(config: PretrainedConfig) -> int | None:
+    """Tokens of a prompt and its answer that a model takes; None where its config does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)

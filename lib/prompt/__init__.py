@@ -1,0 +1,1 @@
+"""Approach 2: ask about a document and read the answer."""

@@ -1,0 +1,121 @@
+"""Answers of a prompt: label sets as texts, and free answers back as labels."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import regex
+
+from lib.data.labels import LabelSpace
+from lib.data.words import JOINED, normal_form
+from lib.errors import DataError
+
+SEPARATOR = ";"  # between the labels of an answer
+GOES_ON = rf"(?:{JOINED}|-)"  # a character that a word goes on with: hyphens count as letters
+OUTER = " .,:;!?…\"'`*_()[]{}<>«»“”„‘’。，、！？；：「」『』"  # what may stand around an answer
+PEELED = 8  # at most so many of them are taken off one by one at each end, then all
+
+
+def order_labels(
+    labels: Sequence[str], label_space: LabelSpace, counts: Mapping[str, int] | None = None
+) -> list[str]:
+    """The answer for a label set: its texts in label order, or the most frequent label first.
+
+    One order for every document, because a model cannot learn an order that means nothing
+    (arXiv 2505.17510 trains on it too).
+
+    Parameters
+    ----------
+    counts
+        How many documents have each label; labels of equally many stay in label order.
+
+    Raises
+    ------
+    DataError
+        There are several labels and some text holds ";", so that answers could not be read back.
+    """
+    columns = label_space.indices([labels])[0]
+    if counts is not None:
+        columns.sort(key=lambda c: -counts.get(label_space.names[c], 0))
+    texts = [label_space.texts[c] for c in columns]
+    if not texts and label_space.none:
+        return [label_space.none]
+    unclear = [text for text in label_space.texts if SEPARATOR in text] if len(texts) > 1 else []
+    if unclear:
+        raise DataError(f"label {unclear[0]!r} holds {SEPARATOR!r}, which stands between labels")
+    return texts
+
+
+def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = False) -> list[str]:
+    """The label that a free answer names, as a list of one; empty if it names none or several.
+
+    The whole answer is compared first: as it is, then with as little of the punctuation around it
+    taken off as makes it a label, and at last with labels that lack theirs as well. If it is none,
+    labels are looked for as whole words in it. Case does not count: no two labels of a space are
+    equal without it. Nothing is ever guessed: an answer outside the set, or one that fits several
+    labels equally well, is an error of the model and is counted as one.
+
+    With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
+    that name none are passed over. The list is in label order; where label sets may be empty, it is
+    empty if the answer is the word for that, `[""]` if it names none.
+    """
+    texts = tuple(map(normal_form, label_space.texts))
+    found: set[int] = set()
+    for part in map(normal_form, text.split(SEPARATOR) if multi_label else [text]):
+        whole = _whole_answer(part, texts)
+        for columns in [whole] if whole else _words(part, texts):
+            if not multi_label or len(columns) == 1:
+                found |= columns
+    if not multi_label and len(found) > 1:
+        return []
+    if not found and label_space.none:
+        said_none = _whole_answer(normal_form(text), (normal_form(label_space.none),))
+        return [] if said_none else [""]
+    return [name for column, name in enumerate(label_space.names) if column in found]
+
+
+def _whole_answer(answer: str, texts: tuple[str, ...]) -> set[int]:
+    """Columns of the label that the whole answer is, or of those that fit it equally well."""
+    left = min(PEELED, len(answer) - len(answer.lstrip(OUTER)))
+    right = min(PEELED, len(answer) - len(answer.rstrip(OUTER)))
+    for total in range(left + right + 1):  # characters taken off, at the left and at the right
+        ends = range(max(0, total - right), min(left, total) + 1)
+        forms = [answer[i : len(answer) - total + i] for i in ends]
+        if columns := _equal(filter(None, forms), texts):
+            return columns
+    bare = answer.strip(OUTER)
+    without = tuple(label.strip(OUTER) for label in texts)
+    return (_equal([bare], texts) or _equal([bare], without)) if bare else set()
+
+
+def _equal(forms: Iterable[str], texts: tuple[str, ...]) -> set[int]:
+    """Columns of the labels that equal one of some forms of an answer."""
+    columns = _columns(texts)
+    return set().union(*(columns.get(form.lower(), ()) for form in forms))
+
+
+@lru_cache(maxsize=8)
+def _columns(texts: tuple[str, ...]) -> dict[str, set[int]]:
+    """Columns of the labels with each text, in lower case."""
+    columns = defaultdict(set)
+    for column, label in enumerate(texts):
+        columns[label.lower()].add(column)
+    return dict(columns)
+
+
+def _words(answer: str, texts: tuple[str, ...]) -> Iterator[set[int]]:
+    """Columns of each label that stands in an answer as whole words.
+
+    A label inside a longer one ("gas" in "natural gas") does not count. A label of one letter is
+    read only as a whole answer: "a" is a word of any sentence.
+    """
+    by_text, end = _columns(texts), 0
+    longer = [label for label in by_text if len(label.strip(OUTER)) > 1]
+    alternatives = "|".join(map(regex.escape, sorted(longer, key=len, reverse=True))) or r"(?!)"
+    pattern = rf"(?V1)(?<!{GOES_ON})(?=({alternatives})(?!{GOES_ON}))"
+    for match in regex.finditer(pattern, answer.lower()):
+        start, word = match.start(), match[1]  # the longest one that begins there
+        if start + len(word) <= end:
+            continue
+        end = start + len(word)
+        yield by_text[word]

@@ -1,0 +1,120 @@
+"""Which documents stand in a prompt as examples, and what a model is trained to answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lib.prompt.template import PromptTemplate
+
+
+def choose_examples(
+    choice: str,
+    labels: Sequence[Sequence[str]],
+    *,
+    num_examples: int,
+    num_prompts: int,
+    seed: int,
+    embeddings: tuple[np.ndarray, np.ndarray] | None = None,
+) -> list[list[int]]:
+    """Indices of `num_examples` training documents for each of N prompts, in prompt order.
+
+    Parameters
+    ----------
+    choice
+        "random": the same for every prompt. "balanced": the same for every prompt, of as many
+        labels as there can be, and of labels equally often. "nearest": those of the largest cosine
+        with the prompt's own document, the nearest last, next to it (arXiv 2101.06804, section 3).
+    labels
+        Of each training document; the first one counts for the balance.
+    embeddings
+        For "nearest": (N, H) float of the prompts' documents, and those of the training documents.
+
+    Raises
+    ------
+    ValueError
+        There are fewer training documents than examples.
+    """
+    if num_examples > len(labels):
+        raise ValueError(f"num_examples: {num_examples} of {len(labels)} training documents")
+    if num_examples == 0:
+        return [[]] * num_prompts
+    if choice == "nearest":
+        documents, train = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in embeddings)
+        order = np.argsort(documents @ train.T, axis=1, kind="stable")
+        return order[:, -num_examples:].tolist()
+    shuffled = np.random.default_rng(seed).permutation(len(labels)).tolist()
+    if choice == "balanced":
+        seen: dict[str, int] = {}
+        turns = []
+        for i in shuffled:
+            seen[labels[i][0]] = turn = seen.get(labels[i][0], -1) + 1
+            turns.append(turn)
+        shuffled = [shuffled[j] for j in np.argsort(turns, kind="stable")]
+    return [shuffled[:num_examples]] * num_prompts
+
+
+def choose_questions(
+    labels: Sequence[Sequence[int]], *, num_labels: int, seed: int
+) -> list[tuple[int, int, bool]]:
+    """Questions to train on: a document, a label and whether it applies, in document order.
+
+    Every label of a document, and as many that it does not have, drawn by how many documents have
+    them: a label alone does not tell the answer.
+
+    Parameters
+    ----------
+    labels
+        Columns of each document's labels.
+    """
+    generator = np.random.default_rng(seed)
+    counts = np.bincount([c for row in labels for c in row], minlength=num_labels).astype(float)
+    questions = []
+    for i, row in enumerate(labels):
+        others = counts.copy()
+        others[list(row)] = 0
+        size = min(len(row), int((others > 0).sum()))
+        drawn = []
+        if size:
+            drawn = generator.choice(num_labels, size, replace=False, p=others / others.sum())
+        questions += [(i, c, True) for c in row] + [(i, int(c), False) for c in drawn]
+    return questions
+
+
+@dataclass
+class ShuffledAnswers(Sequence):
+    """Training examples whose labels are answered in another order in each epoch.
+
+    The order depends on seed, epoch and document alone, so that a resumed run equals an
+    uninterrupted one. The data loader tells the epoch.
+
+    Attributes
+    ----------
+    ids, prompts, labels
+        Of N documents: their ids, their rendered prompts and the texts of their labels.
+    whole
+        Whether the prompt is trained on as well.
+    """
+
+    template: PromptTemplate
+    ids: Sequence[str]
+    prompts: Sequence[Sequence[int]]
+    labels: Sequence[Sequence[str]]
+    whole: bool
+    seed: int
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """What the data loader calls ahead of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        shuffled = np.random.default_rng((self.seed, self.epoch, i)).permutation(self.labels[i])
+        answer = self.template.answer_ids(*shuffled.tolist())
+        ids = [*self.prompts[i], *answer]
+        target = len(ids) - 1 if self.whole else len(answer)
+        return {"id": self.ids[i], "input_ids": ids, "target": target}

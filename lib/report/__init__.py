@@ -1,0 +1,1 @@
+"""Tables, figures and sentences of the explored data and of the comparison."""

@@ -1,0 +1,168 @@
+"""What 01_explore_data lets one look through: a map of the documents, and a browser of them."""
+
+import html
+import textwrap
+from collections import Counter
+from collections.abc import Mapping
+from itertools import chain
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+import seaborn as sns
+from datasets import Dataset, DatasetDict
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+from transformers import PreTrainedTokenizerBase
+
+from lib.report.wording import shorten
+
+# Chosen here, as all sizes below: as many symbols as colours, so that grey print works.
+SYMBOLS = ["circle", "square", "diamond", "cross", "x"]
+SYMBOLS += ["triangle-up", "triangle-down", "star", "hexagon"]
+PALETTE = [colour for i, colour in enumerate(sns.color_palette("colorblind").as_hex()) if i != 7]
+
+
+def side_by_side(
+    splits: DatasetDict, pairs: pd.DataFrame, *, characters: int = 160
+) -> pd.DataFrame:
+    """Pairs of `find_duplicates` with both texts' beginnings, the most similar first."""
+    texts = {(n, i): t for n, s in splits.items() for i, t in zip(s["id"], s["text"], strict=True)}
+    table = pairs.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
+    for side in ("", "other_"):
+        keys = zip(table[f"{side}split"], table[f"{side}id"], strict=True)
+        table[f"{side}text"] = [_beginning(texts[key], characters) for key in keys]
+    return table[["similarity", "split", "id", "text", "other_split", "other_id", "other_text"]]
+
+
+def project(embeddings: np.ndarray, *, seed: int) -> np.ndarray:
+    """Points in the plane, (N, 2) float32, of N >= 3 embeddings (N, H): t-SNE of cosine distance.
+
+    van der Maaten and Hinton (2008), JMLR 9; begun at the first principal components, which keeps
+    more of the large-scale order (Kobak and Berens 2019, Nature Communications 10:5416).
+    """
+    perplexity = min(30, (len(embeddings) - 1) / 3)
+    tsne = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=seed)
+    # Its thousands of short parallel steps wait for each other where other work shares the cores.
+    with threadpool_limits(1):
+        return tsne.fit_transform(embeddings)
+
+
+def draw_maps_locally() -> None:
+    """Let JupyterLab draw plotly's figures with plotly's own extension, without a network.
+
+    The button that uploads a figure, and with it the texts in it, to Plotly's cloud is taken away.
+    """
+    plotly.io.renderers["plotly_mimetype"].config = {
+        "showSendToCloud": False,
+        "plotlyServerURL": "",
+        "displaylogo": False,
+    }
+    plotly.io.renderers.default = "plotly_mimetype"
+
+
+def plot_map(points: np.ndarray, documents: Dataset, *, most: int = 9) -> go.Figure:
+    """Interactive map of N documents at `points`, (N, 2); hovering shows what each one is.
+
+    Colour and symbol follow the `most` most frequent labels; a document that has several of these
+    is drawn as the rarest of them.
+    """
+    counts = Counter(chain.from_iterable(documents["labels"]))
+    shown = [name for name, _ in counts.most_common(most)]
+    rank = {name: i for i, name in enumerate(shown)}
+    group = np.array(
+        [
+            max((rank[x] for x in row if x in rank), default=len(shown))
+            for row in documents["labels"]
+        ]
+    )
+    hover = np.array([_hover(document) for document in documents], dtype=object)
+    looks = zip([*shown, "other"], [*PALETTE[: len(shown)], "#bbbbbb"],
+                [*SYMBOLS[: len(shown)], "circle-open"], strict=True)  # fmt: skip
+    fig = go.Figure(layout={"template": "plotly_white", "width": 900, "height": 620})
+    for number, (name, colour, symbol) in enumerate(looks):
+        rows = np.flatnonzero(group == number)
+        if len(rows):
+            fig.add_scatter(
+                x=points[rows, 0].round(2), y=points[rows, 1].round(2), mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 6},
+                name=html.escape(shorten(name)),
+                hovertext=hover[rows], hoverinfo="text",
+            )  # fmt: skip
+    fig.update_xaxes(visible=False)
+    fig.update_yaxes(visible=False, scaleanchor="x")
+    fig.update_layout(
+        margin={"l": 10, "r": 10, "t": 30, "b": 10}, legend={"itemsizing": "constant"},
+        hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": "black"}},
+    )  # fmt: skip
+    return fig
+
+
+def document_html(document: Mapping, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+    """One document as HTML, escaped: id, labels, and its text with the part that is cut in grey."""
+    text = document["text"]
+    offsets = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    ).offset_mapping
+    end = len(text) if len(offsets) <= max_length else offsets[max_length - 1][1]
+    labels = "; ".join(document["labels"])
+    cut = f"{max(len(offsets) - max_length, 0):,} of {len(offsets):,} tokens are cut"
+    return (
+        '<div class="tex2jax_ignore mathjax_ignore" style="max-width: 60em; line-height: 1.4">'
+        f"<b>{html.escape(document['id'])}</b> · {html.escape(labels)} · {cut}"
+        '<div style="white-space: pre-wrap; max-height: 24em; overflow: auto">'
+        f'{html.escape(text[:end])}<span style="opacity: 0.45">{html.escape(text[end:])}</span>'
+        "</div></div>"
+    )
+
+
+def browse(
+    splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> widgets.VBox:
+    """A widget that steps through the documents of a chosen split and label."""
+    labels = {name: list(split["labels"]) for name, split in splits.items()}
+    names = sorted(set(chain.from_iterable(chain.from_iterable(labels.values()))))
+    split = widgets.Dropdown(options=list(splits), description="split")
+    label = widgets.Dropdown(
+        options=[("(all)", None), *((n, n) for n in names)], description="label"
+    )
+    number = widgets.BoundedIntText(1, min=1, max=1, description="document")
+    back, forth = (widgets.Button(description=x, tooltip=x) for x in ("previous", "next"))
+    found, shown, rows = widgets.Label(), widgets.HTML(), []
+
+    def show(_=None) -> None:
+        options = {"tokenizer": tokenizer, "max_length": max_length}
+        document = splits[split.value][rows[number.value - 1]] if rows else None
+        shown.value = document_html(document, **options) if document else ""
+
+    def choose(_=None) -> None:
+        rows[:] = [
+            i for i, row in enumerate(labels[split.value]) if label.value in row or not label.value
+        ]
+        found.value = f"of {len(rows):,}"
+        number.max, number.value = max(len(rows), 1), 1
+        show()
+
+    def step(button: widgets.Button) -> None:
+        number.value += 1 if button is forth else -1  # the widget itself keeps within its bounds
+
+    for widget, react in ((split, choose), (label, choose), (number, show)):
+        widget.observe(react, "value")
+    for button in (back, forth):
+        button.on_click(step)
+    choose()
+    return widgets.VBox(
+        [widgets.HBox([split, label]), widgets.HBox([number, found, back, forth]), shown]
+    )
+
+
+def _hover(document: Mapping) -> str:
+    lines = [document["id"], *textwrap.wrap("; ".join(document["labels"]), 70)[:4], ""]
+    lines += textwrap.wrap(_beginning(document["text"], 240), 70)
+    return "<br>".join(html.escape(line) for line in lines)
+
+
+def _beginning(text: str, characters: int) -> str:
+    return shorten(" ".join(text[: 4 * characters].split()), characters)

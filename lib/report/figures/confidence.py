@@ -1,0 +1,126 @@
+"""Figures of confidence: does it mean what it says, and what could be automated by it?"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lib.report.calibration import (
+    FEWEST,
+    WANTED,
+    calibrate,
+    choose_threshold,
+    coverage_curve,
+    read_confidence,
+    reliability,
+)
+from lib.report.figures.scores import MOST_LINES, arm_styles, label_ends, lowest_shown, wrap
+
+
+def plot_reliability(
+    runs: pd.DataFrame, arms: Sequence[str], *, multi_label: bool, most: int = MOST_LINES
+) -> Figure | None:
+    """Accuracy against confidence, a panel for each arm that has probabilities; None without any.
+
+    Filled: as the model says it; hollow: after temperature scaling on validation. On the diagonal
+    confidence means what it says, below it the model is too sure. 95 % intervals over documents.
+
+    Parameters
+    ----------
+    runs
+        See `calibration_table`.
+    arms
+        The first `most` of them that have probabilities are drawn.
+    """
+    panels = {}
+    for arm in arms:
+        if len(panels) < most and (tables := _pooled(runs[runs["arm"] == arm], multi_label)):
+            panels[arm] = tables
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    fig, axs = plt.subplots(rows, columns, figsize=(0.5 + 2.5 * columns, 0.5 + 2.5 * rows),
+                            sharex=True, sharey=True, squeeze=False,
+                            layout="constrained")  # fmt: skip
+    styles = arm_styles(list(panels))
+    for ax in axs.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (arm, tables) in zip(axs.flat, panels.items(), strict=False):
+        ax.axline((0, 0), slope=1, color="0.5", lw=0.8, ls="--")
+        for table, hollow in zip(tables, (False, True), strict=True):
+            spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+            style = styles[arm] | ({"mfc": "w", "lw": 0.8, "ls": ":"} if hollow else {"lw": 1.2})
+            ax.errorbar(table["confidence"], table["accuracy"], yerr=np.abs(spread), ms=5,
+                        mec=styles[arm]["color"], elinewidth=0.8, **style)  # fmt: skip
+        ax.set_title(wrap(arm, 26), size=9)
+        ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+    ax.set_xticks(np.linspace(0, 1, 5), ["0", "", "0.5", "", "1"])
+    said = "probability of a label" if multi_label else "confidence"
+    came = "share of them that apply" if multi_label else "share that is right"
+    fig.supxlabel(said, size=9)
+    fig.supylabel(f"{came} (test)", size=9)
+    return fig
+
+
+def _pooled(runs: pd.DataFrame, multi_label: bool) -> list[pd.DataFrame]:
+    """Reliability of an arm over all its seeds, before and after scaling; empty without it."""
+    calibrated = [calibrate(folder, multi_label=multi_label) for folder in runs["folder"]]
+    if None in calibrated:
+        return []
+    answers = (
+        [run.answers(run.probs) for run in calibrated],
+        [run.answers(run.scaled) for run in calibrated],
+    )
+    return [
+        reliability(*map(np.concatenate, zip(*found, strict=True)), num_seeds=len(runs))
+        for found in answers
+    ]
+
+
+def plot_risk_coverage(
+    runs: pd.DataFrame,
+    arms: Sequence[str],
+    *,
+    wanted: Sequence[float] = WANTED,
+    most: int = MOST_LINES,
+) -> Figure | None:
+    """Precision against the share of test documents that are answered, the surest first.
+
+    Single labels. The first seed of the first `most` arms that have a confidence; None without any.
+    Markers: where the confidence lands that reached a wanted precision (dotted) on validation. An
+    arm with less than half the median precision is off the scale.
+    """
+    chosen = {}
+    for arm in arms:
+        folder = runs[runs["arm"] == arm].sort_values("seed")["folder"].iloc[0]
+        both = [read_confidence(folder, split) for split in ("validation", "test")]
+        if len(chosen) < most and None not in both:
+            chosen[arm] = both
+    if not chosen:
+        return None
+    fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    styles, ends, lowest = arm_styles(list(chosen)), {}, {}
+    for arm, (validation, test) in chosen.items():
+        curve = coverage_curve(*test)
+        curve = curve[(curve["share"] * len(test[1]) >= FEWEST) | (curve["share"] == 1)]
+        ax.plot(curve["share"], curve["precision"], color=styles[arm]["color"], lw=1.4)
+        for precision in wanted:
+            threshold = choose_threshold(*validation, precision)
+            reached = curve[curve["threshold"] >= threshold].tail(1)
+            ax.plot(reached["share"], reached["precision"], ms=6, mec="black", mew=0.6, ls="",
+                    **styles[arm])  # fmt: skip
+        ends[arm] = (1, curve["precision"].iloc[-1])
+        lowest[arm] = curve["precision"].min()
+    for precision in wanted:
+        ax.axhline(precision, color="0.4", lw=0.8, ls=":")
+    bottom = lowest_shown({arm: y for arm, (_, y) in ends.items()}, lowest)
+    ends = {arm: (x, max(y, bottom)) for arm, (x, y) in ends.items()}
+    ax.set(xlim=(0, 1), xlabel="share of documents answered, the surest first (test)")
+    ax.set(ylim=(bottom, 1.01), ylabel="precision of the answers")
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    label_ends(ax, ends, styles)
+    return fig

@@ -1,0 +1,190 @@
+"""Figures of what stands behind the comparison: labels, training, layers, decoding."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from seaborn.utils import relative_luminance
+from sklearn.metrics import confusion_matrix, f1_score
+
+from lib.report.figures.fonts import tick_labels
+from lib.report.figures.scores import (
+    MOST_LINES,
+    add_legend,
+    arm_styles,
+    label_ends,
+    row_height,
+    wrap,
+)
+
+READABLE = 14  # columns of a heat map; numbers in more would be too small in a page's width
+
+
+def plot_class_f1(
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 52
+) -> Figure:
+    """Heat map of F1 by arm and label, the labels with most test documents first.
+
+    `y_true` is (N, C) bool, each of `y_preds` (S, N, C) bool: the mean over seeds is shown.
+    """
+    support = y_true.sum(axis=0)
+    order = np.argsort(-support, kind="stable")[:most]
+    options = {"average": None, "zero_division": 0}
+    scores = pd.DataFrame(
+        {arm: np.mean([f1_score(y_true, p, **options) for p in ps], axis=0)
+         for arm, ps in y_preds.items()}
+    ).iloc[order].T  # fmt: skip
+    ticks = tick_labels(names[i] for i in order)
+    scores.columns = [f"{name} ({support[i]})" for name, i in zip(ticks, order, strict=True)]
+    scores.index = list(map(wrap, scores.index))
+    readable = len(order) <= READABLE
+    width = max(5.0, 2.2 + (0.45 if readable else 0.185) * len(order))
+    height = (
+        0.7 + row_height(scores.index, 0.3) * len(scores) + 0.065 * max(map(len, scores.columns))
+    )
+    fig, ax = plt.subplots(figsize=(width, height))
+    sns.heatmap(scores, ax=ax, vmin=0, vmax=1, cmap="cividis", linewidths=0.3, xticklabels=True,
+                annot=readable, fmt=".2f", annot_kws={"size": 8},
+                cbar_kws={"label": "F1 (test)", "pad": 0.01})  # fmt: skip
+    _contrast(ax)
+    if len(order) < len(names):
+        ax.set_xlabel(f"the {len(order)} most frequent of {len(names)} labels")
+    ax.tick_params(axis="x", labelrotation=90, labelsize=7)
+    ax.tick_params(axis="y", labelrotation=0)
+    fig.tight_layout()
+    return fig
+
+
+def _contrast(ax: Axes) -> None:
+    """Numbers in a heat map's cells in white or dark grey, whichever is easier to read (WCAG 2)."""
+    for text, color in zip(ax.texts, ax.collections[0].get_facecolors(), strict=False):
+        text.set_color("white" if relative_luminance(color) < 0.2 else "0.1")
+
+
+def plot_confusion(
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 12
+) -> Figure:
+    """Row-normalised confusion of each given arm's first seed, over the most frequent labels.
+
+    Rarer labels share "other"; "none" are answers outside the label set.
+    """
+    frequent = np.argsort(-y_true.sum(axis=0), kind="stable")[:most]
+    index = {label: i for i, label in enumerate(frequent)}
+    ticks = tick_labels((names[i] for i in frequent), 20)
+    ticks += (["other"] if len(names) > most else []) + ["none"]
+    last = len(ticks) - 1
+
+    def column(multi_hot: np.ndarray) -> np.ndarray:
+        best = [index.get(c, last - 1) for c in multi_hot.argmax(axis=1)]
+        return np.where(multi_hot.any(axis=1), best, last)
+
+    columns = min(2, len(y_preds))
+    rows = -(-len(y_preds) // columns)
+    size = (4.4 * columns, 4.4 * rows)
+    fig, axs = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for ax in axs.flat[len(y_preds) :]:
+        ax.set_axis_off()
+    for ax, (arm, preds) in zip(axs.flat, y_preds.items(), strict=False):
+        counts = confusion_matrix(column(y_true), column(preds[0]), labels=range(len(ticks)))
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        percents = 100 * shares[:last]
+        texts = np.where(percents < 0.5, "", np.char.mod("%.0f", percents))
+        sns.heatmap(percents, ax=ax, vmin=0, vmax=100, cmap="cividis", cbar=False, square=True,
+                    annot=texts, fmt="", annot_kws={"size": 7},
+                    xticklabels=ticks, yticklabels=ticks[:last], linewidths=0.3)  # fmt: skip
+        _contrast(ax)
+        ax.set_title(wrap(arm, 32), size=9)
+        ax.set(xlabel="predicted", ylabel="true")
+        ax.tick_params(axis="x", labelrotation=90, labelsize=8)
+        ax.tick_params(axis="y", labelrotation=0, labelsize=8)
+    fig.colorbar(axs[0, 0].collections[0], ax=axs, shrink=0.7, pad=0.01,
+                 label="% of the true label's documents")  # fmt: skip
+    return fig
+
+
+def plot_history(
+    histories: Mapping[str, Sequence[pd.DataFrame]], *, most: int = MOST_LINES
+) -> Figure:
+    """Training loss and validation micro-F1 against epochs, a line for each run of each arm.
+
+    Of more than `most` arms, the first seed alone, and those that are best on validation are named;
+    the others are grey.
+    """
+    few = len(histories) <= most
+    best = {arm: runs[0]["eval_micro_f1"].max() for arm, runs in histories.items()}
+    named = sorted(best, key=best.get, reverse=True)[:most]
+    styles, ends = arm_styles(list(histories)), {}
+    fig, axs = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    for arm in sorted(histories, key=lambda arm: arm in named):
+        style = {"color": styles[arm]["color"], "lw": 1.3, "ms": 4}
+        style |= {"marker": styles[arm]["marker"]} if arm in named else {"color": "0.8"}
+        for history in histories[arm] if few else histories[arm][:1]:
+            loss, f1 = history.dropna(subset="loss"), history.dropna(subset="eval_micro_f1")
+            axs[0].plot(loss["epoch"], loss["loss"], markevery=6, **style)
+            axs[1].plot(f1["epoch"], f1["eval_micro_f1"], **style)
+            if arm in named and len(f1):
+                ends.setdefault(arm, tuple(f1[["epoch", "eval_micro_f1"]].iloc[-1]))
+    axs[0].set(xlabel="epoch", ylabel="training loss (nats a document)", yscale="log")
+    axs[1].set(xlabel="epoch", ylabel="micro-F1 (validation)")
+    for ax in axs:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    label_ends(axs[1], ends, styles)
+    return fig
+
+
+def plot_sweep(sweep: pd.DataFrame) -> Figure:
+    """Heat map of a frozen embedding's validation micro-F1 by pooling and layer.
+
+    Parameters
+    ----------
+    sweep
+        `features` ("<pooling> of layer -<layer>"), `C` and `micro_f1`; the best C is shown.
+    """
+    parts = sweep["features"].str.extract(r"(?P<pooling>\w+) of layer -(?P<layer>\d+)")
+    table = pd.concat([parts.astype({"layer": int}), sweep["micro_f1"]], axis=1)
+    grid = table.pivot_table(index="pooling", columns="layer", values="micro_f1", aggfunc="max")
+    grid = grid[sorted(grid.columns, reverse=True)]  # deep in the model on the left
+    readable = grid.shape[1] <= READABLE
+    width = 1.8 + (0.62 if readable else 0.25) * grid.shape[1]
+    fig, ax = plt.subplots(figsize=(max(4, width), max(2.2, 1.2 + 0.4 * len(grid))))
+    sns.heatmap(grid, annot=readable, fmt=".3f", cmap="viridis", ax=ax, annot_kws={"size": 8},
+                cbar_kws={"label": "micro-F1 (validation)"})  # fmt: skip
+    _contrast(ax)
+    ax.set(xlabel="hidden layer, counted from the end (1: the last)", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    fig.tight_layout()
+    return fig
+
+
+def plot_ladder(rungs: pd.DataFrame) -> Figure:
+    """Micro-F1, share of answers outside the label set, and speed, by how an answer is decoded.
+
+    Parameters
+    ----------
+    rungs
+        `arm`, `decoding` (from free to forced, in that order), `micro_f1`, `out_of_set_rate` and
+        `docs_per_second`; several seeds of an arm stand as several points.
+    """
+    order = list(dict.fromkeys(rungs["decoding"]))[::-1]
+    styles = arm_styles(list(rungs["arm"].unique()))
+    panels = {"micro_f1": "micro-F1 (validation)", "out_of_set_rate": "answers outside the set"}
+    panels["docs_per_second"] = "documents/s"
+    fig, axs = plt.subplots(1, 3, figsize=(8, 1.3 + 0.3 * len(order)), sharey=True)
+    for ax, (column, label) in zip(axs, panels.items(), strict=True):
+        for arm, table in rungs.groupby("arm", sort=False):
+            y = [order.index(name) for name in table["decoding"]]
+            ax.plot(table[column], y, ls="", ms=7, mec="black", mew=0.6, label=arm, **styles[arm])
+        ax.set(xlabel=label, ylim=(-0.6, len(order) - 0.4))
+        ax.margins(x=0.12)
+    axs[0].set_yticks(range(len(order)), map(wrap, order))
+    axs[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    most = max(0.05, 1.12 * rungs["out_of_set_rate"].max())  # often no answer is outside at all
+    axs[1].set_xlim(-0.05 * most, most)
+    axs[2].set_xlim(left=0)
+    add_legend(fig, axs[0])
+    return fig

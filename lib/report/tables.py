@@ -1,0 +1,254 @@
+"""Finished runs side by side: the tables and predictions that the report is made from."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+
+from lib.config.study import load_study
+from lib.evaluation.intervals import f1_intervals
+from lib.evaluation.metrics import RANKING_METRICS
+from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
+from lib.evaluation.significance import compare_all
+from lib.runs.record import (
+    FINGERPRINTS,
+    OPTIONAL_RESOURCES,
+    RESOURCE_KEYS,
+    read_label_space,
+    read_predictions,
+)
+
+# Said for one run alone, or of where it lies.
+OF_A_RUN = {"seed", "train_size", "runs_dir", "figures_dir"}
+
+
+def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int]) -> str:
+    """Which of the study's runs are not there, such as "embedding: seed 2"; "" if all are.
+
+    Parameters
+    ----------
+    runs
+        See `lib.runs.record.read_runs`.
+    arms, seeds
+        Of the study; no arms for those that have run. An arm that learns from nothing runs with the
+        first seed alone where others have training sizes ("embedding@64").
+    """
+    arms = list(arms) or list(runs["arm"].unique())
+    sized = any("@" in arm for arm in arms)
+    found = set(zip(runs["arm"], runs["seed"], strict=True))
+    parts = []
+    for arm in arms:
+        expected = seeds[:1] if sized and "@" not in arm else seeds
+        if absent := [str(seed) for seed in expected if (arm, seed) not in found]:
+            parts.append(f"{arm}: seed{'s' if len(absent) > 1 else ''} {', '.join(absent)}")
+    return "; ".join(parts)
+
+
+def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
+    """Where runs were made by hand with other parameters than the study's files say; "" if nowhere.
+
+    Such as "embedding: learning_rate is 0.004, in its file 0.002".
+
+    Parameters
+    ----------
+    runs
+        See `lib.runs.record.read_runs`.
+    study_dir
+        Holds the study's parameters files; where there is none, nothing is said.
+    """
+    arms = load_study(study_dir) if study_dir.is_dir() else {}
+    changed = dict.fromkeys(
+        f"{run.arm}: {key} is {run.params[key]!r}, in its file {asked!r}"
+        for run in runs.itertuples()
+        if (arm := run.arm.partition("@")[0]) in arms
+        for key, asked in arms[arm].model_dump().items()
+        if key not in OF_A_RUN
+        and run.params.get(key, asked) != asked
+        and not (key == "num_epochs" and run.params.get("min_steps"))  # which raises it
+    )  # once for all seeds
+    return "; ".join(changed)
+
+
+def at_largest_size(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of a study with training sizes the runs at the largest, "embedding@64" called "embedding".
+
+    Arms without a size stay, and so does every run of a study without sizes.
+    """
+    names = runs["arm"].str.partition("@")
+    sizes = pd.to_numeric(names[2]).fillna(0)
+    chosen = (sizes == 0) | (sizes == sizes.max())
+    return runs[chosen].assign(arm=names[0][chosen]).reset_index(drop=True)
+
+
+def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
+    """The parameters in which arms that have them differ: a row each, a column for each arm."""
+    first = runs.groupby("arm", sort=False)["params"].first()
+    table = pd.DataFrame(first.tolist(), index=first.index).astype(object).T
+    table = table.drop(index=["arm", "seed", "notebook", *FINGERPRINTS], errors="ignore")
+    table = table[[len({str(value) for value in row.dropna()}) > 1 for _, row in table.iterrows()]]
+    return table.map(lambda x: f"{x:g}" if isinstance(x, float) else x).where(table.notna(), "–")
+
+
+def read_table(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A CSV file that some runs have written, with their `arm` and `seed`; empty if none has."""
+    tables = [
+        pd.read_csv(run["folder"] / name).assign(arm=run["arm"], seed=run["seed"])
+        for _, run in runs.iterrows()
+        if (run["folder"] / name).exists()
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Truth (N, C) bool of the test split, and each arm's predictions (S, N, C) bool by seed.
+
+    Best mean micro-F1 first.
+    """
+    label_space = read_label_space(runs["folder"].iloc[0])
+
+    def encode(folder: Path, column: str) -> np.ndarray:
+        multi_hot = label_space.encode(read_predictions(folder)[column])
+        return multi_hot.toarray() if issparse(multi_hot) else multi_hot
+
+    order = runs.groupby("arm")["micro_f1"].mean().sort_values(ascending=False, kind="stable")
+    seeds = runs.sort_values("seed").groupby("arm")["folder"]
+    y_preds = {
+        arm: np.stack([encode(folder, "y_pred") for folder in seeds.get_group(arm)])
+        for arm in order.index
+    }
+    return encode(runs["folder"].iloc[0], "y_true"), y_preds
+
+
+def read_groups(runs: pd.DataFrame) -> np.ndarray | None:
+    """The group of each test document, (N,) str; None where the study has no `group_column`.
+
+    Raises
+    ------
+    ValueError
+        An earlier version wrote the run, without its groups.
+    """
+    run = runs.iloc[0]
+    column = run["params"].get("group_column")
+    if not column:
+        return None
+    table = read_predictions(run["folder"])
+    if "group" not in table:
+        raise ValueError(
+            f"{run['folder'] / 'predictions.parquet'}: no column 'group', although group_column is "
+            f"{column!r}: an earlier version wrote this run; run the arm again"
+        )
+    return table["group"].to_numpy()
+
+
+def units_of(groups: np.ndarray | None) -> str:
+    """The units that intervals are over, for captions: "test documents", or so many groups."""
+    codes = group_codes(groups)
+    if codes is None:
+        return "test documents"
+    return f"{codes.max() + 1:,} whole groups of test documents"
+
+
+def compare_runs(
+    runs: pd.DataFrame,
+    y_true: np.ndarray,
+    y_preds: Mapping[str, np.ndarray],
+    *,
+    num_resamples: int,
+    groups: np.ndarray | None = None,
+    reference: str = "",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables behind the figures.
+
+    Parameters
+    ----------
+    y_true, y_preds
+        See `stack_predictions`.
+    num_resamples
+        Of the randomization test.
+    groups
+        See `read_groups`.
+    reference
+        The arm that all others are compared with; "" for every pair.
+
+    Returns
+    -------
+    comparison
+        A row per arm, best micro-F1 first: F1 with 95 % intervals (`intervals.f1_intervals`),
+        accuracy and mean resources. `num_labels_without_test` labels count 0 in `macro_f1`, and
+        `macro_f1_supported` leaves them out.
+    pairwise
+        See `compare_all`.
+    """
+    if reference and reference not in y_preds:
+        raise ValueError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
+    intervals = f1_intervals(y_true, y_preds, groups=groups).set_index("arm")
+    rows = []
+    for arm in y_preds:
+        group = runs[runs["arm"] == arm]
+        row = {"arm": arm} | intervals.loc[arm].to_dict() | {"num_seeds": len(group)}
+        for key in ("accuracy", "samples_f1", "num_labels_without_test", *RANKING_METRICS):
+            row[key] = pd.to_numeric(group[key]).mean()
+        for key in (*RESOURCE_KEYS, *OPTIONAL_RESOURCES):
+            number = pd.api.types.is_float_dtype(group[key])
+            row[key] = group[key].mean() if number else group[key].iloc[0]
+        rows.append(row)
+    options = {"groups": groups, "num_resamples": num_resamples}
+    pairwise = compare_all(y_true, y_preds, reference=reference, **options)
+    return pd.DataFrame(rows), pairwise
+
+
+def distillation(
+    runs: pd.DataFrame,
+    y_true: np.ndarray,
+    y_preds: Mapping[str, np.ndarray],
+    *,
+    groups: np.ndarray | None = None,
+    num_resamples: int = 5000,
+) -> pd.DataFrame:
+    """What students keep of their teachers and what that costs, a row for each student.
+
+    Parameters
+    ----------
+    runs
+        See `lib.runs.record.read_runs`; a student whose teacher is not among them has no row.
+    y_true, y_preds
+        See `stack_predictions`.
+    groups
+        See `read_groups`.
+
+    Returns
+    -------
+    DataFrame
+        `student`, `teacher`; `micro_f1_kept` and `macro_f1_kept`, the student's mean F1 over the
+        teacher's, each with a 95 % percentile interval, `_low` and `_high`, over the same resampled
+        documents (or whole groups) for both, the mean over seeds taken; `speedup`, of documents/s
+        at inference;
+        `params_share`, the student's parameters over the teacher's; `train_seconds`, in which the
+        teacher has scored the documents, and `train_seconds_with_teacher`, with its own training.
+    """
+    columns = [*AVERAGES, "infer_docs_per_second", "total_params", "train_seconds"]
+    means = runs.groupby("arm")[columns].mean()
+    teachers = {run["arm"]: run["params"].get("teacher") for _, run in runs.iterrows()}
+    rows = []
+    for student, teacher in teachers.items():
+        if teacher not in means.index:
+            continue
+        ours, theirs = means.loc[student], means.loc[teacher]
+        row = {"student": student, "teacher": teacher}
+        pair = {arm: y_preds[arm] for arm in (student, teacher)}
+        options = {"groups": groups, "num_resamples": num_resamples}
+        samples = resample_f1(y_true, pair, **options)  # (2, S, R) each
+        kept = samples[student].mean(axis=1) / samples[teacher].mean(axis=1)  # (2, R)
+        for average, ratios in zip(AVERAGES, kept, strict=True):
+            name = f"{average}_kept"
+            low, high = np.quantile(ratios, [0.025, 0.975])
+            row[name] = ours[average] / theirs[average]
+            row |= {f"{name}_low": low, f"{name}_high": high}
+        row["speedup"] = ours["infer_docs_per_second"] / theirs["infer_docs_per_second"]
+        row["params_share"] = ours["total_params"] / theirs["total_params"]
+        row["train_seconds"] = ours["train_seconds"]
+        row["train_seconds_with_teacher"] = ours["train_seconds"] + theirs["train_seconds"]
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,64 @@
+"""Numbers, names and lists in sentences, printed so that no rounding contradicts what they say."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lib.evaluation.intervals import ALPHA
+
+MOST_DIGITS = 7  # after them every digit is printed (chosen here)
+
+
+def format_f1(value: float | None, *marks: float) -> str:
+    """ "0.912": three decimals, or more where these would read 0, 1 or a mark that it is not."""
+    return _rounded(value, (0, 1, *marks), ".{}f", 3)
+
+
+def format_delta(value: float | None) -> str:
+    """ "+0.012": as `format_f1`, with its sign; "0.000" of no difference at all."""
+    return "0.000" if value == 0 else _rounded(value, (-1, 0, 1), "+.{}f", 3)
+
+
+def format_p(p: float | None) -> str:
+    """ "p = 0.012", or "p < 0.001" where more digits would pretend to precision.
+
+    Never 0.05 of a p that is above or below it.
+    """
+    known = p is not None and not math.isnan(p)
+    return "p < 0.001" if known and p < 0.001 else f"p = {_rounded(p, (ALPHA, 1), '.{}g', 2)}"
+
+
+def format_money(dollars: float) -> str:
+    """ "1.20 dollars"."""
+    return f"{dollars:,.2f} dollars" if dollars >= 0.01 else "less than a cent"
+
+
+def format_time(seconds: float) -> str:
+    """ "90 s", "12 min" or "3.5 h"."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def join(items: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def shorten(name: str, characters: int = 32) -> str:
+    """At most so many characters of a name, the last one "…" if it is cut."""
+    return name if len(name) <= characters else name[: characters - 1] + "…"
+
+
+def _rounded(value: float | None, marks: Sequence[float], form: str, digits: int) -> str:
+    """The fewest digits with which the value stands on the same side of every mark."""
+    if value is None or not math.isfinite(value):
+        return "not known"
+    for count in range(digits, MOST_DIGITS + 1):
+        text = format(value, form.format(count))
+        if all(np.sign(float(text) - mark) == np.sign(value - mark) for mark in marks):
+            return text
+    return format(value, form.format(17).replace("f", "g"))

@@ -1,0 +1,106 @@
+"""A teacher: another arm's finished run, whose scores a smaller and faster model learns from."""
+
+import gc
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from datasets import Dataset
+
+from lib.runs.classifier import load_classifier
+from lib.data.labels import DENSE_LABELS, LabelSpace
+from lib.machine import meter
+from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams
+from lib.errors import ParamsError
+
+TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
+CHUNK = 4096  # documents scored at once, as in `Classifier.predict_stream`
+
+
+def check_teacher(
+    folder: Path, label_space: LabelSpace, *, data_fingerprint: str, multi_label: bool
+) -> str:
+    """A fingerprint of what the run in `folder` predicts, for `lib.runs.record.open_run`.
+
+    Raises
+    ------
+    ParamsError
+        It has not run, is no fine-tuned arm, or has seen other documents or labels; or there are
+        more labels than dense arrays of probabilities are made for.
+    """
+    if label_space.sparse:
+        raise ParamsError(
+            f"teacher: its probabilities of {len(label_space):,} labels do not fit, "
+            f"{DENSE_LABELS:,} is the most; set a coarser label_level or a min_support"
+        )
+    if not (folder / "metrics.json").exists():
+        raise ParamsError(
+            f"teacher: {folder} holds no finished run (no metrics.json); run that arm with this "
+            "seed first"
+        )
+    ran = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    if not issubclass(NOTEBOOK_PARAMS[ran["notebook"]], FinetuneParams):
+        raise ParamsError(f"teacher: {folder}: {ran['notebook']} is no fine-tuned arm")
+    if ran.get("num_examples"):
+        raise ParamsError(f"teacher: {folder}: examples in prompts (num_examples) are not kept")
+    same_kind = (ran["label_mode"] == "multi") == multi_label
+    if ran.get("data_fingerprint") != data_fingerprint or not same_kind:
+        raise ParamsError(
+            f"teacher: {folder} has seen other documents or labels than this run; run it again"
+        )
+    return hashlib.sha256((folder / "predictions.parquet").read_bytes()).hexdigest()[:16]
+
+
+def soft_targets(
+    folder: Path,
+    documents: Dataset,
+    label_space: LabelSpace,
+    *,
+    file: Path,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a student learns: the mean of documents' labels and a teacher's probabilities.
+
+    With w = `TEACHER_WEIGHT`, the cross-entropy with (1 - w) labels + w probabilities is the
+    weighted mean of the two cross-entropies (arXiv 1503.02531, section 2, at temperature 1, where
+    their gradients have one scale). For label sets it is so label by label.
+
+    Parameters
+    ----------
+    folder
+        The teacher's run, which `check_teacher` has accepted; its model is freed before the return.
+    documents
+        `text` str and `labels` list[str] of N training documents.
+    file
+        Where targets are kept, a chunk of documents after the other: no more stand in memory.
+    device
+        Whose energy counts.
+
+    Returns
+    -------
+    targets
+        (N, C) float32 in [0, 1], memory-mapped, in label order.
+    spent
+        Seconds and joules that the teacher took to score the documents, (2,) float64; loading it
+        is left out, as in every run.
+    """
+    with torch.random.fork_rng():  # the student's head starts where it would without a teacher
+        teacher = load_classifier(folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shape = (len(documents), len(label_space))
+    targets = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+    start = meter(device)
+    for first in range(0, len(documents), CHUNK):
+        rows = documents[first : first + CHUNK]
+        probs = teacher.predict_scores(rows["text"])
+        labels = label_space.encode(rows["labels"])
+        part = TEACHER_WEIGHT * probs + (1 - TEACHER_WEIGHT) * labels
+        targets[first : first + CHUNK] = part
+    targets.flush()
+    spent = meter(device) - start
+    del teacher
+    gc.collect()
+    torch.cuda.empty_cache()
+    return targets, spent

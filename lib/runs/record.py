@@ -1,0 +1,289 @@
+"""What a run leaves on disk, written whole or not at all, and read back for the comparison."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from datasets import DatasetDict
+from scipy.sparse import csr_array, issparse
+from torch import nn
+from transformers import PreTrainedModel
+
+from lib.machine import peak_memory_gib
+from lib.data.labels import LabelSpace
+from lib.model.load import count_parameters
+from lib.evaluation.metrics import run_metrics
+from lib.storage import ROOT, modules_behind
+from lib.config.arms import StudyParams
+from lib.storage import atomic_path, code_fingerprint
+from lib.model.weights import model_fingerprint
+
+KINDS = ("model", "data", "held_out", "code", "descriptions", "teacher")
+FINGERPRINTS = tuple(f"{of}_fingerprint" for of in KINDS)
+RESOURCE_KEYS = (
+    "trainable_params",
+    "total_params",
+    "train_seconds",
+    "train_docs_per_second",
+    "train_tokens_per_second",
+    "infer_docs_per_second",
+    "peak_memory_gib",
+    "model_memory_gib",
+    "device",
+    "num_threads",
+    "dtype",
+    "quantization",
+)
+# Unknown in runs of an earlier version; energy also where the machine does not tell it.
+OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc", "nf4_share")
+
+
+def open_run(params: StudyParams, **fingerprints: str) -> Path:
+    """The run's folder with `params.yaml`: the resolved parameters and the inputs' fingerprints.
+
+    Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from;
+    everything else that an earlier run left is removed.
+    """
+    folder = params.run_dir
+    resolved = yaml.safe_dump(params.model_dump() | fingerprints, sort_keys=False)
+    file = folder / "params.yaml"
+    if (
+        (folder / "metrics.json").exists()
+        or not file.exists()
+        or file.read_text(encoding="utf-8") != resolved
+    ):
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    written = ("metrics.json", "resources.json", "predictions.parquet", "history.parquet")
+    for name in (*written, "labels.json", "train_counts.json", "sweep.csv", "rungs.csv"):
+        (folder / name).unlink(missing_ok=True)
+    with atomic_path(file) as path:
+        path.write_text(resolved, encoding="utf-8")
+    return folder
+
+
+def write_run(
+    folder: Path,
+    *,
+    splits: DatasetDict,
+    label_space: LabelSpace,
+    preds: Mapping[str, list[list[str]]],
+    scores: Mapping[str, np.ndarray],
+    multi_label: bool,
+    probabilities: bool,
+    threshold: float | None = None,
+    resources: Mapping[str, Any],
+    history: pd.DataFrame | None = None,
+) -> dict[str, float | int | None]:
+    """Write a run's predictions, history, resources and, last, its metrics; returns the metrics.
+
+    Parameters
+    ----------
+    preds, scores
+        For "validation" and "test": label lists, and (N, C) float scores in label order. Of a
+        sparse array the scores that it holds are written, and their labels as `score_labels`.
+        Where documents have a group, it is written too.
+    multi_label, probabilities, threshold
+        See `run_metrics`.
+    resources
+        A value for every key of `RESOURCE_KEYS`, and for any of `OPTIONAL_RESOURCES`.
+    """
+    if missing := set(RESOURCE_KEYS) ^ set(resources) - set(OPTIONAL_RESOURCES):
+        raise ValueError(f"resources: missing or unknown keys {sorted(missing)}")
+    frames = [
+        pd.DataFrame(
+            {
+                "id": splits[split]["id"],
+                "split": split,
+                "y_true": list(splits[split]["labels"]),
+                "y_pred": preds[split],
+            }
+            | _score_columns(scores[split])
+            | ({"group": splits[split]["group"]} if "group" in splits[split].column_names else {})
+        )
+        for split in ("validation", "test")
+    ]
+    train_counts = np.zeros(len(label_space), dtype=int)
+    for columns in label_space.indices(splits["train"]["labels"]):
+        train_counts[columns] += 1
+    metrics = run_metrics(
+        splits["test"]["labels"],
+        preds["test"],
+        scores["test"],
+        label_space,
+        multi_label=multi_label,
+        probabilities=probabilities,
+        threshold=threshold,
+        train_counts=train_counts,
+        num_train=len(splits["train"]),
+    )
+    with atomic_path(folder / "predictions.parquet") as path:
+        pd.concat(frames, ignore_index=True).to_parquet(path)
+    with atomic_path(folder / "history.parquet") as path:
+        (pd.DataFrame({"step": []}) if history is None else history).to_parquet(path)
+    called = dict(zip(label_space.names, label_space.texts, strict=True))
+    _write_json(
+        folder / "labels.json", called | ({"": label_space.none} if label_space.none else {})
+    )
+    _write_json(
+        folder / "train_counts.json",
+        dict(zip(label_space.names, train_counts.tolist(), strict=True)),
+    )
+    known = {key: None if pd.isna(value) else value for key, value in resources.items()}
+    _write_json(folder / "resources.json", dict.fromkeys(OPTIONAL_RESOURCES) | known)
+    _write_json(folder / "metrics.json", metrics)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return metrics
+
+
+def _score_columns(scores: np.ndarray | csr_array) -> dict[str, list]:
+    if not issparse(scores):
+        return {"scores": list(np.asarray(scores, dtype=np.float32))}
+    shape = (scores.shape[0], -1)
+    return {
+        "scores": list(scores.data.astype(np.float32).reshape(shape)),
+        "score_labels": list(scores.indices.astype(np.int32).reshape(shape)),
+    }
+
+
+def measure_resources(
+    params: StudyParams, model: nn.Module, backbone: PreTrainedModel, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The resources that every language-model run shares: parameters, memory, disk, precision.
+
+    The precision is that of the weights themselves (`lib.model.load`), whatever was asked.
+    """
+    trainable, total = count_parameters(model)
+    return {
+        "trainable_params": trainable,
+        "total_params": total,
+        "peak_memory_gib": peak_memory_gib(backbone.device),
+        "model_memory_gib": backbone.get_memory_footprint() / 2**30,
+        "model_disk_gib": saved_gib(params),
+        "device": backbone.device.type,
+        "num_threads": params.threads,
+        "dtype": str(dtype).removeprefix("torch."),
+        "quantization": backbone.quantization,
+        "nf4_share": backbone.nf4_share,
+    }
+
+
+def saved_gib(params: StudyParams) -> float | None:
+    """GiB of what the run has saved as its model; None if nothing."""
+    files = (params.run_dir / "model").rglob("*")
+    saved = [file.stat().st_size for file in files if file.is_file()]
+    return sum(saved) / 2**30 if saved else None
+
+
+def _write_json(file: Path, value: Any) -> None:
+    with atomic_path(file) as path:
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
+    """What a run depends on besides its parameters: weights, documents and code, for `open_run`."""
+    documents, held_out = hashlib.sha256(), hashlib.sha256()
+    for name, split in splits.items():
+        rows = split.to_pandas().to_json(orient="records").encode()
+        documents.update(rows)
+        held_out.update(b"" if name == "train" else rows)
+    if params.label_names:
+        for content in (documents, held_out):
+            content.update((ROOT / params.label_names).read_bytes())
+    modules = modules_behind(notebook=params.notebook)
+    reads_model = getattr(params, "method", None) != "tfidf"
+    described = getattr(params, "label_descriptions", "")
+    return {
+        "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
+        "data_fingerprint": documents.hexdigest()[:16],
+        "held_out_fingerprint": held_out.hexdigest()[:16],
+        "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
+    } | ({"descriptions_fingerprint": descriptions_fingerprint(described)} if described else {})
+
+
+def descriptions_fingerprint(label_descriptions: str) -> str:
+    """A hash of the file that describes labels in prompts."""
+    return hashlib.sha256((ROOT / label_descriptions).read_bytes()).hexdigest()[:16]
+
+
+def read_runs(
+    study: str,
+    *,
+    runs_dir: str = "runs",
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Finished runs of a study: `arm seed folder params`, every metric and every resource.
+
+    Parameters
+    ----------
+    arms, seeds
+        Which runs belong to the study; empty for all that are found.
+
+    Raises
+    ------
+    ValueError
+        The study has no finished run, one of an earlier version, or its runs do not share labels,
+        held-out documents and, those of the same `train_size` and seed, training documents.
+    """
+    rows, held_out, trained = [], {}, {}
+    for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
+        folder, arm = file.parent, file.parents[1].name
+        seed = int(folder.name.removeprefix("seed-"))
+        if (arms and arm not in arms) or (seeds and seed not in seeds):
+            continue
+        if not (folder / "train_counts.json").exists():
+            raise ValueError(f"{folder}: an earlier version wrote this run; run the arm again")
+        metrics, resources = (
+            json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
+        )
+        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        about = {"arm": arm, "seed": seed, "folder": folder, "params": params}
+        rows.append(dict.fromkeys(OPTIONAL_RESOURCES) | about | metrics | resources)
+        ids = tuple(read_predictions(folder)["id"])
+        labels = (folder / "labels.json").read_text()
+        held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
+        size = params.get("train_size", 0)
+        sample = trained.setdefault((size, seed if size else None), {})
+        sample.setdefault(params.get("data_fingerprint"), folder)
+    if not rows:
+        raise ValueError(
+            f"{ROOT / runs_dir / study}: no finished run; run `make study STUDY={study}`"
+        )
+    for inputs in (held_out, *trained.values()):
+        if len(inputs) > 1:
+            a, b = list(inputs.values())[:2]
+            raise ValueError(f"{a} and {b} have other documents or labels; run them again")
+    return pd.DataFrame(rows)
+
+
+def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
+    """`id split y_true y_pred scores` of one split, in the order of the documents.
+
+    And `group` where the study has a `group_column`.
+    """
+    table = pd.read_parquet(folder / "predictions.parquet")
+    return table[table["split"] == split].reset_index(drop=True)
+
+
+def read_label_space(folder: Path) -> LabelSpace:
+    """The label space that a run used, from `labels.json`: names, in order, with their texts.
+
+    The text of "" is what an empty label set is called.
+    """
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    none = labels.pop("", "")
+    return LabelSpace(tuple(labels), tuple(labels.values()), none)
+
+
+def read_train_counts(folder: Path) -> np.ndarray:
+    """Training documents of each label of a run, (C,) int64, in label order."""
+    counts = json.loads((folder / "train_counts.json").read_text(encoding="utf-8"))
+    return np.array(list(counts.values()))

@@ -1,0 +1,168 @@
+"""`transformers.Trainer` on batches of micro-batches, with a loss per document."""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
+
+from lib.machine import meter
+from lib.model.batches import join_states, micro_batches, pad
+
+Example = Mapping[str, Any]
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+SPENT = ("train_seconds", "train_joules")
+
+
+def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Seconds and joules up to the last evaluation, (2,) float64."""
+    rows = [[row[key] for key in SPENT] for row in log_history if SPENT[0] in row]
+    return np.array(rows[-1] if rows else (0.0, 0.0))
+
+
+class MicroBatchCollator:
+    """An optimizer batch as micro-batches cut by length under a token budget.
+
+    Documents are sampled at random first and only then grouped by length, so that length biases no
+    step; micro-batches bound memory and save padding.
+    """
+
+    def __init__(self, token_budget: int, pad_token_id: int, *, packed: bool) -> None:
+        self.token_budget = token_budget
+        self.pad_token_id = pad_token_id
+        self.packed = packed
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        batches = []
+        lengths = [len(e["input_ids"]) for e in examples]
+        for rows in micro_batches(lengths, self.token_budget, packed=self.packed):
+            chosen = [examples[i] for i in rows]
+            input_ids, mask = pad([e["input_ids"] for e in chosen], self.pad_token_id)
+            targets = [e["target"] for e in chosen]
+            if isinstance(targets[0], list):  # label sets, filled up with -1
+                targets, _ = pad(targets, -1)
+            elif isinstance(targets[0], np.ndarray):  # a probability for each label
+                targets = np.stack(targets)
+            targets = torch.as_tensor(targets)
+            batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
+            if "lower" in chosen[0]:
+                batch["lower"] = join_states([e["lower"] for e in chosen])
+            batches.append(batch)
+        return {
+            "micro_batches": batches,
+            "ids": [e["id"] for e in examples],
+            "num_documents": len(examples),
+        }
+
+
+class DocumentTrainer(Trainer):
+    """`Trainer` with a loss per document, summed over micro-batches and divided by documents."""
+
+    def __init__(
+        self,
+        *,
+        loss: Callable[[nn.Module, Mapping[str, Any]], Tensor],
+        evaluate: Evaluate,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._loss = loss
+        self._evaluate_model = evaluate
+        # Spent on training is `meter() - _clock`: evaluation and interruptions left out.
+        self._clock: np.ndarray | None = None
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Accumulate the gradient of one optimizer batch; returns the mean loss of its documents.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not finite; names the step, the documents and the learning rate.
+        """
+        if self._clock is None:
+            self._clock = meter(self.args.device) - spent_on_training(self.state.log_history)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        total = torch.zeros((), device=self.args.device)
+        for batch in inputs["micro_batches"]:
+            loss = self._loss(model, batch) / inputs["num_documents"]
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        if not math.isfinite(total.item()):
+            raise FloatingPointError(
+                f"loss is {total.item()} at step {self.state.global_step + 1}, documents "
+                f"{', '.join(inputs['ids'])}, learning rate {self._get_learning_rate():.1e}"
+            )
+        return total
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validation metrics, logged as `eval_*`; draws no random number and keeps no logits."""
+        start = meter(self.args.device)
+        metrics = {f"eval_{key}": value for key, value in self._evaluate_model(self.model).items()}
+        self.model.train()
+        self.log(metrics | dict(zip(SPENT, map(float, start - self._clock), strict=True)))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        self._clock += meter(self.args.device) - start
+        return metrics
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the base class expects plain batches."""
+        return 0
+
+
+class EvaluateEvery(TrainerCallback):
+    """Evaluate between epochs too, for the curves alone: only epochs can be the best."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.trainer: DocumentTrainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.steps == 0:
+            should_log = control.should_log
+            self.trainer.evaluate()
+            control.should_log = should_log  # logging metrics took the step's loss for logged
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that was written to its end; one that was not is removed."""
+    for unfinished in folder.glob("checkpoint-*"):
+        if not (unfinished / TRAINER_STATE_NAME).exists():  # written last
+            shutil.rmtree(unfinished)
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    head_learning_rate: float,
+    lora_plus_ratio: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """What trains, grouped by its learning rate; biases and norms do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = learning_rate
+        if "head" in name.split("."):
+            rate = head_learning_rate
+        elif "lora_B" in name:
+            rate = learning_rate * lora_plus_ratio
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]
