@@ -2,12 +2,13 @@ import math
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import zeus.device.cpu
 from zeus.device.cpu import rapl
 
-from lib import machine as meters
+from lib import machine
 from lib.machine import meter
 
 CPU = torch.device("cpu")
@@ -17,10 +18,10 @@ CPU = torch.device("cpu")
 def counters(monkeypatch):
     """Whatever counters the test puts up, found anew."""
     monkeypatch.setattr(zeus.device.cpu, "_cpus", None)
-    for function in (rapl.rapl_is_available, meters._counters):
+    for function in (rapl.rapl_is_available, machine._counters):
         function.cache_clear()
     yield monkeypatch
-    for function in (rapl.rapl_is_available, meters._counters):
+    for function in (rapl.rapl_is_available, machine._counters):
         function.cache_clear()
 
 
@@ -62,3 +63,14 @@ def test_a_machine_without_counters_tells_seconds_alone(counters, tmp_path):
     assert seconds >= 0.01
     assert math.isnan(joules)
     assert before.dtype == np.float64
+
+
+@pytest.mark.parametrize(("limit", "gib"), [("2147483648\n", 2), ("max\n", 64), (None, 64)])
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path, monkeypatch, limit, gib):
+    file = tmp_path / "memory.max"
+    if limit:
+        file.write_text(limit)
+    monkeypatch.setattr(machine, "CONTAINER_LIMITS", (file,))
+    memory = type("Memory", (), {"total": 64 * 2**30})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert machine.memory_of(torch.device("cpu")) == gib
