@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.config.arms import HEADS
+from lib.config.choices import HEADS
 
 
 class LinearHead(nn.Linear):

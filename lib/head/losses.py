@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib.config.arms import LOSSES
+from lib.config.choices import LOSSES
 
 MAX_SOFTMAX = 100_000  # labels that share one softmax, which cannot be computed in chunks
 FOCAL_GAMMA = 2.0  # arXiv 1708.02002, section 4.1

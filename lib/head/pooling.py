@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.config.arms import POOLINGS
+from lib.config.choices import POOLINGS
 from lib.data.labels import DENSE_LABELS, NUM_TOP
 from lib.head.chunked import chunked_loss, chunked_top
 from lib.head.classifiers import build_head

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lib.config.arms import LORA_VARIANTS
+from lib.config.choices import LORA_VARIANTS
 from lib.errors import ModelError
 from lib.model.checks import check_training
 from lib.model.fast.lora_linear import FUSED_LAYERS, layer_weight

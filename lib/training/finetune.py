@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from lib.config.arms import SET_THRESHOLDS
+from lib.config.choices import SET_THRESHOLDS
 from lib.data.labels import LabelSpace
 from lib.evaluation.metrics import Labels, decode_sets, f1_scores, tune_thresholds, without_luck
 from lib.head.losses import HeadLoss
