@@ -30,7 +30,7 @@ SizedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[1-9][0-
 POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
 HEADS = ("linear", "mlp", "cosine")
 LOSSES = ("cross_entropy", "focal", "asymmetric", "logit_adjusted")
-DECODINGS = ("generate", "greedy", "beam", "search", "score_length", "score_prior", "score")
+DECODINGS = ("generate", "greedy", "search", "score_length", "score_prior", "score")
 SET_DECODINGS = ("generate", "steps", "score", "yes_no")
 SET_THRESHOLDS = ("score", "yes_no")  # that give sets by a threshold on scores
 LORA_VARIANTS = ("lora", "rslora", "dora")
@@ -288,7 +288,6 @@ class InstructionParams(FinetuneParams):
     example_choice: Literal["random", "balanced", "nearest"] = "random"
     loss_on_prompt: bool = False
     decoding: Literal[*DECODINGS, *SET_DECODINGS[1:]] = "score"
-    num_beams: Positive = 4
     num_generated: Count = 100
 
     @model_validator(mode="after")
@@ -317,8 +316,6 @@ class InstructionParams(FinetuneParams):
             )
         if self.decoding == "yes_no" and self.num_examples:
             raise ValueError('num_examples: examples answer with labels, not with "yes_no"')
-        if self.multi_label and self.num_beams != type(self).model_fields["num_beams"].default:
-            raise ValueError("num_beams: has no effect on label sets")
         trains_sets = self.multi_label and self.num_epochs and self.decoding != "yes_no"
         if self.label_order != "label" and not trains_sets:
             raise ValueError("label_order: has no effect where no label sets are trained on")
