@@ -283,7 +283,6 @@ class InstructionParams(FinetuneParams):
     labels_in_prompt: bool = False
     label_descriptions: str = ""
     verbalizer: Literal["text", "name", "code"] = "text"
-    label_order: Literal["label", "frequency", "shuffled"] = "label"
     num_examples: Count = 0
     example_choice: Literal["random", "balanced", "nearest"] = "random"
     loss_on_prompt: bool = False
@@ -316,9 +315,6 @@ class InstructionParams(FinetuneParams):
             )
         if self.decoding == "yes_no" and self.num_examples:
             raise ValueError('num_examples: examples answer with labels, not with "yes_no"')
-        trains_sets = self.multi_label and self.num_epochs and self.decoding != "yes_no"
-        if self.label_order != "label" and not trains_sets:
-            raise ValueError("label_order: has no effect where no label sets are trained on")
         return self
 
     @property

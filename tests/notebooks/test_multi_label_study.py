@@ -55,7 +55,7 @@ def multi_label_study(tmp_path_factory, cut_model) -> Path:
     frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
     instruction = folder / "params/multi/instruction.yaml"
     text = instruction.read_text()
-    instruction.write_text(text + 'decoding: "generate"\nlabel_order: "shuffled"\n')
+    instruction.write_text(text + 'decoding: "generate"\n')
     asked = text.replace('arm: "instruction"', 'arm: "asked"') + 'decoding: "yes_no"\n'
     (folder / "params/multi/asked.yaml").write_text(asked)
     for file in (folder / "params/multi").glob("*.yaml"):
