@@ -281,7 +281,6 @@ class InstructionParams(FinetuneParams):
     instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
     template: Literal["chat", "plain"] = "chat"
     labels_in_prompt: bool = False
-    label_descriptions: str = ""
     verbalizer: Literal["text", "name", "code"] = "text"
     num_examples: Count = 0
     example_choice: Literal["random", "balanced", "nearest"] = "random"
@@ -300,8 +299,6 @@ class InstructionParams(FinetuneParams):
             raise ValueError("example_choice: has no effect while num_examples is 0")
         if self.loss_on_prompt and not self.num_epochs:
             raise ValueError("loss_on_prompt: has no effect while num_epochs is 0")
-        if self.label_descriptions and not self.labels_in_prompt:
-            raise ValueError("label_descriptions: has no effect while labels_in_prompt is false")
         return self
 
     @model_validator(mode="after")
@@ -336,17 +333,9 @@ class InstructionParams(FinetuneParams):
         return ("yes_no",) if self.num_epochs else SET_DECODINGS
 
     @property
-    def data_files(self) -> list[Path]:
-        """The local files that all parameters name, those that describe labels too."""
-        return super().data_files + local_files(self.label_descriptions)
-
-    @property
     def prompt_options(self) -> dict[str, Any]:
         """The keyword arguments of `lib.prompt.listing.build_template`."""
-        names = (
-            "instruction labels_in_prompt label_descriptions verbalizer num_examples multi_label "
-            "max_length"
-        )
+        names = "instruction labels_in_prompt verbalizer num_examples multi_label max_length"
         options = {name: getattr(self, name) for name in names.split()}
         return options | {"plain": self.template == "plain"}
 
