@@ -284,7 +284,6 @@ class InstructionParams(FinetuneParams):
     verbalizer: Literal["text", "name", "code"] = "text"
     num_examples: Count = 0
     example_choice: Literal["random", "balanced", "nearest"] = "random"
-    loss_on_prompt: bool = False
     decoding: Literal[*DECODINGS, *SET_DECODINGS[1:]] = "score"
     num_generated: Count = 100
 
@@ -297,8 +296,6 @@ class InstructionParams(FinetuneParams):
             )
         if self.example_choice != "random" and not self.num_examples:
             raise ValueError("example_choice: has no effect while num_examples is 0")
-        if self.loss_on_prompt and not self.num_epochs:
-            raise ValueError("loss_on_prompt: has no effect while num_epochs is 0")
         return self
 
     @model_validator(mode="after")
