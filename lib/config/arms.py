@@ -160,7 +160,6 @@ class FinetuneParams(StudyParams):
     lora_alpha: Positive = 16
     lora_dropout: Share = 0.0
     lora_variant: Literal[*LORA_VARIANTS] = "lora"
-    lora_init: Literal["zero", "loftq"] = "zero"
     lora_layers: Count = 0
     lora_plus_ratio: Annotated[float, Field(ge=1)] = 1.0
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
@@ -180,13 +179,9 @@ class FinetuneParams(StudyParams):
                 f"lora_r: 0 asks for full fine-tuning, but {self.quantization} weights cannot be "
                 'trained; set lora_r or write quantization: "none"'
             )
-        if self.lora_init == "loftq" and self.quantization == "none":
-            raise ValueError('lora_init: "loftq" makes up for quantization, and there is none')
-        if self.lora_init == "loftq" and self.lora_variant == "dora":
-            raise ValueError('lora_init: "loftq" changes what "dora" takes its magnitudes from')
         if self.min_steps and not self.num_epochs:
             raise ValueError("min_steps: has no effect while num_epochs is 0")
-        adapted = ("lora_variant", "lora_init", "lora_layers", "lora_plus_ratio")
+        adapted = ("lora_variant", "lora_layers", "lora_plus_ratio")
         for name in adapted if self.lora_r == 0 else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")
