@@ -161,7 +161,6 @@ class FinetuneParams(StudyParams):
     lora_dropout: Share = 0.0
     lora_variant: Literal[*LORA_VARIANTS] = "lora"
     lora_layers: Count = 0
-    lora_plus_ratio: Annotated[float, Field(ge=1)] = 1.0
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     num_epochs: Count = 3
     min_steps: Count = 0
@@ -181,7 +180,7 @@ class FinetuneParams(StudyParams):
             )
         if self.min_steps and not self.num_epochs:
             raise ValueError("min_steps: has no effect while num_epochs is 0")
-        adapted = ("lora_variant", "lora_layers", "lora_plus_ratio")
+        adapted = ("lora_variant", "lora_layers")
         for name in adapted if self.lora_r == 0 else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")
@@ -213,7 +212,7 @@ class FinetuneParams(StudyParams):
     def optimizer_options(self) -> dict[str, Any]:
         """The keyword arguments that `lib.training.finetune` shares between both approaches."""
         names = (
-            "token_budget num_epochs batch_size learning_rate lora_plus_ratio warmup_share "
+            "token_budget num_epochs batch_size learning_rate warmup_share "
             "weight_decay eval_steps memory_gib seed"
         )
         return {name: getattr(self, name) for name in names.split()}

@@ -49,7 +49,7 @@ def multi_label_study(tmp_path_factory, cut_model) -> Path:
     text = embedding.read_text().replace("lora_layers: 10", "mixed_layers: 2")
     embedding.write_text(
         text + 'pooling: "attention"\nhead: "cosine"\nhead_init: "labels"\nloss: "asymmetric"\n'
-        'lora_variant: "rslora"\nlora_plus_ratio: 4.0\n'
+        'lora_variant: "rslora"\n'
     )
     frozen = folder / "params/multi/frozen.yaml"
     frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
