@@ -224,7 +224,6 @@ class EmbeddingParams(FinetuneParams):
     arm: Name = "embedding"
     num_epochs: Positive = 3
     pooling: Literal[*POOLINGS, "attention"] = "mean"
-    mixed_layers: Positive = 1
     bidirectional: bool = False
     head: Literal[*HEADS] = "linear"
     head_bias: bool = True
@@ -264,7 +263,6 @@ class EmbeddingParams(FinetuneParams):
             "mode": self.pooling,
             "kind": self.head,
             "bias": self.head_bias,
-            "mixed_layers": self.mixed_layers,
         }
 
 

@@ -7,7 +7,6 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
@@ -22,18 +21,13 @@ class EmbeddingModel(nn.Module):
 
     Parameters
     ----------
-    num_labels, mode, kind, bias, mixed_layers
+    num_labels, mode, kind, bias
         See `PoolingHead`.
     compute_dtype
         Of the backbone's arithmetic; the head computes in float32.
     adapted_layers
         How many of the last layers will train; 0 for all. What is below may then be computed
         beforehand (`lib.model.fast.cached_layers`).
-
-    Raises
-    ------
-    ValueError
-        More layers are to be mixed than the backbone has.
     """
 
     base_model_prefix = "backbone"  # where peft looks for the transformers model
@@ -47,31 +41,20 @@ class EmbeddingModel(nn.Module):
         compute_dtype: torch.dtype,
         kind: str = "linear",
         bias: bool = True,
-        mixed_layers: int = 1,
         adapted_layers: int = 0,
     ) -> None:
         super().__init__()
         depth = backbone.config.num_hidden_layers
-        if mixed_layers > depth:
-            raise ValueError(
-                f"mixed_layers: {mixed_layers} were asked for, but the model has {depth}"
-            )
-        if mixed_layers > 1:
-            # transformers records hidden states by hooks that it hangs on the blocks, once a model:
-            # the views of `only_layers` would each hang their own on the blocks that they share.
-            maybe_install_capturing_hooks(backbone)
         self.backbone = backbone
         self.config = backbone.config
         self.compute_dtype = compute_dtype
-        self.mixed_layers = mixed_layers
-        self.first_layer = depth - max(adapted_layers or depth, mixed_layers)
+        self.first_layer = depth - (adapted_layers or depth)
         head = PoolingHead(
             backbone.config.hidden_size,
             num_labels,
             mode,
             kind=kind,
             bias=bias,
-            mixed_layers=mixed_layers,
         )
         self.head = head.to(backbone.device)
 
@@ -98,7 +81,7 @@ class EmbeddingModel(nn.Module):
 
     def _states(
         self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, ...]:
+    ) -> Tensor:
         backbone = self.backbone
         if lower is not None:
             backbone = only_layers(backbone, range(self.first_layer, len(backbone.layers)))
@@ -107,14 +90,8 @@ class EmbeddingModel(nn.Module):
             mixed_precision(input_ids.device, self.compute_dtype),
             reading_only(backbone, read[attention_mask.bool()]),
         ):
-            layers = hidden_states(
-                backbone,
-                input_ids,
-                attention_mask,
-                num_layers=self.mixed_layers,
-                inputs_embeds=lower,
-            )
-        return layers if self.mixed_layers > 1 else layers[0]
+            (states,) = hidden_states(backbone, input_ids, attention_mask, inputs_embeds=lower)
+        return states
 
 
 @torch.no_grad()

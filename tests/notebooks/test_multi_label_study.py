@@ -46,7 +46,7 @@ def multi_label_study(tmp_path_factory, cut_model) -> Path:
     )
     (folder / "params/multi/common.yaml").write_text(common)
     embedding = folder / "params/multi/embedding.yaml"
-    text = embedding.read_text().replace("lora_layers: 10", "mixed_layers: 2")
+    text = embedding.read_text().replace("lora_layers: 10\n", "")
     embedding.write_text(
         text + 'pooling: "attention"\nhead: "cosine"\nhead_init: "labels"\nloss: "asymmetric"\n'
         'lora_variant: "rslora"\n'
