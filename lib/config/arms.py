@@ -227,7 +227,6 @@ class EmbeddingParams(FinetuneParams):
     bidirectional: bool = False
     head: Literal[*HEADS] = "linear"
     head_bias: bool = True
-    head_init: Literal["random", "labels"] = "random"
     head_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     loss: Literal[*LOSSES] = "cross_entropy"
     class_weights: Literal["none", "balanced"] = "none"
@@ -247,8 +246,6 @@ class EmbeddingParams(FinetuneParams):
                 )
         if self.loss == "asymmetric" and not self.multi_label:
             raise ValueError('loss: "asymmetric" is for label sets (label_mode: "multi")')
-        if self.head == "mlp" and self.head_init == "labels":
-            raise ValueError('head_init: "labels" needs a head on the embedding itself, not "mlp"')
         return self
 
     @property

@@ -1,6 +1,6 @@
 """A backbone with a pooling head, and what it predicts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -73,12 +73,6 @@ class EmbeddingModel(nn.Module):
         states = self._states(input_ids, attention_mask, lower)
         return self.head(states, attention_mask, targets, loss)
 
-    def embed(
-        self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None
-    ) -> Tensor:
-        """Pooled embeddings, (B, H) float32, of right-padded (B, T) input; see `forward`."""
-        return self.head.embed(self._states(input_ids, attention_mask, lower), attention_mask)
-
     def _states(
         self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None
     ) -> Tensor:
@@ -116,7 +110,7 @@ def predict_logits(
         each document are kept, in a sparse array.
     """
     model.eval()
-    results = _in_batches(model, documents, token_budget, model=model, lower=lower)
+    results = _in_batches(model, documents, token_budget, lower)
     if not isinstance(results[0], tuple):
         return np.stack(results)
     scores, labels = (np.concatenate(part) for part in zip(*results, strict=True))
@@ -124,24 +118,13 @@ def predict_logits(
     return csr_array((scores, labels, starts), shape=(len(documents), model.head.num_labels))
 
 
-@torch.no_grad()
-def predict_embeddings(
-    model: nn.Module, documents: Sequence[Sequence[int]], *, token_budget: int
-) -> np.ndarray:
-    """Pooled embeddings of an `EmbeddingModel`, (N, H) float32, for N tokenized documents."""
-    model.eval()
-    return np.stack(_in_batches(model.embed, documents, token_budget, model=model))
-
-
 def _in_batches(
-    forward: Callable[..., Tensor | tuple[Tensor, ...]],
+    model: nn.Module,
     documents: Sequence[Sequence[int]],
     token_budget: int,
-    *,
-    model: nn.Module,
-    lower: Sequence[np.ndarray] = (),
+    lower: Sequence[np.ndarray],
 ) -> list:
-    """What `forward` gives for each document, as arrays in their order."""
+    """The model's output for each document, as arrays in their order."""
     device = next(model.parameters()).device
     lengths = [len(d) for d in documents]
     outputs: list = [None] * len(documents)
@@ -149,7 +132,7 @@ def _in_batches(
         for batch in micro_batches(lengths, token_budget, packed=is_packed(model)):
             ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
             below = {"lower": join_states([lower[i] for i in batch]).to(device)} if lower else {}
-            result = forward(ids.to(device), mask.to(device), **below)
+            result = model(ids.to(device), mask.to(device), **below)
             if isinstance(result, tuple):
                 rows = zip(*(part.cpu().numpy() for part in result), strict=True)
             else:

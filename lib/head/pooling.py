@@ -140,20 +140,6 @@ class PoolingHead(nn.Module):
         shares = (torch.as_tensor(label_counts) + 1) / (num_documents + 2)
         self.classifier.bias.copy_(torch.logit(shares))
 
-    @torch.no_grad()
-    def init_labels(self, embeddings: np.ndarray) -> None:
-        """Start each label's weights along the embedding of its name, (C, H), centred.
-
-        Labels without training documents then score by their names (label features: arXiv
-        2207.05557, section 3). All rows have one length: the names' own logits then spread by 1,
-        whatever the scale of a model's states, so that no label starts out as certain.
-        """
-        names = torch.as_tensor(embeddings, dtype=torch.float32)
-        weight = nn.functional.normalize(names - names.mean(dim=0), dim=1)
-        logits = names @ weight.T  # (C, C)
-        spread = (logits - logits.mean(dim=1, keepdim=True)).std(correction=0)
-        self.classifier.weight.copy_(weight / spread.clamp(min=1e-6))  # a single label has none
-
     def embed(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, H) float32 of (B, T, H) hidden states."""
         if self.attention is not None:
