@@ -28,7 +28,7 @@ SizedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[1-9][0-
 
 # What parameters may be called; the modules that implement them import these.
 POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
-HEADS = ("linear", "mlp", "cosine")
+HEADS = ("linear", "mlp")
 LOSSES = ("cross_entropy", "focal", "asymmetric", "logit_adjusted")
 DECODINGS = ("generate", "greedy", "search", "score_length", "score_prior", "score")
 SET_DECODINGS = ("generate", "steps", "score", "yes_no")

@@ -167,7 +167,7 @@ class PoolingHead(nn.Module):
             pooled = self.embed(hidden_states, attention_mask)  # (B, H)
             if self.classifier is None:
                 return pooled
-            features, weight = self.classifier.features(pooled), self.classifier.rows()
+            features, weight = self.classifier.features(pooled), self.classifier.weight
             if loss is not None:
                 return chunked_loss(features, weight, self.classifier.bias, targets, loss)
             if self.num_labels > DENSE_LABELS:

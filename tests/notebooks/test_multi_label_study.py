@@ -48,7 +48,7 @@ def multi_label_study(tmp_path_factory, cut_model) -> Path:
     embedding = folder / "params/multi/embedding.yaml"
     text = embedding.read_text().replace("lora_layers: 10\n", "")
     embedding.write_text(
-        text + 'pooling: "attention"\nhead: "cosine"\nloss: "asymmetric"\nlora_variant: "rslora"\n'
+        text + 'pooling: "attention"\nhead: "mlp"\nloss: "asymmetric"\nlora_variant: "rslora"\n'
     )
     frozen = folder / "params/multi/frozen.yaml"
     frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
