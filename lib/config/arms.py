@@ -240,3 +240,50 @@ NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
 def shared_values(params: StudyParams) -> dict[str, Any]:
     """Values that all arms of a study share, by name: its documents and labels."""
     return {name: getattr(params, name) for name in DataParams.model_fields if name != "audit"}
+
+
+# Temporary, until every function takes its group whole.
+def _options(*names: str, **renamed: str):
+    return property(
+        lambda self: (
+            {n: getattr(self, n) for n in names}
+            | {new: getattr(self, old) for old, new in renamed.items()}
+        )
+    )
+
+
+DataParams.data_options = property(
+    lambda self: (
+        {
+            n: getattr(self, n)
+            for n in DataParams.model_fields
+            if n not in ("data_seed", "label_names", "audit")
+        }
+        | {"seed": self.data_seed}
+    )
+)
+FinetuneParams.lora_options = _options(
+    "target_modules", lora_r="r", lora_alpha="alpha", lora_dropout="dropout",
+    lora_variant="variant", lora_layers="last_layers",
+)  # fmt: skip
+FinetuneParams.optimizer_options = _options(
+    "token_budget", "num_epochs", "batch_size", "learning_rate", "warmup_share", "weight_decay",
+    "eval_steps", "memory_gib", "seed",
+)  # fmt: skip
+EmbeddingParams.head_options = _options(pooling="mode", head="kind", head_bias="bias")
+InstructionParams.prompt_options = property(
+    lambda self: (
+        {
+            n: getattr(self, n)
+            for n in (
+                "instruction",
+                "labels_in_prompt",
+                "verbalizer",
+                "num_examples",
+                "multi_label",
+                "max_length",
+            )
+        }
+        | {"plain": self.template == "plain"}
+    )
+)

@@ -94,6 +94,11 @@ class LabelSpace:
         return len(self.names)
 
     @property
+    def may_be_empty(self) -> bool:
+        """True if a document may have no label."""
+        return bool(self.none)
+
+    @property
     def sparse(self) -> bool:
         """Whether arrays of documents by labels are sparse, because there are so many labels."""
         return len(self) > DENSE_LABELS
