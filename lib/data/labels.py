@@ -129,6 +129,12 @@ class LabelSpace:
         multi_hot = csr_array((ones, flat, starts), shape=(len(columns), len(self)))
         return multi_hot if self.sparse else multi_hot.toarray()
 
+    def outside(self, answers: Iterable[Sequence[str]]) -> np.ndarray:
+        """(N,) bool: True where an answer names no label, unless it is an empty set and may be."""
+        names = set(self.names)
+        found = [names.isdisjoint(row) and bool(len(row) or not self.none) for row in answers]
+        return np.array(found, dtype=bool)
+
     def decode(self, multi_hot: np.ndarray | csr_array) -> list[list[str]]:
         """Label lists, in label order, of an (N, C) bool array, dense or sparse."""
         rows = csr_array(multi_hot)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
 from lib.machine import mixed_precision
@@ -95,7 +95,7 @@ def predict_logits(
     *,
     token_budget: int,
     lower: Sequence[np.ndarray] = (),
-) -> np.ndarray | csr_array:
+) -> Scores:
     """Logits of an `EmbeddingModel` for N tokenized documents, in their order.
 
     Parameters
@@ -105,17 +105,16 @@ def predict_logits(
 
     Returns
     -------
-    ndarray or csr_array
-        (N, C) float32. With more than `data.labels.DENSE_LABELS` labels only the `NUM_TOP` best of
-        each document are kept, in a sparse array.
+    Scores
+        float32. With more than `data.labels.DENSE_LABELS` labels only the `NUM_TOP` best of each
+        document are kept.
     """
     model.eval()
     results = _in_batches(model, documents, token_budget, lower)
     if not isinstance(results[0], tuple):
-        return np.stack(results)
-    scores, labels = (np.concatenate(part) for part in zip(*results, strict=True))
-    starts = np.arange(len(documents) + 1) * (len(scores) // len(documents))
-    return csr_array((scores, labels, starts), shape=(len(documents), model.head.num_labels))
+        return Scores(np.stack(results))
+    values, labels = (np.stack(part) for part in zip(*results, strict=True))
+    return Scores(values, labels, model.head.num_labels)
 
 
 def _in_batches(

@@ -25,7 +25,8 @@ from lib.head.model import EmbeddingModel, predict_logits
 from lib.data.labels import LabelSpace
 from lib.prompt.listing import build_template
 from lib.model.load import load_backbone, load_tokenizer
-from lib.evaluation.metrics import Scores, decode_sets, label_scores, sigmoid, softmax
+from lib.evaluation.scores import Scores
+from lib.runs.baselines import label_scores
 from lib.config.arms import NOTEBOOK_PARAMS, BaselineParams, EmbeddingParams, InstructionParams, StudyParams
 from lib.config.strict_yaml import parse_params
 from lib.runs.record import FINGERPRINTS, read_label_space
@@ -45,7 +46,7 @@ class Classifier:
     label_space
         The run's labels.
     score_texts
-        Scores of N texts without spaces around them, (N, C) float32.
+        Scores of N texts without spaces around them, of C labels.
     multi_label
         Whether a text may have several labels.
     threshold
@@ -58,7 +59,7 @@ class Classifier:
     threshold: float | None
 
     def predict_scores(self, texts: Sequence[str]) -> Scores:
-        """Scores, (N, C) float32, over the run's labels in label order; sparse if they are many.
+        """Scores over the run's labels; `values` is (N, C), in label order, unless C is large.
 
         Probabilities that add up to 1 where a text has one label, a probability for each label
         where it may have several, and 1 or 0 where a label set is generated; of TF-IDF the decision
@@ -73,20 +74,19 @@ class Classifier:
         if not all(texts):
             raise ValueError(f"text {texts.index('') + 1} of {len(texts)} is empty; leave it out")
         if not texts:
-            return np.zeros((0, len(self.label_space)), dtype=np.float32)
+            return Scores(np.zeros((0, len(self.label_space)), dtype=np.float32))
         return self.score_texts(texts)
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
         """The most probable label of each text, or the list of its labels."""
         scores = self.predict_scores(texts)
         if not self.multi_label:
-            return [labels[0] for labels in self.label_space.decode_best(scores)]
-        generated = self.threshold is None  # and may be empty, if the answer was no label
-        may_be_empty = bool(self.label_space.none)
-        chosen = scores > 0
-        if not generated:
-            chosen = decode_sets(scores, self.threshold, may_be_empty=may_be_empty)
-        return self.label_space.decode(chosen)
+            return [self.label_space.names[c] for c in scores.best()]
+        # a generated set scores 1 at its labels, and is empty if the answer was no label
+        generated = self.threshold is None
+        threshold = 1.0 if generated else self.threshold
+        may_be_empty = generated or bool(self.label_space.none)
+        return self.label_space.decode(scores.labels_above(threshold, may_be_empty=may_be_empty))
 
     def predict_stream(
         self, texts: Iterable[str], *, chunk_size: int = 4096
@@ -183,7 +183,7 @@ def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Pa
         raise ValueError(f"{folder.parent}: a frozen embedding's regression is not kept")
     vectorizer, model, known = joblib.load(folder / BASELINE)
 
-    def score(texts: Sequence[str]) -> np.ndarray:
+    def score(texts: Sequence[str]) -> Scores:
         return label_scores(model, vectorizer.transform(texts), known, len(label_space))
 
     return score
@@ -197,7 +197,7 @@ def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: 
             tokenizer, texts, max_length=params.max_length, add_special_tokens=True
         )
         logits = predict_logits(model, documents, token_budget=params.token_budget)
-        return sigmoid(logits) if params.multi_label else softmax(logits)
+        return logits.sigmoid() if params.multi_label else logits.softmax()
 
     return score
 
@@ -233,7 +233,7 @@ def _instruction_scores(
     if strategy == "yes_no":
         answer = max(len(template.question_ids(text)) for text in called.texts)
 
-    def score(texts: Sequence[str]) -> np.ndarray:
+    def score(texts: Sequence[str]) -> Scores:
         prompts = [template.render(text) for text in texts]
         require_context(model.config, max(map(len, prompts), default=0), answer)
         preds, scores = decode_labels(
@@ -248,7 +248,7 @@ def _instruction_scores(
             compute_dtype=dtype,
         )
         answered = strategy == "steps"  # a set, whatever its labels' scores
-        return called.encode(preds).astype(np.float32) if answered else scores
+        return Scores(called.encode(preds).astype(np.float32)) if answered else scores
 
     return score
 

@@ -94,7 +94,7 @@ def soft_targets(
     start = meter(device)
     for first in range(0, len(documents), CHUNK):
         rows = documents[first : first + CHUNK]
-        probs = teacher.predict_scores(rows["text"])
+        probs = teacher.predict_scores(rows["text"]).values
         labels = label_space.encode(rows["labels"])
         part = TEACHER_WEIGHT * probs + (1 - TEACHER_WEIGHT) * labels
         targets[first : first + CHUNK] = part

@@ -13,7 +13,8 @@ from transformers import TrainingArguments
 
 from lib.config.choices import SET_THRESHOLDS
 from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import Labels, decode_sets, f1_scores, tune_thresholds, without_luck
+from lib.evaluation.metrics import f1_scores, tune_threshold
+from lib.evaluation.scores import Labels
 from lib.head.losses import HeadLoss
 from lib.head.model import predict_logits
 from lib.machine import mixed_precision
@@ -166,14 +167,15 @@ def evaluate_embedding(
     """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
 
     Of its best labels; where documents may have several, at the threshold that suits them best, by
-    the study's rule on empty sets (`decode_sets`). The options are those of `predict_logits`.
+    the study's rule on empty sets (`Scores.labels_above`). The options are those of
+    `predict_logits`.
     """
     logits = predict_logits(model, documents, **options)
     if not multi_label:
-        return f1_scores(y_true, decode_sets(logits, np.inf))
+        return f1_scores(y_true, logits.labels_above(np.inf))
     empty = {"may_be_empty": may_be_empty}
-    threshold = tune_thresholds(y_true, logits, **empty)
-    return f1_scores(y_true, decode_sets(logits, threshold, **empty))
+    threshold = tune_threshold(y_true, logits, **empty)
+    return f1_scores(y_true, logits.labels_above(threshold, **empty))
 
 
 def evaluate_instruction(
@@ -191,15 +193,13 @@ def evaluate_instruction(
     """
     options = {"strategy": strategy, "multi_label": multi_label, **decoding}
     preds, scores = decode_labels(model, label_space=label_space, **options)
-    answered = label_space.encode(preds)
-    silent = np.array([len(labels) == 0 for labels in preds]) & bool(label_space.none)
-    outside = ~answered.any(axis=1) & ~silent  # where sets may be empty, an empty one is an answer
+    answered, outside = label_space.encode(preds), label_space.outside(preds)
     if multi_label and strategy in SET_THRESHOLDS:
         empty = {"may_be_empty": bool(label_space.none)}
-        answered = decode_sets(scores, tune_thresholds(y_true, scores, **empty), **empty)
+        answered = scores.labels_above(tune_threshold(y_true, scores, **empty), **empty)
         outside &= False
-    scores_of_labels = without_luck(f1_scores(y_true, answered), outside, y_true)
-    return {"out_of_set_rate": float(outside.mean())} | scores_of_labels
+    f1 = f1_scores(y_true, answered, outside=outside)
+    return {"out_of_set_rate": float(outside.mean())} | f1
 
 
 def _finetune(

@@ -133,7 +133,7 @@ def against_documents() -> list[dict]:
         reset_peak_memory(DEVICE)
         start = time.perf_counter()
         logits = predict_logits(model, documents, token_budget=65_536)
-        f1_scores(truth, logits == logits.max(axis=1, keepdims=True))
+        f1_scores(truth, logits.labels_above(np.inf))
         rows.append(
             {"axis": "documents", "x": count, "seconds": (time.perf_counter() - start) / count,
              "gib": peak_memory_gib(DEVICE)}

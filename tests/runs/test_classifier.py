@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
+from lib.evaluation.scores import Scores
 from lib.head.model import EmbeddingModel
 from lib.machine import choose_dtype
 from lib.model.adapters import add_lora
@@ -52,7 +53,7 @@ def write(tmp_path, cut_model):
             folder, label_space=SPACE, multi_label=mode == "multi", probabilities=True,
             splits=DatasetDict(dict.fromkeys(("train", "validation", "test"), part)),
             preds={name: [["alpha"]] for name in ("validation", "test")},
-            scores={name: np.array([[0.9, 0.1, 0.2]]) for name in ("validation", "test")},
+            scores={name: Scores(np.array([[0.9, 0.1, 0.2]])) for name in ("validation", "test")},
             threshold=0.5 if mode == "multi" else None,
             resources=dict.fromkeys(RESOURCE_KEYS, 1.0),
         )  # fmt: skip
@@ -69,7 +70,7 @@ def test_an_exported_run_predicts_the_same_through_plain_transformers(write, tmp
     ours = load_classifier(folder).predict_scores(TEXTS)
     classify = pipeline("text-classification", model=str(tmp_path / "exported"), dtype="auto")
     answers = classify(TEXTS, top_k=None, truncation=True)
-    for scores, answer in zip(ours, answers, strict=True):
+    for scores, answer in zip(ours.values, answers, strict=True):
         theirs = {row["label"]: row["score"] for row in answer}
         assert [theirs[name] for name in SPACE.names] == pytest.approx(scores.tolist(), abs=0.02)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
@@ -83,8 +84,8 @@ def test_adapters_and_head_come_back_on_packed_weights(write, live_nf4):
     """TRAPS 5, 27: NF4 in 4 bits on both sides, unlike the run's dequantized ones."""
     folder = write()
     first, again = (load_classifier(folder).predict_scores(TEXTS) for _ in range(2))
-    assert np.array_equal(first, again)
-    assert not np.allclose(first, 1 / 3)
+    assert np.array_equal(first.values, again.values)
+    assert not np.allclose(first.values, 1 / 3)
 
 
 def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):

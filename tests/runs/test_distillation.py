@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
 from lib.data.labels import LabelSpace
 from lib.errors import ParamsError
+from lib.evaluation.scores import Scores
 from lib.report.tables import distillation as compare_with_teachers
 from lib.report.tables import stack_predictions
 from lib.runs import distillation
@@ -38,7 +39,7 @@ def write(tmp_path):
         both = dict.fromkeys(("validation", "test"), preds)
         write_run(
             folder, splits=DatasetDict(dict.fromkeys(("train", *both), PART)), label_space=SPACE,
-            preds=both, scores={k: SPACE.encode(v).astype(float) for k, v in both.items()},
+            preds=both, scores={k: Scores(SPACE.encode(v).astype(float)) for k, v in both.items()},
             multi_label=False, probabilities=True,
             resources=dict.fromkeys(RESOURCE_KEYS, 1.0) | dict(costs),
         )  # fmt: skip
@@ -54,7 +55,7 @@ def teacher(monkeypatch):
 
     def score(texts):
         shown.append(list(texts))
-        return PROBS[[TEXTS.index(text) for text in texts]]
+        return Scores(PROBS[[TEXTS.index(text) for text in texts]])
 
     def load(folder):
         torch.rand(1)  # as a new head does

@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 from lib.data.labels import LabelSpace
+from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import choose_dtype
@@ -59,7 +60,7 @@ def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, **change
         return {"micro_f1": float((logits(model).argmax(1) == truth).mean())}
 
     def logits(model):
-        return predict_logits(model, documents, token_budget=200)
+        return predict_logits(model, documents, token_budget=200).values
 
     options = OPTIONS | {"output_dir": folder, "head_loss": HeadLoss("cross_entropy", 2)} | changes
     history, resources = finetune_embedding(model, examples, evaluate, **options)
@@ -174,7 +175,7 @@ def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_back
     counters.clear()
     graphs, logits = [], []
     for count in (2, 3, 2, 5):
-        logits.append(predict_logits(model, [range(10, 20)] * count, token_budget=20))
+        logits.append(predict_logits(model, [range(10, 20)] * count, token_budget=20).values)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs == [0, 1, 1, 1]
     assert np.array_equal(logits[0], logits[2])
@@ -323,7 +324,7 @@ def test_label_sets_are_learnt_label_by_label(make_backbone, examples, tmp_path)
     torch.manual_seed(0)
     model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=COMPUTE)
     documents = [e["input_ids"] for e in examples]
-    before = torch.tensor(predict_logits(model, documents, token_budget=200))
+    before = torch.tensor(predict_logits(model, documents, token_budget=200).values)
     expected = torch.nn.BCEWithLogitsLoss(reduction="none")(before, torch.tensor(truth)).sum(1)
     evaluate = partial(
         evaluate_embedding, documents=documents, y_true=truth > 0, multi_label=True,
@@ -344,7 +345,7 @@ def test_a_rung_counts_the_empty_set_as_an_answer_and_others_outside(monkeypatch
         ([["a"], [], []], 0.0, 1.0),
         ([["a"], [""], [""]], 2 / 3, 1 / 3),
     ):
-        decoded = (answers, np.zeros((3, 2)))
+        decoded = (answers, Scores(np.zeros((3, 2))))
         monkeypatch.setattr(
             "lib.training.finetune.decode_labels", lambda *_, found=decoded, **__: found
         )
