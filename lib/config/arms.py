@@ -19,7 +19,7 @@ from lib.config.strict_yaml import parse_params
 from lib.errors import InputError, ParamsError
 from lib.storage import ROOT
 
-# As it was when Python started: `lib.machine.start_run` overwrites it.
+# As it was when Python started: `lib.machine.configure_process` overwrites it.
 OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")
 
 Share = Annotated[float, Field(ge=0, lt=1)]

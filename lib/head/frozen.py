@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lib.head.pooling import pool
-from lib.machine import meter, mixed_precision, peak_memory_gib
+from lib.machine import Cost, meter, mixed_precision, peak_memory_gib
 from lib.model.batches import micro_batches, pad
 from lib.model.fast.attention import hidden_states
 from lib.model.load import count_parameters, load_backbone
@@ -121,7 +121,7 @@ def _compute(
     folder.mkdir(parents=True, exist_ok=True)
     earlier = folder / "cost.json"  # of kinds that another run has asked for and finished
     finished = earlier.exists() and any(folder.glob("*.npy"))
-    before = np.array(json.loads(earlier.read_text())["spent"] if finished else (0.0, 0.0))
+    before = Cost(*json.loads(earlier.read_text())["spent"]) if finished else Cost()
     start = meter(backbone.device)
     shape = (len(documents), backbone.config.hidden_size)
     ending = f".unfinished-{os.getpid()}"

@@ -20,7 +20,7 @@ from lib.prompt.answers import order_labels
 from lib.model.memory import GIB, GPUS, ROW_BYTES, USABLE, Machine, Shape, fit_micro_batch, kept_gib, measure_machine, unpacked_gib, unpacks_once, weights_gib
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
-from lib.machine import choose_device, choose_dtype, start_run
+from lib.machine import choose_device, choose_dtype, configure_process
 from lib.prompt.listing import build_template
 from lib.model.load import load_tokenizer
 from lib.config.arms import BaselineParams, InstructionParams, StudyParams
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         study = load_params(Path(options.folder) / "common.yaml")
-        start_run(seed=0, num_threads=study.threads)
+        configure_process(seed=0, num_threads=study.threads)
         machine = GPUS[options.machine] if options.machine else calibrate(study)
         table = plan(options.folder, machine=machine, price=options.price)
     except InputError as error:

@@ -16,7 +16,7 @@ from lib.data.labels import LabelSpace
 from lib.evaluation.metrics import Labels, decode_sets, f1_scores, tune_thresholds, without_luck
 from lib.head.losses import HeadLoss
 from lib.head.model import predict_logits
-from lib.machine import mixed_precision
+from lib.machine import NO_COST, Cost, mixed_precision
 from lib.model.fast.attention import hidden_states, is_packed
 from lib.model.fast.blocks import (
     checkpoint_layers,
@@ -221,7 +221,7 @@ def _finetune(
     eval_steps: int = 0,
     memory_gib: float = 0.0,
     reserved_gib: float = 0.0,
-    prepared: np.ndarray | float = 0.0,
+    setup_cost: Cost = NO_COST,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
@@ -248,8 +248,8 @@ def _finetune(
         What the run should use; 0 for what the device has: see `checkpoint_layers`.
     reserved_gib
         What training takes beside the model and what its layers keep.
-    prepared
-        Seconds and joules spent on these documents before (cached layers, a teacher); they count as
+    setup_cost
+        Of passes over these documents before training (cached layers, a teacher); it counts as
         training.
     """
     steps_per_epoch = math.ceil(len(examples) / batch_size)
@@ -313,7 +313,7 @@ def _finetune(
     callback.trainer = trainer
     with compiled_if_it_pays(model, tokens):
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
-    seconds, joules = prepared + spent_on_training(trainer.state.log_history)
+    seconds, joules = setup_cost + spent_on_training(trainer.state.log_history)
     documents = len(examples) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
     resources = {

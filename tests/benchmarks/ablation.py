@@ -19,7 +19,7 @@ from torch import nn
 
 from lib.config.arms import StudyParams
 from lib.head.model import EmbeddingModel
-from lib.machine import start_run
+from lib.machine import configure_process
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
 from lib.model.fast import blocks as layers
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     torch._dynamo.config.recompile_limit = 64  # variants share the code of a block
     layers.COMPILE_FROM = dict.fromkeys(layers.COMPILE_FROM, 0)
     news = make_case("news", load_tokenizer(MODEL_ID), 16)["ids"]

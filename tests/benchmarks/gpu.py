@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from lib.config.arms import StudyParams
-from lib.machine import describe_machine, start_run
+from lib.machine import configure_process, describe_machine
 from lib.model.memory import (  # fmt: skip
     Shape,
     fit_micro_batch,
@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scratch", default=None, help="folder for models, in memory if possible")
     scratch = parser.parse_args().scratch
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     rows: list[dict] = []
     limits: dict = {}
 

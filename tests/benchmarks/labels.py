@@ -28,7 +28,7 @@ import torch
 from lib.config.arms import StudyParams
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
-from lib.machine import choose_device, choose_dtype, describe_machine, start_run
+from lib.machine import choose_device, choose_dtype, configure_process, describe_machine
 from lib.model.adapters import add_lora
 from lib.model.load import load_backbone, load_tokenizer
 from lib.model.logits import causal_lm
@@ -161,7 +161,7 @@ def measure(loaded, *, listed: bool) -> list[dict]:
 
 
 def main() -> None:
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     loaded = load()
     table = pd.DataFrame(measure(loaded, listed=False) + measure(loaded, listed=True))
     with atomic_path(OUT / "labels.csv") as path:

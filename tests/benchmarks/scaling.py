@@ -27,7 +27,7 @@ from lib.evaluation.metrics import f1_scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.head.pooling import PoolingHead
-from lib.machine import describe_machine, peak_memory_gib, reset_peak_memory, start_run
+from lib.machine import configure_process, describe_machine, peak_memory_gib, reset_peak_memory
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
 from lib.model.load import load_backbone
@@ -216,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--axis", choices=AXES, help="one axis alone, printed as JSON")
     axis = parser.parse_args().axis
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     if axis:
         print(json.dumps(AXES[axis]()))
         return

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lib.machine import meter, mixed_precision
+from lib.machine import Cost, meter, mixed_precision
 from lib.model.batches import micro_batches, pad
 from lib.model.fast.attention import hidden_states, is_packed
 from lib.model.fast.blocks import compiled_if_it_pays, only_layers
@@ -38,7 +38,7 @@ def lower_states(
     compute_dtype: torch.dtype,
     fingerprint: str,
     token_budget: int,
-) -> tuple[dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
+) -> tuple[dict[str, list[np.ndarray]], dict[str, Cost]]:
     """Hidden states that enter the first adapted layer, of every token of every document.
 
     Parameters
@@ -61,16 +61,16 @@ def lower_states(
         there is nothing to gain (adapters from the first layer on, a model that is not packed), no
         room, or a model whose layers do more than pass states on, as two documents tell; then
         training runs every layer in every epoch.
-    spent
-        For each split, seconds and joules of the pass that made them, (2,) float64.
+    costs
+        For each split, of the pass that made them.
     """
     num_tokens = sum(len(d) for documents in splits.values() for d in documents)
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
     suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * _free_bytes()
     few = next(iter(splits.values()))[:2]
     if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
-        return {}, dict.fromkeys(splits, np.zeros(2))
-    states, spent = {}, {}
+        return {}, dict.fromkeys(splits, Cost())
+    states, costs = {}, {}
     for name, documents in splits.items():
         content = joblib.hash([list(map(int, d)) for d in documents])
         code = computing_fingerprint(
@@ -87,8 +87,8 @@ def lower_states(
         rows = np.load(file, mmap_mode="r")
         ends = np.cumsum([len(d) for d in documents])
         states[name] = np.split(rows, ends[:-1])
-        spent[name] = np.array(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
-    return states, spent
+        costs[name] = Cost(*json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+    return states, costs
 
 
 @torch.no_grad()
