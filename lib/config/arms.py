@@ -141,6 +141,7 @@ class BaselineParams(StudyParams):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     pooling_grid: Annotated[list[Literal[*POOLINGS]], Field(min_length=1)] = ["mean"]
     layer_grid: Annotated[list[Positive], Field(min_length=1)] = [1]
+    fast: bool = True
 
     @model_validator(mode="after")
     def _check_grids(self) -> Self:
@@ -172,6 +173,7 @@ class FinetuneParams(StudyParams):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     eval_steps: Count = 0
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
+    fast: bool = True
 
     @model_validator(mode="after")
     def _check_finetune(self) -> Self:

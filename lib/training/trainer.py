@@ -54,8 +54,8 @@ class MicroBatchCollator:
                 targets = np.stack(targets)
             targets = torch.as_tensor(targets)
             batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
-            if "lower" in chosen[0]:
-                batch["lower"] = join_states([e["lower"] for e in chosen])
+            if "cached_states" in chosen[0]:
+                batch["cached_states"] = join_states([e["cached_states"] for e in chosen])
             batches.append(batch)
         return {
             "micro_batches": batches,

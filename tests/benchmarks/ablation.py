@@ -24,8 +24,9 @@ from lib.model.adapters import add_lora
 from lib.model.batches import pad
 from lib.model.fast import blocks as layers
 from lib.model.fast import lora_linear as fused
-from lib.model.fast.blocks import checkpoint_layers, compile_layers
+from lib.model.fast.blocks import wrap_for_compiling
 from lib.model.load import load_backbone, load_tokenizer
+from lib.model.memory import fit_into_memory
 
 
 class Variant:
@@ -42,13 +43,13 @@ class Variant:
             backbone.set_attn_implementation(name.split()[-1])
             self.compiled = False  # it is for packed models
         else:
-            compile_layers(backbone, num_tokens=10**9)
+            wrap_for_compiling(backbone, num_tokens=10**9)
         if name == "peft's LoRA layers":
             for module in self.model.modules():
                 if isinstance(module, fused._FusedForward):
                     module.__class__ = lora.Linear
         if name == "gradient checkpointing":
-            checkpoint_layers(self.model, num_tokens=2048, longest=512, memory_gib=1e-3)
+            fit_into_memory(self.model, num_tokens=2048, longest=512, memory_gib=1e-3)
 
     def step(self, input_ids, mask) -> float:
         stance = "default" if self.compiled else "force_eager"

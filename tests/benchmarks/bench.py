@@ -37,10 +37,11 @@ from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
 from lib.machine import configure_process, describe_machine
 from lib.model.load import load_tokenizer
-from lib.model.memory import Shape, kept_gib, measure_machine, training_flops, weights_gib
+from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.tokens import encode_documents
 from lib.model.weights import resolve_model
 from lib.prompt.template import PromptTemplate
+from lib.runs.rates import measure_machine, training_flops
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
@@ -209,7 +210,9 @@ def add_estimates(name, shape, machine, lengths, speed, peak, *, add) -> None:
         shape, r=RANK, quantized=False, itemsize=machine.itemsize
     )
     tokens = min(TOKEN_BUDGET, sum(sorted(lengths)[-BATCH:]))
-    gib += kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device)
+    gib += activation_gib(
+        shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device
+    )
     add(f"plan_{name}", "estimate", "peak memory", "GiB", gib, peak)
 
 
