@@ -61,7 +61,7 @@ def test_attention_pooling_starts_as_the_mean_learns_and_ignores_padding():
 def test_of_many_labels_the_best_are_predicted_in_a_sparse_array(make_backbone, monkeypatch):
     model = EmbeddingModel(make_backbone(), num_labels=300, mode="mean", compute_dtype=COMPUTE)
     dense = predict_logits(model, DOCUMENTS, token_budget=99)
-    monkeypatch.setattr("lib.data.labels.DENSE_LABELS", 200)
+    monkeypatch.setattr("lib.head.pooling.DENSE_LABELS", 200)
     sparse = predict_logits(model, DOCUMENTS, token_budget=99)
     assert sparse.shape == dense.shape
     assert (sparse.count_nonzero(axis=1) == NUM_TOP).all()
