@@ -111,6 +111,18 @@ def test_results_tell_which_choices_of_the_head_matter():
     assert "(ablation_embedding/pairwise.png)" in RESULTS
 
 
+@pytest.mark.parametrize("study", ["ablation_embedding", "ablation_embedding_sets"])
+def test_results_keep_the_finding_of_each_arm_that_left(study):
+    table = pd.read_csv(ROOT / "figures" / study / "pairwise.csv").query("metric == 'micro_f1'")
+    arms = {file.stem for file in (ROOT / "params" / study).glob("*.yaml")}
+    left = table[~table["arm_a"].isin(arms)]
+    assert len(left)
+    assert set(left["arm_b"]) == {"default"}
+    section = RESULTS.partition("## What left, and why")[2].partition("\n## ")[0]
+    for _, row in left.iterrows():
+        assert f"{row.delta:+.3f} ({row.low:+.3f} to {row.high:+.3f})" in section
+
+
 def test_results_tell_which_choices_matter_for_label_sets():
     folder = ROOT / "figures/ablation_embedding_sets"
     assert (folder / "conclusion.md").read_text(encoding="utf-8").strip() in RESULTS

@@ -40,22 +40,7 @@ def last_hidden_states(
     read: Tensor | None = None,
     cached: Tensor | None = None,
 ) -> Tensor:
-    """Hidden states after the last layer and its norm, (B, T, H); see `hidden_layers`."""
-    options = {"compute_dtype": compute_dtype, "read": read, "cached": cached}
-    return hidden_layers(model, input_ids, attention_mask, num_layers=1, **options)[0]
-
-
-def hidden_layers(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    *,
-    num_layers: int,
-    compute_dtype: torch.dtype,
-    read: Tensor | None = None,
-    cached: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Hidden states of the last `num_layers` layers, (B, T, H) each, of right-padded input.
+    """Hidden states after the last layer and its norm, (B, T, H), of right-padded input.
 
     What is returned at padding, and where `read` is false, has no meaning.
 
@@ -86,7 +71,20 @@ def hidden_layers(
         decoder = decoder_slice(decoder, range(first_adapted_layer(model), len(decoder.layers)))
     given = None if read is None else read[attention_mask.bool()]
     with mixed_precision(input_ids.device, compute_dtype), skip_unread_positions(decoder, given):
-        return _layers(decoder, input_ids, attention_mask, num_layers, cached)
+        return _layers(decoder, input_ids, attention_mask, 1, cached)[0]
+
+
+def hidden_layers(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    num_layers: int,
+    compute_dtype: torch.dtype,
+) -> tuple[Tensor, ...]:
+    """Hidden states of the last `num_layers` layers, each as in `last_hidden_states`."""
+    with mixed_precision(input_ids.device, compute_dtype):
+        return _layers(decoder_of(model), input_ids, attention_mask, num_layers, None)
 
 
 def _layers(

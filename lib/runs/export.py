@@ -37,7 +37,7 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     if Path(folder).is_file() or (Path(folder).is_dir() and any(Path(folder).iterdir())):
         raise ValueError(f"{folder}: something stands there already; name a new folder")
     params, label_space = read_run(Path(run_dir))
-    wanted = {"pooling": "last", "head": "linear", "head_bias": False, "mixed_layers": 1}
+    wanted = {"pooling": "last", "head": "linear", "head_bias": False}
     wanted |= {"bidirectional": False}
     if not isinstance(params, EmbeddingParams):
         raise ValueError(f"{run_dir}: only runs of 03_finetune_embedding can be exported")

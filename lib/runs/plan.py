@@ -173,7 +173,7 @@ def _count_tokens(
     if params.example_choice == "nearest" or params.decoding == "generate":
         added += examples  # else they are computed once for all prompts
     train = [n + prompt + answer for n, answer in zip(train, known, strict=True)]
-    supervised = params.batch_size * max(train if params.loss_on_prompt else known)
+    supervised = params.batch_size * max(known)
     supervised = min(supervised, params.token_budget)
     return train, [round(passes * (n + added)) for n in held_out], supervised, epochs
 

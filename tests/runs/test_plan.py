@@ -91,19 +91,6 @@ def test_adapters_on_a_third_of_the_layers_train_in_about_a_third_of_the_time(sm
     assert share.between(1 / 3, 0.4).all()
 
 
-def test_a_loss_on_the_prompt_takes_memory_for_its_logits(smoke):
-    folder = smoke("instruction")
-    file = folder / "instruction.yaml"
-    text = file.read_text()
-    file.write_text(text.replace('"instruction"', '"on_prompt"') + "loss_on_prompt: true\n")
-    file.rename(file.with_stem("on_prompt"))
-    file.write_text(text)
-    table = plan(folder, machine=GPUS["T4"]).set_index("arm")
-    logits = 8 * 20 * 49152 * 10 / 2**30  # a batch, at least so many tokens of prompt, bytes
-    peak = table["peak_memory_gib"]
-    assert peak["on_prompt"] > peak["instruction"] + logits
-
-
 def test_the_command_prints_a_table_or_one_line(capsys, smoke, tmp_path):
     main([str(smoke("embedding")), "--machine", "L4", "--price", "0.5"])
     printed = capsys.readouterr().out
