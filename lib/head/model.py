@@ -10,10 +10,8 @@ from transformers import PreTrainedModel
 from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
-from lib.machine import mixed_precision
 from lib.model.batches import join_states, micro_batches, pad
-from lib.model.fast.attention import hidden_states, is_packed
-from lib.model.fast.blocks import compiled_if_it_pays, only_layers, reading_only
+from lib.model.forward import last_hidden_states, maybe_compiled, skips_padding
 
 
 class EmbeddingModel(nn.Module):
@@ -25,9 +23,6 @@ class EmbeddingModel(nn.Module):
         See `PoolingHead`.
     compute_dtype
         Of the backbone's arithmetic; the head computes in float32.
-    adapted_layers
-        How many of the last layers will train; 0 for all. What is below may then be computed
-        beforehand (`lib.model.fast.cached_layers`).
     """
 
     base_model_prefix = "backbone"  # where peft looks for the transformers model
@@ -41,14 +36,11 @@ class EmbeddingModel(nn.Module):
         compute_dtype: torch.dtype,
         kind: str = "linear",
         bias: bool = True,
-        adapted_layers: int = 0,
     ) -> None:
         super().__init__()
-        depth = backbone.config.num_hidden_layers
         self.backbone = backbone
         self.config = backbone.config
         self.compute_dtype = compute_dtype
-        self.first_layer = depth - (adapted_layers or depth)
         head = PoolingHead(
             backbone.config.hidden_size,
             num_labels,
@@ -64,28 +56,26 @@ class EmbeddingModel(nn.Module):
         attention_mask: Tensor,
         targets: Tensor | None = None,
         loss: HeadLoss | None = None,
-        lower: Tensor | None = None,
+        cached_states: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """What `PoolingHead` makes of right-padded (B, T) input: logits, loss or best labels.
 
-        With `lower`, (S, H) of all S real tokens, layers start from what `cached_layers` has kept.
+        `cached_states` are those that enter the first adapted layer, (S, H) of all S real tokens.
         """
-        states = self._states(input_ids, attention_mask, lower)
+        states = self._states(input_ids, attention_mask, cached_states)
         return self.head(states, attention_mask, targets, loss)
 
     def _states(
-        self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor, cached_states: Tensor | None
     ) -> Tensor:
-        backbone = self.backbone
-        if lower is not None:
-            backbone = only_layers(backbone, range(self.first_layer, len(backbone.layers)))
-        read = read_positions(attention_mask, self.head.mode)
-        with (
-            mixed_precision(input_ids.device, self.compute_dtype),
-            reading_only(backbone, read[attention_mask.bool()]),
-        ):
-            (states,) = hidden_states(backbone, input_ids, attention_mask, inputs_embeds=lower)
-        return states
+        return last_hidden_states(
+            self.backbone,
+            input_ids,
+            attention_mask,
+            compute_dtype=self.compute_dtype,
+            read=read_positions(attention_mask, self.head.mode),
+            cached=cached_states,
+        )
 
 
 @torch.no_grad()
@@ -94,14 +84,14 @@ def predict_logits(
     documents: Sequence[Sequence[int]],
     *,
     token_budget: int,
-    lower: Sequence[np.ndarray] = (),
+    cached_states: Sequence[np.ndarray] = (),
 ) -> Scores:
     """Logits of an `EmbeddingModel` for N tokenized documents, in their order.
 
     Parameters
     ----------
-    lower
-        For each document what `lib.model.fast.cached_layers` has kept of it, or nothing.
+    cached_states
+        Of each document, from `lib.model.cache_lower_layers`; or none.
 
     Returns
     -------
@@ -110,7 +100,7 @@ def predict_logits(
         document are kept.
     """
     model.eval()
-    results = _in_batches(model, documents, token_budget, lower)
+    results = _in_batches(model, documents, token_budget, cached_states)
     if not isinstance(results[0], tuple):
         return Scores(np.stack(results))
     values, labels = (np.stack(part) for part in zip(*results, strict=True))
@@ -121,17 +111,19 @@ def _in_batches(
     model: nn.Module,
     documents: Sequence[Sequence[int]],
     token_budget: int,
-    lower: Sequence[np.ndarray],
+    cached_states: Sequence[np.ndarray],
 ) -> list:
     """The model's output for each document, as arrays in their order."""
     device = next(model.parameters()).device
     lengths = [len(d) for d in documents]
     outputs: list = [None] * len(documents)
-    with compiled_if_it_pays(model, sum(lengths)):
-        for batch in micro_batches(lengths, token_budget, packed=is_packed(model)):
+    with maybe_compiled(model, sum(lengths)):
+        for batch in micro_batches(lengths, token_budget, packed=skips_padding(model)):
             ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
-            below = {"lower": join_states([lower[i] for i in batch]).to(device)} if lower else {}
-            result = model(ids.to(device), mask.to(device), **below)
+            known = {}
+            if cached_states:
+                known["cached_states"] = join_states([cached_states[i] for i in batch]).to(device)
+            result = model(ids.to(device), mask.to(device), **known)
             if isinstance(result, tuple):
                 rows = zip(*(part.cpu().numpy() for part in result), strict=True)
             else:

@@ -7,13 +7,13 @@ import bitsandbytes as bnb
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lib.config.choices import LORA_VARIANTS
 from lib.errors import ModelError
 from lib.model.checks import check_training
 from lib.model.fast.lora_linear import FUSED_LAYERS
+from lib.model.parts import decoder_of, pretrained
 from lib.model.probes import probes_of
 from lib.model.weights import unusable
 
@@ -58,7 +58,7 @@ def add_lora(
     ValueError
         The variant is not known.
     """
-    inner = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+    inner = pretrained(model)
     if variant not in LORA_VARIANTS:
         raise ValueError(f"lora_variant: {variant!r} is not known; use {', '.join(LORA_VARIANTS)}")
     if variant == "dora" and any(isinstance(m, bnb.nn.Linear8bitLt) for m in model.modules()):
@@ -87,6 +87,7 @@ def add_lora(
         use_dora=variant == "dora",
     )
     _use_fused_layers(config, model)
+    decoder_of(inner).first_adapted_layer = depth - last_layers if last_layers else 0
     try:
         adapted = get_peft_model(model, config)
         asked = f"adapters {targets} {variant} {r} {dropout} {last_layers}"
@@ -124,9 +125,11 @@ def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
 def _use_fused_layers(config: LoraConfig, model: nn.Module) -> None:
     """Let adapters be `FUSED_LAYERS`, unless some layer's weight is in another format.
 
-    Kinds of linear layer of their own (int8, fp8) are left to peft, all of them: it asks for a
-    layer's base class only.
+    A model with other kinds of linear layer (int8, fp8) is left to peft, which asks for a layer's
+    base class only; and so is one that was loaded with `fast=False`.
     """
+    if not getattr(pretrained(model), "fast", True):
+        return
     kinds = {type(m) for m in model.modules() if isinstance(m, nn.Linear)}
     if kinds <= PLAIN_LAYERS:
         config._register_custom_module(FUSED_LAYERS)

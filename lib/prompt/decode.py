@@ -13,7 +13,7 @@ from lib.evaluation.scores import Scores
 from lib.machine import mixed_precision
 from lib.model.batches import micro_batches
 from lib.model.checks import generates_padded
-from lib.model.logits import causal_lm
+from lib.model.parts import pretrained
 from lib.model.probes import probes_of
 from lib.prompt.answers import parse_labels
 from lib.prompt.label_scores import score_labels
@@ -37,7 +37,7 @@ def generate_answers(
     compute_dtype: torch.dtype,
 ) -> list[str]:
     """Greedy free answers to N prompts, as text without special tokens."""
-    model, tokenizer = causal_lm(model).eval(), template.tokenizer
+    model, tokenizer = pretrained(model).eval(), template.tokenizer
     answers = [""] * len(prompts)
     lengths = [len(p) + max_new_tokens for p in prompts]
     batches = micro_batches(lengths, token_budget)

@@ -18,20 +18,26 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from lib.model.adapters import load_lora
-from lib.prompt.decode import decode_labels
-from lib.machine import choose_device, choose_dtype
-from lib.head.model import EmbeddingModel, predict_logits
+from lib.config.arms import (
+    NOTEBOOK_PARAMS,
+    BaselineParams,
+    EmbeddingParams,
+    InstructionParams,
+    StudyParams,
+)
+from lib.config.strict_yaml import parse_params
 from lib.data.labels import LabelSpace
-from lib.prompt.listing import build_template
-from lib.model.load import load_backbone, load_tokenizer
 from lib.evaluation.scores import Scores
 from lib.runs.baselines import label_scores
-from lib.config.arms import NOTEBOOK_PARAMS, BaselineParams, EmbeddingParams, InstructionParams, StudyParams
-from lib.config.strict_yaml import parse_params
+from lib.head.model import EmbeddingModel, predict_logits
+from lib.machine import choose_device, choose_dtype
+from lib.model.adapters import load_lora
+from lib.model.load import load_backbone, load_tokenizer
+from lib.model.tokens import encode_documents, require_context
+from lib.prompt.decode import decode_labels
+from lib.prompt.listing import build_template
 from lib.runs.record import FINGERPRINTS, read_label_space
 from lib.storage import atomic_path
-from lib.model.tokens import encode_documents, require_context
 
 WEIGHTS = "model.safetensors"
 BASELINE = "tfidf.joblib"
@@ -95,7 +101,7 @@ class Classifier:
 
         Texts are read, sorted by length and answered in chunks of `chunk_size`; an empty text is
         named by its place in its chunk. A short last chunk may be computed without the compiler
-        (`lib.model.fast.blocks.compiled_if_it_pays`), so that its scores are rounded otherwise.
+        (`lib.model.forward.maybe_compiled`), so that its scores are rounded otherwise.
         """
         remaining = iter(texts)
         while chunk := list(islice(remaining, chunk_size)):
@@ -166,6 +172,7 @@ def load_embedding(
         bidirectional=params.bidirectional,
         max_length=params.max_length,
         memory_gib=params.memory_gib,
+        fast=params.fast,
     )
     if unpack and getattr(backbone, "is_quantized", False):
         backbone = backbone.dequantize(dtype)
@@ -218,6 +225,7 @@ def _instruction_scores(
         head="lm",
         max_length=params.max_length,
         memory_gib=params.memory_gib,
+        fast=params.fast,
     )
     if params.num_epochs and params.lora_r:
         model = load_lora(model, folder)

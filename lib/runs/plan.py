@@ -17,10 +17,12 @@ import pandas as pd
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from lib.prompt.answers import order_labels
-from lib.model.memory import GIB, GPUS, ROW_BYTES, USABLE, Machine, Shape, fit_micro_batch, kept_gib, measure_machine, unpacked_gib, unpacks_once, weights_gib
+from lib.machine import GIB
+from lib.model.memory import ROW_BYTES, USABLE, Shape, activation_gib, fit_micro_batch, should_dequantize, unpacked_gib, weights_gib
+from lib.runs.rates import GPUS, Machine, measure_machine
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
-from lib.machine import choose_device, choose_dtype, start_run
+from lib.machine import choose_device, choose_dtype, configure_process
 from lib.prompt.listing import build_template
 from lib.model.load import load_tokenizer
 from lib.config.arms import BaselineParams, InstructionParams, StudyParams
@@ -39,7 +41,7 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
     Parameters
     ----------
     machine
-        Of `lib.model.memory.GPUS`, or measured by `lib.model.memory.measure_machine`.
+        Of `lib.runs.rates.GPUS`, or measured by `lib.runs.rates.measure_machine`.
     price
         Of an hour of the machine, in any currency; it gives the column `cost`.
 
@@ -91,7 +93,7 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     weights = weights_gib(
         shape,
         r=r if epochs else None,
-        quantized=params.quantization == "nf4" and not unpacks_once(whole, limit),
+        quantized=params.quantization == "nf4" and not should_dequantize(whole, limit),
         itemsize=machine.itemsize,
     )
     longest = sorted(train)[-getattr(params, "batch_size", len(train)) :]
@@ -106,7 +108,7 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
             room_gib=usable - machine.process_gib - fixed,
         )  # fmt: skip
     peak = machine.process_gib + fixed
-    peak += kept_gib(
+    peak += activation_gib(
         shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device,
         num_layers=adapted, checkpointed=checkpointed,
     )  # fmt: skip
@@ -185,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         study = load_params(Path(options.folder) / "common.yaml")
-        start_run(seed=0, num_threads=study.threads)
+        configure_process(seed=0, num_threads=study.threads)
         machine = GPUS[options.machine] if options.machine else calibrate(study)
         table = plan(options.folder, machine=machine, price=options.price)
     except InputError as error:

@@ -17,17 +17,15 @@ from lib.evaluation.metrics import f1_scores, tune_threshold
 from lib.evaluation.scores import Labels
 from lib.head.losses import HeadLoss
 from lib.head.model import predict_logits
-from lib.machine import mixed_precision
-from lib.model.fast.attention import hidden_states, is_packed
-from lib.model.fast.blocks import (
-    checkpoint_layers,
-    compiled_if_it_pays,
-    first_adapted_layer,
-    only_layers,
-    reading_only,
+from lib.machine import GIB, NO_COST, Cost
+from lib.model.forward import (
+    last_hidden_states,
+    maybe_compiled,
+    next_token_logits,
+    skips_padding,
 )
-from lib.model.logits import causal_lm, decoder_of, next_token_logits
-from lib.model.memory import GIB, ROW_BYTES
+from lib.model.memory import ROW_BYTES, fit_into_memory
+from lib.model.parts import pretrained
 from lib.prompt.decode import decode_labels
 from lib.training.trainer import (
     DocumentTrainer,
@@ -56,7 +54,8 @@ def finetune_embedding(
     examples
         One mapping a training document: `id` str, `input_ids` list[int], `target` int, the label's
         index, or a list of them where a document may have several labels, or (C,) float32
-        probabilities (`runs.distillation`); `lower`, optionally, its cached lower states.
+        probabilities (`runs.distillation`); optionally `cached_states`, those that enter the first
+        adapted layer.
     head_loss
         Summed over a document's labels where it may have several: with "cross_entropy", -log p of
         the label set if labels were independent.
@@ -75,9 +74,12 @@ def finetune_embedding(
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        lower = {"lower": batch["lower"]} if "lower" in batch else {}
         return model(
-            batch["input_ids"], batch["attention_mask"], batch["targets"], head_loss, **lower
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["targets"],
+            head_loss,
+            batch.get("cached_states"),
         )
 
     return _finetune(model, examples, loss, evaluate, **options)
@@ -100,7 +102,7 @@ def finetune_instruction(
     Parameters
     ----------
     examples
-        As in `finetune_embedding`, but `input_ids` is prompt + answer, which `lower` covers, and
+        As in `finetune_embedding`, but `input_ids` is prompt + answer, and
         `target` is the number of answer tokens at its end.
 
     Raises
@@ -120,7 +122,7 @@ def finetune_instruction(
 
     answers = sum(sorted(e["target"] for e in examples)[-options["batch_size"] :])
     rows = min(answers, options["token_budget"])
-    logits_gib = rows * causal_lm(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
+    logits_gib = rows * pretrained(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
     return _finetune(model, examples, loss, evaluate, reserved_gib=logits_gib, **options)
 
 
@@ -130,27 +132,24 @@ def answer_log_probs(
     """log p(token | tokens before) of every answer token in a right-padded micro-batch, 1-D fp32.
 
     `batch` holds `input_ids` and `attention_mask`, (B, T), and `targets`, (B,): how many of a row's
-    last real tokens are its answer. With `lower`, (S, H) of all S real tokens, layers start from
-    what `lib.model.fast.cached_layers` has kept.
+    last real tokens are its answer; and optionally `cached_states`, (S, H) of all S real tokens.
     """
-    base = causal_lm(model)
-    decoder, input_ids = decoder_of(base), batch["input_ids"]
-    if "lower" in batch:
-        decoder = only_layers(decoder, range(first_adapted_layer(model), len(decoder.layers)))
+    input_ids = batch["input_ids"]
     lengths = batch["attention_mask"].sum(dim=1, keepdim=True)  # (B, 1)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
     # The state at t predicts token t + 1: answers start one position early and end one early.
     before_answer = (positions >= lengths - 1 - batch["targets"][:, None]) & (
         positions < lengths - 1
     )
-    with (
-        mixed_precision(input_ids.device, compute_dtype),
-        reading_only(decoder, before_answer[batch["attention_mask"].bool()]),
-    ):
-        (states,) = hidden_states(
-            decoder, input_ids, batch["attention_mask"], inputs_embeds=batch.get("lower")
-        )  # (B, T, H)
-        logits = next_token_logits(base, states[before_answer])  # (answer tokens, V)
+    states = last_hidden_states(
+        model,
+        input_ids,
+        batch["attention_mask"],
+        compute_dtype=compute_dtype,
+        read=before_answer,
+        cached=batch.get("cached_states"),
+    )  # (B, T, H)
+    logits = next_token_logits(model, states[before_answer], compute_dtype)  # (answer tokens, V)
     following = input_ids.roll(-1, dims=1)[before_answer]
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
 
@@ -220,7 +219,7 @@ def _finetune(
     eval_steps: int = 0,
     memory_gib: float = 0.0,
     reserved_gib: float = 0.0,
-    prepared: np.ndarray | float = 0.0,
+    setup_cost: Cost = NO_COST,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
@@ -241,11 +240,11 @@ def _finetune(
     eval_steps
         Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
     memory_gib
-        What the run should use; 0 for what the device has: see `checkpoint_layers`.
+        What the run should use; 0 for what the device has: see `fit_into_memory`.
     reserved_gib
         What training takes beside the model and what its layers keep.
-    prepared
-        Seconds and joules spent on these documents before (cached layers, a teacher); they count as
+    setup_cost
+        Of passes over these documents before training (cached layers, a teacher); it counts as
         training.
     """
     steps_per_epoch = math.ceil(len(examples) / batch_size)
@@ -275,7 +274,7 @@ def _finetune(
     arguments._n_gpu = min(arguments.n_gpu, 1)
     tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
-    token_budget = checkpoint_layers(
+    batch_tokens = fit_into_memory(
         model,
         num_tokens=min(token_budget, sum(longest)),
         longest=longest[-1],
@@ -288,7 +287,7 @@ def _finetune(
         args=arguments,
         train_dataset=examples,
         eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
-        data_collator=MicroBatchCollator(token_budget, pad_token_id, packed=is_packed(model)),
+        data_collator=MicroBatchCollator(batch_tokens, pad_token_id, packed=skips_padding(model)),
         loss=loss,
         evaluate=evaluate,
         optimizers=(
@@ -306,9 +305,9 @@ def _finetune(
         callbacks=[callback] if eval_steps else [],
     )
     callback.trainer = trainer
-    with compiled_if_it_pays(model, tokens):
+    with maybe_compiled(model, tokens):
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
-    seconds, joules = prepared + spent_on_training(trainer.state.log_history)
+    seconds, joules = setup_cost + spent_on_training(trainer.state.log_history)
     documents = len(examples) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
     resources = {

@@ -34,11 +34,11 @@ from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import (
     choose_device,
     choose_dtype,
+    configure_process,
     memory_of,
     mixed_precision,
     peak_memory_gib,
     reset_peak_memory,
-    start_run,
 )
 from lib.model.adapters import add_lora
 from lib.model.fast import blocks as layers
@@ -333,7 +333,7 @@ def main() -> None:
     name, path = sys.argv[1:]
     torch.manual_seed(0)
     np.random.seed(0)
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     contender = CONTENDERS[name](json.loads(Path(path).read_text()))
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     print(json.dumps({"ready": name}), file=answers, flush=True)

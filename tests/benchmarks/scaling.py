@@ -27,13 +27,14 @@ from lib.evaluation.metrics import f1_scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.head.pooling import PoolingHead
-from lib.machine import describe_machine, peak_memory_gib, reset_peak_memory, start_run
+from lib.machine import configure_process, describe_machine, peak_memory_gib, reset_peak_memory
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
 from lib.model.load import load_backbone
-from lib.model.memory import Shape, kept_gib, measure_machine, weights_gib
+from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.weights import resolve_model
 from lib.report.figures.scores import save_figure, set_plot_style
+from lib.runs.rates import measure_machine
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
@@ -149,7 +150,9 @@ def against_size(measured_seconds: float, measured_gib: float) -> list[dict]:
     rows = [{"axis": "size", "x": 0.135, "seconds": measured_seconds, "gib": measured_gib}]
     for shape in shapes:
         gib = weights_gib(shape, r=8, quantized=True, itemsize=DTYPE.itemsize)
-        gib += kept_gib(shape, num_tokens=TOKENS, itemsize=DTYPE.itemsize, device=machine.device)
+        gib += activation_gib(
+            shape, num_tokens=TOKENS, itemsize=DTYPE.itemsize, device=machine.device
+        )
         seconds = machine.train_seconds(shape, [512], r=8) / 512
         rows.append(
             {"axis": "estimated size", "x": billions(shape), "seconds": seconds, "gib": gib}
@@ -216,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--axis", choices=AXES, help="one axis alone, printed as JSON")
     axis = parser.parse_args().axis
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     if axis:
         print(json.dumps(AXES[axis]()))
         return

@@ -13,10 +13,11 @@ from lib.model import load as loader
 from lib.model.adapters import add_lora, load_lora
 from lib.model.batches import pad
 from lib.model.fast import attention, packing
-from lib.model.fast.attention import hidden_states, is_packed
-from lib.model.fast.blocks import checkpoint_layers
+from lib.model.fast.attention import is_packed
+from lib.model.forward import last_hidden_states
 from lib.model.load import load_backbone
-from lib.model.logits import decoder_of
+from lib.model.memory import fit_into_memory
+from lib.model.parts import decoder_of
 from lib.model.probes import probes_of
 from lib.prompt.label_scores import score_labels
 from lib.prompt.search import search_labels
@@ -93,6 +94,10 @@ def byte_tokenizer():
     )
 
 
+def states_of(model, input_ids, mask):
+    return last_hidden_states(model, input_ids, mask, compute_dtype=torch.float32)
+
+
 @torch.no_grad()
 def by_plain_passes(folder):
     """log p of each answer behind each prompt, by transformers alone, one pass a pair."""
@@ -157,7 +162,7 @@ def test_a_head_reads_the_states_that_each_document_has_alone(make_folder, model
     assert is_packed(backbone) == (model_type in PACKED)
     ids, mask = pad(DOCUMENTS, PAD)
     with torch.no_grad():
-        (states,) = hidden_states(backbone, ids, mask)
+        states = states_of(backbone, ids, mask)
     for row, alone in zip(states, states_by_plain_passes(folder), strict=True):
         torch.testing.assert_close(row[: len(alone)], alone, rtol=1e-3, atol=1e-4)
 
@@ -189,7 +194,7 @@ def test_a_head_on_every_kind_of_backbone_trains_and_comes_back(make_folder, tmp
 def test_a_packed_pass_without_boundaries_raises(make_folder):
     backbone = load_backbone(make_folder("llama", "none"), **EXACT)
     ids = torch.tensor([[5, 6, 7]])
-    with attention._packed_pass(), pytest.raises(ValueError, match="need their boundaries"):
+    with attention.boundaries_expected(), pytest.raises(ValueError, match="need their boundaries"):
         backbone(input_ids=ids, use_cache=False)
     backbone(input_ids=ids)  # a plain pass needs none
 
@@ -201,7 +206,7 @@ def test_a_packed_pass_without_boundaries_raises(make_folder):
         ("bart", "none", {"encoder_layers": 1, "decoder_layers": 1}, "encoder-decoder"),
         ("opt", "none", {"word_embed_proj_dim": 16, "ffn_dim": 32}, "states of 16 numbers"),
         ("fnet", "none", {}, "other hidden states where documents are padded"),
-        ("bert", "lm", {}, "BertLMHeadModel does more to its logits"),
+        ("bert", "lm", {}, "BertLMHeadModel transforms its logits"),
     ],
 )
 def test_what_does_not_suit_is_refused_in_one_line_that_names_the_model(
@@ -312,7 +317,7 @@ def test_of_a_model_with_a_vision_tower_the_text_model_is_taken(tmp_path, model_
         )  # fmt: skip
     score_labels(model, PROMPTS, ANSWERS, token_budget=60, compute_dtype=torch.float32)
     adapted = add_lora(model, r=2, alpha=4)
-    checkpoint_layers(adapted, num_tokens=64, longest=32, memory_gib=1.0)  # as training asks
+    fit_into_memory(adapted, num_tokens=64, longest=32, memory_gib=1.0)  # as training asks
     for head in ("none", "lm"):
         packed = load_backbone(str(tmp_path), quantization="nf4", device="cpu", head=head)
         assert packed.nf4_share > 0
@@ -381,11 +386,11 @@ def test_no_text_depends_on_the_length_of_those_beside_it(make_folder, name):
     ids, mask = pad([*DOCUMENTS, [*range(50, 85)]], PAD)
     decoder = decoder_of(model)
     with torch.no_grad():
-        (states,) = hidden_states(decoder, ids, mask)
+        states = states_of(decoder, ids, mask)
         for row, real in zip(range(len(ids)), mask.bool(), strict=True):
             own = ids[row : row + 1, real], mask[row : row + 1, real]
             torch.testing.assert_close(
-                states[row, real], hidden_states(decoder, *own)[0][0], rtol=1e-3, atol=1e-4
+                states[row, real], states_of(decoder, *own)[0], rtol=1e-3, atol=1e-4
             )
 
 
@@ -400,6 +405,6 @@ def test_texts_beyond_dynamic_rotary_positions_are_refused(make_folder):
     folder = make_folder("llama", "none", max_position_embeddings=20, rope_parameters=rotary)
     backbone = load_backbone(folder, **EXACT)
     ids, mask = pad(DOCUMENTS, PAD)
-    hidden_states(backbone, ids[1:, :13], mask[1:, :13])
+    states_of(backbone, ids[1:, :13], mask[1:, :13])
     with pytest.raises(ModelError, match=r"more than 20 tokens depend on those before; lower it"):
-        hidden_states(backbone, ids, mask)
+        states_of(backbone, ids, mask)

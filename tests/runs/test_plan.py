@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from lib.errors import ParamsError
-from lib.model.memory import GPUS
 from lib.runs.plan import main, plan
+from lib.runs.rates import GPUS
 from lib.storage import ROOT
 
 

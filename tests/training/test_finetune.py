@@ -7,18 +7,20 @@ import pytest
 import torch
 from conftest import MINILM
 from torch._dynamo.utils import counters
-from torch.utils.checkpoint import checkpoint
 
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import choose_dtype
+from lib.model import memory
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
-from lib.model.fast import blocks as layers
-from lib.model.fast.blocks import checkpoint_layers, compile_layers, compiled_if_it_pays
+from lib.model.fast import blocks
+from lib.model.fast.blocks import wrap_for_compiling
+from lib.model.forward import maybe_compiled
 from lib.model.load import load_backbone
+from lib.model.memory import fit_into_memory
 from lib.training import trainer
 from lib.training.finetune import (
     evaluate_embedding,
@@ -69,7 +71,7 @@ def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, **change
 
 def checkpoint_all(monkeypatch):
     """Both layers, in micro-batches as large as ever."""
-    monkeypatch.setattr(layers, "fit_micro_batch", lambda _, num_tokens, **more: (num_tokens, 2))
+    monkeypatch.setattr(memory, "fit_micro_batch", lambda _, num_tokens, **more: (num_tokens, 2))
 
 
 @pytest.mark.parametrize("mode", ["mean", "last"])
@@ -89,14 +91,13 @@ def test_checkpointed_layers_train_as_others(
 
 def test_the_last_call_decides_which_layers_of_an_encoder_are_checkpointed(monkeypatch):
     encoder = load_backbone(MINILM, quantization="none")
-    kinds = [type(layer.forward).__name__ for layer in encoder.encoder.layer]
-    assert kinds == ["method"] * 6
+    layers = encoder.encoder.layer
     for count in (4, 2, 0, 3):
-        monkeypatch.setattr(layers, "fit_micro_batch", lambda *_, n=count, **more: (64, n))
-        checkpoint_layers(encoder, num_tokens=64, longest=9, memory_gib=1.0)
-        kinds = [type(layer.forward).__name__ for layer in encoder.encoder.layer]
-        assert kinds == ["partial"] * count + ["method"] * (6 - count)
-        assert not isinstance(getattr(encoder.encoder.layer[0].forward, "args", [0])[0], partial)
+        monkeypatch.setattr(memory, "fit_micro_batch", lambda *_, n=count, **more: (64, n))
+        fit_into_memory(encoder, num_tokens=64, longest=9, memory_gib=1.0)
+        checkpointed = [getattr(layer.forward, "checkpointed", False) for layer in layers]
+        assert checkpointed == [True] * count + [False] * (6 - count)
+        assert isinstance(layers[0].forward.original, MethodType)  # installed once
 
 
 def test_compiled_blocks_keep_no_dequantized_weight(make_backbone, live_nf4, monkeypatch):
@@ -106,7 +107,7 @@ def test_compiled_blocks_keep_no_dequantized_weight(make_backbone, live_nf4, mon
     backbone = make_backbone()
     model = EmbeddingModel(backbone, num_labels=2, mode="mean", compute_dtype=backbone.dtype)
     model = add_lora(model, r=2, alpha=4)
-    assert compile_layers(model, num_tokens=10**9)
+    assert wrap_for_compiling(model, num_tokens=10**9)
     torch._dynamo.reset()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
@@ -128,8 +129,7 @@ def test_compiled_blocks_train_and_predict_as_others(
 ):
     changes = {"num_epochs": 1}
     plain, history, _ = finetune(make_backbone, examples, tmp_path / "plain", **changes)
-    monkeypatch.setitem(layers.COMPILE_FROM, "16 bits", 0)
-    monkeypatch.setitem(layers.COMPILE_FROM, "32 bits", 0)
+    monkeypatch.setattr(blocks, "COMPILE_FROM", dict.fromkeys(blocks.COMPILE_FROM, 0))
     compiled, again, _ = finetune(make_backbone, examples, tmp_path / "compiled", **changes)
     np.testing.assert_allclose(again["loss"].dropna(), history["loss"].dropna(), rtol=0.03)
     np.testing.assert_allclose(compiled, plain, rtol=0.1, atol=0.1)
@@ -148,17 +148,15 @@ def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
     # What is compiled counts, not how.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     backbone = make_backbone(layers=3)
-    model = EmbeddingModel(
-        backbone, num_labels=2, mode=mode, adapted_layers=adapted, compute_dtype=backbone.dtype
-    )
+    model = EmbeddingModel(backbone, num_labels=2, mode=mode, compute_dtype=backbone.dtype)
     model = add_lora(model, r=2, alpha=4, last_layers=adapted)
-    assert compile_layers(model, num_tokens=10**9)
+    assert wrap_for_compiling(model, num_tokens=10**9)
     torch._dynamo.reset()
     counters.clear()
     for lengths in ((5, 7), (6, 9, 3), (11, 4), (8, 8, 8, 8)):
         input_ids, mask = pad([range(10, 10 + n) for n in lengths], 2)
         states = torch.zeros(sum(lengths), backbone.config.hidden_size, dtype=backbone.dtype)
-        model(input_ids, mask, lower=states if adapted < 3 else None).sum().backward()
+        model(input_ids, mask, cached_states=states if adapted < 3 else None).sum().backward()
     assert not counters["graph_break"]
     # The first block's input needs no gradient; a last one of which little is read is left out.
     assert counters["stats"]["unique_graphs"] == graphs
@@ -167,7 +165,7 @@ def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
 def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_backbone, monkeypatch):
     """Not what ran before: the same documents get the same scores, bit for bit."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(layers, "COMPILE_FROM", {"16 bits": 30, "32 bits": 30})
+    monkeypatch.setattr(blocks, "COMPILE_FROM", dict.fromkeys(blocks.COMPILE_FROM, 30))
     backbone = make_backbone()
     model = EmbeddingModel(backbone, num_labels=2, mode="mean", compute_dtype=backbone.dtype)
     model = add_lora(model, r=2, alpha=4)
@@ -179,7 +177,7 @@ def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_back
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs == [0, 1, 1, 1]
     assert np.array_equal(logits[0], logits[2])
-    with compiled_if_it_pays(model, 30):
+    with maybe_compiled(model, 30):
         model(*pad([range(10, 20)] * 3, 2)).sum().backward()
     assert counters["stats"]["unique_graphs"] == 3
     assert not counters["graph_break"]
@@ -188,12 +186,13 @@ def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_back
 def test_compiling_after_checkpointing_keeps_both(make_backbone, monkeypatch):
     model = make_backbone()
     checkpoint_all(monkeypatch)
-    checkpoint_layers(model, num_tokens=64, longest=9, memory_gib=1.0)
+    fit_into_memory(model, num_tokens=64, longest=9, memory_gib=1.0)
     for _ in range(2):
-        assert compile_layers(model, num_tokens=10**9)
+        assert wrap_for_compiling(model, num_tokens=10**9)
         for block in model.layers:
-            assert block.forward.func is checkpoint
-            assert not isinstance(block.forward.args[0], partial | MethodType)
+            assert block.forward.checkpointed
+            assert block.forward.compiled
+            assert isinstance(block.forward.original, MethodType)
 
 
 @pytest.mark.parametrize("packed", [False, True])
