@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from joblib import cpu_count
 from pydantic import Field, model_validator
 
-from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS
+from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS, SET_THRESHOLDS
 from lib.config.data import DataParams
 from lib.config.group import Count, Name, Positive, local_files
 from lib.config.groups import HeadParams, LoraParams, ModelParams, PromptParams, TrainParams
@@ -218,6 +218,16 @@ class InstructionParams(PromptParams, FinetuneParams):
             return tuple(d for d in SET_DECODINGS if d != "yes_no")
         return ("yes_no",) if self.num_epochs else SET_DECODINGS
 
+    @property
+    def uses_threshold(self) -> bool:
+        """True if label sets are those whose scores are above a threshold."""
+        return self.multi_label and self.decoding in SET_THRESHOLDS
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """True if the decoding gives a probability of every label."""
+        return self.decoding.startswith(("score", "yes_no"))
+
 
 class CompareParams(StudyParams):
     """Parameters of 05_compare: everything else is read from the runs of the study."""
@@ -242,17 +252,7 @@ def shared_values(params: StudyParams) -> dict[str, Any]:
     return {name: getattr(params, name) for name in DataParams.model_fields if name != "audit"}
 
 
-# Temporary, until every function takes its group whole.
-def _options(*names: str, **renamed: str):
-    return property(
-        lambda self: (
-            {n: getattr(self, n) for n in names}
-            | {new: getattr(self, old) for old, new in renamed.items()}
-        )
-    )
-
-
-DataParams.data_options = property(
+DataParams.data_options = property(  # until load_splits takes the group whole
     lambda self: (
         {
             n: getattr(self, n)
@@ -260,30 +260,5 @@ DataParams.data_options = property(
             if n not in ("data_seed", "label_names", "audit")
         }
         | {"seed": self.data_seed}
-    )
-)
-FinetuneParams.lora_options = _options(
-    "target_modules", lora_r="r", lora_alpha="alpha", lora_dropout="dropout",
-    lora_variant="variant", lora_layers="last_layers",
-)  # fmt: skip
-FinetuneParams.optimizer_options = _options(
-    "token_budget", "num_epochs", "batch_size", "learning_rate", "warmup_share", "weight_decay",
-    "eval_steps", "memory_gib", "seed",
-)  # fmt: skip
-EmbeddingParams.head_options = _options(pooling="mode", head="kind", head_bias="bias")
-InstructionParams.prompt_options = property(
-    lambda self: (
-        {
-            n: getattr(self, n)
-            for n in (
-                "instruction",
-                "labels_in_prompt",
-                "verbalizer",
-                "num_examples",
-                "multi_label",
-                "max_length",
-            )
-        }
-        | {"plain": self.template == "plain"}
     )
 )

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lib.config.arms import EmbeddingParams
+from lib.config.groups import HeadParams
 from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
@@ -19,7 +21,7 @@ class EmbeddingModel(nn.Module):
 
     Parameters
     ----------
-    num_labels, mode, kind, bias
+    params, num_labels
         See `PoolingHead`.
     compute_dtype
         Of the backbone's arithmetic; the head computes in float32.
@@ -30,24 +32,16 @@ class EmbeddingModel(nn.Module):
     def __init__(
         self,
         backbone: PreTrainedModel,
+        params: HeadParams,
         *,
         num_labels: int,
-        mode: str,
         compute_dtype: torch.dtype,
-        kind: str = "linear",
-        bias: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.config = backbone.config
         self.compute_dtype = compute_dtype
-        head = PoolingHead(
-            backbone.config.hidden_size,
-            num_labels,
-            mode,
-            kind=kind,
-            bias=bias,
-        )
+        head = PoolingHead(backbone.config.hidden_size, num_labels, params)
         self.head = head.to(backbone.device)
 
     def forward(
@@ -105,6 +99,19 @@ def predict_logits(
         return Scores(np.stack(results))
     values, labels = (np.stack(part) for part in zip(*results, strict=True))
     return Scores(values, labels, model.head.num_labels)
+
+
+def predict_probabilities(
+    model: nn.Module,
+    documents: Sequence[Sequence[int]],
+    params: EmbeddingParams,
+    cached_states: Sequence[np.ndarray] = (),
+) -> Scores:
+    """Probabilities of the labels of N tokenized documents: softmax, or sigmoid for label sets."""
+    logits = predict_logits(
+        model, documents, token_budget=params.token_budget, cached_states=cached_states
+    )
+    return logits.sigmoid() if params.multi_label else logits.softmax()
 
 
 def _in_batches(

@@ -15,9 +15,8 @@ fast/         the same states and gradients, sooner; `fast=False` switches all o
 from lib.model.adapters import add_lora, load_lora
 from lib.model.fast.cached_layers import cache_lower_layers
 from lib.model.forward import last_hidden_states, next_token_logits
-from lib.model.load import count_parameters, load_backbone, load_tokenizer
+from lib.model.load import count_parameters, load_backbone, load_config, load_tokenizer
 from lib.model.tokens import encode_documents
-from lib.model.weights import resolve_model
 
 __all__ = [
     "add_lora",
@@ -26,8 +25,8 @@ __all__ = [
     "encode_documents",
     "last_hidden_states",
     "load_backbone",
+    "load_config",
     "load_lora",
     "load_tokenizer",
     "next_token_logits",
-    "resolve_model",
 ]

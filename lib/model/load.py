@@ -64,6 +64,11 @@ def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(model_id: str) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    return AutoConfig.from_pretrained(resolve_model(model_id))
+
+
 def load_backbone(
     model_id: str,
     *,

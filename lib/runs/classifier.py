@@ -8,15 +8,8 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import torch
 import yaml
-from peft import PeftModel
-from safetensors.torch import load_model
-from safetensors.torch import save_model as save_weights
-from sklearn.base import BaseEstimator
-from sklearn.feature_extraction.text import TfidfVectorizer
-from torch import nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from lib.config.arms import (
     NOTEBOOK_PARAMS,
@@ -28,19 +21,14 @@ from lib.config.arms import (
 from lib.config.strict_yaml import parse_params
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
-from lib.runs.baselines import label_scores
-from lib.head.model import EmbeddingModel, predict_logits
+from lib.head.model import predict_probabilities
 from lib.machine import choose_device, choose_dtype
-from lib.model.adapters import load_lora
-from lib.model.load import load_backbone, load_tokenizer
+from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_documents, require_context
 from lib.prompt.decode import decode_labels
 from lib.prompt.listing import build_template
+from lib.runs.models import BASELINE, label_scores, load_arm_model
 from lib.runs.record import FINGERPRINTS, read_label_space
-from lib.storage import atomic_path
-
-WEIGHTS = "model.safetensors"
-BASELINE = "tfidf.joblib"
 
 
 @dataclass(frozen=True)
@@ -108,25 +96,6 @@ class Classifier:
             yield from self.predict(chunk)
 
 
-def save_model(model: nn.Module, folder: Path) -> None:
-    """Save what training changed: adapter and head, or every weight after full fine-tuning."""
-    with atomic_path(folder) as path:
-        path.mkdir()
-        if isinstance(model, PeftModel):
-            model.save_pretrained(path)
-        else:
-            save_weights(model, str(path / WEIGHTS))
-
-
-def save_baseline(
-    vectorizer: TfidfVectorizer, model: BaseEstimator, known: np.ndarray, folder: Path
-) -> None:
-    """Save TF-IDF, the classifier of its features, and (K,) the labels of its K classes."""
-    with atomic_path(folder) as path:
-        path.mkdir()
-        joblib.dump((vectorizer, model, known), path / BASELINE)
-
-
 def load_classifier(run_dir: str | Path) -> Classifier:
     """The classifier that a TF-IDF, embedding, encoder or instruction run has saved.
 
@@ -157,54 +126,28 @@ def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     return params, read_label_space(folder)
 
 
-def load_embedding(
-    params: EmbeddingParams, label_space: LabelSpace, folder: Path, *, unpack: bool = False
-) -> tuple[PreTrainedTokenizerBase, nn.Module]:
-    """A run's tokenizer and `EmbeddingModel`; with `unpack`, on weights that are not packed."""
-    tokenizer = load_tokenizer(params.model_id)
-    device = choose_device("cpu" if unpack else params.device)
-    dtype = choose_dtype(device, params.dtype)
-    backbone = load_backbone(
-        params.model_id,
-        quantization=params.quantization,
-        dtype=dtype if params.lora_r else torch.float32,
-        device=device,
-        bidirectional=params.bidirectional,
-        max_length=params.max_length,
-        memory_gib=params.memory_gib,
-        fast=params.fast,
-    )
-    if unpack and getattr(backbone, "is_quantized", False):
-        backbone = backbone.dequantize(dtype)
-    model: nn.Module = EmbeddingModel(
-        backbone, num_labels=len(label_space), compute_dtype=dtype, **params.head_options
-    )
-    if params.lora_r:
-        return tokenizer, load_lora(model, folder)
-    load_model(model, str(folder / WEIGHTS))
-    return tokenizer, model
-
-
 def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Callable:
     if params.method == "frozen":
         raise ValueError(f"{folder.parent}: a frozen embedding's regression is not kept")
-    vectorizer, model, known = joblib.load(folder / BASELINE)
+    vectorizer, model, learnable = joblib.load(folder / BASELINE)
 
     def score(texts: Sequence[str]) -> Scores:
-        return label_scores(model, vectorizer.transform(texts), known, len(label_space))
+        return label_scores(model, vectorizer.transform(texts), learnable, len(label_space))
 
     return score
 
 
 def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
-    tokenizer, model = load_embedding(params, label_space, folder)
+    device = choose_device(params.device)
+    dtype = choose_dtype(device, params.dtype)
+    tokenizer = load_tokenizer(params.model_id)
+    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
 
     def score(texts: Sequence[str]) -> Scores:
         documents = encode_documents(
             tokenizer, texts, max_length=params.max_length, add_special_tokens=True
         )
-        logits = predict_logits(model, documents, token_budget=params.token_budget)
-        return logits.sigmoid() if params.multi_label else logits.softmax()
+        return predict_probabilities(model, documents, params)
 
     return score
 
@@ -214,41 +157,27 @@ def _instruction_scores(
 ) -> Callable:
     if params.num_examples:
         raise ValueError(f"{folder.parent}: examples in prompts (num_examples) are not kept")
-    tokenizer = load_tokenizer(params.model_id)
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
-    model = load_backbone(
-        params.model_id,
-        quantization=params.quantization,
-        dtype=torch.float32 if params.num_epochs and not params.lora_r else dtype,
-        device=device,
-        head="lm",
-        max_length=params.max_length,
-        memory_gib=params.memory_gib,
-        fast=params.fast,
-    )
-    if params.num_epochs and params.lora_r:
-        model = load_lora(model, folder)
-    elif params.num_epochs:
-        load_model(model, str(folder / WEIGHTS))
-    template, called = build_template(tokenizer, model.config, label_space, **params.prompt_options)
+    tokenizer = load_tokenizer(params.model_id)
+    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
+    template, labels = build_template(tokenizer, model.config, label_space, params)
     scored = params.multi_label or params.decoding.startswith("score")
     strategy = params.decoding if scored else "score"
     generated = strategy == "generate"
     max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens if generated else 0
-
-    answer = max_new_tokens or max(len(template.answer_ids(text)) for text in called.texts)
+    answer = max_new_tokens or max(len(template.answer_ids(text)) for text in labels.texts)
     if strategy == "yes_no":
-        answer = max(len(template.question_ids(text)) for text in called.texts)
+        answer = max(len(template.question_ids(text)) for text in labels.texts)
 
     def score(texts: Sequence[str]) -> Scores:
         prompts = [template.render(text) for text in texts]
         require_context(model.config, max(map(len, prompts), default=0), answer)
         preds, scores = decode_labels(
             model,
-            template=template,
             prompts=prompts,
-            label_space=called,
+            template=template,
+            label_space=labels,
             strategy=strategy,
             multi_label=params.multi_label,
             max_new_tokens=max_new_tokens,
@@ -256,7 +185,7 @@ def _instruction_scores(
             compute_dtype=dtype,
         )
         answered = strategy == "steps"  # a set, whatever its labels' scores
-        return Scores(called.encode(preds).astype(np.float32)) if answered else scores
+        return Scores(labels.encode(preds).astype(np.float32)) if answered else scores
 
     return score
 

@@ -9,11 +9,14 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from lib.runs.classifier import load_embedding, read_run
-from lib.head.model import predict_logits
 from lib.config.arms import EmbeddingParams
-from lib.storage import atomic_path
+from lib.head.model import predict_logits
+from lib.machine import choose_dtype
+from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_documents
+from lib.runs.classifier import read_run
+from lib.runs.models import load_arm_model
+from lib.storage import atomic_path
 
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (chosen here)
 
@@ -42,7 +45,16 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
         raise ValueError(f"{run_dir}: only runs of 03_finetune_embedding can be exported")
     if other := {k: getattr(params, k) for k, v in wanted.items() if getattr(params, k) != v}:
         raise ValueError(f"{run_dir}: cannot be exported with {other}; it takes {wanted}")
-    tokenizer, model = load_embedding(params, label_space, Path(run_dir) / "model", unpack=True)
+    cpu = torch.device("cpu")
+    tokenizer = load_tokenizer(params.model_id)
+    model = load_arm_model(
+        params,
+        label_space,
+        device=cpu,
+        dtype=choose_dtype(cpu, params.dtype),
+        trained=Path(run_dir) / "model",
+        unpack=True,
+    )
     samples = encode_documents(
         tokenizer, label_space.texts, max_length=params.max_length, add_special_tokens=True
     )

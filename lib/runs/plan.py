@@ -16,23 +16,30 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from lib.prompt.answers import order_labels
-from lib.machine import GIB
-from lib.model.memory import ROW_BYTES, USABLE, Shape, activation_gib, fit_micro_batch, should_dequantize, unpacked_gib, weights_gib
-from lib.runs.rates import GPUS, Machine, measure_machine
+from lib.config.arms import BaselineParams, InstructionParams, StudyParams
+from lib.config.study import load_params, load_study, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
-from lib.machine import choose_device, choose_dtype, configure_process
-from lib.prompt.listing import build_template
+from lib.errors import InputError, ModelError
+from lib.machine import GIB, choose_device, choose_dtype, configure_process
 from lib.model.load import load_tokenizer
-from lib.config.arms import BaselineParams, InstructionParams, StudyParams
-from lib.errors import InputError
-from lib.prompt.template import NO, YES
-from lib.config.study import load_params, load_study, study_runs
+from lib.model.memory import (
+    ROW_BYTES,
+    USABLE,
+    Shape,
+    activation_gib,
+    fit_micro_batch,
+    should_dequantize,
+    unpacked_gib,
+    weights_gib,
+)
 from lib.model.tokens import encode_cached
-from lib.prompt.label_trie import LabelTrie
-from lib.errors import ModelError
 from lib.model.weights import resolve_model
+from lib.prompt.answers import order_labels
+from lib.prompt.label_trie import LabelTrie
+from lib.prompt.listing import build_template
+from lib.prompt.template import NO, YES
+from lib.runs.rates import GPUS, Machine, measure_machine
 
 
 def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.DataFrame:
@@ -114,7 +121,7 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     )  # fmt: skip
     forward = machine.infer_seconds(shape, train, r=r)
     seconds = 0.0
-    if epochs:  # checkpointed layers run forward twice, those below the adapters once (lib.model.fast.cached_layers)
+    if epochs:  # checkpointed layers run forward twice, those below the adapters once
         depth = shape.num_layers
         seconds = epochs * adapted / depth * machine.train_seconds(shape, train, r=r)
         seconds += (epochs * checkpointed + depth - adapted) / depth * forward
@@ -151,7 +158,7 @@ def _count_tokens(
         return train, held_out, 0, epochs
     names = LabelSpace.from_splits(splits, label_names=params.label_names)
     config = AutoConfig.from_pretrained(resolve_model(params.model_id))
-    template, labels = build_template(tokenizer, config, names, **params.prompt_options)
+    template, labels = build_template(tokenizer, config, names, params)
     prompt = len(template.prefix_ids) + len(template.suffix_ids)
     known = [len(template.answer_ids(*order_labels(x, labels))) for x in splits["train"]["labels"]]
     added, passes = len(template.suffix_ids) + max(known), 1.0
@@ -180,7 +187,9 @@ def _count_tokens(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: a table, or what is wrong in one line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.runs.plan", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.runs.plan", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("folder", help="params/<study>")
     parser.add_argument("--machine", choices=GPUS, help="a GPU; without it, this machine")
     parser.add_argument("--price", type=float, default=0.0, help="of an hour of the machine")

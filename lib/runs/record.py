@@ -9,21 +9,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from datasets import DatasetDict
-from torch import nn
-from transformers import PreTrainedModel
 
-from lib.machine import peak_memory_gib
+from lib.config.arms import StudyParams
 from lib.data.labels import LabelSpace
-from lib.model.load import count_parameters
 from lib.evaluation.metrics import run_metrics
 from lib.evaluation.scores import Scores
-from lib.storage import ROOT, modules_behind
-from lib.config.arms import StudyParams
-from lib.storage import atomic_path, code_fingerprint
+from lib.machine import GIB
 from lib.model.weights import model_fingerprint
+from lib.storage import ROOT, atomic_path, code_fingerprint, modules_behind
 
 KINDS = ("model", "data", "held_out", "code", "teacher")
 FINGERPRINTS = tuple(f"{of}_fingerprint" for of in KINDS)
@@ -140,33 +135,11 @@ def write_run(
     return metrics
 
 
-def measure_resources(
-    params: StudyParams, model: nn.Module, backbone: PreTrainedModel, dtype: torch.dtype
-) -> dict[str, Any]:
-    """The resources that every language-model run shares: parameters, memory, disk, precision.
-
-    The precision is that of the weights themselves (`lib.model.load`), whatever was asked.
-    """
-    trainable, total = count_parameters(model)
-    return {
-        "trainable_params": trainable,
-        "total_params": total,
-        "peak_memory_gib": peak_memory_gib(backbone.device),
-        "model_memory_gib": backbone.get_memory_footprint() / 2**30,
-        "model_disk_gib": saved_gib(params),
-        "device": backbone.device.type,
-        "num_threads": params.threads,
-        "dtype": str(dtype).removeprefix("torch."),
-        "quantization": backbone.quantization,
-        "nf4_share": backbone.nf4_share,
-    }
-
-
-def saved_gib(params: StudyParams) -> float | None:
-    """GiB of what the run has saved as its model; None if nothing."""
-    files = (params.run_dir / "model").rglob("*")
+def saved_gib(folder: Path) -> float | None:
+    """GiB of what a run has saved as its model; None if nothing."""
+    files = (folder / "model").rglob("*")
     saved = [file.stat().st_size for file in files if file.is_file()]
-    return sum(saved) / 2**30 if saved else None
+    return sum(saved) / GIB if saved else None
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
+from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
 from lib.config.choices import SET_THRESHOLDS
 from lib.data.labels import LabelSpace
 from lib.evaluation.metrics import f1_scores, tune_threshold
 from lib.evaluation.scores import Labels
 from lib.head.losses import HeadLoss
 from lib.head.model import predict_logits
-from lib.machine import GIB, NO_COST, Cost
+from lib.machine import GIB, NO_COST, Cost, meter
 from lib.model.forward import (
     last_hidden_states,
     maybe_compiled,
@@ -38,11 +39,19 @@ from lib.training.trainer import (
     spent_on_training,
 )
 
+TRAIN_RESOURCES = (
+    "train_seconds",
+    "train_joules",
+    "train_docs_per_second",
+    "train_tokens_per_second",
+)
+
 
 def finetune_embedding(
     model: nn.Module,
     examples: Sequence[Example],
     evaluate: Evaluate,
+    params: EmbeddingParams,
     *,
     head_loss: HeadLoss,
     **options: Any,
@@ -82,13 +91,15 @@ def finetune_embedding(
             batch.get("cached_states"),
         )
 
-    return _finetune(model, examples, loss, evaluate, **options)
+    rate = params.head_learning_rate
+    return _finetune(model, examples, loss, evaluate, params, head_rate=rate, **options)
 
 
 def finetune_instruction(
     model: nn.Module,
     examples: Sequence[Example],
     evaluate: Evaluate,
+    params: InstructionParams,
     *,
     compute_dtype: torch.dtype,
     **options: Any,
@@ -110,6 +121,10 @@ def finetune_instruction(
     ValueError
         A document has no supervised token, or nothing but supervised tokens.
     """
+    if not params.num_epochs:  # the model is asked as it is
+        return pd.DataFrame({"step": []}), dict.fromkeys(TRAIN_RESOURCES, 0.0) | {
+            "train_joules": 0 * meter(pretrained(model).device).joules  # NaN without a counter
+        }
     for example in examples:
         if not 0 < example["target"] < len(example["input_ids"]):
             raise ValueError(
@@ -120,10 +135,10 @@ def finetune_instruction(
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         return -answer_log_probs(model, batch, compute_dtype).sum()
 
-    answers = sum(sorted(e["target"] for e in examples)[-options["batch_size"] :])
-    rows = min(answers, options["token_budget"])
+    answers = sum(sorted(e["target"] for e in examples)[-params.batch_size :])
+    rows = min(answers, params.token_budget)
     logits_gib = rows * pretrained(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
-    return _finetune(model, examples, loss, evaluate, reserved_gib=logits_gib, **options)
+    return _finetune(model, examples, loss, evaluate, params, reserved_gib=logits_gib, **options)
 
 
 def answer_log_probs(
@@ -206,21 +221,14 @@ def _finetune(
     examples: Sequence[Example],
     loss: Callable[[nn.Module, Mapping[str, Any]], Tensor],
     evaluate: Evaluate,
+    params: FinetuneParams,
     *,
     output_dir: str | Path,
-    pad_token_id: int,
-    token_budget: int,
-    num_epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    head_learning_rate: float = 0.0,
-    warmup_share: float = 0.0,
-    weight_decay: float = 0.0,
-    eval_steps: int = 0,
-    memory_gib: float = 0.0,
+    cached: Sequence[np.ndarray] = (),
+    spent: Cost = NO_COST,
+    num_documents: int = 0,
+    head_rate: float = 0.0,
     reserved_gib: float = 0.0,
-    setup_cost: Cost = NO_COST,
-    seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
 
@@ -229,32 +237,29 @@ def _finetune(
     output_dir
         Checkpoints, one per epoch: the best and the last are kept. A checkpoint that is already
         there is resumed from; the result equals an uninterrupted run.
-    token_budget
-        Most tokens of a micro-batch (`lib.model.batches.micro_batches`).
-    batch_size
-        Documents per optimizer step.
-    head_learning_rate
-        Of a module called `head`; 0 for `learning_rate`.
-    warmup_share
-        Share of the steps over which the learning rate rises from 0.
-    eval_steps
-        Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
-    memory_gib
-        What the run should use; 0 for what the device has: see `fit_into_memory`.
-    reserved_gib
-        What training takes beside the model and what its layers keep.
-    setup_cost
-        Of passes over these documents before training (cached layers, a teacher); it counts as
+    cached
+        States below the first adapted layer, one (T, H) array per example; or none.
+    spent
+        Cost of these documents before training (cached layers, a teacher), which counts as
         training.
+    num_documents
+        Training documents, where examples are questions about them; 0 where both are the same.
+    head_rate
+        Learning rate of a module called `head`; 0 for that of all.
+    reserved_gib
+        Memory that training takes beside the model and what its layers keep.
     """
+    if len(cached):
+        examples = [e | {"cached_states": x} for e, x in zip(examples, cached, strict=True)]
+    num_epochs, batch_size = params.num_epochs, params.batch_size
     steps_per_epoch = math.ceil(len(examples) / batch_size)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=num_epochs,
         per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
+        learning_rate=params.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=round(warmup_share * steps_per_epoch * num_epochs),
+        warmup_steps=round(params.warmup_share * steps_per_epoch * num_epochs),
         max_grad_norm=1.0,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -266,8 +271,8 @@ def _finetune(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         report_to="none",
-        seed=seed,
-        data_seed=seed,
+        seed=params.seed,
+        data_seed=params.seed,
         use_cpu=next(model.parameters()).device.type == "cpu",
     )
     # Of several GPUs one is used: the base class would split batches over all of them.
@@ -276,39 +281,41 @@ def _finetune(
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
     batch_tokens = fit_into_memory(
         model,
-        num_tokens=min(token_budget, sum(longest)),
+        num_tokens=min(params.token_budget, sum(longest)),
         longest=longest[-1],
-        memory_gib=memory_gib,
+        memory_gib=params.memory_gib,
         reserved_gib=reserved_gib,
     )
-    callback = EvaluateEvery(eval_steps)
+    pad_token_id = pretrained(model).config.pad_token_id
+    collator = MicroBatchCollator(batch_tokens, pad_token_id, packed=skips_padding(model))
+    callback = EvaluateEvery(params.eval_steps)
     trainer = DocumentTrainer(
         model=model,
         args=arguments,
         train_dataset=examples,
         eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
-        data_collator=MicroBatchCollator(batch_tokens, pad_token_id, packed=skips_padding(model)),
+        data_collator=collator,
         loss=loss,
         evaluate=evaluate,
         optimizers=(
             torch.optim.AdamW(
                 parameter_groups(
                     model,
-                    learning_rate=learning_rate,
-                    head_learning_rate=head_learning_rate or learning_rate,
-                    weight_decay=weight_decay,
+                    learning_rate=params.learning_rate,
+                    head_learning_rate=head_rate or params.learning_rate,
+                    weight_decay=params.weight_decay,
                 ),
                 fused=True,
             ),
             None,
         ),
-        callbacks=[callback] if eval_steps else [],
+        callbacks=[callback] if params.eval_steps else [],
     )
     callback.trainer = trainer
     with maybe_compiled(model, tokens):
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
-    seconds, joules = setup_cost + spent_on_training(trainer.state.log_history)
-    documents = len(examples) * num_epochs
+    seconds, joules = spent + spent_on_training(trainer.state.log_history)
+    documents = (num_documents or len(examples)) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
     resources = {
         "train_seconds": seconds,

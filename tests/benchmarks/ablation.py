@@ -18,6 +18,7 @@ from peft.tuners import lora
 from torch import nn
 
 from lib.config.arms import StudyParams
+from lib.config.groups import HeadParams, LoraParams
 from lib.head.model import EmbeddingModel
 from lib.machine import configure_process
 from lib.model.adapters import add_lora
@@ -37,8 +38,10 @@ class Variant:
         backbone = load_backbone(
             MODEL_ID, dtype=DTYPE, memory_gib=0.1 if name == "4-bit weights kept" else 0.0
         )
-        model = EmbeddingModel(backbone, num_labels=8, mode="mean", compute_dtype=DTYPE)
-        self.model = add_lora(model, r=8, alpha=16).train()
+        model = EmbeddingModel(
+            backbone, HeadParams(pooling="mean"), num_labels=8, compute_dtype=DTYPE
+        )
+        self.model = add_lora(model, LoraParams(lora_r=8, lora_alpha=16)).train()
         if name in ("padding, transformers' eager", "padding, transformers' sdpa"):
             backbone.set_attn_implementation(name.split()[-1])
             self.compiled = False  # it is for packed models

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from lib.config.arms import StudyParams
+from lib.config.groups import HeadParams, LoraParams
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import (
@@ -88,9 +89,12 @@ class Ours:
 
     def adapt(self):
         model = EmbeddingModel(
-            self.backbone, num_labels=self.cases["num_labels"], mode="last", compute_dtype=DTYPE
+            self.backbone,
+            HeadParams(pooling="last"),
+            num_labels=self.cases["num_labels"],
+            compute_dtype=DTYPE,
         )
-        return add_lora(model, r=RANK, alpha=ALPHA)
+        return add_lora(model, LoraParams(lora_r=RANK, lora_alpha=ALPHA))
 
     def train(self, case: str, count: int, batch_size: int) -> dict:
         examples = [
@@ -134,7 +138,7 @@ class OursPrompt(Ours):
         return load_backbone(self.model_id, dtype=DTYPE, head="lm", max_length=512)
 
     def adapt(self):
-        return add_lora(self.backbone, r=RANK, alpha=ALPHA)
+        return add_lora(self.backbone, LoraParams(lora_r=RANK, lora_alpha=ALPHA))
 
     def rows(self, case: str) -> list:
         prompts, answers = self.cases[case]["prompts"], self.cases[case]["answers"]

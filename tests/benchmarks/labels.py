@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 
 from lib.config.arms import StudyParams
+from lib.config.groups import LoraParams
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
 from lib.machine import choose_device, choose_dtype, configure_process, describe_machine
@@ -70,7 +71,7 @@ def exhaustive(model, prompts, answers):
 
 def tune(model, template, splits, texts, dtype):
     """The model with adapters that have learnt to answer the training documents."""
-    model = add_lora(model, r=8, alpha=16, last_layers=LAYERS)
+    model = add_lora(model, LoraParams(lora_r=8, lora_alpha=16, lora_layers=LAYERS))
     pairs = [
         template.render_with_answer(text, texts[label])
         for text, (label,) in zip(splits["train"]["text"], splits["train"]["labels"], strict=True)

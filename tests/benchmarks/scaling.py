@@ -19,10 +19,12 @@ import pandas as pd
 import torch
 from contenders import DEVICE, DTYPE, MODEL_ID
 from gpu import SIZES, config_of
+from lib.runs.rates import measure_machine
 from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
 from lib.config.arms import StudyParams
+from lib.config.groups import HeadParams, LoraParams
 from lib.evaluation.metrics import f1_scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
@@ -34,7 +36,6 @@ from lib.model.load import load_backbone
 from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.weights import resolve_model
 from lib.report.figures.scores import save_figure, set_plot_style
-from lib.runs.rates import measure_machine
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
@@ -46,8 +47,10 @@ RANKS = [1, 8, 64]
 
 
 def adapted(backbone, *, r=8, num_labels=8):
-    model = EmbeddingModel(backbone, num_labels=num_labels, mode="mean", compute_dtype=DTYPE)
-    return add_lora(model, r=r, alpha=2 * r).train()
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="mean"), num_labels=num_labels, compute_dtype=DTYPE
+    )
+    return add_lora(model, LoraParams(lora_r=r, lora_alpha=2 * r)).train()
 
 
 def step_seconds(model, length: int) -> float:
@@ -94,7 +97,7 @@ def against_labels() -> list[dict]:
     """The head alone: pooled embeddings of 16 documents to gradients, with AdamW's step."""
     rows = []
     for num_labels in LABELS:
-        head = PoolingHead(576, num_labels, "mean").to(DEVICE)
+        head = PoolingHead(576, num_labels, HeadParams(pooling="mean")).to(DEVICE)
         optimizer = torch.optim.AdamW(head.parameters())
         states = torch.randn(16, 4, 576, device=DEVICE)
         mask = torch.ones(16, 4, dtype=torch.long, device=DEVICE)
@@ -123,7 +126,10 @@ def against_documents() -> list[dict]:
         vocab_size=100, pad_token_id=0,
     )  # fmt: skip
     model = EmbeddingModel(
-        AutoModel.from_config(config), num_labels=20, mode="mean", compute_dtype=torch.float32
+        AutoModel.from_config(config),
+        HeadParams(pooling="mean"),
+        num_labels=20,
+        compute_dtype=torch.float32,
     ).to(DEVICE)
     generator = np.random.default_rng(0)
     rows = []

@@ -2,6 +2,7 @@ import pytest
 from conftest import SMOLLM2
 from transformers import AutoConfig, LlamaConfig
 
+from lib.config.groups import LoraParams
 from lib.model.adapters import add_lora
 from lib.model.load import count_parameters, load_backbone
 from lib.model.memory import (
@@ -28,7 +29,10 @@ def shape():
 def test_shapes_are_those_of_the_model_with_its_weights(shape):
     model = load_backbone(SMOLLM2)
     assert shape.linear_params + shape.embedding_params == count_parameters(model)[1]
-    assert shape.lora_params(8) == count_parameters(add_lora(model, r=8, alpha=8))[0]
+    assert (
+        shape.lora_params(8)
+        == count_parameters(add_lora(model, LoraParams(lora_r=8, lora_alpha=8)))[0]
+    )
 
 
 def test_memory_of_weights_is_that_of_the_loaded_model(shape, live_nf4):

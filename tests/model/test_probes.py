@@ -7,6 +7,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from lib.config.groups import HeadParams, LoraParams
 from lib.errors import InputError, ModelError
 from lib.head.model import EmbeddingModel
 from lib.model import load as loader
@@ -174,9 +175,11 @@ def test_a_head_on_every_kind_of_backbone_trains_and_comes_back(make_folder, tmp
     def build():
         backbone = load_backbone(folder, **EXACT)
         torch.manual_seed(1)
-        return EmbeddingModel(backbone, num_labels=3, mode="mean", compute_dtype=torch.float32)
+        return EmbeddingModel(
+            backbone, HeadParams(pooling="mean"), num_labels=3, compute_dtype=torch.float32
+        )
 
-    model = add_lora(build(), r=2, alpha=4)
+    model = add_lora(build(), LoraParams(lora_r=2, lora_alpha=4))
     ids, mask = pad(DOCUMENTS, PAD)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert all(p.grad is None for p in trained.values())  # the first pass leaves none behind
@@ -222,7 +225,7 @@ def test_what_does_not_suit_is_refused_in_one_line_that_names_the_model(
 def test_a_model_that_takes_no_adapters_is_refused_in_one_line(make_folder):
     backbone = load_backbone(make_folder("mamba", "none", state_size=8), **EXACT)
     with pytest.raises(InputError, match=r"target_modules: MambaModel .* cannot be trained") as e:
-        add_lora(backbone, r=2, alpha=4)
+        add_lora(backbone, LoraParams(lora_r=2, lora_alpha=4))
     assert "\n" not in str(e.value)
 
 
@@ -237,7 +240,7 @@ def test_models_without_sdpa_keep_their_own_attention(make_folder, model_type):
 
 def test_a_layer_that_a_model_scales_in_place_takes_fused_adapters(make_folder):
     folder = make_folder("longformer", "none", attention_window=[4, 4], pad_token_id=1)
-    model = add_lora(load_backbone(folder, **EXACT), r=2, alpha=4)
+    model = add_lora(load_backbone(folder, **EXACT), LoraParams(lora_r=2, lora_alpha=4))
     ids, mask = pad(DOCUMENTS, 1)
     model(input_ids=ids, attention_mask=mask).last_hidden_state.sum().backward()
 
@@ -316,7 +319,7 @@ def test_of_a_model_with_a_vision_tower_the_text_model_is_taken(tmp_path, model_
             decoder_of(model)(input_ids=ids).last_hidden_state, rtol=1e-3, atol=1e-4,
         )  # fmt: skip
     score_labels(model, PROMPTS, ANSWERS, token_budget=60, compute_dtype=torch.float32)
-    adapted = add_lora(model, r=2, alpha=4)
+    adapted = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     fit_into_memory(adapted, num_tokens=64, longest=32, memory_gib=1.0)  # as training asks
     for head in ("none", "lm"):
         packed = load_backbone(str(tmp_path), quantization="nf4", device="cpu", head=head)
@@ -341,7 +344,7 @@ def test_a_quantized_checkpoint_is_what_it_is_or_is_refused(make_folder, tmp_pat
     assert model.quantization == stored
     assert (model.nf4_share > 0) == (stored == "nf4")
     if stored == "int8":  # fused adapters would read its bytes as numbers
-        adapted = add_lora(model, r=2, alpha=4)
+        adapted = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
         assert not [m for m in adapted.modules() if type(m).__name__.startswith("Fused")]
 
 

@@ -9,12 +9,10 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
-from lib.head.model import EmbeddingModel
 from lib.machine import choose_dtype
-from lib.model.adapters import add_lora
-from lib.model.load import load_backbone
-from lib.runs.classifier import load_classifier, save_model
+from lib.runs.classifier import load_classifier
 from lib.runs.export import export_classifier
+from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
@@ -39,15 +37,12 @@ def write(tmp_path, cut_model):
         )  # fmt: skip
         dtype = choose_dtype(torch.device("cpu"))
         torch.manual_seed(0)
-        model = EmbeddingModel(
-            load_backbone(params.model_id), num_labels=3, compute_dtype=dtype, **params.head_options
-        )
-        model = add_lora(model, **params.lora_options)
+        model = load_arm_model(params, SPACE, device=torch.device("cpu"), dtype=dtype)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "head" not in name:
                 torch.nn.init.normal_(parameter, std=0.03)
         folder = open_run(params)
-        save_model(model, folder / "model")
+        save_arm_model(model, params, folder / "model")
         part = Dataset.from_dict({"id": ["x"], "text": ["x"], "labels": [["alpha"]]})
         write_run(
             folder, label_space=SPACE, multi_label=mode == "multi", probabilities=True,

@@ -2,10 +2,10 @@ import shutil
 
 import pytest
 import yaml
+from lib.runs.rates import GPUS
 
 from lib.errors import ParamsError
 from lib.runs.plan import main, plan
-from lib.runs.rates import GPUS
 from lib.storage import ROOT
 
 

@@ -8,6 +8,8 @@ import torch
 from conftest import MINILM
 from torch._dynamo.utils import counters
 
+from lib.config.arms import EmbeddingParams, InstructionParams
+from lib.config.groups import HeadParams, LoraParams
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
@@ -32,7 +34,7 @@ from lib.training.trainer import MicroBatchCollator
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 OPTIONS = {
-    "pad_token_id": 2,
+    "max_length": 24,
     "token_budget": 64,
     "num_epochs": 2,
     "batch_size": 4,
@@ -51,10 +53,12 @@ def examples():
     ]
 
 
-def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, **changes):
+def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, head_loss=None, **changes):
     torch.manual_seed(0)
-    model = EmbeddingModel(make_backbone(), num_labels=2, mode=mode, compute_dtype=COMPUTE)
-    model = add_lora(model, r=4, alpha=8, dropout=dropout)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling=mode), num_labels=2, compute_dtype=COMPUTE
+    )
+    model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8, lora_dropout=dropout))
     documents = [e["input_ids"] for e in examples]
     truth = np.array([e["target"] for e in examples])
 
@@ -64,8 +68,15 @@ def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, **change
     def logits(model):
         return predict_logits(model, documents, token_budget=200).values
 
-    options = OPTIONS | {"output_dir": folder, "head_loss": HeadLoss("cross_entropy", 2)} | changes
-    history, resources = finetune_embedding(model, examples, evaluate, **options)
+    params = EmbeddingParams(**OPTIONS | changes)
+    history, resources = finetune_embedding(
+        model,
+        examples,
+        evaluate,
+        params,
+        head_loss=head_loss or HeadLoss("cross_entropy", 2),
+        output_dir=folder,
+    )
     return logits(model), history, resources
 
 
@@ -105,8 +116,10 @@ def test_compiled_blocks_keep_no_dequantized_weight(make_backbone, live_nf4, mon
     backend = "aot_eager_decomp_partition"  # what inductor keeps, without its kernels
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     backbone = make_backbone()
-    model = EmbeddingModel(backbone, num_labels=2, mode="mean", compute_dtype=backbone.dtype)
-    model = add_lora(model, r=2, alpha=4)
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="mean"), num_labels=2, compute_dtype=backbone.dtype
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     assert wrap_for_compiling(model, num_tokens=10**9)
     torch._dynamo.reset()
     kept = []
@@ -148,8 +161,10 @@ def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
     # What is compiled counts, not how.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     backbone = make_backbone(layers=3)
-    model = EmbeddingModel(backbone, num_labels=2, mode=mode, compute_dtype=backbone.dtype)
-    model = add_lora(model, r=2, alpha=4, last_layers=adapted)
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling=mode), num_labels=2, compute_dtype=backbone.dtype
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4, lora_layers=adapted))
     assert wrap_for_compiling(model, num_tokens=10**9)
     torch._dynamo.reset()
     counters.clear()
@@ -167,8 +182,10 @@ def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_back
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr(blocks, "COMPILE_FROM", dict.fromkeys(blocks.COMPILE_FROM, 30))
     backbone = make_backbone()
-    model = EmbeddingModel(backbone, num_labels=2, mode="mean", compute_dtype=backbone.dtype)
-    model = add_lora(model, r=2, alpha=4)
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="mean"), num_labels=2, compute_dtype=backbone.dtype
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     torch._dynamo.reset()
     counters.clear()
     graphs, logits = [], []
@@ -253,8 +270,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examp
         examples = [e | {"target": row} for e, row in zip(examples, probs, strict=True)]
     model = EmbeddingModel(
         make_backbone(quantization="none", dtype="float32"),
+        HeadParams(pooling="last"),
         num_labels=2,
-        mode="last",
         compute_dtype=torch.float32,
     )
     gradients = []
@@ -271,8 +288,10 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examp
 
 
 def test_the_head_learns_at_a_rate_of_its_own(make_backbone):
-    model = EmbeddingModel(make_backbone(), num_labels=2, mode="mean", compute_dtype=COMPUTE)
-    model = add_lora(model, r=2, alpha=4)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling="mean"), num_labels=2, compute_dtype=COMPUTE
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     groups = trainer.parameter_groups(
         model, learning_rate=1e-3, head_learning_rate=1e-2, weight_decay=0.1
     )
@@ -296,7 +315,12 @@ def test_rows_without_prompt_or_answer_are_refused(make_backbone, tmp_path, supe
     rows = [{"id": "d7", "input_ids": [1, 2, 3, 4, 5], "target": supervised}]
     with pytest.raises(ValueError, match=f"document d7: {supervised} of 5 tokens are supervised"):
         finetune_instruction(
-            None, rows, dict, compute_dtype=COMPUTE, output_dir=tmp_path, **OPTIONS
+            None,
+            rows,
+            dict,
+            InstructionParams(**OPTIONS),
+            compute_dtype=COMPUTE,
+            output_dir=tmp_path,
         )
 
 
@@ -305,10 +329,10 @@ def test_instruction_training_lowers_the_loss_of_the_answers(make_backbone, tmp_
         {"id": f"d{i}", "input_ids": [5, 6, 100 + i % 2, 7, 200 + i % 2, 2], "target": 2}
         for i in range(16)
     ]
-    model = add_lora(make_backbone("lm"), r=4, alpha=8)
+    model = add_lora(make_backbone("lm"), LoraParams(lora_r=4, lora_alpha=8))
     history, _ = finetune_instruction(
-        model, rows, lambda _: {"micro_f1": 0.0},
-        compute_dtype=COMPUTE, output_dir=tmp_path, **OPTIONS,
+        model, rows, lambda _: {"micro_f1": 0.0}, InstructionParams(**OPTIONS),
+        compute_dtype=COMPUTE, output_dir=tmp_path,
     )  # fmt: skip
     loss = history["loss"].dropna()
     assert loss.iloc[-1] < 0.5 * loss.iloc[0]
@@ -321,7 +345,9 @@ def test_label_sets_are_learnt_label_by_label(make_backbone, examples, tmp_path)
         e | {"target": np.flatnonzero(row).tolist()} for e, row in zip(examples, truth, strict=True)
     ]
     torch.manual_seed(0)
-    model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=COMPUTE)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling="mean"), num_labels=3, compute_dtype=COMPUTE
+    )
     documents = [e["input_ids"] for e in examples]
     before = torch.tensor(predict_logits(model, documents, token_budget=200).values)
     expected = torch.nn.BCEWithLogitsLoss(reduction="none")(before, torch.tensor(truth)).sum(1)
@@ -329,10 +355,12 @@ def test_label_sets_are_learnt_label_by_label(make_backbone, examples, tmp_path)
         evaluate_embedding, documents=documents, y_true=truth > 0, multi_label=True,
         token_budget=200,
     )  # fmt: skip
-    model = add_lora(model, r=4, alpha=8, dropout=0.0)
-    options = OPTIONS | {"output_dir": tmp_path, "num_epochs": 6, "batch_size": 16}
+    model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8, lora_dropout=0.0))
+    params = EmbeddingParams(**OPTIONS | {"num_epochs": 6, "batch_size": 16})
     head_loss = HeadLoss("cross_entropy", 3)
-    history, _ = finetune_embedding(model, examples, evaluate, head_loss=head_loss, **options)
+    history, _ = finetune_embedding(
+        model, examples, evaluate, params, head_loss=head_loss, output_dir=tmp_path
+    )
     assert history["loss"].dropna().iloc[0] == pytest.approx(float(expected.mean()), rel=0.02)
     assert history["eval_micro_f1"].max() > 0.9
 

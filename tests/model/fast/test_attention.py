@@ -17,6 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from lib.config.groups import HeadParams, LoraParams
 from lib.head.model import EmbeddingModel
 from lib.machine import mixed_precision
 from lib.model import forward
@@ -160,8 +161,8 @@ def test_rows_behind_a_shared_prefix_get_the_states_of_whole_rows(family):
 def step(path, dtype):
     """Logits and gradients of one training step of a small Llama on one of our paths."""
     backbone = make(FAMILIES["llama"]).to(dtype).requires_grad_(False)
-    model = EmbeddingModel(backbone, num_labels=3, mode="mean", compute_dtype=dtype)
-    model = add_lora(model, r=4, alpha=8).train()
+    model = EmbeddingModel(backbone, HeadParams(pooling="mean"), num_labels=3, compute_dtype=dtype)
+    model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8)).train()
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -207,8 +208,10 @@ def test_the_last_block_computes_only_what_is_read(family, mode, computed, monke
     def logits_and_gradients():
         backbone = make(FAMILIES[family]).requires_grad_(False)
         assert use_packing(backbone)
-        model = EmbeddingModel(backbone, num_labels=3, mode=mode, compute_dtype=torch.float32)
-        model = add_lora(model, r=4, alpha=8).train()
+        model = EmbeddingModel(
+            backbone, HeadParams(pooling=mode), num_labels=3, compute_dtype=torch.float32
+        )
+        model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8)).train()
         torch.manual_seed(1)
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -256,6 +259,6 @@ def test_autocast_reaches_the_fused_layers():
     with mixed_precision(torch.device("cpu"), torch.bfloat16):
         backbone = make(FAMILIES["llama"])
         use_packing(backbone)
-        model = add_lora(backbone, r=2, alpha=2)
+        model = add_lora(backbone, LoraParams(lora_r=2, lora_alpha=2))
         states = states_of(model, *pad(DOCUMENTS, 0), torch.bfloat16)
         assert states.isfinite().all()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModel, GPTNeoXConfig, GraniteConfig
 
+from lib.config.groups import HeadParams, LoraParams
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import Cost, choose_dtype
@@ -26,9 +27,9 @@ def _own_cache(tmp_path, monkeypatch):
 def make(make_backbone, *, adapted=1):
     torch.manual_seed(0)
     model = EmbeddingModel(
-        make_backbone(layers=3), num_labels=2, mode="mean", compute_dtype=COMPUTE,
-    )  # fmt: skip
-    return add_lora(model, r=4, alpha=8, last_layers=adapted)
+        make_backbone(layers=3), HeadParams(pooling="mean"), num_labels=2, compute_dtype=COMPUTE
+    )
+    return add_lora(model, LoraParams(lora_r=4, lora_alpha=8, lora_layers=adapted))
 
 
 def keep(model, documents=DOCUMENTS):
@@ -81,7 +82,7 @@ def test_a_prompts_training_is_that_of_the_whole_model(make_backbone, tmp_path):
     for use in (False, True):
         torch.manual_seed(0)
         backbone = make_backbone(head="lm", layers=3)
-        model = add_lora(backbone, r=4, alpha=8, last_layers=1)
+        model = add_lora(backbone, LoraParams(lora_r=4, lora_alpha=8, lora_layers=1))
         states, spent = keep(model)
         assert spent["train"].seconds > 0
         examples = [{"id": f"d{i}", "input_ids": d, "target": 1} for i, d in enumerate(DOCUMENTS)]
@@ -123,7 +124,9 @@ def test_layers_that_cannot_be_taken_apart_run_in_every_epoch(config, caplog):
     backbone = AutoModel.from_config(config).eval()
     assert use_packing(backbone)
     backbone.first_adapted_layer = 1
-    model = EmbeddingModel(backbone, num_labels=2, mode="mean", compute_dtype=torch.float32)
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="mean"), num_labels=2, compute_dtype=torch.float32
+    )
     with caplog.at_level("INFO", "lib"):
         assert keep(model, [[5, 6, 7], [8, 9]])[0] == {}
     assert "do not reproduce this model" in caplog.text
