@@ -32,7 +32,8 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
     origin |= dict.fromkeys(given, "given")
     last = str(files[-1]) if files else "given"
     notebook = values.get("notebook", "")
-    if notebook and notebook not in NOTEBOOK_PARAMS:
+    known = isinstance(notebook, str) and notebook in ("", *NOTEBOOK_PARAMS)
+    if not known:
         raise ParamsError(
             f"{origin['notebook']}: notebook: {notebook!r} is not a notebook of this study"
             + nearest(str(notebook), NOTEBOOK_PARAMS)

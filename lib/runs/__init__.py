@@ -9,19 +9,15 @@ classifier     a finished run as a classifier of new texts
 plan, export   the commands
 """
 
-from lib.runs.baselines import baseline_classifier, baseline_features, baseline_resources
+from lib.runs import baselines
 from lib.runs.classifier import load_classifier
-from lib.runs.models import label_scores, load_arm_model, save_arm_model, save_baseline
+from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.run import Run
 
 __all__ = [
     "Run",
-    "baseline_classifier",
-    "baseline_features",
-    "baseline_resources",
-    "label_scores",
+    "baselines",
     "load_arm_model",
     "load_classifier",
     "save_arm_model",
-    "save_baseline",
 ]
