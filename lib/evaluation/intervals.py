@@ -33,6 +33,7 @@ from lib.evaluation.resampling import AVERAGES, Preds
 from lib.evaluation.scores import Labels
 
 ALPHA = 0.05
+QUANTILES = (ALPHA / 2, 1 - ALPHA / 2)  # of resamples, for a 95 % interval
 NORMAL = 1.959964  # of the standard normal, at 1 - ALPHA / 2
 
 
