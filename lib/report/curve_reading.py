@@ -26,7 +26,7 @@ def describe_curves(
     table, curves, crossed
         Of `learning_curves`, `resample_curves` and `crossings`, the last two of the same average.
     """
-    sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.taught]))
+    sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.uses_training_data]))
     ends = [int(size) for size in dict.fromkeys((sizes[0], sizes[-1]))]
     lines = [_describe_leader(table, curves, size, average) for size in ends]
     lines += _describe_crossings(crossed)
@@ -45,7 +45,11 @@ def _describe_leader(
     table: pd.DataFrame, curves: Mapping[str, Curve], size: int, average: str
 ) -> str:
     """Who leads at a size, and what the others reach; which lead is certain is not told here."""
-    present = [name for name, curve in curves.items() if not curve.taught or size in curve.sizes]
+    present = [
+        name
+        for name, curve in curves.items()
+        if not curve.uses_training_data or size in curve.sizes
+    ]
     at_size = table[table["train_size"].isin([0, size]) & table["approach"].isin(present)]
     best, *others = at_size.sort_values(average, ascending=False).to_dict("records")
     level = [row["approach"] for row in others if row[average] == best[average]]
