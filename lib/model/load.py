@@ -33,7 +33,7 @@ from lib.model.memory import unpacks_once
 from lib.model.probes import Probes, alone_beyond, in_float32
 from lib.model.quantization import count_weights, nf4_share, stored_quantization
 from lib.model.tokens import require_rows
-from lib.model.weights import CACHE, resolve_model, unusable
+from lib.model.weights import resolve_model, unusable
 from lib.storage import computing_fingerprint
 
 log = logging.getLogger(__name__)
@@ -156,9 +156,9 @@ def load_backbone(
                 module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
-    probes = Probes(CACHE / "probes" / f"{_structure(model, how)}.json")
+    probes = Probes(_structure(model, how))
     model.probes = decoder_of(model).probes = probes
-    once = in_float32(model) if not probes.answers else nullcontext()
+    once = in_float32(model) if probes.is_new else nullcontext()
     try:
         if bidirectional:
             attend_both_ways(model)

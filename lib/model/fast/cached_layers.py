@@ -5,14 +5,11 @@ computed in one pass, kept on disk for every run that shares it, and training st
 same numbers for a part of the work.
 """
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,8 +19,7 @@ from lib.machine import meter, mixed_precision
 from lib.model.batches import micro_batches, pad
 from lib.model.fast.attention import hidden_states, is_packed
 from lib.model.fast.blocks import compiled_if_it_pays, only_layers
-from lib.model.weights import CACHE
-from lib.storage import atomic_path, computing_fingerprint
+from lib.storage import cached, computing_fingerprint, free_bytes, read_json
 
 log = logging.getLogger(__name__)
 
@@ -66,28 +62,25 @@ def lower_states(
     """
     num_tokens = sum(len(d) for documents in splits.values() for d in documents)
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
-    suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * _free_bytes()
+    suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * free_bytes()
     few = next(iter(splits.values()))[:2]
     if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
         return {}, dict.fromkeys(splits, np.zeros(2))
+    code = computing_fingerprint("model.fast.cached_layers", "model.load")  # made the backbone
+    rules = [fingerprint, backbone.device.type, str(backbone.dtype), first_layer,
+             torch.get_num_threads(), token_budget]  # both decide how sums are rounded  # fmt: skip
     states, spent = {}, {}
     for name, documents in splits.items():
-        content = joblib.hash([list(map(int, d)) for d in documents])
-        code = computing_fingerprint(
-            "model.fast.cached_layers", "model.load"
-        )  # the latter has made the backbone
-        rules = json.dumps(
-            [fingerprint, code, backbone.device.type, str(backbone.dtype), first_layer, content,
-             torch.get_num_threads(), token_budget]  # both decide how sums are rounded
-        )  # fmt: skip
-        file = CACHE / "lower" / f"{hashlib.sha256(rules.encode()).hexdigest()[:32]}.npy"
-        if not file.with_suffix(".json").exists():
+        documents = [list(map(int, document)) for document in documents]
+
+        def write(folder: Path, name: str = name, documents: list[list[int]] = documents) -> None:
             log.info("layers 1 to %d read %s once", first_layer, name)
-            _compute(file, backbone, documents, first_layer, compute_dtype, token_budget)
-        rows = np.load(file, mmap_mode="r")
-        ends = np.cumsum([len(d) for d in documents])
-        states[name] = np.split(rows, ends[:-1])
-        spent[name] = np.array(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+            _compute(folder, backbone, documents, first_layer, compute_dtype, token_budget)
+
+        folder = cached("lower", [rules, documents], write, code=code)
+        rows = np.load(folder / "states.npy", mmap_mode="r")
+        states[name] = np.split(rows, np.cumsum([len(d) for d in documents]))[:-1]
+        spent[name] = np.array(read_json(folder / "cost.json"))
     return states, spent
 
 
@@ -134,14 +127,8 @@ def _is_exact(
     return near
 
 
-def _free_bytes() -> int:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    disk = os.statvfs(CACHE)
-    return disk.f_bavail * disk.f_frsize
-
-
 def _compute(
-    file: Path,
+    folder: Path,
     backbone: PreTrainedModel,
     documents: Sequence[Sequence[int]],
     first_layer: int,
@@ -153,8 +140,8 @@ def _compute(
     starts = np.cumsum([0, *lengths])
     kind = np.float32 if backbone.dtype == torch.float32 else np.int16
     shape = (int(starts[-1]), backbone.config.hidden_size)
-    with atomic_path(file) as path, compiled_if_it_pays(backbone, shape[0]):
-        rows = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+    with compiled_if_it_pays(backbone, shape[0]):
+        rows = np.lib.format.open_memmap(folder / "states.npy", "w+", dtype=kind, shape=shape)
         for batch in micro_batches(lengths.tolist(), token_budget, packed=True):
             ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
             states = states_below(
@@ -168,5 +155,5 @@ def _compute(
             for i, part in zip(batch, states.split(lengths[batch].tolist()), strict=True):
                 rows[starts[i] : starts[i + 1]] = part.numpy()
         rows.flush()
-    with atomic_path(file.with_suffix(".json")) as path:
-        path.write_text(json.dumps(list(meter(backbone.device) - start)), encoding="utf-8")
+    cost = json.dumps(list(meter(backbone.device) - start))  # seconds and joules
+    (folder / "cost.json").write_text(cost, encoding="utf-8")
