@@ -32,7 +32,7 @@ from lib.model.parts import decoder_of, keep_text_only
 from lib.model.probes import Probes, alone_beyond, in_float32
 from lib.model.quantization import count_weights, nf4_share, stored_quantization
 from lib.model.tokens import require_rows
-from lib.model.weights import CACHE, resolve_model, unusable
+from lib.model.weights import resolve_model, unusable
 from lib.storage import computing_fingerprint
 
 log = logging.getLogger(__name__)
@@ -152,9 +152,7 @@ def load_backbone(
     _fix_arithmetic(model)
     model.requires_grad_(False)
     model.eval()
-    model.probes = decoder_of(model).probes = Probes(
-        CACHE / "probes" / f"{_structure(model, how)}.json"
-    )
+    model.probes = decoder_of(model).probes = Probes(_structure(model, how))
     try:
         _check(model, head=head, bidirectional=bidirectional)
     except Exception as error:
@@ -220,7 +218,7 @@ def _check(model: PreTrainedModel, *, head: str, bidirectional: bool) -> None:
     if bidirectional:
         disable_causal_mask(model)
     probes = model.probes
-    with in_float32(model) if not probes.answers else nullcontext():  # once, not for each of them
+    with in_float32(model) if probes.is_new else nullcontext():  # once, not for each of them
         if head == "lm":
             probes.ask("logits", lambda: check_logits(model))
         if model.fast and use_packing(model):

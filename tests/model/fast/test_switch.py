@@ -7,10 +7,10 @@ from conftest import SMOLLM2
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from lib import storage
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.model import add_lora, cache_lower_layers, last_hidden_states, load_backbone
 from lib.model.batches import pad
-from lib.model.fast import cached_layers
 from lib.model.fast.attention import is_packed
 from lib.model.fast.blocks import BlockForward, blocks_of
 from lib.model.fast.lora_linear import FUSED_LAYERS
@@ -102,7 +102,7 @@ def test_results_agree_within_rounding(model_id, results):
 
 def shortcuts(model, monkeypatch, cache):
     """Names of the shortcuts that a model with adapters takes."""
-    monkeypatch.setattr(cached_layers, "CACHE", cache)
+    monkeypatch.setattr(storage, "CACHE", cache)
     with maybe_compiled(model, 10**9):  # wraps blocks, compiles nothing
         pass
     states, _ = cache_lower_layers(
