@@ -1,17 +1,14 @@
 """Tables of labelled documents as people have them: files, packages and hub data sets."""
 
-import base64
 import difflib
-import hashlib
 import io
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import cache, partial
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +16,8 @@ import pandas as pd
 from datasets import ClassLabel, DownloadManager, Features, load_dataset, load_dataset_builder
 
 from lib.data.delimited import DELIMITERS, SHOWN, read_delimited, read_text
-from lib.errors import DataError
-from lib.storage import ROOT
+from lib.errors import DataError, InputError
+from lib.storage import ROOT, packaged_file
 
 SPLITS = ("train", "validation", "test")
 WHOLE = "document"  # the part of a file that is not split yet
@@ -29,44 +26,6 @@ TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
 WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 would be one
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
-
-
-def find_packaged(location: str) -> tuple[Path, str | None]:
-    """Path of `package:<python package>/<file or folder>`, and the SHA-256 its wheel records.
-
-    The package is looked up in the installed distributions and never imported. A folder has no
-    checksum of its own, so its second value is None.
-
-    Raises
-    ------
-    DataError
-        No installed distribution carries that file.
-    """
-    package, _, inner = location.removeprefix("package:").partition("/")
-    wanted = f"{package.replace('.', '/')}/{inner}"
-    owners = _owners().get(package.split(".")[0], [])
-    for owner in dict.fromkeys(owners):
-        for file in metadata.files(owner) or []:
-            if file.as_posix() == wanted:
-                digest = file.hash.value if file.hash and file.hash.mode == "sha256" else None
-                return Path(file.locate()), digest
-            if file.as_posix().startswith(f"{wanted}/"):
-                up = len(file.parts) - len(Path(wanted).parts)
-                return Path(file.locate()).parents[up - 1], None
-    raise DataError(f"{location}: no installed package carries {wanted}; run `make install`")
-
-
-@cache
-def _owners() -> Mapping[str, list[str]]:
-    """Distributions of each importable package: 0.2 s of reading and more."""
-    return metadata.packages_distributions()
-
-
-def urlsafe_sha256(path: Path) -> str:
-    """SHA-256 of a file as wheels record it: URL-safe base64 without padding (PEP 376)."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def read_parts(
@@ -123,11 +82,10 @@ def _located(sources: dict[str, str]) -> dict[str, Path]:
     paths = {}
     for part, location in sources.items():
         if location.startswith("package:"):
-            path, digest = find_packaged(location)
-            if digest is not None and urlsafe_sha256(path) != digest:
-                raise DataError(
-                    f"{path}: checksum differs from the installed package's; reinstall it"
-                )
+            try:
+                path = packaged_file(location)
+            except InputError as error:
+                raise DataError(str(error)) from None
         elif not (path := ROOT / location).is_file():
             raise DataError(f"{path}: no such data file")
         paths[part] = path

