@@ -1,7 +1,7 @@
 """Parameters that say where documents and labels stand."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -97,10 +97,3 @@ class DataParams(BaseModel):
         names = [dataset.replace("{split}", name) for name in self.split_names if name]
         names = dict.fromkeys([*names, self.label_names])
         return [file for name in names for file in local_files(name)]
-
-    @property
-    def data_options(self) -> dict[str, Any]:
-        """The keyword arguments of `lib.data.load.load_splits`."""
-        others = {"data_seed", "label_names", "audit"}
-        values = {name: getattr(self, name) for name in DataParams.model_fields.keys() - others}
-        return values | {"seed": self.data_seed}

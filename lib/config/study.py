@@ -130,6 +130,6 @@ def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
             raise ParamsError(f"{where} learns from nothing, so it has no run of each size")
         if getattr(other, "teacher", ""):
             raise ParamsError(f"{where} learns from {other.teacher!r} itself; name that one")
-        data = (params.data_options, params.label_names)
-        if data != (other.data_options, other.label_names):
+        names = DataParams.model_fields.keys() - {"audit"}
+        if any(getattr(params, name) != getattr(other, name) for name in names):
             raise ParamsError(f"{where} reads other documents or labels than {name!r}")
