@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from lib import storage
 from lib.config.data import DataParams
+from lib.data.load import load_splits
 from lib.model.load import load_backbone, load_tokenizer
 from lib.model.weights import resolve_model
 from lib.storage import ROOT
@@ -72,12 +73,14 @@ def live_nf4(monkeypatch):
 
 
 def data_params(dataset, **changes):
-    """Parameters of labelled documents: every document of the file, in columns `text` and `label`.
-
-    A value that no study could ask for is a `ValueError` in one line, as it is in a study.
-    """
+    """Parameters of labelled documents: all of a file's, in its columns `text` and `label`."""
     values = {"text_columns": ["text"], "label_column": "label", "num_train": 0} | changes
     return DataParams(dataset=str(dataset), **values)
+
+
+def load_documents(dataset, **changes):
+    """The splits of `data_params`."""
+    return load_splits(data_params(dataset, **changes))
 
 
 @pytest.fixture(params=["flipped", "cut", "removed"])

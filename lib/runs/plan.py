@@ -139,7 +139,7 @@ def _count_tokens(
     params: StudyParams, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[int], int, int]:
     """Tokens of each training document, each forward pass held out and a step's answers; epochs."""
-    splits = load_splits(**params.data_options)
+    splits = load_splits(params)
     splits = take_train(
         splits, params.train_size, multi_label=params.multi_label, seed=params.seeds[0]
     )

@@ -69,7 +69,7 @@ class Run:
         self.loads_model = getattr(params, "method", None) != "tfidf"
         self.device = choose_device(params.device if self.loads_model else "cpu")
         self.dtype = choose_dtype(self.device, getattr(params, "dtype", "auto"))
-        splits = load_splits(**params.data_options)
+        splits = load_splits(params)
         self.label_space = LabelSpace.from_splits(splits, label_names=params.label_names)
         self.splits = take_train(
             splits, params.train_size, multi_label=params.multi_label, seed=params.seed

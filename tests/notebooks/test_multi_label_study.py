@@ -110,7 +110,7 @@ def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study
     """TRAPS 21: a sigmoid for each label, not a softmax over them."""
     folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
     params = load_params(*(multi_label_study / f"params/multi/{n}.yaml" for n in ("common", arm)))
-    texts = load_splits(**params.data_options)["test"]["text"]
+    texts = load_splits(params)["test"]["text"]
     classifier, table = load_classifier(folder), read_predictions(folder)
     scores = classifier.predict_scores(texts)
     np.testing.assert_allclose(scores, np.stack(table["scores"]), atol=1e-2)
