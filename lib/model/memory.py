@@ -1,13 +1,5 @@
-"""What a run costs in arithmetic, memory and time, from the shapes of its model.
+"""Memory of a run, from the shapes of its model (tests/benchmarks/NOTES.md: estimates, runs)."""
 
-Time has two terms: arithmetic at the rate that the machine's matrix products reach, and traffic at
-its memory bandwidth. Both rates are measured (`measure_machine`) or taken from a data sheet
-(`GPUS`). How far estimates are from runs stands in tests/benchmarks/NOTES.md.
-"""
-
-import statistics
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,14 +8,10 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from lib.machine import memory_of
-
 GIB = 2**30
-# Elements that norms, rotary positions, activations, residuals, adapters and gradients read and
-# write for a token in a layer, as multiples of the hidden and of the intermediate size, and
-# elements kept for the backward pass. Fitted to SmolLM2-135M on CPUs and, in training, to shapes of
-# 1, 3 and 8 billion weights on one H200 (NOTES.md).
-TRAFFIC_TRAIN, TRAFFIC_INFER = {"cpu": (180, 120), "cuda": (90, 60)}, (40, 20)
+# Elements kept for the backward pass per token and layer, as multiples of the hidden and of the
+# intermediate size. Fitted to SmolLM2-135M on CPUs and to models of 1, 3 and 8 billion weights on
+# one H200 (NOTES.md).
 KEPT = {"cpu": (14, 4), "cuda": (9, 4)}
 BUSY_TOKENS = {"cpu": 512, "cuda": 2048}  # of a micro-batch, below which a token costs more
 USABLE = 0.9  # of a device's memory; the rest is the driver's and what does not fit together
@@ -89,33 +77,6 @@ class Shape:
     def lora_params(self, r: int) -> int:
         """Parameters of adapters of rank r on all linear layers."""
         return r * sum(o + i for o, i in self.linear)
-
-
-def inference_flops(shape: Shape, lengths: Sequence[int], *, r: int = 0) -> float:
-    """FLOPs of a forward pass over documents of these lengths in tokens.
-
-    2 (P + P_lora) for each token, P the weights of linear layers and P_lora those of adapters, and
-    4 D T (T + 1) / 2 for each document's causal attention in each layer, D its width (arXiv
-    2001.08361, table 1, halved because no token sees those after it).
-    """
-    products = 2 * (shape.linear_params + shape.lora_params(r)) * sum(lengths)
-    pairs = sum(t * (t + 1) / 2 for t in lengths)
-    return products + 4 * shape.attention_width * shape.num_layers * pairs
-
-
-def training_flops(shape: Shape, lengths: Sequence[int], *, r: int) -> float:
-    """FLOPs of a forward and backward pass over documents of these lengths in tokens.
-
-    Twice those of the forward pass where weights are frozen: 4 P a token, because they need the
-    gradient of their input alone. Three times for whatever trains: 6 P_lora a token, 6 P in full
-    fine-tuning (`r` = 0), and for attention, both of whose factors need a gradient. Computing
-    something again is not counted; the first input's gradient and an unread last block are.
-
-    Model FLOPs utilisation is this number over seconds times the rate of matrix products of the
-    model's shapes (arXiv 2204.02311, appendix B).
-    """
-    frozen = 2 * shape.linear_params * sum(lengths) if r else 0
-    return 3 * inference_flops(shape, lengths, r=r) - frozen
 
 
 def kept_gib(
@@ -203,99 +164,3 @@ def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) 
     linear = shape.linear_params * (NF4_BYTES if quantized else itemsize)
     adapters = (4 + OPTIMIZER_BYTES) * shape.lora_params(r or 0)
     return (linear + shape.embedding_params * itemsize + adapters) / GIB
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine's rates: `flops` in FLOP/s in its dtype, `bandwidth` in bytes/s, memory in GiB.
-
-    `device` is "cpu" or "cuda", `process_gib` what Python and its libraries take of that memory
-    before any model.
-    """
-
-    name: str
-    flops: float
-    bandwidth: float
-    memory_gib: float
-    itemsize: int = 2
-    device: str = "cuda"
-    process_gib: float = 0.0
-
-    def train_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int) -> float:
-        """Seconds to train on documents of these lengths once."""
-        hidden, intermediate = TRAFFIC_TRAIN[self.device]
-        traffic = hidden * shape.hidden + intermediate * shape.intermediate
-        return self._seconds(training_flops(shape, lengths, r=r), traffic, shape, lengths)
-
-    def infer_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int = 0) -> float:
-        """Seconds of a forward pass over documents of these lengths."""
-        traffic = TRAFFIC_INFER[0] * shape.hidden + TRAFFIC_INFER[1] * shape.intermediate
-        return self._seconds(inference_flops(shape, lengths, r=r), traffic, shape, lengths)
-
-    def _seconds(self, flops: float, elements: int, shape: Shape, lengths: Sequence[int]) -> float:
-        moved = elements * shape.num_layers * sum(lengths) * self.itemsize
-        return flops / self.flops + moved / self.bandwidth
-
-
-# Data sheets: dense FLOP/s and memory bandwidth, in bfloat16, but for the T4, which has none and
-# computes in float32. No run reaches them: half of the arithmetic and 80 % of the bandwidth are
-# assumed here, and were not measured.
-GPUS = {
-    "T4": Machine("T4", 0.5 * 8.1e12, 0.8 * 320e9, 16.0, itemsize=4),
-    "L4": Machine("L4", 0.5 * 121e12, 0.8 * 300e9, 24.0),
-    "A100": Machine("A100", 0.5 * 312e12, 0.8 * 1555e9, 40.0),
-    "H100": Machine("H100", 0.5 * 989e12, 0.8 * 3350e9, 80.0),
-}
-
-
-def measure_machine(
-    shape: Shape, *, device: torch.device, dtype: torch.dtype, seconds: float = 10.0
-) -> Machine:
-    """This machine's rates, measured for about so many seconds.
-
-    Arithmetic is the rate over all matrix products of one block's forward pass and of its input's
-    gradient, 2,048 rows each; bandwidth is that of copying 256 MiB.
-    """
-    kinds = [(o, i) for o, i in shape.linear[: max(1, len(shape.linear) // shape.num_layers)]]
-    operands = [
-        (
-            torch.randn(2048, i, device=device).to(dtype),
-            torch.randn(o, i, device=device).to(dtype),
-            torch.randn(2048, o, device=device).to(dtype),
-        )
-        for o, i in kinds
-    ]
-
-    def products() -> None:
-        for x, weight, grad in operands:
-            nn.functional.linear(x, weight)
-            grad @ weight
-
-    source = torch.zeros(2**26, device=device)
-    target = torch.empty_like(source)
-    per_block = median_seconds(products, seconds / 2, device)
-    per_copy = median_seconds(lambda: target.copy_(source), seconds / 2, device)
-    return Machine(
-        "this machine",
-        flops=2 * 2 * 2048 * sum(o * i for o, i in kinds) / per_block,
-        bandwidth=2 * source.nbytes / per_copy,
-        memory_gib=memory_of(device),
-        itemsize=dtype.itemsize,
-        device=device.type,
-        process_gib=PROCESS_GIB if device.type == "cpu" else 0.0,
-    )
-
-
-def median_seconds(work: Callable[[], object], budget: float, device: torch.device) -> float:
-    """Median seconds of a call, repeated until `budget` seconds are over, three times at least."""
-    work()
-    taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < budget:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)

@@ -37,10 +37,11 @@ from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
 from lib.machine import describe_machine, start_run
 from lib.model.load import load_tokenizer
-from lib.model.memory import Shape, kept_gib, measure_machine, training_flops, weights_gib
+from lib.model.memory import Shape, kept_gib, weights_gib
 from lib.model.tokens import encode_documents
 from lib.model.weights import resolve_model
 from lib.prompt.template import PromptTemplate
+from lib.runs.rates import measure_machine, training_flops
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"

@@ -28,12 +28,11 @@ from lib.model.memory import (  # fmt: skip
     Shape,
     fit_micro_batch,
     kept_gib,
-    measure_machine,
-    training_flops,
     unpacked_gib,
     unpacks_once,
     weights_gib,
 )
+from lib.runs.rates import measure_machine, training_flops
 from lib.storage import atomic_path
 
 SIZES = {  # hidden, intermediate, layers, heads, key heads, vocabulary: those of Llama 3
@@ -199,7 +198,7 @@ def run_size(size: str, folder: Path, limits: dict, add) -> None:
 
 
 def peak_estimate(shape: Shape, memory_gib: float) -> float:
-    """What `lib.runs.plan` says of ours, in GiB."""
+    """Memory of ours as `lib.runs.plan` estimates it, in GiB."""
     itemsize = DTYPE.itemsize
     quantized = not unpacks_once(unpacked_gib(shape, itemsize), memory_gib)
     weights = weights_gib(shape, r=RANK, quantized=quantized, itemsize=itemsize)

@@ -3,7 +3,7 @@
     make scaling
 
 The first four are measured on SmolLM2-135M in NF4 with our training step; the size of the model by
-the cost model of `model.memory` at this machine's measured rates, but for the 135M, which is both.
+the estimate of `lib.runs.rates` at this machine's measured rates, but for the 135M, which is both.
 Writes figures/bench/scaling.csv and scaling.png, .pdf and .caption.md.
 """
 
@@ -31,9 +31,10 @@ from lib.machine import describe_machine, peak_memory_gib, reset_peak_memory, st
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
 from lib.model.load import load_backbone
-from lib.model.memory import Shape, kept_gib, measure_machine, weights_gib
+from lib.model.memory import Shape, kept_gib, weights_gib
 from lib.model.weights import resolve_model
 from lib.report.figures.scores import save_figure, set_plot_style
+from lib.runs.rates import measure_machine
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
