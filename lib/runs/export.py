@@ -27,7 +27,6 @@ EXPORTABLE = {
     "pooling": "last",
     "head": "linear",
     "head_bias": False,
-    "mixed_layers": 1,
     "bidirectional": False,
 }
 
