@@ -34,6 +34,8 @@ ARMS = {
     "tfidf": "linear SVM on TF-IDF of words and word pairs (02)",
     "zero_shot": "the untrained model; its prompt lists the labels (04)",
 }
+SHOWN = ("embedding", "instruction", "encoder", "frozen", "tfidf")
+SHOTS = ("zero_shot", "few_shot", "instruction", "embedding")
 CASES = {
     "train_news": "training the head, 20 Newsgroups, up to 512 tokens",
     "train_patents": "training the head, patents, 128 tokens",
@@ -145,6 +147,7 @@ def rates() -> str:
     table = pd.read_csv(FIGURES / "learning_curve" / "rates.csv")
     names = {"embedding": "head", "instruction": "prompt"}
     means = table.pivot_table(index=["arm", "lora_r"], columns="learning_rate", values="micro_f1")
+    means = means.round(3)  # half to even: these are means of two numbers with three decimals
     rows = []
     for (arm, rank), row in means.iterrows():
         best = row.max()
