@@ -64,7 +64,7 @@ def make_backbone(cut_model):
 @pytest.fixture
 def live_nf4(monkeypatch):
     """Too little memory to dequantize: weights stay packed in 4 bits and are unpacked each pass."""
-    monkeypatch.setattr("lib.machine.memory_of", lambda device: 0.0)
+    monkeypatch.setattr("lib.model.load.memory_of", lambda device: 0.0)
 
 
 def snakemake(*arguments, folder, study="smoke", cores=2):

@@ -78,3 +78,15 @@ def test_every_score_that_readme_names_is_in_a_committed_table():
     for score in set(re.findall(r"\b0\.\d{2,}\b", README)):
         digits = len(score) - 2
         assert any(f"{x:.{digits}f}" == score for x in known), score
+
+
+@pytest.mark.parametrize("study", ["ablation_embedding", "ablation_embedding_sets"])
+def test_findings_keep_the_result_of_each_arm_that_left(study):
+    section = PAGES[-1].read_text(encoding="utf-8").partition("## What left, and why")[2]
+    section = section.partition("\n## ")[0]
+    table = pd.read_csv(ROOT / "figures" / study / "pairwise.csv").query("metric == 'micro_f1'")
+    arms = {file.stem for file in (ROOT / "params" / study).glob("*.yaml")}
+    left = table[~table["arm_a"].isin(arms)]
+    assert len(left)
+    for _, row in left.iterrows():
+        assert f"{row.delta:+.3f} ({row.low:+.3f} to {row.high:+.3f})" in section

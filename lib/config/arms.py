@@ -28,9 +28,9 @@ SizedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[1-9][0-
 
 # What parameters may be called; the modules that implement them import these.
 POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
-HEADS = ("linear", "mlp", "cosine")
+HEADS = ("linear", "mlp")
 LOSSES = ("cross_entropy", "focal", "asymmetric", "logit_adjusted")
-DECODINGS = ("generate", "greedy", "beam", "search", "score_length", "score_prior", "score")
+DECODINGS = ("generate", "greedy", "search", "score_length", "score_prior", "score")
 SET_DECODINGS = ("generate", "steps", "score", "yes_no")
 SET_THRESHOLDS = ("score", "yes_no")  # that give sets by a threshold on scores
 LORA_VARIANTS = ("lora", "rslora", "dora")
@@ -160,9 +160,7 @@ class FinetuneParams(StudyParams):
     lora_alpha: Positive = 16
     lora_dropout: Share = 0.0
     lora_variant: Literal[*LORA_VARIANTS] = "lora"
-    lora_init: Literal["zero", "loftq"] = "zero"
     lora_layers: Count = 0
-    lora_plus_ratio: Annotated[float, Field(ge=1)] = 1.0
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     num_epochs: Count = 3
     min_steps: Count = 0
@@ -180,13 +178,9 @@ class FinetuneParams(StudyParams):
                 f"lora_r: 0 asks for full fine-tuning, but {self.quantization} weights cannot be "
                 'trained; set lora_r or write quantization: "none"'
             )
-        if self.lora_init == "loftq" and self.quantization == "none":
-            raise ValueError('lora_init: "loftq" makes up for quantization, and there is none')
-        if self.lora_init == "loftq" and self.lora_variant == "dora":
-            raise ValueError('lora_init: "loftq" changes what "dora" takes its magnitudes from')
         if self.min_steps and not self.num_epochs:
             raise ValueError("min_steps: has no effect while num_epochs is 0")
-        adapted = ("lora_variant", "lora_init", "lora_layers", "lora_plus_ratio")
+        adapted = ("lora_variant", "lora_layers")
         for name in adapted if self.lora_r == 0 else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")
@@ -218,7 +212,7 @@ class FinetuneParams(StudyParams):
     def optimizer_options(self) -> dict[str, Any]:
         """The keyword arguments that `lib.training.finetune` shares between both approaches."""
         names = (
-            "token_budget num_epochs batch_size learning_rate lora_plus_ratio warmup_share "
+            "token_budget num_epochs batch_size learning_rate warmup_share "
             "weight_decay eval_steps memory_gib seed"
         )
         return {name: getattr(self, name) for name in names.split()}
@@ -230,11 +224,9 @@ class EmbeddingParams(FinetuneParams):
     arm: Name = "embedding"
     num_epochs: Positive = 3
     pooling: Literal[*POOLINGS, "attention"] = "mean"
-    mixed_layers: Positive = 1
     bidirectional: bool = False
     head: Literal[*HEADS] = "linear"
     head_bias: bool = True
-    head_init: Literal["random", "labels"] = "random"
     head_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     loss: Literal[*LOSSES] = "cross_entropy"
     class_weights: Literal["none", "balanced"] = "none"
@@ -254,8 +246,6 @@ class EmbeddingParams(FinetuneParams):
                 )
         if self.loss == "asymmetric" and not self.multi_label:
             raise ValueError('loss: "asymmetric" is for label sets (label_mode: "multi")')
-        if self.head == "mlp" and self.head_init == "labels":
-            raise ValueError('head_init: "labels" needs a head on the embedding itself, not "mlp"')
         return self
 
     @property
@@ -270,7 +260,6 @@ class EmbeddingParams(FinetuneParams):
             "mode": self.pooling,
             "kind": self.head,
             "bias": self.head_bias,
-            "mixed_layers": self.mixed_layers,
         }
 
 
@@ -281,14 +270,10 @@ class InstructionParams(FinetuneParams):
     instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
     template: Literal["chat", "plain"] = "chat"
     labels_in_prompt: bool = False
-    label_descriptions: str = ""
     verbalizer: Literal["text", "name", "code"] = "text"
-    label_order: Literal["label", "frequency", "shuffled"] = "label"
     num_examples: Count = 0
     example_choice: Literal["random", "balanced", "nearest"] = "random"
-    loss_on_prompt: bool = False
     decoding: Literal[*DECODINGS, *SET_DECODINGS[1:]] = "score"
-    num_beams: Positive = 4
     num_generated: Count = 100
 
     @model_validator(mode="after")
@@ -300,10 +285,6 @@ class InstructionParams(FinetuneParams):
             )
         if self.example_choice != "random" and not self.num_examples:
             raise ValueError("example_choice: has no effect while num_examples is 0")
-        if self.loss_on_prompt and not self.num_epochs:
-            raise ValueError("loss_on_prompt: has no effect while num_epochs is 0")
-        if self.label_descriptions and not self.labels_in_prompt:
-            raise ValueError("label_descriptions: has no effect while labels_in_prompt is false")
         return self
 
     @model_validator(mode="after")
@@ -317,11 +298,6 @@ class InstructionParams(FinetuneParams):
             )
         if self.decoding == "yes_no" and self.num_examples:
             raise ValueError('num_examples: examples answer with labels, not with "yes_no"')
-        if self.multi_label and self.num_beams != type(self).model_fields["num_beams"].default:
-            raise ValueError("num_beams: has no effect on label sets")
-        trains_sets = self.multi_label and self.num_epochs and self.decoding != "yes_no"
-        if self.label_order != "label" and not trains_sets:
-            raise ValueError("label_order: has no effect where no label sets are trained on")
         return self
 
     @property
@@ -343,17 +319,9 @@ class InstructionParams(FinetuneParams):
         return ("yes_no",) if self.num_epochs else SET_DECODINGS
 
     @property
-    def data_files(self) -> list[Path]:
-        """The local files that all parameters name, those that describe labels too."""
-        return super().data_files + local_files(self.label_descriptions)
-
-    @property
     def prompt_options(self) -> dict[str, Any]:
         """The keyword arguments of `lib.prompt.listing.build_template`."""
-        names = (
-            "instruction labels_in_prompt label_descriptions verbalizer num_examples multi_label "
-            "max_length"
-        )
+        names = "instruction labels_in_prompt verbalizer num_examples multi_label max_length"
         options = {name: getattr(self, name) for name in names.split()}
         return options | {"plain": self.template == "plain"}
 

@@ -1,13 +1,12 @@
 """A backbone with a pooling head, and what it predicts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
@@ -22,18 +21,13 @@ class EmbeddingModel(nn.Module):
 
     Parameters
     ----------
-    num_labels, mode, kind, bias, mixed_layers
+    num_labels, mode, kind, bias
         See `PoolingHead`.
     compute_dtype
         Of the backbone's arithmetic; the head computes in float32.
     adapted_layers
         How many of the last layers will train; 0 for all. What is below may then be computed
         beforehand (`lib.model.fast.cached_layers`).
-
-    Raises
-    ------
-    ValueError
-        More layers are to be mixed than the backbone has.
     """
 
     base_model_prefix = "backbone"  # where peft looks for the transformers model
@@ -47,31 +41,20 @@ class EmbeddingModel(nn.Module):
         compute_dtype: torch.dtype,
         kind: str = "linear",
         bias: bool = True,
-        mixed_layers: int = 1,
         adapted_layers: int = 0,
     ) -> None:
         super().__init__()
         depth = backbone.config.num_hidden_layers
-        if mixed_layers > depth:
-            raise ValueError(
-                f"mixed_layers: {mixed_layers} were asked for, but the model has {depth}"
-            )
-        if mixed_layers > 1:
-            # transformers records hidden states by hooks that it hangs on the blocks, once a model:
-            # the views of `only_layers` would each hang their own on the blocks that they share.
-            maybe_install_capturing_hooks(backbone)
         self.backbone = backbone
         self.config = backbone.config
         self.compute_dtype = compute_dtype
-        self.mixed_layers = mixed_layers
-        self.first_layer = depth - max(adapted_layers or depth, mixed_layers)
+        self.first_layer = depth - (adapted_layers or depth)
         head = PoolingHead(
             backbone.config.hidden_size,
             num_labels,
             mode,
             kind=kind,
             bias=bias,
-            mixed_layers=mixed_layers,
         )
         self.head = head.to(backbone.device)
 
@@ -90,15 +73,9 @@ class EmbeddingModel(nn.Module):
         states = self._states(input_ids, attention_mask, lower)
         return self.head(states, attention_mask, targets, loss)
 
-    def embed(
-        self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None
-    ) -> Tensor:
-        """Pooled embeddings, (B, H) float32, of right-padded (B, T) input; see `forward`."""
-        return self.head.embed(self._states(input_ids, attention_mask, lower), attention_mask)
-
     def _states(
         self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, ...]:
+    ) -> Tensor:
         backbone = self.backbone
         if lower is not None:
             backbone = only_layers(backbone, range(self.first_layer, len(backbone.layers)))
@@ -107,14 +84,8 @@ class EmbeddingModel(nn.Module):
             mixed_precision(input_ids.device, self.compute_dtype),
             reading_only(backbone, read[attention_mask.bool()]),
         ):
-            layers = hidden_states(
-                backbone,
-                input_ids,
-                attention_mask,
-                num_layers=self.mixed_layers,
-                inputs_embeds=lower,
-            )
-        return layers if self.mixed_layers > 1 else layers[0]
+            (states,) = hidden_states(backbone, input_ids, attention_mask, inputs_embeds=lower)
+        return states
 
 
 @torch.no_grad()
@@ -139,7 +110,7 @@ def predict_logits(
         each document are kept, in a sparse array.
     """
     model.eval()
-    results = _in_batches(model, documents, token_budget, model=model, lower=lower)
+    results = _in_batches(model, documents, token_budget, lower)
     if not isinstance(results[0], tuple):
         return np.stack(results)
     scores, labels = (np.concatenate(part) for part in zip(*results, strict=True))
@@ -147,24 +118,13 @@ def predict_logits(
     return csr_array((scores, labels, starts), shape=(len(documents), model.head.num_labels))
 
 
-@torch.no_grad()
-def predict_embeddings(
-    model: nn.Module, documents: Sequence[Sequence[int]], *, token_budget: int
-) -> np.ndarray:
-    """Pooled embeddings of an `EmbeddingModel`, (N, H) float32, for N tokenized documents."""
-    model.eval()
-    return np.stack(_in_batches(model.embed, documents, token_budget, model=model))
-
-
 def _in_batches(
-    forward: Callable[..., Tensor | tuple[Tensor, ...]],
+    model: nn.Module,
     documents: Sequence[Sequence[int]],
     token_budget: int,
-    *,
-    model: nn.Module,
-    lower: Sequence[np.ndarray] = (),
+    lower: Sequence[np.ndarray],
 ) -> list:
-    """What `forward` gives for each document, as arrays in their order."""
+    """The model's output for each document, as arrays in their order."""
     device = next(model.parameters()).device
     lengths = [len(d) for d in documents]
     outputs: list = [None] * len(documents)
@@ -172,7 +132,7 @@ def _in_batches(
         for batch in micro_batches(lengths, token_budget, packed=is_packed(model)):
             ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
             below = {"lower": join_states([lower[i] for i in batch]).to(device)} if lower else {}
-            result = forward(ids.to(device), mask.to(device), **below)
+            result = model(ids.to(device), mask.to(device), **below)
             if isinstance(result, tuple):
                 rows = zip(*(part.cpu().numpy() for part in result), strict=True)
             else:

@@ -6,17 +6,16 @@ from pathlib import Path
 import bitsandbytes as bnb
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lib.config.arms import LORA_VARIANTS
 from lib.errors import ModelError
 from lib.model.checks import check_training
-from lib.model.fast.lora_linear import FUSED_LAYERS, layer_weight
+from lib.model.fast.lora_linear import FUSED_LAYERS
 from lib.model.probes import probes_of
-from lib.model.weights import resolve_model, unusable
+from lib.model.weights import unusable
 
 HEAD_NAMES = ("head", "lm_head")
 # Kinds of linear layer whose weight the fused adapters know.
@@ -113,37 +112,6 @@ def _is_linear(module: nn.Module) -> bool:
     except (RuntimeError, TypeError, ValueError):
         return False
     return isinstance(out, torch.Tensor) and out.shape == (1, 1, module.out_features)
-
-
-@torch.no_grad()
-def init_loftq(model: PeftModel, model_id: str) -> None:
-    """Start adapters at what quantization has lost: s B A = the largest rank-r part of W - NF4(W).
-
-    One step of LoftQ (arXiv 2310.08659, algorithm 1) for a base that is quantized already, with a
-    randomised SVD (arXiv 0909.4061).
-
-    Parameters
-    ----------
-    model
-        With adapters, on an NF4 base, packed or dequantized once.
-    model_id
-        Where the weights W stand before quantization.
-    """
-    folder = resolve_model(model_id)
-    whole = AutoModel.from_pretrained(folder, dtype="auto")
-    weights = {name: m.weight for name, m in whole.named_modules() if isinstance(m, nn.Linear)}
-    for name, layer in model.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        original = next(w for key, w in weights.items() if name.endswith(f".{key}"))
-        base = layer_weight(layer.get_base_layer(), torch.float32)
-        lost = original.to(base) - base  # (out, in)
-        (adapter,) = layer.active_adapters
-        r = layer.r[adapter]
-        left, singular, right = torch.svd_lowrank(lost, q=min(2 * r, *lost.shape), niter=8)
-        root = (singular[:r] / layer.scaling[adapter]).sqrt()
-        layer.lora_A[adapter].weight.copy_(root[:, None] * right[:, :r].T)
-        layer.lora_B[adapter].weight.copy_(left[:, :r] * root)
 
 
 def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:

@@ -185,7 +185,6 @@ def decode_labels(
     strategy: str,
     multi_label: bool = False,
     max_new_tokens: int,
-    num_beams: int = 4,
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> tuple[list[list[str]], np.ndarray]:
@@ -197,8 +196,8 @@ def decode_labels(
         "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
         elsewhere, and an answer outside the set predicts nothing.
 
-        "greedy", "beam", "search": see `search_labels` with 1, `num_beams` and any number of beams;
-        scores are the probabilities of the labels that the search has finished, 0 elsewhere.
+        "greedy", "search": see `search_labels`; scores are the probabilities of the labels that
+        the search has finished, 0 elsewhere.
 
         "score": the label of highest likelihood (`score_labels`). "score_length": of highest mean
         log-probability a token. "score_prior": of highest likelihood relative to what the model
@@ -233,9 +232,9 @@ def decode_labels(
         sets = decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
         return label_space.decode(sets), scores
     label_texts = [template.answer_ids(text) for text in label_space.texts]
-    beams = {"greedy": 1, "beam": num_beams, "search": None}
-    if not multi_label and strategy in beams:
-        scores = search_labels(model, prompts, label_texts, num_beams=beams[strategy], **options)
+    if not multi_label and strategy in ("greedy", "search"):
+        greedy = strategy == "greedy"
+        scores = search_labels(model, prompts, label_texts, greedy=greedy, **options)
         return label_space.decode_best(scores), np.exp(scores)
     if not multi_label and strategy in ("score", "score_length", "score_prior"):
         scores = score_labels(model, prompts, label_texts, **options)

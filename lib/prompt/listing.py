@@ -1,17 +1,13 @@
 """What a prompt lists: labels, what they mean, and whether there is room for them."""
 
 import logging
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from lib.data.labels import LabelSpace, read_label_names
-from lib.errors import DataError
+from lib.data.labels import LabelSpace
 from lib.model.tokens import context_limit
 from lib.prompt.template import PromptTemplate
-from lib.storage import ROOT
 
 SPARE = 8  # tokens of a free answer beside its labels
 
@@ -25,7 +21,6 @@ def build_template(
     *,
     verbalizer: str = "text",
     labels_in_prompt: bool = False,
-    label_descriptions: str = "",
     num_examples: int = 0,
     max_length: int,
     **options: Any,
@@ -41,8 +36,6 @@ def build_template(
         See `LabelSpace.verbalized`.
     labels_in_prompt
         List all labels behind the instruction.
-    label_descriptions
-        A YAML (or JSON) file of `label: description` lines, listed with the labels.
     num_examples
         Answered documents in each prompt.
     options
@@ -51,9 +44,7 @@ def build_template(
     called = label_space.verbalized(verbalizer)
     options |= {"max_length": max_length, "none": called.none}
     if labels_in_prompt:
-        file = label_descriptions
-        descriptions = read_descriptions(ROOT / file, label_space) if file else {}
-        listed = label_list(called, label_space, descriptions)
+        listed = label_list(called, label_space)
         template = PromptTemplate.build(tokenizer, labels=listed, **options)
         answer = max(len(template.answer_ids(text)) for text in called.texts) + SPARE
         frame = len(template.prefix_ids) + len(template.suffix_ids)
@@ -68,34 +59,9 @@ def build_template(
     return PromptTemplate.build(tokenizer, **options), called
 
 
-def read_descriptions(path: Path, label_space: LabelSpace) -> dict[str, str]:
-    """Descriptions of labels from a YAML or JSON file of `label: description` lines.
-
-    Raises
-    ------
-    DataError
-        The file cannot be read, or names something that is no label.
-    """
-    descriptions = read_label_names(path)
-    if unknown := [name for name in descriptions if name not in label_space.names]:
-        raise DataError(
-            f"{path}: {unknown[0]!r} is no label of the data "
-            f"({', '.join(label_space.names[:3])} ...)"
-        )
-    return descriptions
-
-
-def label_list(
-    called: LabelSpace, label_space: LabelSpace, descriptions: Mapping[str, str]
-) -> list[str]:
-    """What a prompt lists: the texts of `called` and, in brackets, what they mean.
-
-    That is the text of `label_space` where they are codes, and the description of a label that has
-    one: "A (farming: growing plants)".
-    """
-    listed = []
-    for name, text, meaning in zip(called.names, called.texts, label_space.texts, strict=True):
-        notes = [meaning] * (meaning != text) + [descriptions.get(name, "")]
-        note = ": ".join(filter(None, notes))
-        listed.append(f"{text} ({note})" if note else text)
-    return listed
+def label_list(called: LabelSpace, label_space: LabelSpace) -> list[str]:
+    """Label texts for a prompt; a code is followed by its meaning in brackets: "A (farming)"."""
+    return [
+        text if meaning == text else f"{text} ({meaning})"
+        for text, meaning in zip(called.texts, label_space.texts, strict=True)
+    ]

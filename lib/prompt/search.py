@@ -28,7 +28,7 @@ def search_labels(
     prompts: Sequence[Sequence[int]],
     label_texts: Sequence[Sequence[int]],
     *,
-    num_beams: int | None,
+    greedy: bool,
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> np.ndarray:
@@ -43,19 +43,16 @@ def search_labels(
     ----------
     prompts, label_texts
         As in `score_labels`.
-    num_beams
-        1: greedy, the most probable token wherever labels part. k: beam search, the k most
-        probable beginnings are kept each round. None: best-first search (uniform-cost search);
-        each round extends the most probable beginning and what is nearly as probable (`FRONT`,
-        `NEAR`). Probabilities only fall along a path, so the first whole label that comes to the
-        front is the most probable of all: the argmax of `score_labels`, while what is less
+    greedy
+        True: the most probable token wherever labels part. False: best-first search (uniform-cost
+        search); each round extends the most probable beginning and what is nearly as probable
+        (`FRONT`, `NEAR`). Probabilities only fall along a path, so the first whole label that comes
+        to the front is the most probable of all: the argmax of `score_labels`, while what is less
         probable is never computed.
     token_budget
-        About how many tokens a batch of prompts holds, those of beams included; a best-first
+        About how many tokens a batch of prompts holds, those of answers included; a best-first
         search that goes back often holds more.
     """
-    if num_beams is not None and num_beams < 1:
-        raise ValueError(f"num_beams: {num_beams} is not positive")
     model = causal_lm(model).eval()
     trie = LabelTrie.build(label_texts)
     scores = np.full((len(prompts), len(label_texts)), -np.inf, dtype=np.float32)
@@ -64,15 +61,15 @@ def search_labels(
     trees = reads_trees(model, prompts, trie)
     trees = trees and probes_of(model).ask("branches", lambda: _branches_exactly(model))
     prefix, rests = prefill_shared(model, prompts, compute_dtype) if trees else (None, prompts)
-    # Each prompt has a column a beam and round in the cache.
-    added = (num_beams or FRONT) * max(trie.depths)
+    # Each prompt has a column per extended beginning and round in the cache.
+    added = (1 if greedy else FRONT) * max(trie.depths)
     for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
         of_batch = [list(rests[i]) for i in batch]
         if trees:
             branches = Branches(model, of_batch, trie, prefix, compute_dtype)
         else:
             branches = Recomputed(model, of_batch, trie, token_budget, compute_dtype)
-        found = _search(branches, trie, num_beams)
+        found = _search(branches, trie, greedy)
         for i, answers in zip(batch, found, strict=True):
             for answer in answers:
                 scores[i, answer.label] = answer.score
@@ -92,7 +89,7 @@ def _branches_exactly(model: PreTrainedModel) -> bool:
         try:
             prefix, rests = prefill_shared(model, prompts, dtype)
             trie = LabelTrie.build(answers)
-            found = _search(Branches(model, rests, trie, prefix, dtype), trie, None)
+            found = _search(Branches(model, rests, trie, prefix, dtype), trie, False)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
     off = [
@@ -103,9 +100,7 @@ def _branches_exactly(model: PreTrainedModel) -> bool:
     return max(off) <= SCORE_TOLERANCE[exact]
 
 
-def _search(
-    branches: Branches | Recomputed, trie: LabelTrie, num_beams: int | None
-) -> list[list[Answer]]:
+def _search(branches: Branches | Recomputed, trie: LabelTrie, greedy: bool) -> list[list[Answer]]:
     """The whole labels that the search for each of B prompts ends with, the best one among them."""
     children = _children(trie)
     chains = _chains(children)
@@ -129,7 +124,7 @@ def _search(
                     replace(answer, score=score + log_prob, node=node, label=label)
                     for log_prob, (_, node, label) in zip(ends, children[nodes[-1]], strict=True)
                 ]
-            pools[i] = sorted(pools[i], key=lambda answer: -answer.score)[:num_beams]
+            pools[i] = sorted(pools[i], key=lambda answer: -answer.score)[: 1 if greedy else None]
         unfinished = [row for row, i in enumerate(active) if pools[i][0].label < 0]
         if not unfinished:
             return [[answer for answer in pool if answer.label >= 0] for pool in pools]
@@ -137,8 +132,8 @@ def _search(
         active = [active[row] for row in unfinished]
         chosen = []
         for i in active:
-            front = pools[i][: num_beams or FRONT]
-            if num_beams is None:  # behind a whole label, none can be more probable than it
+            front = pools[i][: 1 if greedy else FRONT]
+            if not greedy:  # behind a whole label, none can be more probable than it
                 near = [answer for answer in front if answer.score >= front[0].score - NEAR]
                 front = list(takewhile(lambda answer: answer.label < 0, near))
             chosen.append([answer for answer in front if answer.label < 0])

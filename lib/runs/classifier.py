@@ -28,7 +28,7 @@ from lib.model.load import load_backbone, load_tokenizer
 from lib.evaluation.metrics import Scores, decode_sets, label_scores, sigmoid, softmax
 from lib.config.arms import NOTEBOOK_PARAMS, BaselineParams, EmbeddingParams, InstructionParams, StudyParams
 from lib.config.strict_yaml import parse_params
-from lib.runs.record import FINGERPRINTS, descriptions_fingerprint, read_label_space
+from lib.runs.record import FINGERPRINTS, read_label_space
 from lib.storage import atomic_path
 from lib.model.tokens import encode_documents, require_context
 
@@ -131,7 +131,7 @@ def load_classifier(run_dir: str | Path) -> Classifier:
     ------
     ValueError
         The folder holds no finished run, or one of a frozen embedding or with examples in its
-        prompts, which are not kept; or the descriptions of labels in its prompts have changed.
+        prompts, which are not kept.
     """
     folder = Path(run_dir)
     params, label_space = read_run(folder)
@@ -145,12 +145,9 @@ def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     if not (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    known = {key: values.pop(key) for key in FINGERPRINTS if key in values}
+    values = {key: value for key, value in values.items() if key not in FINGERPRINTS}
     kind = NOTEBOOK_PARAMS[values["notebook"]]
     params = parse_params(kind, values, source=str(folder / "params.yaml"))
-    described = getattr(params, "label_descriptions", "")
-    if described and descriptions_fingerprint(described) != known.get("descriptions_fingerprint"):
-        raise ValueError(f"{folder}: {described} has changed since this run; restore it")
     return params, read_label_space(folder)
 
 

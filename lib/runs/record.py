@@ -25,7 +25,7 @@ from lib.config.arms import StudyParams
 from lib.storage import atomic_path, code_fingerprint
 from lib.model.weights import model_fingerprint
 
-KINDS = ("model", "data", "held_out", "code", "descriptions", "teacher")
+KINDS = ("model", "data", "held_out", "code", "teacher")
 FINGERPRINTS = tuple(f"{of}_fingerprint" for of in KINDS)
 RESOURCE_KEYS = (
     "trainable_params",
@@ -199,18 +199,12 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
             content.update((ROOT / params.label_names).read_bytes())
     modules = modules_behind(notebook=params.notebook)
     reads_model = getattr(params, "method", None) != "tfidf"
-    described = getattr(params, "label_descriptions", "")
     return {
         "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
         "data_fingerprint": documents.hexdigest()[:16],
         "held_out_fingerprint": held_out.hexdigest()[:16],
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
-    } | ({"descriptions_fingerprint": descriptions_fingerprint(described)} if described else {})
-
-
-def descriptions_fingerprint(label_descriptions: str) -> str:
-    """A hash of the file that describes labels in prompts."""
-    return hashlib.sha256((ROOT / label_descriptions).read_bytes()).hexdigest()[:16]
+    }
 
 
 def read_runs(

@@ -215,7 +215,6 @@ def _finetune(
     batch_size: int,
     learning_rate: float,
     head_learning_rate: float = 0.0,
-    lora_plus_ratio: float = 1.0,
     warmup_share: float = 0.0,
     weight_decay: float = 0.0,
     eval_steps: int = 0,
@@ -237,9 +236,6 @@ def _finetune(
         Documents per optimizer step.
     head_learning_rate
         Of a module called `head`; 0 for `learning_rate`.
-    lora_plus_ratio
-        By how much the B matrices of adapters learn faster than the A matrices, which learn at
-        `learning_rate` (LoRA+, arXiv 2402.12354, section 4).
     warmup_share
         Share of the steps over which the learning rate rises from 0.
     eval_steps
@@ -301,7 +297,6 @@ def _finetune(
                     model,
                     learning_rate=learning_rate,
                     head_learning_rate=head_learning_rate or learning_rate,
-                    lora_plus_ratio=lora_plus_ratio,
                     weight_decay=weight_decay,
                 ),
                 fused=True,

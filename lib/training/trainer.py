@@ -150,7 +150,6 @@ def parameter_groups(
     *,
     learning_rate: float,
     head_learning_rate: float,
-    lora_plus_ratio: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
     """What trains, grouped by its learning rate; biases and norms do not decay."""
@@ -158,11 +157,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = learning_rate
-        if "head" in name.split("."):
-            rate = head_learning_rate
-        elif "lora_B" in name:
-            rate = learning_rate * lora_plus_ratio
+        rate = head_learning_rate if "head" in name.split(".") else learning_rate
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]

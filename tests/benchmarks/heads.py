@@ -43,14 +43,14 @@ def measure(num_labels: int, how: str) -> dict:
             before = peak_memory_gib(CPU)
         pooled = torch.randn(DOCUMENTS, WIDTH, requires_grad=True)
         start = time.perf_counter()
-        chunked_loss(pooled, head.rows(), head.bias, targets, loss).backward()
+        chunked_loss(pooled, head.weight, head.bias, targets, loss).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
         trained.append(time.perf_counter() - start)
     step_gib = peak_memory_gib(CPU) - before
     for _ in range(REPEATS):
         start = time.perf_counter()
-        chunked_top(pooled.detach(), head.rows(), head.bias, min(100, num_labels))
+        chunked_top(pooled.detach(), head.weight, head.bias, min(100, num_labels))
         predicted.append(time.perf_counter() - start)
     return {
         "labels": num_labels,

@@ -119,8 +119,8 @@ def measure(loaded, *, listed: bool) -> list[dict]:
     longest = max(map(len, prompts)) + NEW_TOKENS
     contenders = {
         "score": lambda: score_labels(model, prompts[:SCORED], answers, **options),
-        "search": lambda: search_labels(model, prompts, answers, num_beams=None, **options),
-        "greedy": lambda: search_labels(model, prompts, answers, num_beams=1, **options),
+        "search": lambda: search_labels(model, prompts, answers, greedy=False, **options),
+        "greedy": lambda: search_labels(model, prompts, answers, greedy=True, **options),
         "exhaustive": lambda: exhaustive(model, prompts[:1], answers[:EXHAUSTIVE]),
         "generate": lambda: generate_answers(
             model, template, prompts, max_new_tokens=NEW_TOKENS,

@@ -80,13 +80,6 @@ def test_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"label_descriptions": "a.yaml"}, "label_descriptions: has no effect while labels_in_pr"),
-        ({"label_order": "frequency"}, "label_order: has no effect where no label sets"),
-        ({"label_order": "shuffled", "label_mode": "multi", "num_epochs": 0}, "label_order: has"),
-        (
-            {"label_order": "frequency", "label_mode": "multi", "decoding": "yes_no"},
-            "label_order: has no effect",
-        ),
         ({"decoding": "yes_no"}, "'yes_no' does not answer with single labels"),
         (
             {"decoding": "yes_no", "label_mode": "multi", "num_epochs": 0, "num_examples": 2},

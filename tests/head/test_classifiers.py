@@ -107,17 +107,11 @@ def test_the_best_labels_of_chunks_are_the_best_of_all(monkeypatch):
 @pytest.mark.parametrize("kind", HEADS)
 def test_heads_give_a_logit_a_label_in_fp32_and_train_all_they_have(kind):
     head, pooled = build_head(kind, 6, 5), torch.randn(3, 6)
-    logits = functional.linear(head.features(pooled), head.rows(), head.bias)
+    logits = functional.linear(head.features(pooled), head.weight, head.bias)
     assert logits.shape == (3, 5)
     logits.square().sum().backward()
     assert all(p.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in head.parameters())
     assert build_head(kind, 6, 5, bias=False).bias is None
-
-
-def test_the_cosine_head_does_not_see_lengths():
-    head, pooled = build_head("cosine", 6, 5), torch.randn(3, 6)
-    torch.testing.assert_close(head.features(pooled), head.features(7 * pooled))
-    assert torch.allclose(head.rows().norm(dim=1), torch.ones(5))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +130,7 @@ def test_losses_that_do_not_fit_are_errors(arguments, message):
 def test_absent_classes_have_no_weight_and_unknown_heads_are_errors():
     with pytest.raises(ValueError, match=r"no weight for labels \[1\], which no training document"):
         HeadLoss.build("focal", [3, 0, 1], 4, multi_label=True, class_weights="balanced")
-    with pytest.raises(ValueError, match="head: 'tree' is not known; use linear, mlp, cosine"):
+    with pytest.raises(ValueError, match="head: 'tree' is not known; use linear, mlp"):
         build_head("tree", 6, 5)
 
 

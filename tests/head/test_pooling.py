@@ -5,8 +5,8 @@ from scipy.sparse import csr_array
 
 from lib.config.arms import POOLINGS
 from lib.data.labels import NUM_TOP
-from lib.head.model import EmbeddingModel, predict_embeddings, predict_logits
-from lib.head.pooling import AttentionPooling, LayerMix, PoolingHead, pool
+from lib.head.model import EmbeddingModel, predict_logits
+from lib.head.pooling import AttentionPooling, PoolingHead, pool
 from lib.machine import choose_dtype
 from lib.model.adapters import add_lora
 from lib.training.finetune import evaluate_embedding
@@ -58,36 +58,10 @@ def test_attention_pooling_starts_as_the_mean_learns_and_ignores_padding():
     assert all(p.grad.abs().sum() > 0 for p in attention.parameters())
 
 
-def test_mixed_layers_weigh_alike_at_first_whatever_their_scale():
-    layers = [torch.randn(2, 3, 8) * scale for scale in (1.0, 1e3)]
-    mixed = LayerMix(2)(layers)
-    unit = [x / x.square().mean(-1, keepdim=True).sqrt() for x in layers]
-    torch.testing.assert_close(mixed, (unit[0] + unit[1]) / 2, rtol=1e-4, atol=1e-4)
-
-
-def test_mixing_takes_the_last_layers_and_no_more_than_there_are(make_backbone):
-    model = EmbeddingModel(
-        make_backbone(), num_labels=3, mode="mean", mixed_layers=2, compute_dtype=COMPUTE
-    )
-    seen = []
-    model.head.mix.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0]))
-    predict_logits(model, DOCUMENTS, token_budget=99)
-    last = model.backbone(torch.tensor([DOCUMENTS[0]])).last_hidden_state
-    assert len(seen[0]) == 2
-    rows = [i for i, n in enumerate(sorted(map(len, DOCUMENTS))) if n == len(DOCUMENTS[0])]
-    torch.testing.assert_close(
-        seen[0][1][rows[0], : len(DOCUMENTS[0])], last[0], rtol=0.02, atol=0.05
-    )
-    with pytest.raises(ValueError, match="mixed_layers: 3 were asked for, but the model has 2"):
-        EmbeddingModel(
-            make_backbone(), num_labels=3, mode="mean", mixed_layers=3, compute_dtype=COMPUTE
-        )
-
-
 def test_of_many_labels_the_best_are_predicted_in_a_sparse_array(make_backbone, monkeypatch):
     model = EmbeddingModel(make_backbone(), num_labels=300, mode="mean", compute_dtype=COMPUTE)
     dense = predict_logits(model, DOCUMENTS, token_budget=99)
-    monkeypatch.setattr("lib.data.labels.DENSE_LABELS", 200)
+    monkeypatch.setattr("lib.head.pooling.DENSE_LABELS", 200)
     sparse = predict_logits(model, DOCUMENTS, token_budget=99)
     assert sparse.shape == dense.shape
     assert (sparse.count_nonzero(axis=1) == NUM_TOP).all()
@@ -99,18 +73,6 @@ def test_of_many_labels_the_best_are_predicted_in_a_sparse_array(make_backbone, 
         model, documents=DOCUMENTS, y_true=truth, multi_label=True, token_budget=99
     )
     assert 0 <= evaluated["micro_f1"] <= 1
-
-
-def test_label_names_start_the_head_at_their_embeddings(make_backbone):
-    model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=COMPUTE)
-    embeddings = predict_embeddings(model, DOCUMENTS, token_budget=99)
-    assert embeddings.shape == (3, 576)
-    model.head.init_labels(embeddings)
-    logits = predict_logits(model, DOCUMENTS, token_budget=99)
-    assert logits.argmax(1).tolist() == [0, 1, 2]
-    bias = model.head.classifier.bias.numpy(force=True)
-    spread = logits - bias - (logits - bias).mean(axis=1, keepdims=True)
-    assert spread.std() == pytest.approx(1, rel=1e-3)
 
 
 def test_all_padding_rows_and_unknown_modes_are_errors():

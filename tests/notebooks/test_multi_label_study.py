@@ -46,16 +46,15 @@ def multi_label_study(tmp_path_factory, cut_model) -> Path:
     )
     (folder / "params/multi/common.yaml").write_text(common)
     embedding = folder / "params/multi/embedding.yaml"
-    text = embedding.read_text().replace("lora_layers: 10", "mixed_layers: 2")
+    text = embedding.read_text().replace("lora_layers: 10\n", "")
     embedding.write_text(
-        text + 'pooling: "attention"\nhead: "cosine"\nhead_init: "labels"\nloss: "asymmetric"\n'
-        'lora_variant: "rslora"\nlora_init: "loftq"\nlora_plus_ratio: 4.0\n'
+        text + 'pooling: "attention"\nhead: "mlp"\nloss: "asymmetric"\nlora_variant: "rslora"\n'
     )
     frozen = folder / "params/multi/frozen.yaml"
     frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
     instruction = folder / "params/multi/instruction.yaml"
     text = instruction.read_text()
-    instruction.write_text(text + 'decoding: "generate"\nlabel_order: "shuffled"\n')
+    instruction.write_text(text + 'decoding: "generate"\n')
     asked = text.replace('arm: "instruction"', 'arm: "asked"') + 'decoding: "yes_no"\n'
     (folder / "params/multi/asked.yaml").write_text(asked)
     for file in (folder / "params/multi").glob("*.yaml"):

@@ -38,15 +38,15 @@ def test_notebooks_are_committed_without_outputs_and_define_no_classes(name):
     assert not any(re.search(r"^class |sys\.path", c.source, re.M) for c in code)
 
 
-STUDIES = sorted(path.name for path in (ROOT / "params").iterdir())
+STUDIES = {file.parent.name: file.parent for file in (ROOT / "params").rglob("common.yaml")}
 MODEL_ID = re.compile(r"package:[\w.]+/[\w./-]+|[\w.-]+/[\w.-]+")
 DATASET = re.compile(r"(package:|wipo:)?[\w./{}-]+")
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", sorted(STUDIES))
 def test_every_study_is_valid_and_its_ids_are_well_formed(study):
     """Also of studies that need a GPU, a download or data that is not here."""
-    folder = ROOT / "params" / study
+    folder = STUDIES[study]
     for file in sorted(folder.glob("*.yaml")):
         files = [folder / "common.yaml"] + ([file] if file.stem != "common" else [])
         params = load_params(*files)
@@ -57,10 +57,10 @@ def test_every_study_is_valid_and_its_ids_are_well_formed(study):
 
 @pytest.mark.parametrize("study", sorted(set(STUDIES) - {"quick", "smoke"}))
 def test_every_study_has_a_plan(study, tmp_path):
-    shutil.copytree(ROOT / "params" / study, tmp_path / "params" / study)
+    shutil.copytree(STUDIES[study], tmp_path / "params" / study)
     done = snakemake("--dry-run", folder=tmp_path, study=study)
     assert done.returncode == 0, done.stderr
-    for file in (ROOT / "params" / study).glob("*.yaml"):
+    for file in STUDIES[study].glob("*.yaml"):
         if file.stem != "common":
             assert re.search(f"/{study}/{file.stem}(@\\d+)?/seed-", done.stdout + done.stderr)
 

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from lib.config.arms import EmbeddingParams, InstructionParams
+from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
 from lib.head.model import EmbeddingModel
 from lib.machine import choose_dtype
@@ -14,7 +14,7 @@ from lib.model.adapters import add_lora
 from lib.model.load import load_backbone
 from lib.runs.classifier import load_classifier, save_model
 from lib.runs.export import export_classifier
-from lib.runs.record import RESOURCE_KEYS, descriptions_fingerprint, open_run, write_run
+from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
 TEXTS = [
@@ -97,20 +97,6 @@ def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):
     assert classifier.predict([]) == []
     with pytest.raises(ValueError, match="text 2 of 3 is empty; leave it out"):
         classifier.predict(["a", " \n", "b"])
-
-
-def test_a_prompt_whose_descriptions_have_changed_is_not_used(tmp_path):
-    file = tmp_path / "descriptions.yaml"
-    file.write_text("alpha: the first")
-    params = InstructionParams(
-        notebook="04_finetune_instruction", study="s", arm="a", runs_dir=str(tmp_path / "runs"),
-        labels_in_prompt=True, label_descriptions=str(file),
-    )  # fmt: skip
-    folder = open_run(params, descriptions_fingerprint=descriptions_fingerprint(str(file)))
-    (folder / "metrics.json").write_text("{}")
-    file.write_text("alpha: the last")
-    with pytest.raises(ValueError, match=r"descriptions\.yaml has changed since this run"):
-        load_classifier(folder)
 
 
 def test_what_transformers_cannot_express_is_not_exported(write, tmp_path):
