@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.config.study import load_params
-from lib.machine import start_run
+from lib.machine import configure_process
 from lib.runs.export import export_classifier
 from lib.runs.plan import measure_this_machine, plan
 from lib.runs.rates import GPUS
@@ -43,7 +43,7 @@ def _plan(options: argparse.Namespace) -> None:
     named = ROOT / "params" / options.study
     folder = named if named.is_dir() else Path(options.study)
     study = load_params(folder / "common.yaml")
-    start_run(seed=0, num_threads=study.threads)
+    configure_process(seed=0, num_threads=study.threads)
     machine = GPUS[options.machine] if options.machine else measure_this_machine(study)
     table = plan(folder, machine=machine, price=options.price)
     print(f"{machine.name}: {machine.flops / 1e12:.2f} TFLOP/s, "

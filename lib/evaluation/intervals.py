@@ -29,7 +29,8 @@ import pandas as pd
 from scipy.special import betainc, betaincinv, stdtrit
 
 from lib.evaluation.jackknife import SUPPORTED, Arm, measure_arms
-from lib.evaluation.resampling import AVERAGES, Labels, Preds
+from lib.evaluation.resampling import AVERAGES, Preds
+from lib.evaluation.scores import Labels
 
 ALPHA = 0.05
 NORMAL = 1.959964  # of the standard normal, at 1 - ALPHA / 2

@@ -15,13 +15,13 @@ from scipy.sparse import csr_array
 
 from lib.evaluation.resampling import (
     AVERAGES,
-    Labels,
     Preds,
     by_label,
     by_unit,
     group_codes,
     unit_counts,
 )
+from lib.evaluation.scores import Labels
 
 SUPPORTED = "macro_f1_supported"  # macro-F1 over those labels that have a test document
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from lib.evaluation.scores import Labels
+
 AVERAGES = ("micro_f1", "macro_f1")
 BLOCK = 2**19  # numbers of a block of resamples: it stays in the processor's cache (chosen here)
 
-Labels = np.ndarray | csr_array  # (N, C) bool
 Preds = np.ndarray | Sequence[Labels]  # (S, N, C) bool: dense, or S sparse (N, C)
 
 

@@ -11,8 +11,10 @@ from statsmodels.stats.multitest import multipletests
 
 from lib.evaluation.intervals import ALPHA, paired_interval, paired_spread
 from lib.evaluation.jackknife import measure_arms
+from lib.evaluation.metrics import sets_equal
 from lib.evaluation.power import min_detectable
-from lib.evaluation.resampling import AVERAGES, Labels, Preds, by_label, group_codes, randomization
+from lib.evaluation.resampling import AVERAGES, Preds, by_label, group_codes, randomization
+from lib.evaluation.scores import Labels
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
@@ -74,7 +76,7 @@ def compare_all(
     arms = measure_arms(y_true, y_preds, groups=groups)
     options = {"num_resamples": num_resamples, "groups": groups, "seed": seed}
     p_values = randomization(y_true, y_preds, pairs, **options)
-    correct = {arm: _correct(y_true, preds[0]) for arm, preds in y_preds.items()}
+    correct = {arm: sets_equal(y_true, preds[0]) for arm, preds in y_preds.items()}
     alone = group_codes(groups) is None
     counted = {
         arm: alone and len(p) == 1 and _one_label(y_true, p[0]) for arm, p in y_preds.items()
@@ -107,11 +109,6 @@ def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
 def distinguishable(pairwise: pd.DataFrame | pd.Series) -> pd.Series | bool:
     """Whether a row's arms differ: its 95 % interval excludes zero and Holm's p is below 0.05."""
     return (pairwise["low"] * pairwise["high"] > 0) & (pairwise["p_holm"] < ALPHA)
-
-
-def _correct(y_true: Labels, y_pred: Labels) -> np.ndarray:
-    """(N,) bool: the whole label set is right."""
-    return abs(by_label(y_true) - by_label(y_pred)).sum(axis=0) == 0
 
 
 def _one_label(*labels: Labels) -> bool:

@@ -13,9 +13,9 @@ import torch
 from transformers import PreTrainedModel
 
 from lib.head.pooling import pool
-from lib.machine import meter, mixed_precision, peak_memory_gib
+from lib.machine import GIB, Cost, meter, peak_memory_gib
 from lib.model.batches import micro_batches, pad
-from lib.model.fast.attention import hidden_states
+from lib.model.forward import hidden_layers
 from lib.model.load import count_parameters, load_backbone
 from lib.model.tokens import require_positions
 from lib.model.weights import CACHE, model_fingerprint
@@ -34,6 +34,7 @@ def frozen_features(
     dtype: torch.dtype,
     device: torch.device,
     token_budget: int,
+    fast: bool = True,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
     """Pooled hidden states of an untrained model, from one pass over tokenized documents.
 
@@ -48,7 +49,7 @@ def frozen_features(
         Modes of `lib.head.pooling.pool`.
     layers
         Hidden layers, counted from the end: 1 is the last, after the model's final norm.
-    quantization, dtype, device
+    quantization, dtype, device, fast
         See `lib.model.load.load_backbone`.
     token_budget
         Most tokens of a batch once padded.
@@ -75,6 +76,7 @@ def frozen_features(
         device.type,
         torch.get_num_threads(),  # it and the budget decide how sums are rounded
         token_budget,
+        fast,
     )
     kinds = [(mode, layer) for layer in layers for mode in poolings]
     backbone = None
@@ -90,6 +92,7 @@ def frozen_features(
                 dtype=dtype,
                 device=device,
                 max_length=max(map(len, documents)),
+                fast=fast,
             )
             require_positions(backbone.config, documents)
             _compute(folder, backbone, documents, missing, dtype, token_budget)
@@ -121,7 +124,7 @@ def _compute(
     folder.mkdir(parents=True, exist_ok=True)
     earlier = folder / "cost.json"  # of kinds that another run has asked for and finished
     finished = earlier.exists() and any(folder.glob("*.npy"))
-    before = np.array(json.loads(earlier.read_text())["spent"] if finished else (0.0, 0.0))
+    before = Cost(*json.loads(earlier.read_text())["spent"]) if finished else Cost()
     start = meter(backbone.device)
     shape = (len(documents), backbone.config.hidden_size)
     ending = f".unfinished-{os.getpid()}"
@@ -133,8 +136,7 @@ def _compute(
     for batch in micro_batches([len(d) for d in documents], token_budget):
         ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
         ids, mask = ids.to(backbone.device), mask.to(backbone.device)
-        with mixed_precision(backbone.device, dtype):
-            states = hidden_states(backbone, ids, mask, num_layers=deepest)
+        states = hidden_layers(backbone, ids, mask, num_layers=deepest, compute_dtype=dtype)
         for mode, layer in kinds:
             arrays[mode, layer][batch] = pool(states[-layer], mask, mode).cpu().numpy()
     cost = {
@@ -142,7 +144,7 @@ def _compute(
         "total_params": count_parameters(backbone)[1],
         "quantization": backbone.quantization,
         "nf4_share": backbone.nf4_share,
-        "model_memory_gib": backbone.get_memory_footprint() / 2**30,
+        "model_memory_gib": backbone.get_memory_footprint() / GIB,
         "peak_memory_gib": peak_memory_gib(backbone.device),
     }
     with atomic_path(folder / "cost.json") as path:

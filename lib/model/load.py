@@ -23,13 +23,12 @@ from transformers import (
 )
 
 from lib.errors import ModelError
-from lib.machine import choose_device, choose_dtype, memory_of
+from lib.machine import GIB, choose_device, choose_dtype, memory_of
+from lib.model.bidirectional import bidirectional_config, disable_causal_mask
 from lib.model.checks import check_logits, check_padding, reads_last_block
-from lib.model.fast.attention import attend_both_ways
-from lib.model.fast.attention import bidirectional as both_ways
 from lib.model.fast.packing import use_packing
-from lib.model.logits import decoder_of, keep_text_only
-from lib.model.memory import unpacks_once
+from lib.model.memory import should_dequantize
+from lib.model.parts import decoder_of, keep_text_only
 from lib.model.probes import Probes, alone_beyond, in_float32
 from lib.model.quantization import count_weights, nf4_share, stored_quantization
 from lib.model.tokens import require_rows
@@ -65,6 +64,11 @@ def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(model_id: str) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    return AutoConfig.from_pretrained(resolve_model(model_id))
+
+
 def load_backbone(
     model_id: str,
     *,
@@ -75,6 +79,7 @@ def load_backbone(
     bidirectional: bool = False,
     max_length: int = 512,
     memory_gib: float = 0.0,
+    fast: bool = True,
 ) -> PreTrainedModel:
     """The pretrained model in eval mode, frozen, with its pad token set.
 
@@ -90,14 +95,18 @@ def load_backbone(
     head
         "none": the backbone, which returns hidden states. "lm": with its language-model head.
     bidirectional
-        Let every token attend to those after it too: see `lib.model.fast.attention.bidirectional`.
+        Let every token attend to those after it too: see `bidirectional_config`.
     max_length
-        Longest input in tokens, where `model.fast.attention` cannot pack: up to 512 on a CPU plain
-        attention is then faster in training than the fused kernel, elsewhere `sdpa` is used.
+        Longest input in tokens. Up to 512 on a CPU, models that are not packed use plain attention,
+        which then trains faster than the fused kernel; elsewhere `sdpa`.
     memory_gib
-        What the run should use; 0 for all that the device has. Where `memory.unpacks_once` says
-        so, 4-bit weights are dequantized once instead of in every pass: the same values, bit for
-        bit, without the saving of memory.
+        Target of the run; 0 for what the device has. Where there is room (`should_dequantize`),
+        4-bit weights are dequantized once instead of in every pass: the same values, bit for bit,
+        without the saving of memory.
+    fast
+        Take the shortcuts of `lib.model.fast` where they are exact for the model, and that above.
+        False: padding, peft's own adapters and every layer in every pass; slower, and equal within
+        rounding.
 
     Raises
     ------
@@ -118,7 +127,7 @@ def load_backbone(
             config.get_text_config().pad_token_id = load_tokenizer(model_id).pad_token_id
         config.pad_token_id = config.get_text_config().pad_token_id
         if bidirectional:
-            config = both_ways(config)
+            config = bidirectional_config(config)
         options = {"dtype": dtype, "device_map": {"": device}}
         if device.type == "cpu" and max_length <= 512:
             options["attn_implementation"] = "eager"
@@ -136,9 +145,9 @@ def load_backbone(
             keep_text_only(model)
         share = nf4_share(model)
         how = f"NF4 ({share:.0%} of the weights)" if share else f"weights as stored ({stored})"
-        if share and stored == "none":
-            unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
-            if unpacks_once(unpacked, memory_gib or memory_of(device)):
+        if fast and share and stored == "none":
+            unpacked = count_parameters(model)[1] * dtype.itemsize / GIB
+            if should_dequantize(unpacked, memory_gib or memory_of(device)):
                 model = model.dequantize(dtype)
                 how += ", dequantized once"
         if several and head == "none":
@@ -156,16 +165,17 @@ def load_backbone(
                 module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
-    probes = Probes(CACHE / "probes" / f"{_structure(model, how)}.json")
+    probes = Probes(CACHE / "probes" / f"{_structure(model, how, fast)}.json")
     model.probes = decoder_of(model).probes = probes
+    model.fast = fast
     once = in_float32(model) if not probes.answers else nullcontext()
     try:
         if bidirectional:
-            attend_both_ways(model)
+            disable_causal_mask(model)
         with once:  # rather than for each of them
             if head == "lm":
                 probes.ask("logits", lambda: check_logits(model))
-            if use_packing(model):
+            if fast and use_packing(model):
                 several = alone_beyond(model) is None
                 probes.ask("reading", lambda: several and reads_last_block(model))
             else:
@@ -175,7 +185,7 @@ def load_backbone(
     log.info(
         "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,
         str(dtype).removeprefix("torch."), model.config._attn_implementation,
-        model.get_memory_footprint() / 2**30,
+        model.get_memory_footprint() / GIB,
     )  # fmt: skip
     return model
 
@@ -203,9 +213,9 @@ def _auto_class(config: PretrainedConfig, head: str) -> type:
     return AutoModelForCausalLM if text_alone else AutoModelForImageTextToText
 
 
-def _structure(model: PreTrainedModel, how: str) -> str:
+def _structure(model: PreTrainedModel, how: str, fast: bool) -> str:
     """A hash of what decides whether shortcuts are exact for a model: all but its weights."""
-    about = (type(model).__name__, model.config.to_json_string(), how, str(model.dtype),
+    about = (type(model).__name__, model.config.to_json_string(), how, str(model.dtype), fast,
              model.device.type, str(model.config._attn_implementation),
              computing_fingerprint("model.load", "model.adapters", "prompt.decode"))  # fmt: skip
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]

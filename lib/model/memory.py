@@ -1,5 +1,19 @@
-"""Memory of a run, from the shapes of its model (tests/benchmarks/NOTES.md: estimates, runs)."""
+"""Memory that a model takes, from its shapes; and training that fits into what there is.
 
+```
+allowed: `memory_gib`, or 90 % of the device
+|-- process --|-- weights, adapters, optimizer --|-- logits --|-- activations of a micro-batch --|
+                                                              |<---------- room_gib ------------>|
+too little room:  1. smaller micro-batches, while that costs little
+                  2. as large ones as before, and as few checkpointed layers as suffice
+                  3. all layers checkpointed, and smaller micro-batches after all
+```
+
+Constants without a source are our choices or, where a comment says so, fitted to measurements.
+tests/benchmarks/NOTES.md shows how far estimates are from runs.
+"""
+
+import logging
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,27 +22,32 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-GIB = 2**30
+from lib.machine import GIB, memory_of
+from lib.model.fast.blocks import blocks_of, checkpoint_blocks
+from lib.model.parts import first_adapted_layer, pretrained
+
+log = logging.getLogger(__name__)
+
 # Elements kept for the backward pass per token and layer, as multiples of the hidden and of the
-# intermediate size. Fitted to SmolLM2-135M on CPUs and to models of 1, 3 and 8 billion weights on
-# one H200 (NOTES.md).
+# intermediate size. Fitted to SmolLM2-135M on CPUs and to shapes of 1, 3 and 8 billion weights on
+# one H200; compiled blocks keep less (9 times the hidden size on a CPU; 6 and 3 times on a GPU).
 KEPT = {"cpu": (14, 4), "cuda": (9, 4)}
 BUSY_TOKENS = {"cpu": 512, "cuda": 2048}  # of a micro-batch, below which a token costs more
-USABLE = 0.9  # of a device's memory; the rest is the driver's and what does not fit together
-ROW_BYTES = 10  # of a logit that a loss is taken of, its fp32 copy and its gradient
+USABLE = 0.9  # of a device's memory; the rest is the driver's and lost to fragmentation
+ROW_BYTES = 10  # of a logit under a loss: itself, its fp32 copy and its gradient
 PROCESS_GIB = 0.9  # Python, torch and transformers, imported (measured)
-NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256  # weight, its block's 8-bit scale, that one's fp32 scale
+NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256  # weight, 8-bit scale of 64, fp32 scale of 256 scales
 OPTIMIZER_BYTES = 12  # of a weight that trains: fp32 gradient and AdamW's two moments
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides its costs.
+    """What decides the costs of a model.
 
     Attributes
     ----------
     linear
-        Both sides of every linear layer of its blocks.
+        (out, in) of every linear layer of its blocks.
     embedding_params
         Parameters outside them.
     lm_head_params
@@ -46,7 +65,7 @@ class Shape:
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
-        """Shapes of the model that the config describes, of any architecture, without weights."""
+        """Shape of the model that the config describes, of any architecture, without weights."""
         config = config.get_text_config()
         with torch.device("meta"):
             model = AutoModel.from_config(config)
@@ -56,6 +75,7 @@ class Shape:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         total = sum(p.numel() for p in model.parameters())
+        tied = getattr(config, "tie_word_embeddings", False)
         return cls(
             num_layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -64,9 +84,7 @@ class Shape:
             vocabulary=config.vocab_size,
             linear=linear,
             embedding_params=total - sum(o * i for o, i in linear),
-            lm_head_params=(not getattr(config, "tie_word_embeddings", False))
-            * config.vocab_size
-            * config.hidden_size,
+            lm_head_params=0 if tied else config.vocab_size * config.hidden_size,
         )
 
     @property
@@ -79,7 +97,32 @@ class Shape:
         return r * sum(o + i for o, i in self.linear)
 
 
-def kept_gib(
+def unpacked_gib(shape: Shape, itemsize: int) -> float:
+    """GiB of all weights where none is quantized."""
+    return (shape.linear_params + shape.embedding_params) * itemsize / GIB
+
+
+def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) -> float:
+    """GiB of the base model and of what trains, with gradients and AdamW's moments.
+
+    Adapters of rank r, everything (`r` = 0; 16 bytes per weight), or nothing (`r` = None).
+    """
+    if r == 0:
+        return unpacked_gib(shape, 4 + OPTIMIZER_BYTES)
+    linear = shape.linear_params * (NF4_BYTES if quantized else itemsize)
+    adapters = (4 + OPTIMIZER_BYTES) * shape.lora_params(r or 0)
+    return (linear + shape.embedding_params * itemsize + adapters) / GIB
+
+
+def should_dequantize(unpacked_gib: float, allowed_gib: float) -> bool:
+    """True if 4-bit weights are unpacked for good: where the run may use four times as much.
+
+    That leaves room for training.
+    """
+    return 4 * unpacked_gib <= allowed_gib
+
+
+def activation_gib(
     shape: Shape,
     *,
     num_tokens: int,
@@ -88,17 +131,15 @@ def kept_gib(
     num_layers: int = 0,
     checkpointed: int = 0,
 ) -> float:
-    """GiB that a micro-batch of so many tokens keeps from its forward for its backward pass.
+    """GiB that a micro-batch of `num_tokens` keeps from its forward for its backward pass.
 
-    On the CPU 14 times the hidden size (compiled, 9), on a GPU 9 times, and 4 times the
-    intermediate size (compiled, on a GPU, 6 and 3) for each token and each of the `num_layers` that
-    train (0: all); of the `checkpointed` ones among them the hidden size alone, and all of it for
-    one at a time.
+    `KEPT` elements for each token and each of the `num_layers` that train (0: all). Of the
+    `checkpointed` ones among them the hidden size alone is kept, and all of it for one at a time.
     """
     hidden, intermediate = KEPT[device]
-    a_layer = hidden * shape.hidden + intermediate * shape.intermediate
+    per_layer = hidden * shape.hidden + intermediate * shape.intermediate
     whole = (num_layers or shape.num_layers) - checkpointed + (checkpointed > 0)
-    return (a_layer * whole + shape.hidden * checkpointed) * num_tokens * itemsize / GIB
+    return (per_layer * whole + shape.hidden * checkpointed) * num_tokens * itemsize / GIB
 
 
 def fit_micro_batch(
@@ -111,23 +152,22 @@ def fit_micro_batch(
     device: str,
     room_gib: float,
 ) -> tuple[int, int]:
-    """Tokens of a micro-batch, and how many layers to checkpoint, to keep at most `room_gib`.
+    """Tokens of a micro-batch, and the number of layers to checkpoint, for `room_gib`.
 
-    Micro-batches get smaller as long as that costs little (`BUSY_TOKENS`). If it does not suffice,
-    they stay as large as they were, and layers are computed again in the backward pass (gradient
-    checkpointing, arXiv 1604.06174), as few as it takes at that size; if all are not enough,
-    micro-batches get smaller after all.
+    See the picture above; `BUSY_TOKENS` is the size down to which micro-batches may shrink first.
+    Checkpointing: arXiv 1604.06174.
 
     Parameters
     ----------
     num_tokens, longest
-        Most tokens of a micro-batch, and those of the longest document, which it has to hold.
+        Tokens of the largest micro-batch that is wanted, and of the longest document, which a
+        micro-batch has to hold.
     num_layers
         How many of the model's layers train.
     """
 
     def kept(tokens: int, checkpointed: int) -> float:
-        return kept_gib(
+        return activation_gib(
             shape, num_tokens=tokens, itemsize=itemsize, device=device, num_layers=num_layers,
             checkpointed=checkpointed,
         )  # fmt: skip
@@ -141,26 +181,40 @@ def fit_micro_batch(
     return max(longest, int(room_gib / kept(1, num_layers))), num_layers
 
 
-def unpacked_gib(shape: Shape, itemsize: int) -> float:
-    """GiB of all weights where none is quantized."""
-    return (shape.linear_params + shape.embedding_params) * itemsize / GIB
+def fit_into_memory(
+    model: nn.Module, *, num_tokens: int, longest: int, memory_gib: float, reserved_gib: float = 0.0
+) -> int:
+    """Tokens of a micro-batch with which training fits into memory; checkpoints layers if need be.
 
-
-def unpacks_once(gib: float, allowed_gib: float) -> bool:
-    """Whether 4-bit weights that take `gib` unpacked are unpacked for good.
-
-    They are where the run may use four times as much, which leaves room for training.
+    Parameters
+    ----------
+    num_tokens, longest
+        See `fit_micro_batch`.
+    memory_gib
+        Target of the run; 0 for what the device has. Nothing stops a run that exceeds it.
+    reserved_gib
+        What else training takes, such as logits.
     """
-    return 4 * gib <= allowed_gib
-
-
-def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) -> float:
-    """GiB of the base model and of what trains, with gradients and AdamW's moments.
-
-    Adapters of rank r, everything (`r` = 0; 16 bytes a weight), or nothing (`r` = None).
-    """
-    if r == 0:
-        return unpacked_gib(shape, 4 + OPTIMIZER_BYTES)
-    linear = shape.linear_params * (NF4_BYTES if quantized else itemsize)
-    adapters = (4 + OPTIMIZER_BYTES) * shape.lora_params(r or 0)
-    return (linear + shape.embedding_params * itemsize + adapters) / GIB
+    base = pretrained(model)
+    device = base.device.type
+    # Room: what is allowed, without the process, the model and its optimizer.
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    allowed = memory_gib or USABLE * memory_of(base.device)
+    taken = (base.get_memory_footprint() + trained * OPTIMIZER_BYTES) / GIB + reserved_gib
+    taken += PROCESS_GIB if device == "cpu" else 0.0
+    # Activations are kept from the first adapted layer on.
+    first, depth = first_adapted_layer(model), base.config.get_text_config().num_hidden_layers
+    fitting, count = fit_micro_batch(
+        Shape.from_config(base.config), num_tokens=num_tokens, longest=longest,
+        num_layers=depth - first, itemsize=base.dtype.itemsize, device=device,
+        room_gib=allowed - taken,
+    )  # fmt: skip
+    if count and len(blocks_of(base)) != depth:
+        log.warning("%s does not mark its layers (GradientCheckpointingLayer): training without "
+                    "gradient checkpointing", type(base).__name__)  # fmt: skip
+        return fitting
+    if fitting < num_tokens or count:
+        log.info("for %.1f GiB: micro-batches of %d tokens, gradient checkpointing of %d layers",
+                 allowed, fitting, count)  # fmt: skip
+    checkpoint_blocks(base, range(first, first + count))
+    return fitting

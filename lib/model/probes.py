@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lib.model.parts import pretrained
+
 WINDOW = 6  # of a sliding window while packing is probed
 CASTABLE = 2**29  # bytes of 16-bit weights up to which a probe computes in float32
 # Largest deviations that count as rounding, of states relative to their norm and of
@@ -51,7 +53,7 @@ class Probes:
 
 def probes_of(model: nn.Module) -> Probes:
     """The probes that `load_backbone` hung on a model, or new ones, hung on it now."""
-    inner = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+    inner = pretrained(model)
     if not isinstance(getattr(inner, "probes", None), Probes):
         inner.probes = Probes()
     return inner.probes

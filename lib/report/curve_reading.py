@@ -7,8 +7,7 @@ import pandas as pd
 
 from lib.evaluation.curves import Curve
 from lib.evaluation.intervals import ALPHA
-from lib.evaluation.power_law import FEWEST_SIZES
-from lib.report.wording import format_delta, format_f1, format_p, join
+from lib.report.wording import format_f1, format_p, join
 
 NAMES = {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
 
@@ -17,23 +16,20 @@ def describe_curves(
     table: pd.DataFrame,
     curves: Mapping[str, Curve],
     crossed: pd.DataFrame,
-    forecast: pd.DataFrame,
     *,
     average: str = "micro_f1",
 ) -> str:
-    """A Markdown list: who leads with few and with many documents, crossings, and twice the labels.
+    """A Markdown list: who leads with few and with many documents, and crossings.
 
     Parameters
     ----------
-    table, curves, crossed, forecast
-        Of `learning_curves`, `resample_curves`, `crossings` and `forecasts`, the last three of the
-        same average.
+    table, curves, crossed
+        Of `learning_curves`, `resample_curves` and `crossings`, the last two of the same average.
     """
     sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.taught]))
     ends = [int(size) for size in dict.fromkeys((sizes[0], sizes[-1]))]
     lines = [_describe_leader(table, curves, size, average) for size in ends]
-    most_sizes = max(len(c.sizes) for c in curves.values() if c.taught)
-    lines += [*_describe_crossings(crossed), *_describe_forecasts(forecast, most_sizes)]
+    lines += _describe_crossings(crossed)
     num_seeds = table["num_seeds"][table["train_size"] > 0]
     few, many = int(num_seeds.min()), int(num_seeds.max())
     seeds = f"{many}" if few == many else f"{few} to {many}"
@@ -92,44 +88,3 @@ def _describe_crossings(crossed: pd.DataFrame) -> list[str]:
             "the other with the most."
         )
     return lines
-
-
-def _describe_forecasts(forecast: pd.DataFrame, num_sizes: int) -> list[str]:
-    """What more documents would bring, and whether the same law foretold the largest size."""
-    if not len(forecast):
-        return [
-            f"Nothing is said of more labels: {num_sizes} training sizes are fewer than "
-            f"{FEWEST_SIZES}."
-        ]
-    lines = []
-    for size, rows in forecast.groupby("train_size"):
-        ranked = list(rows.sort_values("f1", ascending=False).itertuples())
-        largest = ranked[0].held_out_size
-        reached = [
-            f"**{row.approach}** {format_f1(row.f1)} ({format_f1(row.low)} to "
-            f"{format_f1(row.high)}), {_with_interval(row.gain, row.gain_low, row.gain_high)}"
-            for row in ranked
-        ]
-        missed = [
-            f"{row.approach} {_with_interval(row.miss, row.miss_low, row.miss_high)}"
-            for row in ranked
-        ]
-        wrong = [
-            row.approach for row in ranked if row.miss_low > 0 or row.miss_high < 0 or row.gain <= 0
-        ]
-        lines += [
-            f"If error is a power of the number of documents, {size:,.0f} of them would "
-            f"bring about, each with its gain over {largest:,}: {'; '.join(reached)}.",
-            f"The same law, fitted without the {largest:,}, misses what they "
-            f"reached by (predicted minus measured): {'; '.join(missed)}."
-            + (
-                f" **Do not rely on the forecast** for {join(wrong)}: it misses, or sees no gain."
-                if wrong
-                else ""
-            ),
-        ]
-    return lines
-
-
-def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{format_delta(value)} ({format_delta(low)} to {format_delta(high)})"

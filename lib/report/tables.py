@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse
+from scipy.sparse import csr_array
 
 from lib.config.study import load_study
 from lib.evaluation.intervals import f1_intervals
@@ -109,8 +109,7 @@ def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndar
     label_space = read_label_space(runs["folder"].iloc[0])
 
     def encode(folder: Path, column: str) -> np.ndarray:
-        multi_hot = label_space.encode(read_predictions(folder)[column])
-        return multi_hot.toarray() if issparse(multi_hot) else multi_hot
+        return csr_array(label_space.encode(read_predictions(folder)[column])).toarray()
 
     order = runs.groupby("arm")["micro_f1"].mean().sort_values(ascending=False, kind="stable")
     seeds = runs.sort_values("seed").groupby("arm")["folder"]

@@ -1,1 +1,28 @@
-"""Files that a run leaves on disk, a finished run as a classifier, and the price of a planned one."""
+"""What a run leaves on disk, and a finished run as a classifier.
+
+run            a run: its documents, the steps that all notebooks share, what it saves
+models         the model of an arm, loaded once for training, prediction and export
+baselines      TF-IDF and frozen embeddings
+record         the files of a run, written and read
+distillation   a teacher's probabilities
+classifier     a finished run as a classifier of new texts
+plan, rates    cost of a study before it is run
+export         a run as a plain transformers model
+"""
+
+from lib.runs.baselines import baseline_classifier, baseline_features, baseline_resources
+from lib.runs.classifier import load_classifier
+from lib.runs.models import label_scores, load_arm_model, save_arm_model, save_baseline
+from lib.runs.run import Run
+
+__all__ = [
+    "Run",
+    "baseline_classifier",
+    "baseline_features",
+    "baseline_resources",
+    "label_scores",
+    "load_arm_model",
+    "load_classifier",
+    "save_arm_model",
+    "save_baseline",
+]

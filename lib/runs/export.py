@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import PeftModel
-from scipy.sparse import csr_array
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
 from lib.errors import InputError
-from lib.evaluation.metrics import Scores
+from lib.evaluation.scores import Scores
 from lib.head.model import predict_logits
+from lib.machine import choose_dtype
+from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_documents
-from lib.runs.classifier import load_embedding, read_run
+from lib.runs.classifier import read_run
+from lib.runs.models import load_arm_model
 from lib.storage import atomic_path
 
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (our choice)
@@ -54,7 +56,13 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     if differing:
         raise InputError(f"{run_dir}: cannot be exported with {differing}; it takes {EXPORTABLE}")
     # Logits of the run on texts of its labels, before its adapters are merged.
-    tokenizer, model = load_embedding(params, label_space, run_dir / "model", unpack=True)
+    cpu = torch.device("cpu")
+    dtype = choose_dtype(cpu, params.dtype)
+    trained = run_dir / "model"
+    model = load_arm_model(
+        params, label_space, device=cpu, dtype=dtype, trained=trained, unpack=True
+    )
+    tokenizer = load_tokenizer(params.model_id)
     samples = encode_documents(
         tokenizer, label_space.texts, max_length=params.max_length, add_special_tokens=True
     )
@@ -64,7 +72,7 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     if exported is None:
         raise InputError(f"{run_dir}: transformers' head for {params.model_id} has another form")
     gap = _largest_gap(exported, samples, expected)
-    if gap > TOLERANCE * np.abs(csr_array(expected).data).max():
+    if gap > TOLERANCE * np.abs(expected.values).max():
         raise InputError(f"{run_dir}: exported logits differ from the run's by up to {gap:.3g}")
     # A tokenizer that reads as in training: special tokens in a text are text, and length is cut.
     tokenizer.split_special_tokens = True
@@ -104,6 +112,5 @@ def _largest_gap(
 ) -> float:
     """Largest difference from the expected logits; of many labels, only the best are kept there."""
     logits = np.array([exported(torch.tensor([ids])).logits[0].tolist() for ids in samples])
-    kept = csr_array(expected)
-    rows = np.repeat(np.arange(len(samples)), np.diff(kept.indptr))
-    return float(np.abs(logits[rows, kept.indices] - kept.data).max())
+    kept = np.take_along_axis(logits, expected.columns, axis=1)
+    return float(np.abs(kept - expected.values).max())

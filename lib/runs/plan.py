@@ -9,28 +9,26 @@ from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import BaselineParams, InstructionParams, StudyParams
 from lib.config.study import load_study, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.errors import ModelError
-from lib.machine import choose_device, choose_dtype
-from lib.model.load import load_tokenizer
+from lib.machine import GIB, choose_device, choose_dtype
+from lib.model.load import load_config, load_tokenizer
 from lib.model.memory import (
-    GIB,
     ROW_BYTES,
     USABLE,
     Shape,
+    activation_gib,
     fit_micro_batch,
-    kept_gib,
+    should_dequantize,
     unpacked_gib,
-    unpacks_once,
     weights_gib,
 )
 from lib.model.tokens import encode_cached
-from lib.model.weights import resolve_model
 from lib.prompt.answers import order_labels
 from lib.prompt.label_trie import LabelTrie
 from lib.prompt.listing import build_template
@@ -105,7 +103,7 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
 def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machine:
     """Rates of this machine for the study's model, measured on its matrix products."""
     device = choose_device(study.device)
-    shape = Shape.from_config(AutoConfig.from_pretrained(resolve_model(study.model_id)))
+    shape = Shape.from_config(load_config(study.model_id))
     return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
 
 
@@ -114,7 +112,7 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     if isinstance(params, BaselineParams) and params.method == "tfidf":
         return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
     try:
-        config = AutoConfig.from_pretrained(resolve_model(params.model_id))
+        config = load_config(params.model_id)
         shape = Shape.from_config(config)
         tokenizer = load_tokenizer(params.model_id)
     except OSError as error:
@@ -146,7 +144,7 @@ def _estimate_memory(
     fixed = weights_gib(
         shape,
         r=getattr(params, "lora_r", 0) if work.num_epochs else None,
-        quantized=params.quantization == "nf4" and not unpacks_once(whole, limit),
+        quantized=params.quantization == "nf4" and not should_dequantize(whole, limit),
         itemsize=machine.itemsize,
     )
     fixed += head * machine.itemsize / GIB
@@ -162,7 +160,7 @@ def _estimate_memory(
         tokens, checkpointed = fit_micro_batch(
             shape, num_tokens=tokens, longest=longest[-1], room_gib=room, **sizes
         )
-    activations = kept_gib(shape, num_tokens=tokens, checkpointed=checkpointed, **sizes)
+    activations = activation_gib(shape, num_tokens=tokens, checkpointed=checkpointed, **sizes)
     return machine.process_gib + fixed + activations, limit, checkpointed
 
 
@@ -225,7 +223,7 @@ def _prompt_work(
     epochs: int,
 ) -> Work:
     names = LabelSpace.from_splits(splits, label_names=params.label_names)
-    template, labels = build_template(tokenizer, config, names, **params.prompt_options)
+    template, labels = build_template(tokenizer, config, names, params)
     train = lengths["train"]
     answers = [
         len(template.answer_ids(*order_labels(row, labels))) for row in splits["train"]["labels"]

@@ -35,9 +35,9 @@ from transformers import AutoConfig
 from lib.config.arms import StudyParams
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
-from lib.machine import describe_machine, start_run
+from lib.machine import configure_process, describe_machine
 from lib.model.load import load_tokenizer
-from lib.model.memory import Shape, kept_gib, weights_gib
+from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.tokens import encode_documents
 from lib.model.weights import resolve_model
 from lib.prompt.template import PromptTemplate
@@ -160,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a repeat of ours")
     seconds = parser.parse_args().seconds
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     machine = describe_machine(DEVICE, DTYPE)
     shape = Shape.from_config(AutoConfig.from_pretrained(resolve_model(MODEL_ID)))
     limits = measure_limits(shape)
@@ -210,7 +210,9 @@ def add_estimates(name, shape, machine, lengths, speed, peak, *, add) -> None:
         shape, r=RANK, quantized=False, itemsize=machine.itemsize
     )
     tokens = min(TOKEN_BUDGET, sum(sorted(lengths)[-BATCH:]))
-    gib += kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device)
+    gib += activation_gib(
+        shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device
+    )
     add(f"plan_{name}", "estimate", "peak memory", "GiB", gib, peak)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset, DatasetDict
 
 from lib.data.labels import LabelSpace, apply_min_support, read_label_names
 from lib.data.load import load_splits
@@ -74,3 +75,12 @@ def test_texts_come_from_the_file_and_default_to_the_names(tmp_path):
     space = LabelSpace.from_splits(splits, label_names=str(file))
     assert (space.names, space.texts) == (("A", "B"), ("Human necessities", "B"))
     assert np.array_equal(space.encode([["A"]]), [[True, False]])
+
+
+def test_the_word_for_an_empty_set_is_no_label_of_the_study():
+    splits = DatasetDict(
+        {s: Dataset.from_dict({"labels": [["None"], ["b"], []]}) for s in ("train", "test")}
+    )
+    space = LabelSpace.from_splits(splits)
+    assert (space.names, space.none) == (("None", "b"), "no label")
+    assert LabelSpace.from_splits(splits.map(lambda row: {"labels": ["b"]})).none == ""

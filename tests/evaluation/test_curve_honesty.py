@@ -1,4 +1,4 @@
-"""Learning curves of known truth: what intervals hold, which crossings and forecasts are certain.
+"""Learning curves of known truth: what intervals hold, which crossings are certain.
 
 A model of an approach, a training size and a seed answers document i rightly where
 quality + seed + difficulty_i + of_approach_i + noise > 0, all but quality normal: the last term,
@@ -11,7 +11,6 @@ import pytest
 from scipy.stats import binom, norm
 
 from lib.evaluation.curves import crossings, resample_curves
-from lib.evaluation.power_law import forecasts
 
 NUM_LABELS, DIFFICULTY, OF_APPROACH = 4, 1.0, 0.5
 SIZES = np.array([64, 128, 256, 512])
@@ -64,8 +63,8 @@ def holds(samples, truth):
 def coverage(num_studies, num_seeds, seeds, average="micro_f1"):
     """Shares of studies whose intervals hold the truth: of a curve, and of two curves' difference.
 
-    At each size; then of the crossing at 160 documents, of the forecasts and their gains at 1,024.
-    Then shares of studies with a certain crossing, and with one in the wrong direction.
+    At each size; then of the crossing at 160 documents. Then shares of studies with a certain
+    crossing, and with one in the wrong direction.
     """
     laws = {"head": (3, 0.4), "other": (3 * 160**-0.3, 0.1)}
     accuracies = {approach: power(SIZES, *law) for approach, law in laws.items()}
@@ -78,11 +77,6 @@ def coverage(num_studies, num_seeds, seeds, average="micro_f1"):
         row += [*holds(apart, truth["head"] - truth["other"])]
         crossed = crossings(curves).iloc[0]
         row += [crossed.low <= 160 <= crossed.high]
-        for forecast in forecasts(curves).itertuples():
-            law = laws[forecast.approach]
-            gain = power(1024, *law) - power(512, *law)
-            row += [forecast.low <= power(1024, *law) <= forecast.high]
-            row += [forecast.gain_low <= gain <= forecast.gain_high]
         held.append([*row, crossed.certain, crossed.certain and crossed.ahead != "head"])
     shares = np.mean(held, axis=0)
     return shares[:-2], shares[-2], shares[-1]

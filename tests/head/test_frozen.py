@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.config.groups import HeadParams
 from lib.head import frozen as features
 from lib.head.frozen import frozen_features
 from lib.head.model import EmbeddingModel, predict_logits
@@ -36,7 +37,9 @@ def test_one_pass_gives_every_pooling_of_every_layer(encode, make_backbone):
     assert len(encode.loads) == 1
     assert set(found["train"]) == {f"{p} of layer -{n}" for p in ("mean", "last") for n in (1, 2)}
     backbone = make_backbone(dtype="float32")
-    model = EmbeddingModel(backbone, num_labels=0, mode="last", compute_dtype=torch.float32)
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="last"), num_labels=0, compute_dtype=torch.float32
+    )
     expected = predict_logits(model, SPLITS["train"], token_budget=8)
     np.testing.assert_allclose(found["train"]["last of layer -1"], expected, rtol=1e-4, atol=1e-4)
     ids = torch.tensor([SPLITS["test"][0]])

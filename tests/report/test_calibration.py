@@ -9,17 +9,17 @@ from hypothesis.extra import numpy as hnp
 from scipy.special import expit, softmax
 from sklearn.metrics import brier_score_loss
 
-from lib.evaluation.metrics import expected_calibration_error
-from lib.report.calibration import (
+from lib.evaluation.calibration import (
     are_probabilities,
     brier_score,
-    calibration_table,
     choose_threshold,
     coverage_curve,
+    expected_calibration_error,
     fit_temperature,
     reliability,
     scale,
 )
+from lib.report.calibration import calibration_table, read_scores
 from lib.report.figures.confidence import plot_reliability, plot_risk_coverage
 
 RNG = np.random.default_rng(0)
@@ -68,6 +68,16 @@ def runs(write):
     ])  # fmt: skip
 
 
+def test_calibration_error_by_hand(monkeypatch):
+    """Two bins of two: |0.55 - 0.5| and |0.9 - 1|, so (0.05 + 0.1) / 2."""
+    monkeypatch.setattr("lib.evaluation.calibration.ECE_BINS", 2)
+    probs = np.array([0.9, 0.5, 0.6, 0.9])
+    correct = np.array([True, False, True, True])
+    assert expected_calibration_error(probs, correct) == pytest.approx(0.075)
+    with pytest.raises(ValueError, match="probabilities"):
+        expected_calibration_error(probs * 2, correct)
+
+
 def test_brier_score_is_scikit_learns():
     logits = RNG.normal(size=(50, 3))
     probs, truth = softmax(logits, axis=1), draw(logits)
@@ -99,10 +109,11 @@ def test_temperature_never_changes_an_answer(logits, temperature):
     np.testing.assert_allclose(scaled.sum(axis=1), 1)
 
 
-def test_reliability_has_equal_bins_whose_mean_gap_is_ece():
+def test_reliability_has_equal_bins_whose_mean_gap_is_ece(monkeypatch):
+    monkeypatch.setattr("lib.evaluation.calibration.RELIABILITY_BINS", 15)
     probs = RNG.random(1000)
     correct = RNG.random(1000) < probs
-    table = reliability(probs, correct, num_bins=15)
+    table = reliability(probs, correct)
     assert table["count"].between(66, 67).all()
     gap = ((table["confidence"] - table["accuracy"]).abs() * table["count"]).sum() / 1000
     assert gap == pytest.approx(expected_calibration_error(probs, correct))
@@ -153,7 +164,7 @@ def test_probabilities_are_told_from_other_scores(scores, multi_label, expected)
 
 
 def test_each_arm_is_judged_by_what_its_scores_allow(runs):
-    table = calibration_table(runs, multi_label=False).set_index("arm")
+    table = calibration_table(read_scores(runs), multi_label=False).set_index("arm")
     sure = table.loc["sure"]
     assert sure["temperature"] == pytest.approx(2, rel=0.15)
     assert sure["ece_scaled"] < 0.04 < sure["ece"]
@@ -172,7 +183,7 @@ def test_label_sets_are_judged_pair_by_pair(write):
     truth = draw(logits, multi_label=True)
     runs = pd.DataFrame([write("head", expit(3 * logits), truth, preds=logits > 0, seed=seed)
                          for seed in (0, 1)])  # fmt: skip
-    table = calibration_table(runs, multi_label=True)
+    table = calibration_table(read_scores(runs), multi_label=True)
     assert list(table.columns) == [
         "arm", "num_seeds", "ece", "ece_scaled", "temperature", "brier", "brier_scaled",
     ]  # fmt: skip
@@ -180,15 +191,16 @@ def test_label_sets_are_judged_pair_by_pair(write):
     assert row["num_seeds"] == 2
     assert row["temperature"] == pytest.approx(3, rel=0.15)
     assert row["ece_scaled"] < row["ece"]
-    assert plot_reliability(runs, ["head"], multi_label=True) is not None
+    assert plot_reliability(read_scores(runs), ["head"], multi_label=True) is not None
 
 
 def test_arms_without_confidence_have_no_figure(runs):
-    fig = plot_reliability(runs, list(runs["arm"]), multi_label=False)
+    scored = read_scores(runs)
+    fig = plot_reliability(scored, list(scored), multi_label=False)
     assert [ax.get_title() for ax in fig.axes] == ["sure"]
-    assert plot_reliability(runs, ["generated"], multi_label=False) is None
-    assert plot_risk_coverage(runs, ["generated"]) is None
-    names = {text.get_text() for text in plot_risk_coverage(runs, list(runs["arm"])).axes[0].texts}
+    assert plot_reliability(scored, ["generated"], multi_label=False) is None
+    assert plot_risk_coverage(scored, ["generated"]) is None
+    names = {text.get_text() for text in plot_risk_coverage(scored, list(scored)).axes[0].texts}
     assert names == {"sure", "margin"}
 
 

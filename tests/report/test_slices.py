@@ -4,19 +4,23 @@ import pytest
 from sklearn.metrics import f1_score
 
 from lib.data.labels import LabelSpace
-from lib.report.slices import (
+from lib.evaluation.slices import (
     errors_by_level,
     f1_by_level,
     f1_by_part,
     parts_by_length,
     parts_by_support,
-    parts_by_truncation,
 )
+from lib.report.slices import parts_by_truncation
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.random((60, 5)) < 0.4
 PREDS = {"a": RNG.random((2, 60, 5)) < 0.4, "b": np.stack([TRUTH, TRUTH])}
 LEVELS = ("section", "class", "subclass")
+
+
+def levels(space):
+    return {level: space.rolled_up(level)[1] for level in LEVELS}
 
 
 def test_f1_is_told_apart_by_how_often_labels_were_trained():
@@ -71,7 +75,7 @@ def test_truncated_documents_are_those_with_more_tokens_than_are_read(tokenizer)
 def test_f1_rises_when_errors_stay_within_a_coarser_label():
     space = LabelSpace(("A01B", "A01C", "B02D"))
     truth, preds = space.encode([["A01B"], ["B02D"]]), space.encode([["A01C"], ["B02D"]])
-    table = f1_by_level(space, truth, {"arm": preds[None]}, LEVELS)
+    table = f1_by_level(truth, {"arm": preds[None]}, levels(space))
     assert table.loc["arm"].tolist() == [1, 1, 0.5]
 
 
@@ -79,7 +83,7 @@ def test_errors_are_counted_at_the_coarsest_level_that_is_wrong():
     space = LabelSpace(("A01B", "A01C", "A02B", "B01B"))
     truth = space.encode([["A01B"]] * 5)
     preds = space.encode([["A01B"], ["A01C"], ["A02B"], ["B01B"], []])
-    table = errors_by_level(space, truth, {"arm": preds[None]}, LEVELS)
+    table = errors_by_level(truth, {"arm": preds[None]}, levels(space))
     assert table.loc["arm"].to_dict() == pytest.approx({
         "no answer": 0.2, "wrong section": 0.2, "right section, wrong class": 0.2,
         "right class, wrong subclass": 0.2, "right": 0.2,
@@ -89,5 +93,5 @@ def test_errors_are_counted_at_the_coarsest_level_that_is_wrong():
 def test_errors_of_label_sets_have_no_single_level():
     space = LabelSpace(("A01B", "A01C"))
     truth = space.encode([["A01B", "A01C"]])
-    with pytest.raises(ValueError, match="one label a document; use f1_by_level"):
-        errors_by_level(space, truth, {"arm": truth[None]}, LEVELS)
+    with pytest.raises(ValueError, match="one label per document; use f1_by_level"):
+        errors_by_level(truth, {"arm": truth[None]}, levels(space))

@@ -11,6 +11,7 @@ from peft.tuners import lora
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig
 
+from lib.config.groups import LoraParams
 from lib.model.adapters import add_lora
 from lib.model.fast.lora_linear import FusedLinear
 from lib.model.memory import Shape
@@ -31,7 +32,7 @@ def test_flops_are_those_that_torch_counts(make_backbone, r):
     model.set_attn_implementation("eager")
     shape = Shape.from_config(model.config)
     if r:
-        model = add_lora(model, r=r, alpha=8)
+        model = add_lora(model, LoraParams(lora_r=r, lora_alpha=8))
         for module in model.modules():
             if isinstance(module, FusedLinear):
                 module.__class__ = lora.Linear  # the same products, where the counter sees them
