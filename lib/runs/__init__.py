@@ -6,7 +6,8 @@ baselines      TF-IDF and frozen embeddings
 record         the files of a run, written and read
 distillation   a teacher's probabilities
 classifier     a finished run as a classifier of new texts
-plan, export   the commands
+plan, rates    cost of a study before it is run
+export         a run as a plain transformers model
 """
 
 from lib.runs import baselines

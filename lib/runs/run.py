@@ -28,7 +28,7 @@ from lib.machine import (
     peak_memory_gib,
     reset_peak_memory,
 )
-from lib.model.fast.cached_layers import cache_lower_layers
+from lib.model import cache_lower_layers
 from lib.model.load import count_parameters
 from lib.model.parts import pretrained
 from lib.model.tokens import encode_cached, encode_documents

@@ -30,7 +30,6 @@ from contenders import (
     RANK,
     TOKEN_BUDGET,
 )
-from lib.runs.rates import measure_machine, training_flops
 from transformers import AutoConfig
 
 from lib.config.arms import StudyParams
@@ -43,6 +42,7 @@ from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.tokens import encode_documents
 from lib.model.weights import resolve_model
 from lib.prompt.template import PromptTemplate
+from lib.runs.rates import measure_machine, training_flops
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"

@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 from bench import OUT, REPEATS, TOLERANCE, Contender, take_turns
 from contenders import ALPHA, BATCH, DEVICE, DTYPE, LEARNING_RATE, RANK
-from lib.runs.rates import measure_machine, training_flops
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
@@ -33,6 +32,7 @@ from lib.model.memory import (  # fmt: skip
     unpacked_gib,
     weights_gib,
 )
+from lib.runs.rates import measure_machine, training_flops
 from lib.storage import atomic_path
 
 SIZES = {  # hidden, intermediate, layers, heads, key heads, vocabulary: those of Llama 3

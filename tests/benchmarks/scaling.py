@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 from contenders import DEVICE, DTYPE, MODEL_ID
 from gpu import SIZES, config_of
-from lib.runs.rates import measure_machine
 from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
@@ -36,6 +35,7 @@ from lib.model.load import load_backbone
 from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.weights import resolve_model
 from lib.report.figures.scores import save_figure, set_plot_style
+from lib.runs.rates import measure_machine
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"

@@ -71,7 +71,7 @@ def test_an_exported_run_predicts_the_same_through_plain_transformers(write, tmp
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
     assert model.config.problem_type == f"{mode}_label_classification"
     assert model.config.pad_token_id == 2  # TRAPS 2
-    with pytest.raises(ValueError, match="something stands there already; name a new folder"):
+    with pytest.raises(ValueError, match="something is there already; name a new folder"):
         export_classifier(folder, tmp_path / "exported")
 
 
