@@ -16,8 +16,8 @@ from lib.evaluation.curves import (
     split_arm,
 )
 from lib.evaluation.intervals import f1_intervals
-from lib.report.curve_reading import describe_curves
 from lib.report.figures.curves import plot_learning_curves
+from lib.report.sentences import describe_curves
 
 NUM_DOCUMENTS, NUM_LABELS = 800, 4
 SIZES = (64, 128, 256, 512)
