@@ -1,6 +1,7 @@
 """A run: its documents and labels, the steps that every notebook shares, and what it leaves."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams, StudyParams
-from lib.data.audit import audit
+from lib.data.auditing import audit
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.evaluation.metrics import tune_threshold
@@ -38,6 +39,8 @@ from lib.prompt.template import PromptTemplate
 from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.record import fingerprints, open_run, saved_gib, write_run
 from lib.storage import atomic_path
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -85,7 +88,7 @@ class Run:
         return f"{machine}\n{sizes}; {len(self.label_space):,} labels"
 
     def audit(self) -> pd.DataFrame:
-        """Findings about the documents, which apply to all arms alike; see `lib.data.audit`."""
+        """Findings about the documents, which apply to all arms alike; see `lib.data.auditing`."""
         return audit(self.splits, on_leakage=self.params.audit)
 
     def open(self) -> None:
@@ -160,6 +163,8 @@ class Run:
                 device=self.device,
             )
             self.spent["train"] += spent
+            log.info("%s scored %s documents in %.0f s",
+                     params.teacher, f"{len(targets):,}", spent.seconds)  # fmt: skip
             return targets
         indices = self.label_space.indices(self.splits["train"]["labels"])
         return indices if params.multi_label else [labels[0] for labels in indices]
