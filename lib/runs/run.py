@@ -58,7 +58,7 @@ class Run:
         Of the arithmetic.
     folder
         Output of the run; there from `open` on.
-    spent
+    costs
         `Cost` per split: of training, and of answering validation and test.
 
     Raises
@@ -80,7 +80,7 @@ class Run:
         if isinstance(params, FinetuneParams):
             params = params.with_min_steps(len(self.splits["train"]))
         self.params = params
-        self.spent = dict.fromkeys(self.splits, Cost())
+        self.costs = dict.fromkeys(self.splits, Cost())
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
@@ -113,7 +113,7 @@ class Run:
         """Add the seconds and joules of a block to those of a split."""
         start = meter(self.device)
         yield
-        self.spent[split] += meter(self.device) - start
+        self.costs[split] += meter(self.device) - start
 
     @cached_property
     def train_counts(self) -> np.ndarray:
@@ -162,7 +162,7 @@ class Run:
                 file=self.folder / "checkpoints" / "targets.npy",
                 device=self.device,
             )
-            self.spent["train"] += spent
+            self.costs["train"] += spent
             log.info("%s scored %s documents in %.0f s",
                      params.teacher, f"{len(targets):,}", spent.seconds)  # fmt: skip
             return targets
@@ -203,9 +203,9 @@ class Run:
         return prompts
 
     def _frozen_embeddings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
-        spent = self.spent["train"]
+        training = self.costs["train"]
         features, _ = self.frozen_features(tokenizer, ["mean"], [1])
-        self.spent["train"] = spent  # an untrained model has no training
+        self.costs["train"] = training  # an untrained model has none
         return {name: next(iter(kinds.values())) for name, kinds in features.items()}
 
     def frozen_features(
@@ -225,7 +225,7 @@ class Run:
             fast=params.fast,
         )
         for name in self.splits:
-            self.spent[name] += Cost(*costs[name]["spent"])
+            self.costs[name] += Cost(*costs[name]["spent"])
         return features, costs
 
     def cache_lower_layers(
@@ -249,7 +249,7 @@ class Run:
             token_budget=params.token_budget,
         )
         for name in states:
-            self.spent[name] += costs[name]
+            self.costs[name] += costs[name]
         return states
 
     def tune_threshold(self, scores: Scores) -> float:
@@ -322,7 +322,7 @@ class Run:
             with atomic_path(self.folder / f"{name}.csv") as path:
                 table.to_csv(path, index=False)
         num_test = len(self.splits["test"])
-        seconds, joules = self.spent["test"]
+        seconds, joules = self.costs["test"]
         answering = {
             "infer_docs_per_second": num_test / seconds,
             "infer_joules_per_doc": joules / num_test,
