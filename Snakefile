@@ -29,12 +29,11 @@ def code_of(notebook):
     return [f"notebooks/{notebook}.ipynb", *(f"lib/{m.replace('.', '/')}.py" for m in modules)]
 
 
-def papermill(notebook, output, files, **values):
-    """The command that executes a notebook with a study's parameters files."""
+def papermill(notebook, output, **values):
+    """The command that executes a notebook with the parameters of the study."""
     command = ["papermill", f"notebooks/{notebook}.ipynb", output]
-    for file in files:
-        command += ["-f", str(file)]
-    for name, value in {"runs_dir": RUNS, "figures_dir": FIGURES, **values}.items():
+    folders = {"params_dir": PARAMS.parent, "runs_dir": RUNS, "figures_dir": FIGURES}
+    for name, value in {"study": STUDY, **values, **folders}.items():
         command += ["-p", name, str(value)]
     return shlex.join(command)
 
@@ -46,8 +45,8 @@ def arm_file(wildcards):
 def arm_command(wildcards):
     run = runs[wildcards.run]
     output = f"{RUNS}/{STUDY}/{wildcards.run}/seed-{wildcards.seed}/notebook.ipynb"
-    values = {"seed": wildcards.seed} | ({"train_size": run.train_size} if run.train_size else {})
-    return papermill(run.notebook, output, [COMMON, arm_file(wildcards)], **values)
+    size = {"train_size": run.train_size} if run.train_size else {}
+    return papermill(run.notebook, output, arm=run.arm, seed=wildcards.seed, **size)
 
 
 def teacher_run(wildcards):
@@ -67,8 +66,16 @@ COMPARED = f"{RUNS}/{STUDY}/05_compare.ipynb"
 REPORT = f"{FIGURES}/{STUDY}/report.html"
 
 
+# The executed notebooks of each arm's first seed are beside the report.
+EXECUTED = {
+    f"{run.notebook[:2]}_{name}": f"{RUNS}/{STUDY}/{name}/seed-{run.seeds[0]}/notebook.ipynb"
+    for name, run in runs.items()
+} | {"05_compare": COMPARED}
+NOTEBOOKS = f"{FIGURES}/{STUDY}/notebooks"
+
+
 rule report:
-    input: REPORT
+    input: REPORT, NOTEBOOKS
 
 
 rule arm:
@@ -97,7 +104,7 @@ rule compare:
     # The folder's time tells that an arm's file was removed.
     input: METRICS, COMMON, str(PARAMS), code_of("05_compare")
     output: COMPARED
-    params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(runs)}")
+    params: command=papermill("05_compare", COMPARED) + " -y " + shlex.quote(f"arms: {list(runs)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"
 
 
@@ -107,3 +114,12 @@ rule html:
     shell:  # no scripts from elsewhere: the report opens without a network
         "jupyter nbconvert --to html --no-input {input} --output-dir $(dirname {output}) "
         "--output report --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url="
+
+
+rule notebooks:
+    input: METRICS, COMPARED
+    output: directory(NOTEBOOKS)
+    run:
+        from lib.report.notebooks import publish_notebooks
+
+        publish_notebooks({name: Path(file) for name, file in EXECUTED.items()}, Path(output[0]))

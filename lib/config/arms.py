@@ -250,15 +250,3 @@ NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
 def shared_values(params: StudyParams) -> dict[str, Any]:
     """Values that all arms of a study share, by name: its documents and labels."""
     return {name: getattr(params, name) for name in DataParams.model_fields if name != "audit"}
-
-
-DataParams.data_options = property(  # until load_splits takes the group whole
-    lambda self: (
-        {
-            n: getattr(self, n)
-            for n in DataParams.model_fields
-            if n not in ("data_seed", "label_names", "audit")
-        }
-        | {"seed": self.data_seed}
-    )
-)

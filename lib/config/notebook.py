@@ -34,7 +34,10 @@ def notebook_params(notebook: str) -> StudyParams:
     # An untouched line of the notebook's own cell does not outdo the study's files.
     changed = {k: v for k, v in own.items() if k not in fields or v != fields[k].default}
     values = changed | injected
-    values |= values.pop("overrides", {})
+    overrides = values.pop("overrides", {})
+    if not isinstance(overrides, dict):
+        raise ParamsError(f"overrides: {overrides!r} is no dictionary of parameters")
+    values |= overrides
     folder = ROOT / values.pop("params_dir", "params") / str(values.get("study", ""))
     arm = values.get("arm", fields["arm"].default)
     files = [] if "notebook" in injected else _study_files(folder, notebook, arm)

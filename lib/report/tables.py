@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from lib.config.study import load_study
-from lib.evaluation.intervals import f1_intervals
+from lib.evaluation.intervals import QUANTILES, f1_intervals
 from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
 from lib.evaluation.significance import compare_all
@@ -242,7 +242,7 @@ def distillation(
         kept = samples[student].mean(axis=1) / samples[teacher].mean(axis=1)  # (2, R)
         for average, ratios in zip(AVERAGES, kept, strict=True):
             name = f"{average}_kept"
-            low, high = np.quantile(ratios, [0.025, 0.975])
+            low, high = np.quantile(ratios, QUANTILES)
             row[name] = ours[average] / theirs[average]
             row |= {f"{name}_low": low, f"{name}_high": high}
         row["speedup"] = ours["infer_docs_per_second"] / theirs["infer_docs_per_second"]

@@ -10,19 +10,15 @@ plan, rates    cost of a study before it is run
 export         a run as a plain transformers model
 """
 
-from lib.runs.baselines import baseline_classifier, baseline_features, baseline_resources
+from lib.runs import baselines
 from lib.runs.classifier import load_classifier
-from lib.runs.models import label_scores, load_arm_model, save_arm_model, save_baseline
+from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.run import Run
 
 __all__ = [
     "Run",
-    "baseline_classifier",
-    "baseline_features",
-    "baseline_resources",
-    "label_scores",
+    "baselines",
     "load_arm_model",
     "load_classifier",
     "save_arm_model",
-    "save_baseline",
 ]

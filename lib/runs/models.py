@@ -1,30 +1,22 @@
 """The model of an arm: loaded once for training, prediction and export alike."""
 
 from pathlib import Path
-from typing import Any
 
-import joblib
-import numpy as np
 import torch
 from peft import PeftModel
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
-from scipy.sparse import csr_matrix
-from sklearn.base import BaseEstimator
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import nn
 from transformers import GenerationConfig
 
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
 from lib.data.labels import LabelSpace
-from lib.evaluation.scores import Scores
 from lib.head.model import EmbeddingModel
 from lib.model.adapters import add_lora, load_lora
 from lib.model.load import load_backbone
 from lib.storage import atomic_path
 
 WEIGHTS = "model.safetensors"
-BASELINE = "tfidf.joblib"
 
 
 def load_arm_model(
@@ -102,36 +94,3 @@ def save_arm_model(
                 save_weights(model, str(path / WEIGHTS))
     if isinstance(params, InstructionParams) and params.decoding == "generate":
         GenerationConfig(max_new_tokens=max_new_tokens).save_pretrained(folder)
-
-
-def save_baseline(
-    vectorizer: TfidfVectorizer, model: BaseEstimator, learnable: np.ndarray, folder: Path
-) -> None:
-    """Save TF-IDF, the classifier of its features, and (K,) the labels of its K classes."""
-    with atomic_path(folder) as path:
-        path.mkdir()
-        joblib.dump((vectorizer, model, learnable), path / BASELINE)
-
-
-def label_scores(
-    model: Any, inputs: np.ndarray | csr_matrix, learnable: np.ndarray, num_labels: int
-) -> Scores:
-    """A classifier's probabilities or, without any, its decision values, of all labels.
-
-    Labels that it does not know score lowest.
-
-    Parameters
-    ----------
-    inputs
-        (N, F) features of N documents.
-    learnable
-        (K,) int, the label of each of its K classes.
-    """
-    probabilities = hasattr(model, "predict_proba")
-    raw = (model.predict_proba if probabilities else model.decision_function)(inputs)
-    if raw.ndim == 1 and len(learnable) == 2:  # one decision value, for the second of them
-        raw = np.stack([-raw, raw], axis=1)
-    raw = raw.reshape(len(raw), -1)[:, -len(learnable) :]  # of a single label: that it applies
-    scores = np.full((len(raw), num_labels), 0.0 if probabilities else raw.min())
-    scores[:, learnable] = raw
-    return Scores(scores)

@@ -185,7 +185,7 @@ def _train_seconds(
 def _count_work(
     params: StudyParams, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Work:
-    splits = load_splits(**params.data_options)
+    splits = load_splits(params)
     splits = take_train(
         splits, params.train_size, multi_label=params.multi_label, seed=params.seeds[0]
     )

@@ -33,6 +33,7 @@ from contenders import (
 from transformers import AutoConfig
 
 from lib.config.arms import StudyParams
+from lib.config.data import DataParams
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
 from lib.machine import configure_process, describe_machine
@@ -125,7 +126,8 @@ def needed_flops(shape: Shape, lengths: list[int]) -> float:
 
 def make_case(name: str, tokenizer, num_documents: int) -> dict:
     """Documents in random order as texts, token ids, prompts and answers."""
-    splits = load_splits(**CASES[name], num_validation=100, num_test=100)
+    sizes = {"num_train": 0, "num_validation": 100, "num_test": 100}
+    splits = load_splits(DataParams(**CASES[name], **sizes))
     label_space = LabelSpace.from_splits(splits)
     chosen = splits["train"].shuffle(seed=0).select(range(num_documents))
     template = PromptTemplate.build(

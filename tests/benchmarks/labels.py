@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 
 from lib.config.arms import StudyParams
+from lib.config.data import DataParams
 from lib.config.groups import LoraParams
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
@@ -95,10 +96,11 @@ def load():
     params = StudyParams()
     device = choose_device("auto")
     dtype = choose_dtype(device)
-    splits = load_splits(
+    documents = DataParams(
         dataset=DATASET, text_columns=["text"], label_column="labels", num_train=TRAIN,
         num_validation=77, num_test=0,
     )  # fmt: skip
+    splits = load_splits(documents)
     space = LabelSpace.from_splits(splits)
     texts = {name: name.replace("_", " ") for name in space.names}
     tokenizer = load_tokenizer(params.model_id)

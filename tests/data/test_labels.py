@@ -1,10 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import load_documents
 from datasets import Dataset, DatasetDict
 
 from lib.data.labels import LabelSpace, apply_min_support, read_label_names
-from lib.data.load import load_splits
 from lib.errors import DataError
 
 
@@ -68,7 +68,7 @@ def test_texts_come_from_the_file_and_default_to_the_names(tmp_path):
     assert read_label_names(file) == {"A": "Human necessities", "no": "Norwegian"}
     (tmp_path / "train.csv").write_text("text,label\nx,A\ny,B\nz,A\n")
     (tmp_path / "test.csv").write_text("text,label\nx,A\n")
-    splits = load_splits(
+    splits = load_documents(
         str(tmp_path / "{split}.csv"), text_columns=["text"], label_column="label",
         num_validation=1,
     )  # fmt: skip

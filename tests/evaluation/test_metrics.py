@@ -68,11 +68,6 @@ def test_answers_outside_the_set_are_errors_and_counted():
     assert metrics["ece"] is None
 
 
-def test_softmax_is_stable_for_large_and_very_unlikely_logits():
-    probs = Scores(np.array([[1e4, 0.0], [-900.0, -900.0]])).softmax()
-    np.testing.assert_allclose(probs, [[1, 0], [0.5, 0.5]])
-
-
 scored = st.integers(2, 12).flatmap(
     lambda n: st.tuples(
         hnp.arrays(bool, (n, 4)),
@@ -96,12 +91,6 @@ def test_no_other_threshold_has_a_better_micro_f1(arrays):
     assert micro_f1(threshold) == pytest.approx(max(everywhere))
 
 
-def test_a_set_is_never_empty_and_holds_what_reaches_the_threshold():
-    scores = Scores(np.array([[0.9, 0.6, 0.1, 0.5], [0.1, 0.3, 0.2, 0.0]]))
-    sets = scores.labels_above(0.5)
-    assert SPACE.decode(sets) == [["a", "b", "d"], ["b"]]
-
-
 def test_ranking_by_hand():
     """Hits at ranks 1 and 3 of the first, none of the second; nDCG by its definition."""
     truth = np.array([[1, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=bool)
@@ -113,6 +102,7 @@ def test_ranking_by_hand():
     assert metrics["ndcg_at_5"] == pytest.approx((1 + 1 / np.log2(4)) / ideal / 2)
 
 
+@settings(max_examples=30)
 @given(scored)
 def test_the_best_scores_give_what_all_scores_give(arrays):
     """Where the best ones are all; nDCG as scikit-learn has it, but for ties."""
@@ -136,23 +126,6 @@ def test_the_best_scores_give_what_all_scores_give(arrays):
         probs = getattr(whole, name)().values
         expected = np.take_along_axis(probs, order, 1)
         np.testing.assert_allclose(getattr(best, name)().values, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("labels", [None, np.array([[2, 0], [1, 2]])])
-def test_scores_come_back_from_a_table_as_they_were(labels):
-    values = np.array([[0.75, 0.5], [0.25, 0.125]], dtype=np.float32)
-    scores = Scores(values, labels, 0 if labels is None else 3)
-    back = Scores.from_rows(scores.to_rows(), scores.num_labels)
-    assert back.shape == scores.shape == ((2, 2) if labels is None else (2, 3))
-    assert np.array_equal(back.values, values)
-    assert np.array_equal(back.columns, scores.columns)
-    assert back.best().tolist() == ([0, 0] if labels is None else [2, 1])
-
-
-def test_the_best_scores_alone_are_no_array_of_all():
-    assert np.array_equal(np.asarray(Scores(np.eye(2))), np.eye(2))
-    with pytest.raises(ValueError, match="of 3 labels only the best 1 are kept per document"):
-        np.asarray(Scores(np.ones((2, 1)), np.array([[0], [2]]), 3))
 
 
 def test_ranking_and_threshold_are_given_where_label_sets_are_scored():

@@ -7,6 +7,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from lib import storage
 from lib.config.groups import HeadParams, LoraParams
 from lib.errors import InputError, ModelError
 from lib.head.model import EmbeddingModel
@@ -83,7 +84,7 @@ def make_folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fresh_probes(monkeypatch, tmp_path):
-    monkeypatch.setattr(loader, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(storage, "CACHE", tmp_path / "cache")
 
 
 def byte_tokenizer():
@@ -259,7 +260,7 @@ def test_probes_are_asked_once_per_structure(make_folder, monkeypatch):
     ):  # fmt: skip
         monkeypatch.setattr(module, name, never)
     again = load_backbone(folder, head="lm", **EXACT)
-    assert probes_of(again).answers == probes_of(first).answers
+    assert probes_of(again).answers.items() <= probes_of(first).answers.items()
     assert is_packed(again)
     changed = make_folder("llama", num_key_value_heads=4)
     with pytest.raises(ModelError, match="asked again"):

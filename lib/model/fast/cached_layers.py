@@ -8,14 +8,11 @@ tokens -> [ layer 1 ... layer k ] -> (S, H) -> [ layer k + 1 ... last layer, wit
 ```
 """
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,8 +24,7 @@ from lib.model.fast.attention import is_packed
 from lib.model.fast.blocks import decoder_slice
 from lib.model.forward import last_hidden_states, maybe_compiled
 from lib.model.parts import decoder_of, first_adapted_layer
-from lib.model.weights import CACHE
-from lib.storage import atomic_path, computing_fingerprint
+from lib.storage import cached, computing_fingerprint, free_bytes, read_json
 
 log = logging.getLogger(__name__)
 
@@ -71,28 +67,25 @@ def cache_lower_layers(
     backbone, first_layer = decoder_of(model), first_adapted_layer(model)
     num_tokens = sum(len(d) for documents in splits.values() for d in documents)
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
-    suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * _free_bytes()
+    suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * free_bytes()
     few = next(iter(splits.values()))[:2]
     if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
         return {}, dict.fromkeys(splits, Cost())
+    code = computing_fingerprint("model.fast.cached_layers", "model.load")  # made the backbone
+    rules = [fingerprint, backbone.device.type, str(backbone.dtype), first_layer,
+             torch.get_num_threads(), token_budget]  # both decide how sums are rounded  # fmt: skip
     states, costs = {}, {}
     for name, documents in splits.items():
-        content = joblib.hash([list(map(int, d)) for d in documents])
-        code = computing_fingerprint(
-            "model.fast.cached_layers", "model.load"
-        )  # the latter has made the backbone
-        rules = json.dumps(
-            [fingerprint, code, backbone.device.type, str(backbone.dtype), first_layer, content,
-             torch.get_num_threads(), token_budget]  # both decide how sums are rounded
-        )  # fmt: skip
-        file = CACHE / "lower" / f"{hashlib.sha256(rules.encode()).hexdigest()[:32]}.npy"
-        if not file.with_suffix(".json").exists():
+        documents = [list(map(int, document)) for document in documents]
+
+        def write(folder: Path, name: str = name, documents: list[list[int]] = documents) -> None:
             log.info("layers 1 to %d read %s once", first_layer, name)
-            _compute(file, backbone, documents, first_layer, compute_dtype, token_budget)
-        rows = np.load(file, mmap_mode="r")
-        ends = np.cumsum([len(d) for d in documents])
-        states[name] = np.split(rows, ends[:-1])
-        costs[name] = Cost(*json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+            _compute(folder, backbone, documents, first_layer, compute_dtype, token_budget)
+
+        folder = cached("lower", [rules, documents], write, code=code)
+        rows = np.load(folder / "states.npy", mmap_mode="r")
+        states[name] = np.split(rows, np.cumsum([len(d) for d in documents]))[:-1]
+        costs[name] = Cost(*read_json(folder / "cost.json"))
     return states, costs
 
 
@@ -136,14 +129,8 @@ def _is_exact(
     return near
 
 
-def _free_bytes() -> int:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    disk = os.statvfs(CACHE)
-    return disk.f_bavail * disk.f_frsize
-
-
 def _compute(
-    file: Path,
+    folder: Path,
     backbone: PreTrainedModel,
     documents: Sequence[Sequence[int]],
     first_layer: int,
@@ -155,8 +142,8 @@ def _compute(
     starts = np.cumsum([0, *lengths])
     kind = np.float32 if backbone.dtype == torch.float32 else np.int16
     shape = (int(starts[-1]), backbone.config.hidden_size)
-    with atomic_path(file) as path, maybe_compiled(backbone, shape[0]):
-        rows = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+    with maybe_compiled(backbone, shape[0]):
+        rows = np.lib.format.open_memmap(folder / "states.npy", "w+", dtype=kind, shape=shape)
         for batch in micro_batches(lengths.tolist(), token_budget, packed=True):
             ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
             states = states_below(
@@ -170,5 +157,5 @@ def _compute(
             for i, part in zip(batch, states.split(lengths[batch].tolist()), strict=True):
                 rows[starts[i] : starts[i + 1]] = part.numpy()
         rows.flush()
-    with atomic_path(file.with_suffix(".json")) as path:
-        path.write_text(json.dumps(list(meter(backbone.device) - start)), encoding="utf-8")
+    cost = json.dumps(list(meter(backbone.device) - start))  # seconds and joules
+    (folder / "cost.json").write_text(cost, encoding="utf-8")
