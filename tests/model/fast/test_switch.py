@@ -105,11 +105,11 @@ def test_results_agree_within_rounding(model_id, results):
 def shortcuts(model, monkeypatch, cache):
     """Names of the shortcuts that a model with adapters takes."""
     monkeypatch.setattr(storage, "CACHE", cache)
-    with maybe_compiled(model, 10**9):  # wraps blocks, compiles nothing
-        pass
     states, _ = cache_lower_layers(
         model, {"train": DOCUMENTS}, compute_dtype=F32, fingerprint="x", token_budget=64
     )
+    with maybe_compiled(model, 10**9):  # wraps blocks; without a pass nothing is compiled
+        pass
     fused = tuple(FUSED_LAYERS.values())
     taken = {
         "packed": is_packed(model) and skips_padding(model),
