@@ -227,16 +227,16 @@ def decode_labels(
             if strategy == "steps"
             else decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
         )
-        return label_space.decode(chosen), scores
+        return label_space.to_names(chosen), scores
     if multi_label and strategy == "yes_no":
         scores = score_questions(model, template, prompts, label_space.texts, **options)
         sets = decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
-        return label_space.decode(sets), scores
+        return label_space.to_names(sets), scores
     label_texts = [template.answer_ids(text) for text in label_space.texts]
     beams = {"greedy": 1, "beam": num_beams, "search": None}
     if not multi_label and strategy in beams:
         scores = search_labels(model, prompts, label_texts, num_beams=beams[strategy], **options)
-        return label_space.decode_best(scores), np.exp(scores)
+        return label_space.best_names(scores), np.exp(scores)
     if not multi_label and strategy in ("score", "score_length", "score_prior"):
         scores = score_labels(model, prompts, label_texts, **options)
         if strategy == "score_length":
@@ -246,6 +246,6 @@ def decode_labels(
             priors = score_labels(model, neutral, label_texts, **options).astype(np.float64)
             priors -= logsumexp(priors, axis=1, keepdims=True)
             scores -= logsumexp(priors, axis=0)  # the mean, up to a constant
-        return label_space.decode_best(scores), softmax(scores)
+        return label_space.best_names(scores), softmax(scores)
     kind = "label sets" if multi_label else "single labels"
     raise ValueError(f"decoding: {strategy!r} does not answer with {kind}")

@@ -80,13 +80,13 @@ class Classifier:
         """The most probable label of each text, or the list of its labels."""
         scores = self.predict_scores(texts)
         if not self.multi_label:
-            return [labels[0] for labels in self.label_space.decode_best(scores)]
+            return [labels[0] for labels in self.label_space.best_names(scores)]
         generated = self.threshold is None  # and may be empty, if the answer was no label
         may_be_empty = bool(self.label_space.none)
         chosen = scores > 0
         if not generated:
             chosen = decode_sets(scores, self.threshold, may_be_empty=may_be_empty)
-        return self.label_space.decode(chosen)
+        return self.label_space.to_names(chosen)
 
     def predict_stream(
         self, texts: Iterable[str], *, chunk_size: int = 4096

@@ -118,7 +118,7 @@ def test_no_other_threshold_has_a_better_micro_f1(arrays):
 def test_a_set_is_never_empty_and_holds_what_reaches_the_threshold():
     scores = np.array([[0.9, 0.6, 0.1, 0.5], [0.1, 0.3, 0.2, 0.0]])
     sets = decode_sets(scores, 0.5)
-    assert SPACE.decode(sets) == [["a", "b", "d"], ["b"]]
+    assert SPACE.to_names(sets) == [["a", "b", "d"], ["b"]]
 
 
 def test_ranking_by_hand():
