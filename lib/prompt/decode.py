@@ -227,17 +227,17 @@ def decode_labels(
             if strategy == "steps"
             else scores.labels_above(0.5, may_be_empty=bool(label_space.none))
         )
-        return label_space.decode(chosen), scores
+        return label_space.to_names(chosen), scores
     if multi_label and strategy == "yes_no":
         probs = score_questions(model, template, prompts, label_space.texts, **options)
         scores = Scores(probs)
         sets = scores.labels_above(0.5, may_be_empty=bool(label_space.none))
-        return label_space.decode(sets), scores
+        return label_space.to_names(sets), scores
     label_texts = [template.answer_ids(text) for text in label_space.texts]
     if not multi_label and strategy in ("greedy", "search"):
         greedy = strategy == "greedy"
         scores = search_labels(model, prompts, label_texts, greedy=greedy, **options)
-        return label_space.decode_best(scores), Scores(np.exp(scores))
+        return label_space.best_names(scores), Scores(np.exp(scores))
     if not multi_label and strategy in ("score", "score_length", "score_prior"):
         scores = score_labels(model, prompts, label_texts, **options)
         if strategy == "score_length":
@@ -247,6 +247,6 @@ def decode_labels(
             priors = score_labels(model, neutral, label_texts, **options).astype(np.float64)
             priors -= logsumexp(priors, axis=1, keepdims=True)
             scores -= logsumexp(priors, axis=0)  # the mean, up to a constant
-        return label_space.decode_best(scores), Scores(scores).softmax()
+        return label_space.best_names(scores), Scores(scores).softmax()
     kind = "label sets" if multi_label else "single labels"
     raise ValueError(f"decoding: {strategy!r} does not answer with {kind}")

@@ -265,7 +265,7 @@ class Run:
 
     def labels_above(self, scores: Scores, threshold: float) -> list[list[str]]:
         """Names of each document's labels; see `choose`."""
-        return self.label_space.decode(self.choose(scores, threshold))
+        return self.label_space.to_names(self.choose(scores, threshold))
 
     def machine_resources(self) -> dict[str, Any]:
         """Resources that every run has: device, threads, precision, peak memory and disk."""

@@ -13,7 +13,7 @@ def test_label_space_round_trip_and_labels_outside():
     rows = [["b"], [], ["c", "a"], ["unknown"]]
     encoded = space.encode(rows)
     assert encoded.shape == (4, 3)
-    assert space.decode(encoded) == [["b"], [], ["a", "c"], []]
+    assert space.to_names(encoded) == [["b"], [], ["a", "c"], []]
 
 
 def frames(train, test=()):
@@ -29,7 +29,7 @@ def supported(parts, policy, least=2):
 
 
 def test_no_document_has_no_label_lists():
-    assert LabelSpace(("a", "b")).decode(np.zeros((0, 2), dtype=bool)) == []
+    assert LabelSpace(("a", "b")).to_names(np.zeros((0, 2), dtype=bool)) == []
 
 
 def test_rare_labels_are_kept_dropped_or_merged_into_their_parent():
