@@ -86,6 +86,7 @@ def compare_all(
     # arms whose micro-F1 is the share of right documents
     single = group_codes(groups) is None and _one_label(y_true)
     accuracy = {arm: single and len(p) == 1 and _one_label(p[0]) for arm, p in y_preds.items()}
+    # everything that is of a pair
     rows = []
     for (a, b), of_pair in zip(pairs, p_values, strict=True):
         p_mcnemar = mcnemar(correct[a], correct[b])
