@@ -232,8 +232,8 @@ def automated(validation: ScoredSplit, test: ScoredSplit, wanted: float) -> tupl
 
     NaN without confidences; the precision is also NaN where nothing is answered.
     """
-    if validation.confidence is None or test.confidence is None:
+    confidence, of_validation = test.confidence, validation.confidence
+    if confidence is None or of_validation is None:
         return np.nan, np.nan
-    threshold = choose_threshold(validation.confidence, validation.right, wanted)
-    given = test.confidence >= threshold
+    given = confidence >= choose_threshold(of_validation, validation.right, wanted)
     return float(given.mean()), float(test.right[given].mean()) if given.any() else np.nan

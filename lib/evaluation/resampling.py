@@ -61,14 +61,7 @@ def resample_f1(
     Davison & Hinkley 1997, section 3.8), the same for every arm and seed. In macro-F1 a label that
     a resample happens to miss is left out of that resample's mean, because a 0 for it would bias
     every resample downwards; a label that the whole test split lacks counts 0, as it does in the
-    score itself.
-
-    Parameters
-    ----------
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool, S of its own.
-    groups
-        (N,) of each document; None where documents are independent.
+    score itself. For parameters see `lib.evaluation.intervals.f1_intervals`.
     """
     codes = group_codes(groups)
     # counts once; then blocks of resamples, each a product with weights

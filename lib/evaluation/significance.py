@@ -53,15 +53,11 @@ def compare_all(
 
     Parameters
     ----------
-    y_true
-        (N, C) bool.
-    y_preds
-        For each arm (S, N, C) bool. McNemar takes the arm's first seed; a document is right when
-        its whole label set is.
+    y_true, y_preds, groups
+        See `f1_intervals`. McNemar takes an arm's first seed; a document is right if its whole
+        label set is.
     reference
         Compare every other arm with this one alone; "" for every pair.
-    groups
-        (N,) of each document; None where documents are independent.
     num_resamples
         Of the randomization test.
 

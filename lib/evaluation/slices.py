@@ -39,12 +39,10 @@ def f1_by_part(
 
     Parameters
     ----------
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
+    y_true, y_preds, groups
+        See `f1_intervals`; the mean over seeds is given.
     documents, labels
         The part of each document, (N,), or of each label, (C,): one of the two.
-    groups
-        (N,) the group of each document; None where documents are independent.
 
     Returns
     -------
