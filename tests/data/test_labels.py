@@ -16,6 +16,14 @@ def test_label_space_round_trip_and_labels_outside():
     assert space.to_names(encoded) == [["b"], [], ["a", "c"], []]
 
 
+def test_an_empty_answer_is_outside_unless_sets_may_be_empty():
+    rows = [["b"], [], ["c", "unknown"], ["unknown"], [""]]
+    outside = [False, True, False, True, True]
+    assert LabelSpace(("b", "c")).outside(rows).tolist() == outside
+    outside[1] = False
+    assert LabelSpace(("b", "c"), none="none").outside(rows).tolist() == outside
+
+
 def frames(train, test=()):
     def frame(rows):
         return pd.DataFrame({"labels": pd.Series(list(rows), dtype=object)})

@@ -30,7 +30,7 @@ from lib.report.figures.scores import (
     save_figure,
     wrap,
 )
-from lib.report.slices import plot_slices
+from lib.report.figures.slices import plot_slices
 
 ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf", "zero_shot", "instruction@512",
         "head_mlp", "layers_8", "rank_64", "embedding_rank_64_all_linear_lr_1e-3_seeded",
