@@ -320,7 +320,7 @@ class InstructionParams(FinetuneParams):
 
     @property
     def prompt_options(self) -> dict[str, Any]:
-        """The keyword arguments of `lib.prompt.listing.build_template`."""
+        """The keyword arguments of `lib.prompt.template.build_template`."""
         names = "instruction labels_in_prompt verbalizer num_examples multi_label max_length"
         options = {name: getattr(self, name) for name in names.split()}
         return options | {"plain": self.template == "plain"}

@@ -23,7 +23,7 @@ from lib.prompt.decode import decode_labels
 from lib.machine import choose_device, choose_dtype
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.data.labels import LabelSpace
-from lib.prompt.listing import build_template
+from lib.prompt.template import build_template
 from lib.model.load import load_backbone, load_tokenizer
 from lib.evaluation.metrics import Scores, decode_sets, label_scores, sigmoid, softmax
 from lib.config.arms import NOTEBOOK_PARAMS, BaselineParams, EmbeddingParams, InstructionParams, StudyParams
@@ -234,7 +234,7 @@ def _instruction_scores(
         answer = max(len(template.question_ids(text)) for text in called.texts)
 
     def score(texts: Sequence[str]) -> np.ndarray:
-        prompts = [template.render(text) for text in texts]
+        prompts = [template.prompt_ids(text) for text in texts]
         require_context(model.config, max(map(len, prompts), default=0), answer)
         preds, scores = decode_labels(
             model,

@@ -16,12 +16,12 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from lib.prompt.answers import order_labels
+from lib.prompt.answers import answer_texts
 from lib.model.memory import GIB, GPUS, ROW_BYTES, USABLE, Machine, Shape, fit_micro_batch, kept_gib, measure_machine, unpacked_gib, unpacks_once, weights_gib
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.machine import choose_device, choose_dtype, start_run
-from lib.prompt.listing import build_template
+from lib.prompt.template import build_template
 from lib.model.load import load_tokenizer
 from lib.config.arms import BaselineParams, InstructionParams, StudyParams
 from lib.errors import InputError
@@ -151,7 +151,7 @@ def _count_tokens(
     config = AutoConfig.from_pretrained(resolve_model(params.model_id))
     template, labels = build_template(tokenizer, config, names, **params.prompt_options)
     prompt = len(template.prefix_ids) + len(template.suffix_ids)
-    known = [len(template.answer_ids(*order_labels(x, labels))) for x in splits["train"]["labels"]]
+    known = [len(template.answer_ids(*answer_texts(x, labels))) for x in splits["train"]["labels"]]
     added, passes = len(template.suffix_ids) + max(known), 1.0
     examples = params.num_examples * (sum(train) + sum(known)) // len(train)
     if params.decoding == "generate":
