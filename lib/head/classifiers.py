@@ -7,8 +7,6 @@ a (C, D) weight and perhaps a (C,) bias.
 import torch
 from torch import Tensor, nn
 
-from lib.config.arms import HEADS
-
 
 class LinearHead(nn.Linear):
     """A weight for each dimension and label, in float32."""
@@ -34,10 +32,3 @@ class MLPHead(LinearHead):
 
 
 KINDS = {"linear": LinearHead, "mlp": MLPHead}
-
-
-def build_head(kind: str, hidden_size: int, num_labels: int, *, bias: bool = True) -> LinearHead:
-    """A head: "linear" (`LinearHead`) or "mlp" (`MLPHead`), with or without a bias."""
-    if kind not in HEADS:
-        raise ValueError(f"head: {kind!r} is not known; use {', '.join(HEADS)}")
-    return KINDS[kind](hidden_size, num_labels, bias)

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.config.arms import POOLINGS
+from lib.config.choices import POOLINGS
+from lib.config.groups import HeadParams
 from lib.data.labels import DENSE_LABELS, NUM_TOP
 from lib.head.chunked import chunked_loss, chunked_top
-from lib.head.classifiers import build_head
+from lib.head.classifiers import KINDS
 from lib.head.losses import HeadLoss
 
 NUM_LATENTS = 64  # of attention pooling; NV-Embed trains 512 on far more text
@@ -100,30 +101,19 @@ class PoolingHead(nn.Module):
     ----------
     num_labels
         C; with 0 there is no classifier and the pooled embedding itself is returned.
-    mode
-        A mode of `pool`, or "attention" for `AttentionPooling`.
-    kind
-        The classifier: see `lib.head.classifiers.build_head`.
-    bias
-        Whether each label has a bias.
+    params
+        Its `pooling` is a mode of `pool`, or "attention" for `AttentionPooling`; its `head` and
+        `head_bias` choose the classifier (`lib.head.classifiers`).
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_labels: int,
-        mode: str,
-        *,
-        kind: str = "linear",
-        bias: bool = True,
-    ) -> None:
+    def __init__(self, hidden_size: int, num_labels: int, params: HeadParams) -> None:
         super().__init__()
-        self.mode = mode
+        self.mode = params.pooling
         self.num_labels = num_labels
-        self.attention = AttentionPooling(hidden_size) if mode == "attention" else None
+        self.attention = AttentionPooling(hidden_size) if self.mode == "attention" else None
         self.classifier = None
         if num_labels:
-            self.classifier = build_head(kind, hidden_size, num_labels, bias=bias)
+            self.classifier = KINDS[params.head](hidden_size, num_labels, params.head_bias)
 
     @torch.no_grad()
     def init_bias(self, label_counts: np.ndarray, num_documents: int) -> None:

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lib.machine import mixed_precision
-from lib.model.fast.blocks import reading_only
-from lib.model.logits import decoder_of
-from lib.prompt.label_scores import additive_mask, plain_states, prefix_kwargs
+from lib.model.forward import masked_states
+from lib.prompt.label_scores import plain_states
 from lib.prompt.label_trie import LabelTrie
 
 
@@ -52,7 +50,7 @@ class Branches:
     ) -> None:
         self.model, self.trie, self.compute_dtype = model, trie, compute_dtype
         self.rests, self.cache = rests, DynamicCache()
-        self.num_shared, self.shared = prefix_kwargs(prefix)
+        self.prefix = prefix
         self.lengths = torch.tensor([len(rest) for rest in rests])
         keys = torch.arange(max(map(len, rests)))
         self.prompt = keys < self.lengths[:, None]  # (B, keys): not padding
@@ -110,19 +108,15 @@ class Branches:
     def _forward(
         self, input_ids: Tensor, positions: Tensor, visible: Tensor, read: Tensor
     ) -> Tensor:
-        """Last hidden states at the n positions that are read, (n, H); the cache grows by T."""
-        device, read = self.model.device, read.to(self.model.device)
-        decoder = decoder_of(self.model)
-        with mixed_precision(device, self.compute_dtype), reading_only(decoder, read):
-            states = decoder(
-                input_ids=input_ids.to(device),
-                position_ids=(self.num_shared + positions).to(device),
-                attention_mask=additive_mask(visible, self.model.dtype).to(device),
-                past_key_values=self.cache,
-                use_cache=True,
-                **self.shared,
-            ).last_hidden_state
-        return states[read]
+        """The n last hidden states that are read, (n, H), of (B, T); the cache grows by T."""
+        inputs = (x.to(self.model.device) for x in (input_ids, positions, visible, read))
+        return masked_states(
+            self.model,
+            *inputs,
+            compute_dtype=self.compute_dtype,
+            prefix=self.prefix,
+            cache=self.cache,
+        )
 
 
 class Recomputed:

@@ -12,11 +12,11 @@ from scipy.special import logsumexp
 from torch import nn
 
 from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import decode_sets, softmax
+from lib.evaluation.scores import Scores
 from lib.machine import mixed_precision
 from lib.model.batches import micro_batches
 from lib.model.checks import generates_padded
-from lib.model.logits import causal_lm
+from lib.model.parts import pretrained
 from lib.model.probes import probes_of
 from lib.prompt.answers import parse_labels
 from lib.prompt.label_scores import score_labels
@@ -39,7 +39,7 @@ def generate_answers(
     compute_dtype: torch.dtype,
 ) -> list[str]:
     """Greedy free answers to N prompts, as text without special tokens."""
-    model, tokenizer = causal_lm(model).eval(), template.tokenizer
+    model, tokenizer = pretrained(model).eval(), template.tokenizer
     answers = [""] * len(prompts)
     lengths = [len(p) + max_new_tokens for p in prompts]
     batches = micro_batches(lengths, token_budget)
@@ -91,7 +91,7 @@ class _Request:
         return score_labels(self.model, prompts, self.answers, **self.options)
 
 
-Decoded = tuple[list[list[str]], np.ndarray]  # labels of N prompts, and (N, C) float32 scores
+Decoded = tuple[list[list[str]], Scores]  # labels of N prompts, and (N, C) float32 scores
 
 
 def _generate(request: _Request, *, multi_label: bool) -> Decoded:
@@ -101,18 +101,18 @@ def _generate(request: _Request, *, multi_label: bool) -> Decoded:
     )  # fmt: skip
     space = request.label_space
     preds = [parse_labels(text, space, multi_label=multi_label) for text in texts]
-    return preds, space.encode(preds).astype(np.float32)
+    return preds, Scores(space.encode(preds).astype(np.float32))
 
 
 def _search(request: _Request, *, greedy: bool) -> Decoded:
     scores = search_labels(
         request.model, request.prompts, request.answers, greedy=greedy, **request.options
     )
-    return request.label_space.decode_best(scores), np.exp(scores)
+    return request.label_space.decode_best(scores), Scores(np.exp(scores))
 
 
 def _best(request: _Request, scores: np.ndarray) -> Decoded:
-    return request.label_space.decode_best(scores), softmax(scores)
+    return request.label_space.decode_best(scores), Scores(scores).softmax()
 
 
 def _score(request: _Request) -> Decoded:
@@ -144,7 +144,7 @@ def _sets_by_steps(request: _Request, *, tuned: bool) -> Decoded:
         request.model, request.template, request.prompts, space.texts, none=space.none,
         **request.options,
     )  # fmt: skip
-    return (_likely(space, scores), scores) if tuned else (space.decode(sets), scores)
+    return _above_half(space, scores) if tuned else (space.decode(sets), Scores(scores))
 
 
 def _sets_by_questions(request: _Request) -> Decoded:
@@ -152,12 +152,14 @@ def _sets_by_questions(request: _Request) -> Decoded:
     scores = score_questions(
         request.model, request.template, request.prompts, space.texts, **request.options
     )
-    return _likely(space, scores), scores
+    return _above_half(space, scores)
 
 
-def _likely(space: LabelSpace, scores: np.ndarray) -> list[list[str]]:
+def _above_half(space: LabelSpace, probs: np.ndarray) -> Decoded:
     """Labels of a probability of at least one half."""
-    return space.decode(decode_sets(scores, 0.5, may_be_empty=bool(space.none)))
+    scores = Scores(probs)
+    sets = scores.labels_above(0.5, may_be_empty=bool(space.none))
+    return space.decode(sets), scores
 
 
 DECODERS: dict[str, Callable[[_Request], Decoded]] = {  # one label per document
@@ -188,7 +190,7 @@ def decode_labels(
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> Decoded:
-    """Predicted labels of N prompts and their scores, (N, C) float32.
+    """Predicted labels of N prompts and their scores, float32.
 
     Parameters
     ----------

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from lib.machine import mixed_precision
 from lib.model.batches import micro_batches, pad
-from lib.model.fast.attention import hidden_states, is_packed
-from lib.model.fast.blocks import reading_only
-from lib.model.logits import causal_lm, decoder_of, next_token_logits
+from lib.model.forward import (
+    last_hidden_states,
+    masked_states,
+    next_token_logits,
+    prefill,
+    skips_padding,
+)
+from lib.model.parts import pretrained
 from lib.model.probes import SCORE_TOLERANCE, in_float32, made_up_tokens, probes_of, window_of
 from lib.prompt.label_trie import LabelTrie
 
@@ -60,7 +64,7 @@ def score_labels(
     token_budget
         Most tokens of one forward pass, trie nodes included.
     """
-    model = causal_lm(model).eval()
+    model = pretrained(model).eval()
     trie = LabelTrie.build(answers, given)
     scores = np.empty((len(prompts), len(answers)), dtype=np.float32)
     if not prompts:
@@ -185,8 +189,7 @@ def next_log_probs(
     compute_dtype: torch.dtype,
 ) -> list[list[float]]:
     """log p(token) of some next tokens behind each of n last hidden states, (n, H)."""
-    with mixed_precision(model.device, compute_dtype):
-        logits = next_token_logits(model, states).float()  # (n, V)
+    logits = next_token_logits(model, states, compute_dtype).float()  # (n, V)
     columns = torch.tensor(list(chain.from_iterable(tokens)), device=states.device)
     counts = torch.tensor([len(some) for some in tokens], device=states.device)
     rows = torch.arange(len(tokens), device=states.device).repeat_interleave(counts)
@@ -207,10 +210,9 @@ def plain_states(
     """
     states: list[Tensor] = [torch.empty(0)] * len(rows)
     lengths = [len(row) for row in rows]
-    for batch in micro_batches(lengths, token_budget, packed=is_packed(model)):
+    for batch in micro_batches(lengths, token_budget, packed=skips_padding(model)):
         ids, mask = (x.to(model.device) for x in pad([rows[k] for k in batch], 0))
-        with mixed_precision(model.device, compute_dtype):
-            (of_batch,) = hidden_states(decoder_of(model), ids, mask)
+        of_batch = last_hidden_states(model, ids, mask, compute_dtype=compute_dtype)
         for k, of_row in zip(batch, of_batch, strict=True):
             states[k] = of_row[list(reads[k])]
     return torch.cat(states)
@@ -221,30 +223,14 @@ def prefill_shared(
 ) -> tuple[DynamicCache | None, list[list[int]]]:
     """Keys and values of what all prompts begin with, and the rest of each, at least one token.
 
-    Only packed models (`lib.model.fast.packing.use_packing`) can share them; None for others.
+    None where the model cannot share them (`lib.model.forward.prefill`).
     """
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     shared = next((i for i in range(limit) if first[i] != last[i]), limit)
-    if not shared or not is_packed(model):
-        return None, [list(prompt) for prompt in prompts]
-    ids = torch.tensor([list(prompts[0][:shared])], device=model.device)
-    with mixed_precision(model.device, compute_dtype):
-        # With its mask, from which a model with a sliding window makes its own.
-        mask = torch.ones_like(ids)
-        output = decoder_of(model)(input_ids=ids, attention_mask=mask, use_cache=True)
-    return output.past_key_values, [list(prompt[shared:]) for prompt in prompts]
-
-
-def prefix_kwargs(prefix: DynamicCache | None) -> tuple[int, dict[str, DynamicCache]]:
-    """Tokens of a shared beginning, and the keyword argument of `forward` that passes it."""
-    return (prefix.get_seq_length(), {"prefix": prefix}) if prefix is not None else (0, {})
-
-
-def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mask that transformers adds to attention scores, (B, 1, T, keys), of (B, T, keys) bool."""
-    mask = torch.zeros(visible.shape, dtype=dtype)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+    prefix = prefill(model, prompts[0][:shared], compute_dtype=compute_dtype)
+    first = 0 if prefix is None else shared
+    return prefix, [list(prompt[first:]) for prompt in prompts]
 
 
 def _edge_log_probs(
@@ -263,7 +249,6 @@ def _edge_log_probs(
     a node sees | all of the prompt  | nothing | its ancestors     |
     ```
     """
-    num_shared, shared = prefix_kwargs(prefix)
     longest, size = max(map(len, rests)), len(rests)
     total = longest + len(trie.tokens) - 1  # the root is the end of the prompt
     lengths = torch.tensor([len(rest) for rest in rests])
@@ -277,7 +262,6 @@ def _edge_log_probs(
     # Positions: a node of depth 1 is right behind the prompt, over its padding.
     positions = torch.arange(total).repeat(size, 1)
     positions[:, longest:] = lengths[:, None] - 1 + torch.tensor(trie.depths[1:])
-    positions += num_shared
 
     # Visibility: prompt to prompt, nodes to prompt, nodes to nodes; nothing real sees padding.
     visible = torch.zeros(size, total, total, dtype=torch.bool)
@@ -292,17 +276,9 @@ def _edge_log_probs(
     read[:, longest - 1 + scored[scored > 0]] = True
     if scored[0] == 0:
         read[torch.arange(size), lengths - 1] = True
-    device, decoder = model.device, decoder_of(model)
-    read = read.to(device)
-    with mixed_precision(device, compute_dtype), reading_only(decoder, read):
-        states = decoder(
-            input_ids=input_ids.to(device),
-            position_ids=positions.to(device),
-            attention_mask=additive_mask(visible, model.dtype).to(device),
-            use_cache=False,
-            **shared,
-        ).last_hidden_state
-        states = states[read].unflatten(0, (size, -1))  # (B, S, H)
-        logits = next_token_logits(model, states)  # (B, S, V)
+    inputs = (x.to(model.device) for x in (input_ids, positions, visible, read))
+    states = masked_states(model, *inputs, compute_dtype=compute_dtype, prefix=prefix)
+    states = states.unflatten(0, (size, -1))  # (B, S, H)
+    logits = next_token_logits(model, states, compute_dtype)  # (B, S, V)
     normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, S)
     return logits[:, at, token].float() - normaliser[:, at]

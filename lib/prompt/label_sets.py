@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import nn
 
-from lib.evaluation.metrics import sigmoid
 from lib.prompt.label_scores import score_labels
 from lib.prompt.template import NO, YES, PromptTemplate
 
@@ -119,4 +119,4 @@ def score_questions(
         )
         yes, no = np.split(log_probs, 2, axis=1)
         log_odds[:, start : start + at_once] = yes - no
-    return sigmoid(log_odds)
+    return expit(log_odds)

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lib.model.batches import micro_batches
-from lib.model.logits import causal_lm
+from lib.model.parts import pretrained
 from lib.model.probes import SCORE_TOLERANCE, in_float32, made_up_tokens, probes_of
 from lib.prompt.branches import Answer, Branches, Recomputed
 from lib.prompt.label_scores import next_log_probs, prefill_shared, reads_trees, score_labels
@@ -61,7 +61,7 @@ def search_labels(
         About as many tokens as a batch of prompts holds, those of answers included; a best-first
         search that goes back often holds more.
     """
-    model = causal_lm(model).eval()
+    model = pretrained(model).eval()
     trie = LabelTrie.build(answers)
     scores = np.full((len(prompts), len(answers)), -np.inf, dtype=np.float32)
     if not prompts:

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.errors import ModelError
 from lib.model.tokens import TextEncoder, context_limit, text_encoder
@@ -28,38 +29,29 @@ def build_template(
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
     label_space: LabelSpace,
-    *,
-    verbalizer: str = "text",
-    labels_in_prompt: bool = False,
-    num_examples: int = 0,
-    max_length: int,
-    **options: Any,
+    params: InstructionParams,
 ) -> tuple["PromptTemplate", LabelSpace]:
     """The prompt of a run, and the labels with their texts in prompts and answers.
 
     A list of labels that leaves no room in the model's context for documents of `max_length`
     tokens, examples included, is left out, which is logged.
-
-    Parameters
-    ----------
-    verbalizer
-        See `LabelSpace.verbalized`.
-    labels_in_prompt
-        List all labels behind the instruction.
-    num_examples
-        Answered documents in each prompt.
-    options
-        Others of `PromptTemplate.build`.
     """
-    prompt_labels = label_space.verbalized(verbalizer)
-    options |= {"max_length": max_length, "none": prompt_labels.none}
-    if labels_in_prompt:
+    prompt_labels = label_space.verbalized(params.verbalizer)
+    options = {
+        "instruction": params.instruction,
+        "multi_label": params.multi_label,
+        "none": prompt_labels.none,
+        "max_length": params.max_length,
+        "plain": params.template == "plain",
+    }
+    if params.labels_in_prompt:
         listed = label_list(prompt_labels, label_space)
         template = PromptTemplate.build(tokenizer, labels=listed, **options)
-        # Tokens of the longest prompt with its answer, against the model's context.
+        # Tokens of the longest prompt with its answers, against the model's context.
         answer = max(len(template.answer_ids(text)) for text in prompt_labels.texts)
+        turn = params.max_length + answer + EXTRA_ANSWER_TOKENS
         frame = len(template.prefix_ids) + len(template.suffix_ids)
-        needed = frame + (num_examples + 1) * (max_length + answer + EXTRA_ANSWER_TOKENS)
+        needed = frame + (params.num_examples + 1) * turn
         limit = context_limit(config)
         if limit is None or needed <= limit:
             return template, prompt_labels

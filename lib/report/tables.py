@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse
+from scipy.sparse import csr_array
 
 from lib.config.study import load_study
-from lib.evaluation.intervals import f1_intervals
+from lib.evaluation.intervals import QUANTILES, f1_intervals
 from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
 from lib.evaluation.significance import compare_all
@@ -109,8 +109,7 @@ def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndar
     label_space = read_label_space(runs["folder"].iloc[0])
 
     def encode(folder: Path, column: str) -> np.ndarray:
-        multi_hot = label_space.encode(read_predictions(folder)[column])
-        return multi_hot.toarray() if issparse(multi_hot) else multi_hot
+        return csr_array(label_space.encode(read_predictions(folder)[column])).toarray()
 
     order = runs.groupby("arm")["micro_f1"].mean().sort_values(ascending=False, kind="stable")
     seeds = runs.sort_values("seed").groupby("arm")["folder"]
@@ -243,7 +242,7 @@ def distillation(
         kept = samples[student].mean(axis=1) / samples[teacher].mean(axis=1)  # (2, R)
         for average, ratios in zip(AVERAGES, kept, strict=True):
             name = f"{average}_kept"
-            low, high = np.quantile(ratios, [0.025, 0.975])
+            low, high = np.quantile(ratios, QUANTILES)
             row[name] = ours[average] / theirs[average]
             row |= {f"{name}_low": low, f"{name}_high": high}
         row["speedup"] = ours["infer_docs_per_second"] / theirs["infer_docs_per_second"]

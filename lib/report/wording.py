@@ -1,4 +1,7 @@
-"""Numbers, names and lists in sentences, printed so that no rounding contradicts what they say."""
+"""Numbers, names and lists in sentences, printed so that no rounding contradicts the text.
+
+Limits without a source are our choices.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +10,7 @@ import numpy as np
 
 from lib.evaluation.intervals import ALPHA
 
-MOST_DIGITS = 7  # after them every digit is printed (chosen here)
+MAX_DIGITS = 7  # up to which digits are added; after them every digit is printed
 
 
 def format_f1(value: float | None, *marks: float) -> str:
@@ -43,21 +46,40 @@ def format_time(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
+def format_saving(dear: float, cheap: float) -> str:
+    """ "2.6 times less": the ratio of two costs, in either order."""
+    dear, cheap = max(dear, cheap), min(dear, cheap)
+    if cheap == 0:
+        return "next to nothing"
+    ratio = dear / cheap
+    return f"{ratio:.1f} times less" if ratio < 10 else f"{ratio:,.0f} times less"
+
+
+def format_range(few: int, many: int) -> str:
+    """ "1 to 3", or "3" where both are the same."""
+    return f"{many}" if few == many else f"{few} to {many}"
+
+
 def join(items: Sequence[str]) -> str:
     """ "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def shorten(name: str, characters: int = 32) -> str:
-    """At most so many characters of a name, the last one "…" if it is cut."""
+    """Up to `characters` of a name, the last one "…" if it is cut."""
     return name if len(name) <= characters else name[: characters - 1] + "…"
 
 
+def beginning(text: str, characters: int) -> str:
+    """The beginning of a text, on one line, with "…" if it is cut."""
+    return shorten(" ".join(text[: 4 * characters].split()), characters)
+
+
 def _rounded(value: float | None, marks: Sequence[float], form: str, digits: int) -> str:
-    """The fewest digits with which the value stands on the same side of every mark."""
+    """The fewest digits with which the value is on the same side of every mark."""
     if value is None or not math.isfinite(value):
         return "not known"
-    for count in range(digits, MOST_DIGITS + 1):
+    for count in range(digits, MAX_DIGITS + 1):
         text = format(value, form.format(count))
         if all(np.sign(float(text) - mark) == np.sign(value - mark) for mark in marks):
             return text

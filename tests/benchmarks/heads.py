@@ -19,7 +19,7 @@ from lib.head import chunked
 from lib.head.chunked import chunked_loss, chunked_top
 from lib.head.classifiers import build_head
 from lib.head.losses import HeadLoss
-from lib.machine import describe_machine, peak_memory_gib, reset_peak_memory, start_run
+from lib.machine import configure_process, describe_machine, peak_memory_gib, reset_peak_memory
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 def measure(num_labels: int, how: str) -> dict:
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     if how == "at once":
         chunked.CHUNK = num_labels
     head = build_head("linear", WIDTH, num_labels)

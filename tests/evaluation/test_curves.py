@@ -1,13 +1,10 @@
-"""Learning curves, on simulated predictions with known accuracies, crossings and power laws."""
+"""Learning curves, on simulated predictions with known accuracies and crossings."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.text import Text
-from scipy.optimize import curve_fit
 from sklearn.metrics import f1_score
 
 from lib.evaluation.curves import (
@@ -19,9 +16,8 @@ from lib.evaluation.curves import (
     split_arm,
 )
 from lib.evaluation.intervals import f1_intervals
-from lib.evaluation.power_law import EXPONENTS, extrapolate, fit_power_law, forecasts
-from lib.report.curve_reading import describe_curves
 from lib.report.figures.curves import plot_learning_curves
+from lib.report.sentences import describe_curves
 
 NUM_DOCUMENTS, NUM_LABELS = 800, 4
 SIZES = (64, 128, 256, 512)
@@ -81,12 +77,11 @@ def test_the_table_has_scikit_learns_f1_and_the_intervals_of_significance(y_pred
     assert table["train_size"].iloc[-1] == 0
 
 
-@pytest.mark.parametrize("average", ["micro_f1", "macro_f1"])
-def test_one_seed_is_resampled_as_significance_does(y_preds, average):
+def test_one_seed_is_resampled_as_significance_does(y_preds):
     one = {"embedding@64": y_preds["embedding@64"][:1]}
-    curve = resample_curves(Y_TRUE, one, average=average, num_resamples=3000)["embedding"]
+    curve = resample_curves(Y_TRUE, one, num_resamples=3000)["embedding"]
     alone = f1_intervals(Y_TRUE, one).iloc[0]
-    expected = [alone[f"{average}_low"], alone[f"{average}_high"]]
+    expected = [alone["micro_f1_low"], alone["micro_f1_high"]]
     assert np.quantile(curve.samples, [0.025, 0.975]) == pytest.approx(expected, abs=0.004)
 
 
@@ -96,11 +91,6 @@ def test_seeds_that_differ_widen_a_curve_by_the_standard_error_of_their_mean():
     error = np.std([0.3, 0.4, 0.5, 0.6, 0.7], ddof=1) / np.sqrt(5)
     half = (np.quantile(samples, 0.975) - np.quantile(samples, 0.025)) / 2
     assert half == pytest.approx(2.776 * error, rel=0.1)  # Student's t with 4 degrees of freedom
-
-
-def test_an_unknown_average_is_named(y_preds):
-    with pytest.raises(ValueError, match="average: 'f1' is not one of micro_f1, macro_f1"):
-        resample_curves(Y_TRUE, y_preds, average="f1", num_resamples=10)
 
 
 def test_a_known_crossing_lies_in_its_interval(curves):
@@ -149,64 +139,6 @@ def test_of_several_crossings_the_last_counts_and_only_common_sizes():
     assert len(crossings({"a": curve([0], [0.5]), "b": curve([0], [0.4])})) == 0
 
 
-@settings(max_examples=40)
-@given(
-    a=st.floats(0, 0.3), b=st.floats(0.2, 3), c=st.floats(0.05, 1.5), floor=st.booleans()
-)  # fmt: skip
-def test_an_exact_power_law_is_found_again(a, b, c, floor):
-    sizes = np.array([32, 64, 128, 256, 512, 1024])
-    law = fit_power_law(sizes, (a * floor + b * sizes**-c)[None], floor=floor)
-    step = EXPONENTS[1] / EXPONENTS[0]
-    assert c / step <= law.c[0] <= c * step
-    for n in (sizes[0], sizes[-1], 2048):
-        assert law.error(n)[0] == pytest.approx(a * floor + b * n**-c, abs=5e-3)
-
-
-def test_noisy_errors_are_fitted_as_well_as_scipy_does():
-    generator, sizes = np.random.default_rng(3), np.array([64, 128, 256, 512, 1024])
-    errors = 0.1 + 2 * sizes**-0.5 + generator.normal(0, 0.01, (20, 5))
-    law = fit_power_law(sizes, errors, floor=True)
-    ours = sum((law.error(n) - errors[:, k]) ** 2 for k, n in enumerate(sizes))
-    for row, squares in zip(errors, ours, strict=True):
-        start, bounds = (0.1, 2, 0.5), ([0, 0, 1e-3], [1, np.inf, 3])
-        fitted, _ = curve_fit(lambda n, a, b, c: a + b * n**-c, sizes, row, start, bounds=bounds)
-        theirs = np.sum((fitted[0] + fitted[1] * sizes ** -fitted[2] - row) ** 2)
-        assert squares <= theirs * 1.01 + 1e-7
-
-
-def test_errors_that_rise_are_fitted_by_a_level_line():
-    law = fit_power_law(np.array(SIZES), np.array([[0.4, 0.45, 0.5, 0.55]]), floor=True)
-    assert law.error(10_000)[0] == pytest.approx(0.475, abs=1e-3)
-
-
-def test_a_forecast_covers_what_the_known_law_brings(curves):
-    table = forecasts(curves).set_index("approach")
-    assert list(table.index) == ["embedding", "tfidf"]
-    for approach, f1 in (
-        ("embedding", 1 - 3 * 1024**-0.4),
-        ("tfidf", 1 - 3 * 160**-0.3 * 1024**-0.1),
-    ):
-        row = table.loc[approach]
-        assert row.train_size == 1024
-        assert row.low < f1 < row.high
-        assert row.miss_low < 0 < row.miss_high
-        assert row.held_out_size == 512
-    assert table.loc["embedding", "exponent"] == pytest.approx(0.4, abs=0.05)
-    assert table.loc["embedding", "gain_low"] > 0
-
-
-def test_a_curve_that_stops_rising_is_missed_and_said_not_to_be_relied_on():
-    stops = {"a": curve(SIZES, [0.3, 0.5, 0.65, 0.65], spread=0.01)}
-    forecast = forecasts(stops)
-    assert forecast["miss_low"].iloc[0] > 0.05
-    table = pd.DataFrame(
-        {"approach": "a", "train_size": SIZES, "num_seeds": 1, "micro_f1": stops["a"].f1}
-    ).assign(micro_f1_low=0.1, micro_f1_high=0.9)
-    text = describe_curves(table, stops, crossings(stops), forecast)
-    assert "**Do not rely on the forecast** for a: it misses, or sees no gain." in text
-    assert "over test documents alone: each arm has one seed" in text
-
-
 def reading(curves, *, num_seeds=3):
     rows = [
         (name, n, f1) for name, c in curves.items() for n, f1 in zip(c.sizes, c.f1, strict=True)
@@ -214,23 +146,25 @@ def reading(curves, *, num_seeds=3):
     table = pd.DataFrame(rows, columns=["approach", "train_size", "micro_f1"])
     table = table.assign(micro_f1_low=table.micro_f1, micro_f1_high=table.micro_f1)
     table["num_seeds"] = num_seeds
-    return describe_curves(table, curves, crossings(curves), forecasts(curves))
+    return describe_curves(table, curves, crossings(curves))
 
 
 def test_curves_of_one_approach_at_one_size_and_of_equal_ones_are_read_truly():
     text = reading({"a": curve([64], [0.9996])})
     assert "With 64 training documents **a** reaches a micro-F1, 0.9996" in text
-    assert "1 training sizes are fewer than 3" in text
+    assert "over test documents alone: each arm has one seed" in reading(
+        {"a": curve([64], [0.5])}, num_seeds=1
+    )
     level = curve(SIZES, [0.0, 0.0, 0.0, 0.0])
     text = reading({"a": level, "b": level})
     assert "**a** has the highest micro-F1, as b, 0.000 (0.000 to 0.000)." in text
     assert "No two curves cross: of no pair does one approach lead" in text
-    assert "Do not rely on the forecast** for a and b" in text
 
 
 def test_approaches_with_other_sizes_and_seeds_are_counted_as_they_are():
     text = reading({"a": curve([8, 16], [0.1, 0.2]), "b": curve([32, 64], [0.3, 0.4])})
-    assert "Nothing is said of more labels: 2 training sizes are fewer than 3." in text
+    assert "With 8 training documents **a** reaches a micro-F1, 0.1" in text
+    assert "With 64 training documents **b** reaches a micro-F1, 0.4" in text
     text = reading({"a": curve([8, 16], [0.1, 0.2])}, num_seeds=[1, 3])
     assert "over test documents and 1 to 3 seeds" in text
 
@@ -260,38 +194,14 @@ def test_many_pairs_need_more_certainty_than_one():
     assert not table["certain"].any()
 
 
-def test_too_few_sizes_are_refused():
-    few = curve([64, 128], [0.3, 0.4])
-    with pytest.raises(ValueError, match="2 training sizes: a forecast needs 3 or more"):
-        extrapolate(few)
-    assert len(forecasts({"a": few, "b": curve([0], [0.2])})) == 0
-
-
-@pytest.mark.parametrize("num_sizes", [5, 6])
-def test_the_law_that_is_tried_on_the_largest_size_is_the_one_that_forecasts(num_sizes):
-    sizes = np.array([32, 64, 128, 256, 512, 1024][:num_sizes])
-    found = extrapolate(curve(sizes, 1 - (0.3 + 2.0 * sizes**-0.7)))
-    exact = num_sizes == 6  # from six on an error that stays is fitted, in both
-    assert (abs(found["miss"]) < 1e-3) == exact
-    assert (abs(found["f1"] - (0.7 - 2.0 * (2 * sizes[-1]) ** -0.7)) < 1e-3) == exact
-
-
-def test_three_sizes_are_enough_for_a_forecast_and_its_check():
-    row = extrapolate(curve([64, 128, 256], [1 - 2 * n**-0.5 for n in (64, 128, 256)]), factor=4)
-    assert row["f1"] == pytest.approx(1 - 2 * 1024**-0.5, abs=2e-3)
-    assert row["miss"] == pytest.approx(0, abs=2e-3)
-
-
-def test_the_reading_names_leaders_crossing_and_gain_from_the_numbers(y_preds, curves):
+def test_the_reading_names_leaders_and_crossing_from_the_numbers(y_preds, curves):
     table = learning_curves(Y_TRUE, y_preds)
-    text = describe_curves(table, curves, crossings(curves), forecasts(curves))
-    first, second, crossing, forecast, missed, about = text.splitlines()
+    text = describe_curves(table, curves, crossings(curves))
+    first, second, crossing, about = text.splitlines()
     assert first.startswith("- With 64 training documents **tfidf** has the highest micro-F1, 0.5")
     assert second.startswith("- With 512 training documents **embedding** has the highest micro-F1")
     assert "before tfidf 0." in second
     assert crossing.startswith("- **embedding** overtakes tfidf at about 1")
-    assert "1,024 of them would bring about, each with its gain over 512: **embedding**" in forecast
-    assert "Do not rely" not in missed
     assert "test documents and 3 seeds" in about
 
 
@@ -299,9 +209,8 @@ def test_a_reading_without_crossing_and_with_two_sizes_says_so(y_preds):
     few = {arm: p for arm, p in y_preds.items() if split_arm(arm)[1] in (0, 256, 512)}
     curves = resample_curves(Y_TRUE, few, num_resamples=200)
     table = learning_curves(Y_TRUE, few)
-    text = describe_curves(table, curves, crossings(curves), forecasts(curves))
+    text = describe_curves(table, curves, crossings(curves))
     assert "No two curves cross: of no pair does one approach lead with the fewest" in text
-    assert "Nothing is said of more labels: 2 training sizes are fewer than 3." in text
 
 
 @pytest.fixture
@@ -320,21 +229,20 @@ def test_the_figure_shows_every_curve_and_seed_and_its_labels_do_not_overlap(y_p
     assert len(points) == len(runs)
     close = {f"{arm}@{n}": y_preds[f"tfidf@{n}"] for arm in "abcde" for n in SIZES}
     table = learning_curves(Y_TRUE, y_preds | close)
-    fig = plot_learning_curves(table, points, forecasts(curves))
+    fig = plot_learning_curves(table, points)
     fig.canvas.draw()
     (ax,) = fig.axes
-    assert [x.get_text() for x in ax.get_xticklabels()] == ["64", "128", "256", "512", "1,024"]
+    assert [x.get_text() for x in ax.get_xticklabels()] == ["64", "128", "256", "512"]
     names = {t.get_text(): t for t in ax.texts}
-    assert set(names) == {"embedding", "tfidf", "zero_shot", "forecast", *"abcde"}
-    boxes = [Text.get_window_extent(t) for name, t in names.items() if name != "forecast"]
+    assert set(names) == {"embedding", "tfidf", "zero_shot", *"abcde"}
+    boxes = [Text.get_window_extent(t) for t in names.values()]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     plt.close(fig)
 
 
-def test_the_figure_goes_without_a_forecast(y_preds, runs):
+def test_the_figure_draws_macro_f1_too(y_preds, runs):
     table = learning_curves(Y_TRUE, y_preds)
     fig = plot_learning_curves(table, seed_points(runs), average="macro_f1")
     (ax,) = fig.axes
     assert ax.get_ylabel() == "macro-F1 (test)"
-    assert "forecast" not in [t.get_text() for t in ax.texts]
     plt.close(fig)

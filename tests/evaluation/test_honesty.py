@@ -17,7 +17,7 @@ from lib.evaluation.intervals import arm_interval, paired_interval, paired_sprea
 from lib.evaluation.jackknife import SUPPORTED, measure_arms
 from lib.evaluation.resampling import AVERAGES
 from lib.evaluation.significance import compare_all, distinguishable
-from lib.report.recommendation import verdict
+from lib.report.recommendation import recommend
 
 FOUR = np.array([0.4, 0.3, 0.2, 0.1])  # frequencies of labels
 DIFFICULTY, OF_ARM, SEEDS = 1.0, 0.5, 0.1  # standard deviations; 0.1 of seeds is 0.02 in accuracy
@@ -206,7 +206,7 @@ def judged(y_true, y_preds):
         micro_f1_low=0.0, micro_f1_high=1.0, num_seeds=len(next(iter(y_preds.values()))),
         train_seconds=1.0, infer_docs_per_second=1.0, device="cpu",
     )  # fmt: skip
-    return pairwise, verdict(comparison, pairwise)
+    return pairwise, recommend(comparison, pairwise)
 
 
 def wrong_claims(num_studies, num_seeds):

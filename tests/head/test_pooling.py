@@ -4,6 +4,7 @@ import torch
 from scipy.sparse import csr_array
 
 from lib.config.arms import POOLINGS
+from lib.config.groups import HeadParams, LoraParams
 from lib.data.labels import NUM_TOP
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.head.pooling import AttentionPooling, PoolingHead, pool
@@ -58,16 +59,19 @@ def test_attention_pooling_starts_as_the_mean_learns_and_ignores_padding():
     assert all(p.grad.abs().sum() > 0 for p in attention.parameters())
 
 
-def test_of_many_labels_the_best_are_predicted_in_a_sparse_array(make_backbone, monkeypatch):
-    model = EmbeddingModel(make_backbone(), num_labels=300, mode="mean", compute_dtype=COMPUTE)
+def test_of_many_labels_the_best_alone_are_predicted(make_backbone, monkeypatch):
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling="mean"), num_labels=300, compute_dtype=COMPUTE
+    )
     dense = predict_logits(model, DOCUMENTS, token_budget=99)
     monkeypatch.setattr("lib.head.pooling.DENSE_LABELS", 200)
     sparse = predict_logits(model, DOCUMENTS, token_budget=99)
     assert sparse.shape == dense.shape
-    assert (sparse.count_nonzero(axis=1) == NUM_TOP).all()
-    for i, row in enumerate(dense):
-        best = np.argsort(-row)[:NUM_TOP]
-        np.testing.assert_allclose(sparse[[i], :].toarray()[0, best], row[best], rtol=1e-4)
+    assert sparse.values.shape == (len(DOCUMENTS), NUM_TOP)
+    for i, row in enumerate(dense.values):
+        expected = np.sort(row)[::-1][:NUM_TOP]
+        np.testing.assert_allclose(sparse.values[i], expected, rtol=1e-4)
+        np.testing.assert_allclose(row[sparse.labels[i]], expected, rtol=1e-4)
     truth = csr_array(np.eye(3, 300, dtype=bool))
     evaluated = evaluate_embedding(
         model, documents=DOCUMENTS, y_true=truth, multi_label=True, token_budget=99
@@ -85,7 +89,7 @@ def test_all_padding_rows_and_unknown_modes_are_errors():
 
 def test_the_head_sees_one_row_a_document_in_fp32_even_under_autocast():
     """TRAPS 3, 6."""
-    head = PoolingHead(8, 5, "last")
+    head = PoolingHead(8, 5, HeadParams(pooling="last"))
     seen = []
     features = head.classifier.features
     head.classifier.features = lambda pooled: seen.append(pooled) or features(pooled)
@@ -101,18 +105,22 @@ def test_the_head_sees_one_row_a_document_in_fp32_even_under_autocast():
 def test_real_model_gives_a_document_equal_logits_alone_and_in_a_batch(make_backbone, mode):
     """TRAPS 1, 4: pad = EOS stands inside texts, and batches pad. bf16 keeps 8 bits, and summing in
     another order costs a few of them: 0.02 of the largest logit, with equal predictions."""
-    model = EmbeddingModel(make_backbone(), num_labels=6, mode=mode, compute_dtype=COMPUTE)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling=mode), num_labels=6, compute_dtype=COMPUTE
+    )
     assert model.config.pad_token_id == 2
-    batched = predict_logits(model, DOCUMENTS, token_budget=10_000)
-    alone = predict_logits(model, DOCUMENTS, token_budget=1)
+    batched = predict_logits(model, DOCUMENTS, token_budget=10_000).values
+    alone = predict_logits(model, DOCUMENTS, token_budget=1).values
     assert abs(batched - alone).max() < 0.02 * abs(alone).max()
     assert (batched.argmax(1) == alone.argmax(1)).all()
 
 
 def test_head_stays_fp32_and_trainable_beside_nf4_and_lora(make_backbone, live_nf4):
     """TRAPS 6, 7."""
-    model = EmbeddingModel(make_backbone(), num_labels=6, mode="last", compute_dtype=COMPUTE)
-    model = add_lora(model, r=2, alpha=4)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling="last"), num_labels=6, compute_dtype=COMPUTE
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert any("head" in name for name in trainable)
     assert {p.dtype for p in trainable.values()} == {torch.float32}
@@ -121,7 +129,7 @@ def test_head_stays_fp32_and_trainable_beside_nf4_and_lora(make_backbone, live_n
 
 
 def test_the_untrained_head_gives_each_label_its_share():
-    head = PoolingHead(8, 3, "mean")
+    head = PoolingHead(8, 3, HeadParams(pooling="mean"))
     head.init_bias(np.array([0.0, 10.0, 98.0], dtype="float32"), 98)
     torch.nn.init.zeros_(head.classifier.weight)
     probs = head(torch.randn(2, 4, 8), torch.ones(2, 4)).sigmoid()

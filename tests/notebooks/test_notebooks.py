@@ -17,16 +17,20 @@ def read(name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOK_PARAMS)
-def test_parameters_cell_repeats_the_names_and_defaults_of_lib_params(name):
+def test_a_parameters_cell_is_short_and_agrees_with_the_parameters(name):
     cells = [c for c in read(name).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1
-    assert cells[0].source.startswith("# Parameters")
+    lines = cells[0].source.splitlines()
+    assert lines[0].startswith("# Parameters.")  # `lib.config.notebook` knows it by that
+    assert len(lines) <= 8
     # papermill's own parser stops at a second "=" and finds no annotation with "|"
-    assert not any(x.count("=") > 1 or "|" in x for x in cells[0].source.splitlines())
+    assert not any(x.partition("#")[0].count("=") > 1 or "|" in x for x in lines)
     values = {}
     exec(cells[0].source, values)
-    del values["__builtins__"], values["__annotations__"]
-    assert values == NOTEBOOK_PARAMS[name](notebook=name).model_dump()
+    assert values.pop("overrides") == {}
+    fields = NOTEBOOK_PARAMS[name].model_fields
+    given = {key: value for key, value in values.items() if not key.startswith("__")}
+    assert given == {key: fields[key].default for key in given}
 
 
 @pytest.mark.parametrize("name", NOTEBOOK_PARAMS)
@@ -34,8 +38,23 @@ def test_notebooks_are_committed_without_outputs_and_define_no_classes(name):
     notebook = read(name)
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert not any(c.outputs or c.execution_count for c in code)
-    assert len(code) <= 30
     assert not any(re.search(r"^class |sys\.path", c.source, re.M) for c in code)
+    imports = [x for c in code for x in c.source.splitlines() if x.startswith("from lib")]
+    assert 1 <= len(imports) <= 6
+    assert all(re.match(r"from lib\.\w+ import ", line) for line in imports)  # from faces
+
+
+def test_the_notebooks_of_both_approaches_are_twins():
+    head, prompt = (read(name).cells for name in sorted(NOTEBOOK_PARAMS)[2:4])
+    assert [c.cell_type for c in head] == [c.cell_type for c in prompt]
+    for a, b in zip(head, prompt, strict=True):
+        of_both = [re.findall(r"^## (\d+)\.", c.source, re.M) for c in (a, b)]
+        assert of_both[0] == of_both[1]
+
+
+def test_all_notebooks_together_are_short():
+    code = [c.source for name in NOTEBOOK_PARAMS for c in read(name).cells if c.cell_type == "code"]
+    assert sum(1 for source in code for line in source.splitlines() if line.strip()) <= 650
 
 
 STUDIES = {file.parent.name: file.parent for file in (ROOT / "params").rglob("common.yaml")}
@@ -77,9 +96,7 @@ def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):
     sized = {f"{arm}@{n}/seed-{s}" for arm in arms for n in (16, 48) for s in (3, 4)}
     untaught = {run for run in sized if run.startswith("zero_shot")}
     assert sorted(planned) == sorted(sized - untaught | {"zero_shot/seed-3"})
-    command = (
-        r"embedding@16/seed-4/notebook\.ipynb .*embedding\.yaml .*-p seed 4 -p train_size 16\b"
-    )
+    command = r"embedding@16/seed-4/notebook\.ipynb .*-p arm embedding -p seed 4 -p train_size 16\b"
     assert re.search(command, done.stdout + done.stderr)
     common.write_text(text + "train_size: 16\n")
     done = snakemake("--dry-run", folder=tmp_path)

@@ -3,11 +3,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lib.config.arms import DECODINGS, SET_DECODINGS
 from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import softmax
 from lib.model.load import load_backbone
 from lib.prompt.decode import DECODERS, SET_DECODERS, decode_labels
 from lib.prompt.label_scores import score_labels
@@ -297,10 +297,10 @@ def test_free_answers_outside_the_set_predict_nothing_forced_ones_cannot_be(
     assert scores.shape == (3, 2)
     if strategy == "generate":
         assert preds == [[], [], []]
-        assert not scores.any()
+        assert not scores.values.any()
     else:
         assert all(len(labels) == 1 for labels in preds)
-        assert (scores.argmax(axis=1) == [space.names.index(x[0]) for x in preds]).all()
+        assert (scores.best() == [space.names.index(x[0]) for x in preds]).all()
 
 
 def test_likelihoods_are_corrected_for_length_and_for_what_is_always_likely(model, template):
@@ -309,12 +309,12 @@ def test_likelihoods_are_corrected_for_length_and_for_what_is_always_likely(mode
     options = {"token_budget": 500, "compute_dtype": torch.float32}
     raw = score_labels(model, [template.prompt_ids(text) for text in TEXTS], texts, **options)
     _, scores = decode(model, template, space, "score")
-    np.testing.assert_allclose(scores, softmax(raw), rtol=1e-3)
+    np.testing.assert_allclose(scores, softmax(raw, axis=1), rtol=1e-3)
     _, scores = decode(model, template, space, "score_length")
-    np.testing.assert_allclose(scores, softmax(raw / [len(t) for t in texts]), rtol=1e-3)
+    np.testing.assert_allclose(scores, softmax(raw / [len(t) for t in texts], axis=1), rtol=1e-3)
     neutral = score_labels(model, [template.prompt_ids(x) for x in NEUTRAL], texts, **options)
     _, scores = decode(model, template, space, "score_prior")
-    expected = softmax(raw) / softmax(neutral).mean(axis=0)
+    expected = softmax(raw, axis=1) / softmax(neutral, axis=1).mean(axis=0)
     np.testing.assert_allclose(scores, expected / expected.sum(1, keepdims=True), rtol=2e-3)
 
 

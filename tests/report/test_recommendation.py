@@ -15,10 +15,9 @@ from lib.report.recommendation import (
     NUM_DOCUMENTS,
     PRICES,
     RULES,
-    conclude_effects,
-    three_sentences,
-    verdict,
+    recommend,
 )
+from lib.report.sentences import conclude_effects, three_sentences
 
 
 def arms(num_threads=2, **rows):
@@ -53,7 +52,7 @@ def differences(comparison, standard_error=0.005, reference=None):
 
 
 def judge(comparison, standard_error=0.005):
-    judged = verdict(comparison, differences(comparison, standard_error))
+    judged = recommend(comparison, differences(comparison, standard_error))
     assert json.loads(json.dumps(judged)) == judged  # recommendation.json reads back
     text = three_sentences(judged)
     assert len(re.findall(r"\.(?= [A-Z]|$)", text)) == 3, text
@@ -126,7 +125,7 @@ def test_too_little_data_recommends_nothing_however_cheap():
 def test_too_little_data_tells_the_least_and_the_most_that_would_have_been_found():
     pairwise = differences(table := arms(a=(0.9, *DEAR), b=(0.88, *DEAR), c=(0.87, *CHEAP)), 0.03)
     pairwise.loc[pairwise["arm_b"] == "c", "min_detectable"] = 0.2
-    reason = verdict(table, pairwise)["reason"]
+    reason = recommend(table, pairwise)["reason"]
     assert "below 0.084 (0.200 against c) could hardly have been found" in reason
 
 
@@ -251,7 +250,7 @@ def test_every_recommendation_follows_the_rules_as_written(rows, standard_error)
         **{"abcde"[i]: (*numbers, device) for i, (*numbers, (device, _)) in enumerate(rows)},
     )
     pairwise = differences(table, standard_error)
-    judged = verdict(table, pairwise)
+    judged = recommend(table, pairwise)
     kind, allowed = ruled(table, pairwise)
     assert judged["kind"] == kind
     assert judged["arm"] in allowed
@@ -272,11 +271,11 @@ def answered(truth, share, seed=0):
 
 
 def judged_from(truth, preds, **costs):
-    """Verdict and sentences of predictions, all arms on one CPU."""
+    """Recommendation and sentences of predictions, all arms on one CPU."""
     f1 = {arm: float((p[0] & truth).sum() / len(truth)) for arm, p in preds.items()}
     rows = {arm: (f1[arm], *costs.get(arm, DEAR)) for arm in preds}
     table, pairwise = arms(**rows), compare_all(truth, preds, num_resamples=200)
-    judged = verdict(table, pairwise)
+    judged = recommend(table, pairwise)
     json.dumps(judged, allow_nan=False)
     return judged, three_sentences(judged) + "\n" + conclude_effects(pairwise, "the other")
 
@@ -316,7 +315,7 @@ def test_one_or_two_test_documents_tell_nothing_and_promise_nothing(num_document
 def test_numbers_that_are_not_known_are_said_not_to_be():
     table = arms(embedding=(0.9, *DEAR), instruction=(np.nan, *DEAR), tfidf=(0.8, *CHEAP))
     pairwise = differences(table)
-    judged = verdict(table, pairwise)
+    judged = recommend(table, pairwise)
     json.dumps(judged, allow_nan=False)
     text = three_sentences(judged)
     assert judged["best"] == "embedding"
@@ -330,14 +329,14 @@ def test_small_differences_keep_the_digits_that_decide():
     table = arms(a=(0.9, *DEAR), b=(0.8996, *CHEAP))
     pairwise = differences(table, 1e-4)
     pairwise["p_holm"] = 0.0499
-    judged = verdict(table, pairwise)
+    judged = recommend(table, pairwise)
     assert judged["kind"] == "clear_winner"
     assert "is distinguishably better than b (+0.0004)" in three_sentences(judged)
     text = conclude_effects(pairwise, "b")
     assert "above **b**: a (+0.0004)" in text
     assert "of one change without any effect, about 0.05 would be expected" in text
     pairwise["low"], pairwise["high"] = -1e-4, 4e-4
-    text = three_sentences(verdict(table, pairwise))
+    text = three_sentences(recommend(table, pairwise))
     assert "loses 0.0004 at most (95 %)" in text
 
 
@@ -350,9 +349,9 @@ def test_one_arm_alone_is_no_winner():
 
 def test_the_order_of_arms_and_of_pairs_does_not_matter():
     table = arms(embedding=(0.90, *DEAR), instruction=(0.88, *DEAR), tfidf=(0.895, *CHEAP))
-    text = three_sentences(verdict(table, differences(table)))
+    text = three_sentences(recommend(table, differences(table)))
     turned = table.iloc[::-1].reset_index(drop=True)
-    assert three_sentences(verdict(turned, differences(turned))) == text
+    assert three_sentences(recommend(turned, differences(turned))) == text
 
 
 def test_arms_with_different_seeds_are_judged_together():
@@ -367,7 +366,7 @@ def test_arms_with_different_seeds_are_judged_together():
     preds = {"embedding": answers(0.1, 3), "instruction": answers(0.3, 2), "zero": answers(0.8, 1)}
     table = arms(embedding=(0.9, *DEAR), instruction=(0.7, *DEAR), zero=(0.2, *DEAR))
     table["num_seeds"] = [3, 2, 1]
-    judged = verdict(table, compare_all(truth, preds, num_resamples=500))
+    judged = recommend(table, compare_all(truth, preds, num_resamples=500))
     assert judged["num_seeds"] == [1, 3]
     assert (judged["kind"], judged["arm"]) == ("clear_winner", "embedding")
     assert "over test documents and 1 to 3 seeds" in three_sentences(judged)
@@ -385,7 +384,7 @@ def test_a_study_with_a_reference_is_read_by_its_effects():
     assert "differences below 0.014 (median) are found in fewer than four studies of five" in text
     assert "Distinguishable by interval and Holm-adjusted test: better and worse." in text
     with pytest.raises(ValueError, match="no row for 'better' and 'same'; compare every pair"):
-        verdict(table, pairwise)
+        recommend(table, pairwise)
 
 
 def test_the_rules_state_their_thresholds():

@@ -1,6 +1,6 @@
 """Figures of confidence: does it mean what it says, and what could be automated by it?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,20 +8,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lib.report.calibration import (
-    FEWEST,
-    WANTED,
-    calibrate,
+from lib.evaluation.calibration import (
+    MIN_ANSWERED,
     choose_threshold,
     coverage_curve,
-    read_confidence,
     reliability,
 )
+from lib.report.calibration import WANTED, ScoredRun
 from lib.report.figures.scores import MOST_LINES, arm_styles, label_ends, lowest_shown, wrap
 
 
 def plot_reliability(
-    runs: pd.DataFrame, arms: Sequence[str], *, multi_label: bool, most: int = MOST_LINES
+    scored: Mapping[str, Sequence[ScoredRun]],
+    arms: Sequence[str],
+    *,
+    multi_label: bool,
+    most: int = MOST_LINES,
 ) -> Figure | None:
     """Accuracy against confidence, a panel for each arm that has probabilities; None without any.
 
@@ -30,14 +32,14 @@ def plot_reliability(
 
     Parameters
     ----------
-    runs
-        See `calibration_table`.
+    scored
+        See `lib.report.calibration.read_scores`.
     arms
         The first `most` of them that have probabilities are drawn.
     """
     panels = {}
     for arm in arms:
-        if len(panels) < most and (tables := _pooled(runs[runs["arm"] == arm], multi_label)):
+        if len(panels) < most and (tables := _pooled(scored[arm], multi_label)):
             panels[arm] = tables
     if not panels:
         return None
@@ -66,9 +68,9 @@ def plot_reliability(
     return fig
 
 
-def _pooled(runs: pd.DataFrame, multi_label: bool) -> list[pd.DataFrame]:
+def _pooled(runs: Sequence[ScoredRun], multi_label: bool) -> list[pd.DataFrame]:
     """Reliability of an arm over all its seeds, before and after scaling; empty without it."""
-    calibrated = [calibrate(folder, multi_label=multi_label) for folder in runs["folder"]]
+    calibrated = [run.calibrated(multi_label=multi_label) for run in runs]
     if None in calibrated:
         return []
     answers = (
@@ -82,10 +84,9 @@ def _pooled(runs: pd.DataFrame, multi_label: bool) -> list[pd.DataFrame]:
 
 
 def plot_risk_coverage(
-    runs: pd.DataFrame,
+    scored: Mapping[str, Sequence[ScoredRun]],
     arms: Sequence[str],
     *,
-    wanted: Sequence[float] = WANTED,
     most: int = MOST_LINES,
 ) -> Figure | None:
     """Precision against the share of test documents that are answered, the surest first.
@@ -96,26 +97,25 @@ def plot_risk_coverage(
     """
     chosen = {}
     for arm in arms:
-        folder = runs[runs["arm"] == arm].sort_values("seed")["folder"].iloc[0]
-        both = [read_confidence(folder, split) for split in ("validation", "test")]
-        if len(chosen) < most and None not in both:
-            chosen[arm] = both
+        run = scored[arm][0]
+        if len(chosen) < most and all(split.confidence is not None for split in run):
+            chosen[arm] = run
     if not chosen:
         return None
     fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
     styles, ends, lowest = arm_styles(list(chosen)), {}, {}
     for arm, (validation, test) in chosen.items():
-        curve = coverage_curve(*test)
-        curve = curve[(curve["share"] * len(test[1]) >= FEWEST) | (curve["share"] == 1)]
+        curve = coverage_curve(test.confidence, test.right)
+        curve = curve[(curve["share"] * len(test.right) >= MIN_ANSWERED) | (curve["share"] == 1)]
         ax.plot(curve["share"], curve["precision"], color=styles[arm]["color"], lw=1.4)
-        for precision in wanted:
-            threshold = choose_threshold(*validation, precision)
+        for precision in WANTED:
+            threshold = choose_threshold(validation.confidence, validation.right, precision)
             reached = curve[curve["threshold"] >= threshold].tail(1)
             ax.plot(reached["share"], reached["precision"], ms=6, mec="black", mew=0.6, ls="",
                     **styles[arm])  # fmt: skip
         ends[arm] = (1, curve["precision"].iloc[-1])
         lowest[arm] = curve["precision"].min()
-    for precision in wanted:
+    for precision in WANTED:
         ax.axhline(precision, color="0.4", lw=0.8, ls=":")
     bottom = lowest_shown({arm: y for arm, (_, y) in ends.items()}, lowest)
     ends = {arm: (x, max(y, bottom)) for arm, (x, y) in ends.items()}

@@ -18,21 +18,19 @@ BESIDE, WIDEST = 0.035, 0.3  # of a doubling: between two intervals, in all (cho
 def plot_learning_curves(
     table: pd.DataFrame,
     points: pd.DataFrame,
-    forecast: pd.DataFrame | None = None,
     *,
     average: str = "micro_f1",
 ) -> Figure:
     """F1 against training documents: a line for each approach, its intervals and its seeds.
 
     Means over seeds with 95 % intervals, a little apart so that they can be told from each other;
-    seeds are small rings. An approach that learns from nothing is a level line. A forecast is
-    hollow, at the end of a dotted line. Names stand at the ends of lines.
+    seeds are small rings. An approach that learns from nothing is a level line. Names stand at
+    the ends of lines.
 
     Parameters
     ----------
-    table, points, forecast
-        Of `learning_curves`, `seed_points` and `forecasts` (of the same average); without the last,
-        nothing is extrapolated.
+    table, points
+        Of `learning_curves` and `seed_points`.
     """
     taught = table[table["train_size"] > 0]
     last = taught[taught["train_size"] == taught["train_size"].max()]
@@ -41,7 +39,6 @@ def plot_learning_curves(
     level = table[table["train_size"] == 0]
     styles = arm_styles(sorted(table["approach"].unique()))
     sizes = sorted(taught["train_size"].unique())
-    ahead = [] if forecast is None or not len(forecast) else sorted(forecast["train_size"].unique())
     fig, ax = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
     ends, beside = {}, min(BESIDE, WIDEST / len(ranked))
     for i, approach in enumerate(ranked):
@@ -50,23 +47,16 @@ def plot_learning_curves(
         style = styles[approach] | {"ls": LINES[i % len(LINES)]}
         _draw_curve(ax, curve, points[points["approach"] == approach], shift, style, average)
         ends[approach] = (curve["train_size"].iloc[-1] * shift, curve[average].iloc[-1])
-        row = forecast[forecast["approach"] == approach] if ahead else ()
-        if len(row):
-            ends[approach] = _draw_forecast(ax, ends[approach], row.iloc[0], shift, style)
-    right = max([*sizes, *ahead]) * 2**0.3
+    right = sizes[-1] * 2**0.3
     ax.set_xscale("log", base=2)
     ax.set_xlim(sizes[0] * 2**-0.3, right)
     for row in level.itertuples():
         _draw_level(ax, row, styles[row.approach], average)
         ends[row.approach] = (right, getattr(row, average))
-    ax.xaxis.set_major_locator(FixedLocator([*sizes, *ahead]))
+    ax.xaxis.set_major_locator(FixedLocator(sizes))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel="training documents (logarithmic)", ylabel=f"{NAMES[average]} (test)")
-    if ahead:
-        ax.axvspan(np.sqrt(sizes[-1] * ahead[0]), right, color="0.94", zorder=0)
-        ax.annotate("forecast", (ahead[0], 0.01), xycoords=ax.get_xaxis_transform(), ha="center",
-                    va="bottom", color="0.35")  # fmt: skip
     label_ends(ax, ends, styles)
     return fig
 
@@ -88,20 +78,6 @@ def _draw_curve(
     ax.plot(points["train_size"] * shift, points[average], ls="", marker="o", ms=3, mfc="white",
             mec=colour, mew=0.9, zorder=3)  # fmt: skip
     ax.plot(x, f1, ls="", marker=marker, ms=6.5, color=colour, mec="black", mew=0.6, zorder=4)
-
-
-def _draw_forecast(
-    ax: plt.Axes, end: tuple[float, float], row: pd.Series, shift: float, style: Mapping
-) -> tuple[float, float]:
-    """The dotted line to a hollow point with its interval; returns where that point is."""
-    x, f1 = row["train_size"] * shift, row["f1"]
-    options = {"color": style["color"], "zorder": 2}
-    ax.plot([end[0], x], [end[1], f1], ls=":", lw=1.3, **options)
-    spread = [[f1 - row["low"]], [row["high"] - f1]]
-    bars = ax.errorbar(x, f1, yerr=np.abs(spread), marker=style["marker"], mfc="white", ms=6.5,
-                       elinewidth=1, capsize=2, **options)  # fmt: skip
-    bars[2][0].set_linestyle(":")
-    return x, f1
 
 
 def _draw_level(ax: plt.Axes, row: tuple, style: Mapping, average: str) -> None:

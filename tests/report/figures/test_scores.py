@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seaborn.utils import relative_luminance
 
+from lib.evaluation.slices import f1_by_part, parts_by_length, parts_by_support
+from lib.report.calibration import read_scores
 from lib.report.figures.confidence import plot_reliability, plot_risk_coverage
 from lib.report.figures.cost import COSTS, pareto_front, plot_cost
 from lib.report.figures.details import (
@@ -28,7 +30,7 @@ from lib.report.figures.scores import (
     save_figure,
     wrap,
 )
-from lib.report.slices import f1_by_part, parts_by_length, parts_by_support, plot_slices
+from lib.report.slices import plot_slices
 
 ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf", "zero_shot", "instruction@512",
         "head_mlp", "layers_8", "rank_64", "embedding_rank_64_all_linear_lr_1e-3_seeded",
@@ -294,8 +296,9 @@ def test_confidence_is_legible(arms, tmp_path):
     table.to_parquet(tmp_path / "predictions.parquet")
     (tmp_path / "labels.json").write_text(json.dumps({"a": "a", "b": "b", "c": "c"}))
     runs = pd.DataFrame({"arm": arms, "seed": 0, "folder": tmp_path})
-    for fig in (plot_reliability(runs, arms, multi_label=False), plot_risk_coverage(runs, arms)):
-        assert_legible(fig)
+    scored = read_scores(runs)
+    assert_legible(plot_reliability(scored, arms, multi_label=False))
+    assert_legible(plot_risk_coverage(scored, arms))
 
 
 def test_long_names_break_behind_underscores_and_lose_nothing():
