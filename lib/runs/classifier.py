@@ -26,7 +26,7 @@ from lib.machine import choose_device, choose_dtype
 from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_documents, require_context
 from lib.prompt.decode import decode_labels
-from lib.prompt.listing import build_template
+from lib.prompt.template import build_template
 from lib.runs.baselines import BASELINE, label_scores
 from lib.runs.models import load_arm_model
 from lib.runs.record import FINGERPRINTS, read_label_space
@@ -172,7 +172,7 @@ def _instruction_scores(
         answer = max(len(template.question_ids(text)) for text in labels.texts)
 
     def score(texts: Sequence[str]) -> Scores:
-        prompts = [template.render(text) for text in texts]
+        prompts = [template.prompt_ids(text) for text in texts]
         require_context(model.config, max(map(len, prompts), default=0), answer)
         preds, scores = decode_labels(
             model,
