@@ -17,11 +17,18 @@ from lib.report.calibration import (
     read_confidence,
     reliability,
 )
-from lib.report.figures.scores import MOST_LINES, arm_styles, label_ends, lowest_shown, wrap
+from lib.report.figures.style import (
+    MAX_LINES,
+    arm_styles,
+    label_ends,
+    lowest_shown,
+    panel_grid,
+    wrap,
+)
 
 
 def plot_reliability(
-    runs: pd.DataFrame, arms: Sequence[str], *, multi_label: bool, most: int = MOST_LINES
+    runs: pd.DataFrame, arms: Sequence[str], *, multi_label: bool
 ) -> Figure | None:
     """Accuracy against confidence, a panel for each arm that has probabilities; None without any.
 
@@ -33,22 +40,16 @@ def plot_reliability(
     runs
         See `calibration_table`.
     arms
-        The first `most` of them that have probabilities are drawn.
+        The first six of them that have probabilities are drawn.
     """
     panels = {}
     for arm in arms:
-        if len(panels) < most and (tables := _pooled(runs[runs["arm"] == arm], multi_label)):
+        if len(panels) < MAX_LINES and (tables := _pooled(runs[runs["arm"] == arm], multi_label)):
             panels[arm] = tables
     if not panels:
         return None
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    fig, axs = plt.subplots(rows, columns, figsize=(0.5 + 2.5 * columns, 0.5 + 2.5 * rows),
-                            sharex=True, sharey=True, squeeze=False,
-                            layout="constrained")  # fmt: skip
+    fig, axs = panel_grid(len(panels), 3, inches=2.5, margin=0.5, sharex=True, sharey=True)
     styles = arm_styles(list(panels))
-    for ax in axs.flat[len(panels) :]:
-        ax.set_axis_off()
     for ax, (arm, tables) in zip(axs.flat, panels.items(), strict=False):
         ax.axline((0, 0), slope=1, color="0.5", lw=0.8, ls="--")
         for table, hollow in zip(tables, (False, True), strict=True):
@@ -81,24 +82,18 @@ def _pooled(runs: pd.DataFrame, multi_label: bool) -> list[pd.DataFrame]:
     ]
 
 
-def plot_risk_coverage(
-    runs: pd.DataFrame,
-    arms: Sequence[str],
-    *,
-    wanted: Sequence[float] = WANTED,
-    most: int = MOST_LINES,
-) -> Figure | None:
+def plot_risk_coverage(runs: pd.DataFrame, arms: Sequence[str]) -> Figure | None:
     """Precision against the share of test documents that are answered, the surest first.
 
-    Single labels. The first seed of the first `most` arms that have a confidence; None without any.
-    Markers: where the confidence lands that reached a wanted precision (dotted) on validation. An
-    arm with less than half the median precision is off the scale.
+    Single labels. The first seed of the first six arms that have a confidence; None without any.
+    Markers: the confidence that reached a wanted precision (dotted) on validation. An arm with less
+    than half the median precision is off the scale.
     """
     chosen = {}
     for arm in arms:
         folder = runs[runs["arm"] == arm].sort_values("seed")["folder"].iloc[0]
         both = [read_confidence(folder, split) for split in ("validation", "test")]
-        if len(chosen) < most and None not in both:
+        if len(chosen) < MAX_LINES and None not in both:
             chosen[arm] = both
     if not chosen:
         return None
@@ -108,14 +103,14 @@ def plot_risk_coverage(
         curve = coverage_curve(*test)
         curve = curve[(curve["share"] * len(test[1]) >= FEWEST) | (curve["share"] == 1)]
         ax.plot(curve["share"], curve["precision"], color=styles[arm]["color"], lw=1.4)
-        for precision in wanted:
+        for precision in WANTED:
             threshold = choose_threshold(*validation, precision)
             reached = curve[curve["threshold"] >= threshold].tail(1)
             ax.plot(reached["share"], reached["precision"], ms=6, mec="black", mew=0.6, ls="",
                     **styles[arm])  # fmt: skip
         ends[arm] = (1, curve["precision"].iloc[-1])
         lowest[arm] = curve["precision"].min()
-    for precision in wanted:
+    for precision in WANTED:
         ax.axhline(precision, color="0.4", lw=0.8, ls=":")
     bottom = lowest_shown({arm: y for arm, (_, y) in ends.items()}, lowest)
     ends = {arm: (x, max(y, bottom)) for arm, (x, y) in ends.items()}
