@@ -1,5 +1,6 @@
 # make study [STUDY=quick] [CORES=2]   run a study to figures/<study>/report.html
 # make bench | scaling                  our speed against the usual recipes, and as things grow
+# make readme                           tables in README.md, docs/ and figures/README.md, from figures/
 # make test | lint | lab | install | clean
 STUDY ?= quick
 CORES ?= all
@@ -8,7 +9,9 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test bench scaling lint lab install clean
+COG := cog -P -I docs -p "import tables" --verbosity=1
+
+.PHONY: study test bench scaling readme lint lab install clean
 study: $(READY)
 	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) \
 		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
@@ -23,9 +26,14 @@ bench: $(READY)
 scaling: $(READY)
 	python tests/benchmarks/scaling.py
 
+readme: $(READY)
+	$(COG) -r README.md docs/*.md figures/README.md
+
 lint: $(READY)
 	ruff check .
 	ruff format --check .
+	lint-imports --no-logo
+	$(COG) --check --check-fail-msg="run make readme" README.md docs/*.md figures/README.md
 
 lab: $(READY)
 	jupyter lab notebooks

@@ -29,12 +29,11 @@ def code_of(notebook):
     return [f"notebooks/{notebook}.ipynb", *(f"lib/{m.replace('.', '/')}.py" for m in modules)]
 
 
-def papermill(notebook, output, files, **values):
-    """The command that executes a notebook with a study's parameters files."""
+def papermill(notebook, output, **values):
+    """The command that executes a notebook with the parameters of the study."""
     command = ["papermill", f"notebooks/{notebook}.ipynb", output]
-    for file in files:
-        command += ["-f", str(file)]
-    for name, value in {"runs_dir": RUNS, "figures_dir": FIGURES, **values}.items():
+    folders = {"params_dir": PARAMS.parent, "runs_dir": RUNS, "figures_dir": FIGURES}
+    for name, value in {"study": STUDY, **values, **folders}.items():
         command += ["-p", name, str(value)]
     return shlex.join(command)
 
@@ -46,8 +45,8 @@ def arm_file(wildcards):
 def arm_command(wildcards):
     run = runs[wildcards.run]
     output = f"{RUNS}/{STUDY}/{wildcards.run}/seed-{wildcards.seed}/notebook.ipynb"
-    values = {"seed": wildcards.seed} | ({"train_size": run.train_size} if run.train_size else {})
-    return papermill(run.notebook, output, [COMMON, arm_file(wildcards)], **values)
+    size = {"train_size": run.train_size} if run.train_size else {}
+    return papermill(run.notebook, output, arm=run.arm, seed=wildcards.seed, **size)
 
 
 def teacher_run(wildcards):
@@ -97,7 +96,7 @@ rule compare:
     # The folder's time tells that an arm's file was removed.
     input: METRICS, COMMON, str(PARAMS), code_of("05_compare")
     output: COMPARED
-    params: command=papermill("05_compare", COMPARED, [COMMON]) + " -y " + shlex.quote(f"arms: {list(runs)}")
+    params: command=papermill("05_compare", COMPARED) + " -y " + shlex.quote(f"arms: {list(runs)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"
 
 

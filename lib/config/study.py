@@ -4,22 +4,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams, StudyParams
-from lib.config.data import DataParams
+from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams, StudyParams, shared_values
 from lib.config.strict_yaml import nearest, parse_params, read_yaml
 from lib.errors import ParamsError
 
 # From the fastest to the slowest, as a rule.
 ARM_NOTEBOOKS = ("02_baselines", "03_finetune_embedding", "04_finetune_instruction")
 
-# What `lib.runs.record.read_runs` takes for granted when it compares arms.
-SHARED = [key for key in DataParams.model_fields if key != "audit"]
 
+def load_params(*files: str | Path, **given: Any) -> StudyParams:
+    """Validated parameters of YAML files; later files win, and then the values `given`.
 
-def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyParams:
-    """Validated parameters of the YAML files, later ones and then `overrides` winning.
-
-    The key `notebook` chooses the model; without it the keys that all notebooks share are meant.
+    The key `notebook` chooses the class; without it, that of the keys that all notebooks share.
 
     Raises
     ------
@@ -28,22 +24,24 @@ def load_params(path: str | Path, *more: str | Path, **overrides: Any) -> StudyP
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for file in (path, *more):
+    for file in files:
         loaded = read_yaml(Path(file))
         values |= loaded
         origin |= dict.fromkeys(loaded, str(file))
-    values |= overrides
-    origin |= dict.fromkeys(overrides, "overrides")
+    values |= given
+    origin |= dict.fromkeys(given, "given")
+    last = str(files[-1]) if files else "given"
     notebook = values.get("notebook", "")
-    if notebook and notebook not in NOTEBOOK_PARAMS:
+    known = isinstance(notebook, str) and notebook in ("", *NOTEBOOK_PARAMS)
+    if not known:
         raise ParamsError(
             f"{origin['notebook']}: notebook: {notebook!r} is not a notebook of this study"
             + nearest(str(notebook), NOTEBOOK_PARAMS)
         )
     model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
-    params = parse_params(model, values, source=str((path, *more)[-1]), origin=origin)
-    if notebook and params.arm != Path((path, *more)[-1]).stem:
-        raise ParamsError(f"{(path, *more)[-1]}: arm: {params.arm!r} is not the file's name")
+    params = parse_params(model, values, source=last, origin=origin)
+    if origin.get("notebook") in map(str, files) and params.arm != Path(last).stem:
+        raise ParamsError(f"{last}: arm: {params.arm!r} is not the file's name")
     return params
 
 
@@ -78,7 +76,8 @@ def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
             raise ParamsError(f"{file}: study and seeds belong in common.yaml")
         if arm.train_size or arm.train_sizes != study.train_sizes:
             raise ParamsError(f"{file}: set train_sizes, in common.yaml alone")
-        own = [key for key in SHARED if getattr(arm, key) != getattr(study, key)]
+        shared = shared_values(study)
+        own = [key for key, value in shared_values(arm).items() if value != shared[key]]
         if own:
             raise ParamsError(
                 f"{file}: {', '.join(own)}: arms share their documents and labels, so these belong "
@@ -94,13 +93,13 @@ def study_runs(arms: Iterable[StudyParams]) -> dict[str, StudyParams]:
     """The parameters of every run by its name, each with its `train_size` and `seeds`.
 
     A study with `train_sizes` runs each arm as `<arm>@<size>`, but by its name alone, and with its
-    first seed alone, where the arm learns from nothing.
+    first seed alone, where the arm uses no training documents.
     """
     runs = []
     for arm in arms:
         if not arm.train_sizes:
             runs.append(arm)
-        elif not arm.learns:
+        elif not arm.uses_training_data:
             runs.append(arm.model_copy(update={"seeds": arm.seeds[:1]}))
         else:
             runs += [arm.model_copy(update={"train_size": size}) for size in arm.train_sizes]
@@ -126,10 +125,11 @@ def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
         other = arms[teacher]
         if not isinstance(other, FinetuneParams):
             raise ParamsError(f"{where}: {other.notebook} is no fine-tuned arm")
-        if params.train_sizes and not other.learns:
-            raise ParamsError(f"{where} learns from nothing, so it has no run of each size")
+        if params.train_sizes and not other.uses_training_data:
+            raise ParamsError(
+                f"{where} is not trained, so it has no run per train_size; choose a trained arm"
+            )
         if getattr(other, "teacher", ""):
             raise ParamsError(f"{where} learns from {other.teacher!r} itself; name that one")
-        data = (params.data_options, params.label_names)
-        if data != (other.data_options, other.label_names):
+        if shared_values(params) != shared_values(other):
             raise ParamsError(f"{where} reads other documents or labels than {name!r}")

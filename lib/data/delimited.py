@@ -38,7 +38,7 @@ EVEN = 0.05  # difference of the detector's measure of mess that tells nothing (
 MIXED = re.compile(r"[A-Za-z][\u0370-\u0fff]|[\u0370-\u0fff][A-Za-z]")
 CANDIDATES = 4  # encodings that an error names (chosen here)
 TELLING = 1000  # lines among which an error looks for the one to show (chosen here)
-SHOWN = 60  # characters of a line that an error shows (chosen here)
+MAX_SHOWN = 60  # characters of a line that an error shows (chosen here)
 Record = tuple[int, int, list[str]]  # its first line and last line, from 1, and its cells
 
 
@@ -64,19 +64,19 @@ def read_text(path: Path, *, packed: bool = False) -> str:
     if raw.isascii() and (found := ESCAPED.search(raw)):
         line, name = raw.count(b"\n", 0, found.start()) + 1, ISO_2022[found[1]]
         raise DataError(
-            f"{path}: line {line} holds an escape sequence of {name}; convert the file, for "
+            f"{path}: line {line} contains an escape sequence of {name}; convert the file, for "
             f"example with `iconv -f {name} -t UTF-8`"
         )
     if "\x00" in text:
         line = text.count("\n", 0, text.index("\x00")) + 1
-        raise DataError(f"{path}: line {line} holds a zero byte; {_advice(raw, encoding)}")
+        raise DataError(f"{path}: line {line} contains a zero byte; {_advice(raw, encoding)}")
     return text
 
 
 def _advice(raw: bytes, encoding: str) -> str:
     """The remedy for bytes that are not of the encoding that they ought to be of."""
     if encoding not in ("utf-8", "utf-8-sig"):
-        return "it is damaged or cut off behind its byte order mark; get the file anew"
+        return "it is damaged or cut off after its byte order mark; get the file anew"
     if b"\x00" in raw:
         order = "LE" if raw.index(b"\x00") % 2 else "BE"
         return (
@@ -99,7 +99,7 @@ def _advice(raw: bytes, encoding: str) -> str:
     names = [name.replace("_", "-").upper() for name in likely]
     where = "the line" if line == telling[0] else "a line"
     read = [
-        f"{name}, as which {where} reads {line.decode(encoding).strip()[:SHOWN]!r}"
+        f"{name}, as which {where} reads {line.decode(encoding).strip()[:MAX_SHOWN]!r}"
         for name, encoding in zip(names, likely, strict=True)
     ]
     return (
@@ -151,14 +151,14 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
     body = records[1:]
     if ending == ".tab":  # Orange: names, then types, then roles
         if not body or not {cell.lower() for cell in body[0][2]} & ORANGE_TYPES:
-            raise DataError(f"{path}: line 2 does not hold Orange's column types; name it .tsv")
+            raise DataError(f"{path}: line 2 does not contain Orange's column types; name it .tsv")
         body = body[2:]
     width, rows = len(header), []
     for row, (line, _, cells) in enumerate(body, start=1):
         if len(cells) > width and any(cell.strip() for cell in cells[width:]):
             raise DataError(
                 f"{path}: document {row} (line {line}) has {len(cells)} cells, the header {width}; "
-                f"quote a cell that holds {delimiter!r}: {delimiter.join(cells)[:SHOWN]!r}"
+                f"quote a cell that holds {delimiter!r}: {delimiter.join(cells)[:MAX_SHOWN]!r}"
             )
         rows.append(cells[:width] + [None] * (width - len(cells)))
     if ending != ".tab":
@@ -189,13 +189,13 @@ def _quotation_error(path: Path, text: str, row: int, start: int, end: int) -> D
     lines = list(io.StringIO(text, newline=""))
     record = "".join(lines[start - 1 : end])
     where = f"{path}: document {row} (line {start})" if row else f"{path}: the header"
-    shown = repr(lines[start - 1].rstrip("\r\n")[:SHOWN])
+    shown = repr(lines[start - 1].rstrip("\r\n")[:MAX_SHOWN])
     if '\\"' in record:
         fault = "a quotation mark is escaped by a backslash"
     elif end == start and record.count('"') % 2 == 0:
         fault = "a quotation mark closes before the end of its cell"
     else:
-        fault = "a quotation mark opens a cell and swallows the rows behind it"
+        fault = "a quotation mark opens a cell and swallows the rows after it"
     return DataError(f'{where}: {fault}: {shown}; quote the whole cell and double ("") those in it')
 
 
@@ -206,7 +206,7 @@ def _check_header(path: Path, header: list[str]) -> None:
             "A .csv has commas, a .tsv tabs"
         )
     if doubled := sorted({name for name in header if header.count(name) > 1}):
-        raise DataError(f"{path}: column {doubled[0]!r} stands twice in the header; rename one")
+        raise DataError(f"{path}: column {doubled[0]!r} appears twice in the header; rename one")
 
 
 def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimiter: str) -> None:
@@ -220,8 +220,8 @@ def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimit
             if _swallows(cell, at, len(cells), known, delimiter):
                 raise DataError(
                     f"{path}: document {row} (line {start}): a quotation mark opens {header[at]!r} "
-                    f"and swallows the rows behind it: {cell.splitlines()[0][:SHOWN]!r}; double "
-                    "it, or quote the whole cell"
+                    f"and swallows the rows after it: {cell.splitlines()[0][:MAX_SHOWN]!r}; "
+                    "double it, or quote the whole cell"
                 )
 
 

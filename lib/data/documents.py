@@ -8,9 +8,10 @@ from datetime import date, datetime
 import numpy as np
 import pandas as pd
 
-from lib.data.delimited import SHOWN
+from lib.config.data import DataParams
+from lib.data.delimited import MAX_SHOWN
 from lib.data.labels import read_lists
-from lib.data.tables import as_objects, plain, require_columns
+from lib.data.tables import as_objects, cell_text, require_columns
 from lib.errors import DataError
 from lib.ipc import cut_code
 
@@ -34,65 +35,58 @@ def build_documents(
     table: pd.DataFrame,
     source: str,
     part: str,
+    params: DataParams,
     *,
-    text_columns: Sequence[str],
-    text_template: str,
-    label_column: str,
-    indicator_columns: Sequence[str],
-    crosses: Container[str],
-    label_delimiter: str,
-    label_mode: str,
-    label_level: str,
-    id_column: str,
-    group_column: str,
-    date_column: str,
+    blank_is_no: Container[str],
 ) -> pd.DataFrame:
     """A part's `id text labels`, and `group` and `date` where asked for, checked row by row.
 
-    In the indicator columns that are `crosses`, a blank cell is a no.
+    Parameters
+    ----------
+    table, source, part
+        Rows as they were read, the name of their file for messages, and that of their split.
+    params
+        The columns of texts, labels, ids, groups and dates.
+    blank_is_no
+        Indicator columns in which a blank cell means no: see `blank_means_no`.
     """
-    texts_of = dict(column_and_words(entry, table.columns) for entry in text_columns)
-    extra = {"group": group_column, "date": date_column}
+    # All columns must be there.
+    texts_of = dict(column_and_words(entry, table.columns) for entry in params.text_columns)
+    extra = {"id": params.id_column, "group": params.group_column, "date": params.date_column}
     extra = {name: column for name, column in extra.items() if column}
-    of_labels = list(indicator_columns) or [label_column]
-    needed = [*texts_of, *of_labels, *extra.values(), *([id_column] if id_column else [])]
-    require_columns(table, needed, source)
+    of_labels = params.indicator_columns or [params.label_column]
+    require_columns(table, [*texts_of, *of_labels, *extra.values()], source)
     if table.empty:
-        raise DataError(f"{source}: holds no document")
+        raise DataError(f"{source}: contains no document")
+
+    # Read texts, labels and the other columns of every row.
     rows = pd.Series(table.index + 1)  # of the whole file, also where a column marks splits
     table = table.reset_index(drop=True)
-    texts = _texts(table, rows, texts_of, text_template, source)
-    if indicator_columns:
-        labels = _from_indicators(table, rows, indicator_columns, crosses, source)
-    else:
-        values = read_lists(as_objects(table[label_column]), rows, label_mode, source)
-        labels = _from_column(values, rows, label_delimiter, source)
-    unlabelled = np.zeros(len(rows), dtype=bool)
-    if not indicator_columns:
-        unlabelled = (values.map(_kind) == "").to_numpy()
-    documents = pd.DataFrame({"text": texts, "labels": labels, "row": rows})
-    if id_column:
-        documents["id"] = _cells(table, rows, id_column, source)
-    else:
-        documents["id"] = part + "-" + rows.astype(str)
+    documents = pd.DataFrame({"row": rows, "id": part + "-" + rows.astype(str)})
+    documents["text"] = _texts(table, rows, texts_of, params.text_template, source)
+    documents["labels"], unlabelled = _labels(table, rows, params, blank_is_no, source)
     for name, column in extra.items():
         documents[name] = _cells(table, rows, column, source)
+
+    # A wholly blank line is no document; in all others nothing may be missing.
     blank = (documents["text"] == "") & unlabelled
-    documents = documents[~blank].reset_index(drop=True)  # a wholly blank line is no document
+    documents = documents[~blank].reset_index(drop=True)
     if documents.empty:
-        raise DataError(f"{source}: holds no document")
+        raise DataError(f"{source}: contains no document")
     _refuse(documents, documents["text"] == "", source, "text is empty")
     # An empty set is an answer where a document may have several labels; a missing one is none.
     without = documents["labels"].isna()
-    if label_mode != "multi":
+    if not params.multi_label:
         without |= documents["labels"].str.len() == 0
     _refuse(documents, without, source, "no label")
-    _refuse(documents, documents["id"] == "", source, "no id")
-    if group_column:
-        _refuse(documents, documents["group"] == "", source, "no group")
-    if date_column:
-        documents["date"] = _dates(documents, date_column, source)
-    documents["labels"] = _in_mode(documents, label_mode, label_level, source)
+    for name in extra:
+        if name != "date":
+            _refuse(documents, documents[name] == "", source, f"no {name}")
+
+    # Give dates and labels the form that the study asks for.
+    if params.date_column:
+        documents["date"] = _dates(documents, params.date_column, source)
+    documents["labels"] = _in_mode(documents, params.label_mode, params.label_level, source)
     return documents
 
 
@@ -135,7 +129,7 @@ def _cells(table: pd.DataFrame, rows: pd.Series, column: str, source: str) -> pd
     """A column as texts; refuses lists, bytes and other things, and texts among numbers."""
     values = as_objects(table[column])
     _refuse_kinds(values, rows, column, source)
-    return values.map(plain)
+    return values.map(cell_text)
 
 
 def _refuse_kinds(values: pd.Series, rows: pd.Series, column: str, source: str) -> None:
@@ -143,7 +137,7 @@ def _refuse_kinds(values: pd.Series, rows: pd.Series, column: str, source: str) 
     for kind in sorted(set(kinds) - {"", "text", "number", "boolean", "date"}):
         row, value = rows[kinds == kind].iloc[0], values[kinds == kind].iloc[0]
         raise DataError(
-            f"{source}: document {row}: {column!r} holds a {kind}, not a text: "
+            f"{source}: document {row}: {column!r} contains a {kind}, not a text: "
             f"{_shown(value)}; write a text there"
         )
     counts = Counter(kind for kind in kinds if kind)
@@ -151,13 +145,13 @@ def _refuse_kinds(values: pd.Series, rows: pd.Series, column: str, source: str) 
         rarest = min(counts, key=counts.__getitem__)
         raise DataError(
             f"{source}: column {column!r} mixes {' and '.join(sorted(counts))} values; document "
-            f"{rows[kinds == rarest].iloc[0]} holds a {rarest}, "
+            f"{rows[kinds == rarest].iloc[0]} contains a {rarest}, "
             f"{_shown(values[kinds == rarest].iloc[0])}; write all of them alike"
         )
 
 
 def _shown(value: object) -> str:
-    return " ".join(repr(value).split())[:SHOWN]
+    return " ".join(repr(value).split())[:MAX_SHOWN]
 
 
 def _texts(
@@ -179,8 +173,24 @@ def _texts(
     return [fill(row).strip() if any(row) else "" for row in cells]
 
 
+def _labels(
+    table: pd.DataFrame,
+    rows: pd.Series,
+    params: DataParams,
+    blank_is_no: Container[str],
+    source: str,
+) -> tuple[list[list[str] | None], np.ndarray]:
+    """The labels of each row (see `_from_column`), and True for rows without any, (N,) bool."""
+    if params.indicator_columns:
+        labels = _from_indicators(table, rows, params.indicator_columns, blank_is_no, source)
+        return labels, np.zeros(len(rows), dtype=bool)
+    values = read_lists(as_objects(table[params.label_column]), rows, params.label_mode, source)
+    labels = _from_column(values, rows, params.label_delimiter, source)
+    return labels, (values.map(_kind) == "").to_numpy()
+
+
 def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], str]:
-    """The function that sets the cells of a row into a template, whatever columns are called.
+    """A function that sets the cells of a row into a template, whatever the columns' names.
 
     A field is a column's name in braces, as it is, or with a conversion or format behind it as in
     `str.format`; doubled braces stand for one.
@@ -219,7 +229,7 @@ def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], st
 def _from_column(
     column: pd.Series, rows: pd.Series, delimiter: str, source: str
 ) -> list[list[str] | None]:
-    """The labels of each cell; an empty list where a set is empty, None where nothing stands."""
+    """The labels of each cell: an empty list for an empty set, None for an empty cell."""
     labels, flat, flat_rows = [], [], []
     for row, value in zip(rows, column, strict=True):
         values = list(value) if _kind(value) == "list" else [value]
@@ -232,7 +242,7 @@ def _from_column(
             )
         flat += values
         flat_rows += [row] * len(values)
-        found = list(dict.fromkeys(filter(None, map(plain, values))))
+        found = list(dict.fromkeys(filter(None, map(cell_text, values))))
         # The labels of an empty set, joined by a delimiter, are an empty text.
         empty = not values or (isinstance(value, str) and bool(delimiter))
         labels.append(found if found or empty else None)
@@ -241,17 +251,20 @@ def _from_column(
     return labels
 
 
-def columns_of_crosses(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> set[str]:
-    """The indicator columns in which a blank cell is a no, because no table has another one there.
+def blank_means_no(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> set[str]:
+    """The indicator columns in which a blank cell means no, because no table writes a no there.
 
     A wholly blank column is one of them if all others are.
     """
     found = {
-        name: {mark for t in tables if name in t for mark in _marks(as_objects(t[name]).map(plain))}
+        name: {
+            mark for t in tables if name in t for mark in _marks(as_objects(t[name]).map(cell_text))
+        }
         for name in columns
     }
-    bare = {name for name, marks in found.items() if not marks & NO}
-    return bare if len(bare) == len(found) else {name for name in bare if found[name] & YES}
+    no_missing = {name for name, marks in found.items() if not marks & NO}
+    all_of_them = len(no_missing) == len(found)
+    return no_missing if all_of_them else {name for name in no_missing if found[name] & YES}
 
 
 def _marks(cells: pd.Series) -> pd.Series:
@@ -259,19 +272,23 @@ def _marks(cells: pd.Series) -> pd.Series:
 
 
 def _from_indicators(
-    table: pd.DataFrame, rows: pd.Series, columns: Sequence[str], crosses: Container, source: str
+    table: pd.DataFrame,
+    rows: pd.Series,
+    columns: Sequence[str],
+    blank_is_no: Container,
+    source: str,
 ) -> list[list[str]]:
-    """The columns that say yes, by row."""
+    """The columns that contain a yes, per row."""
     multi_hot = np.zeros((len(table), len(columns)), dtype=bool)
     for at, column in enumerate(columns):
         cells = _marks(_cells(table, rows, column, source))
         multi_hot[:, at] = yes = cells.isin(YES)
-        other = ~yes & ~cells.isin(NO) & ~((cells == "") & (column in crosses))
+        other = ~yes & ~cells.isin(NO) & ~((cells == "") & (column in blank_is_no))
         if other.any():
             row, value = rows[other].iloc[0], table[column][other].iloc[0]
             raise DataError(
-                f"{source}: document {row}: {column!r} is {plain(value)!r}, neither 0 nor 1; write "
-                "one of them"
+                f"{source}: document {row}: {column!r} is {cell_text(value)!r}, neither 0 nor 1; "
+                "write one of them"
             )
     return [[columns[c] for c in np.flatnonzero(row)] for row in multi_hot]
 

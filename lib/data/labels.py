@@ -94,6 +94,11 @@ class LabelSpace:
         return len(self.names)
 
     @property
+    def may_be_empty(self) -> bool:
+        """True if a document may have no label."""
+        return bool(self.none)
+
+    @property
     def sparse(self) -> bool:
         """Whether arrays of documents by labels are sparse, because there are so many labels."""
         return len(self) > DENSE_LABELS
@@ -123,6 +128,12 @@ class LabelSpace:
         ones = np.ones(len(flat), dtype=bool)
         multi_hot = csr_array((ones, flat, starts), shape=(len(columns), len(self)))
         return multi_hot if self.sparse else multi_hot.toarray()
+
+    def outside(self, answers: Iterable[Sequence[str]]) -> np.ndarray:
+        """(N,) bool: True where an answer names no label, unless it is an empty set and may be."""
+        names = set(self.names)
+        found = [names.isdisjoint(row) and bool(len(row) or not self.none) for row in answers]
+        return np.array(found, dtype=bool)
 
     def decode(self, multi_hot: np.ndarray | csr_array) -> list[list[str]]:
         """Label lists, in label order, of an (N, C) bool array, dense or sparse."""

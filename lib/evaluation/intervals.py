@@ -1,23 +1,23 @@
 """Intervals of F1 and of paired differences, over test documents and training seeds.
 
-An interval is of the score that other test splits of as many documents would get on average, and
-with several seeds other seeds too. Macro-F1 counts a label without a test document as 0: so does
-its expectation, which lies below the macro-F1 of endlessly many documents where labels are rare.
+An interval is of the expected score on other test splits with equally many documents and, with
+several seeds, of other seeds too. Macro-F1 counts a label without a test document as 0; so does its
+expectation, which is below the macro-F1 of infinitely many documents where labels are rare.
 
 Documents
     Limits of a share (Clopper & Pearson 1934) in effective numbers of documents (Korn & Graubard
-    1998, Survey Methodology 24, p. 193), spread out to the jackknife's variance (`jackknife`).
-    They hold at the ends of the scale, where nothing or little was seen to be wrong. A difference
-    is a share of gains minus one of losses; its limits are joined from theirs (Newcombe 1998,
-    Statistics in Medicine 17, p. 2635; Zou & Donner 2008, same journal 27, p. 1693).
+    1998, Survey Methodology 24, p. 193), widened to the jackknife's variance (`jackknife`). They
+    hold at the ends of the scale too, with no or few errors. A difference is a share of gains minus
+    a share of losses, and its limits are combined from theirs (Newcombe 1998, Statistics in
+    Medicine 17, p. 2635; Zou & Donner 2008, same journal 27, p. 1693).
 Groups
     Units are groups, left out as wholes, with Student's t of G - 1 degrees of freedom for the
     normal (Cameron, Gelbach & Miller 2008, Review of Economics and Statistics 90, p. 414).
 Seeds
     Few seeds are too few to resample. F1 of seed s on the documents d is mean + D_d + U_s + I_sd,
     and the variance of the mean over S seeds is Var(D) + Var(U + I) / S, in which the interaction
-    I is counted once. Arms' seeds count as independent, which errs on the wide side where they
-    share, say, their training documents. One seed stands for that trained model.
+    I is counted once. Arms' seeds count as independent, which makes intervals too wide rather than
+    too narrow where arms share training documents. One seed is that one trained model.
 """
 
 import math
@@ -29,10 +29,12 @@ import pandas as pd
 from scipy.special import betainc, betaincinv, stdtrit
 
 from lib.evaluation.jackknife import SUPPORTED, Arm, measure_arms
-from lib.evaluation.resampling import AVERAGES, Labels, Preds
+from lib.evaluation.resampling import AVERAGES, Preds
+from lib.evaluation.scores import Labels
 
 ALPHA = 0.05
-NORMAL = 1.959964  # of the standard normal, at 1 - ALPHA / 2
+QUANTILES = (ALPHA / 2, 1 - ALPHA / 2)  # of resamples, for a 95 % interval
+NORMAL = 1.959964  # quantile of the standard normal at 1 - ALPHA / 2
 
 
 class Interval(NamedTuple):
@@ -43,18 +45,17 @@ class Interval(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """A score or a difference, and how far it would move with other documents and other seeds.
+    """A score or a difference in F1, and its variation over documents and over seeds.
 
     Attributes
     ----------
-    value
-        In F1.
     below, above
-        The document part's half-widths, over `NORMAL`: standard errors, one for each side.
+        Standard errors over documents, one per side.
     shared
         The share of the documents' variance that all seeds have in common.
     seeds, df_seeds
-        (K,) variance of each arm's mean over its seeds, and degrees of freedom; K arms have some.
+        (K,) variance of each arm's mean over its seeds, and degrees of freedom, of the K arms that
+        have several.
     """
 
     value: float
@@ -68,18 +69,20 @@ class Spread(NamedTuple):
 def arm_interval(arm: Arm) -> Interval:
     """The interval of one arm's mean F1, in [0, 1]."""
     num_units, value = len(arm.pseudo), arm.values.mean()
-    top = arm.weights.sum()  # of macro-F1 below 1 where labels have no test document
+    top = arm.weights.sum()  # macro-F1 stays below 1 where labels have no test document
     if num_units < 2 or top == 0:
         return Interval(0.0, 1.0)
+    # limits of F1 as a share of its highest value
     share, count = min(value / top, 1.0), effective_count(arm.errors / top, arm.weights / top)
     low, high = share_limits(np.array(share), np.array(count))
-    known = top**2 * share * (1 - share) / count
-    variance = arm.pseudo.var(ddof=1) / num_units
     sides = np.array([share - low, high - share]) * top
-    seen = count * min(share, 1 - share)  # with nothing seen there is nothing to scale by
-    if variance < known:
-        sides *= np.sqrt((seen * variance / known + 1) / (seen + 1))
-    errors = _few_groups(arm) * np.sqrt((sides / NORMAL) ** 2 + max(variance - known, 0))
+    # narrower or wider, as the jackknife's variance is than that of such a share
+    of_share = top**2 * share * (1 - share) / count
+    variance = arm.pseudo.var(ddof=1) / num_units
+    rarer = count * min(share, 1 - share)  # documents right or wrong; of 0 there is no scale
+    if variance < of_share:
+        sides *= np.sqrt((rarer * variance / of_share + 1) / (rarer + 1))
+    errors = _few_groups(arm) * np.sqrt((sides / NORMAL) ** 2 + max(variance - of_share, 0))
     return _around(_spread(value, [arm], errors, variance), least=0.0)
 
 
@@ -89,40 +92,43 @@ def paired_interval(spread: Spread | None) -> Interval:
 
 
 def paired_spread(a: Arm, b: Arm) -> Spread | None:
-    """F1(a) - F1(b): gains, where b errs and a does not, minus losses; None of a single unit."""
+    """F1(a) - F1(b): gains, where b errs and a does not, minus losses; None with a single unit."""
     if len(a.pseudo) < 2:
         return None
+    # limits of the shares of gains and of losses, (2,) each
     change = b.errors - a.errors  # (N,)
     parts = [np.maximum(change, 0), np.maximum(-change, 0)]
     shares = np.array([part.sum() for part in parts])
     counts = np.array([effective_count(part, a.weights) for part in parts])
     low, high = share_limits(shares, counts)
-    below, above = shares - low, high - shares  # of gains and of losses
+    below, above = shares - low, high - shares
+    # limits of their difference; they are correlated, as no document is both
     odds = shares / np.maximum(1 - shares, 1e-9)
-    together = np.sqrt(odds.prod())  # minus their correlation: a document is not both
+    correlation = -np.sqrt(odds.prod())
     sides = [(below[0], above[1]), (above[0], below[1])]
-    sides = np.array([np.sqrt(x * x + y * y + 2 * together * x * y) for x, y in sides])
+    sides = np.array([np.sqrt(x * x + y * y - 2 * correlation * x * y) for x, y in sides])
+    # wider, if the jackknife's variance is larger than that of two such shares
     variance = (a.pseudo - b.pseudo).var(ddof=1) / len(a.pseudo)
-    known = ((shares * (1 - shares) / counts).sum()
-             + 2 * shares.prod() / np.sqrt(counts.prod()))  # fmt: skip
-    errors = np.sqrt((sides / NORMAL) ** 2 + max(variance - known, 0))
+    of_shares = ((shares * (1 - shares) / counts).sum()
+                 + 2 * shares.prod() / np.sqrt(counts.prod()))  # fmt: skip
+    errors = np.sqrt((sides / NORMAL) ** 2 + max(variance - of_shares, 0))
     errors = np.maximum(errors, _few_groups(a) * math.sqrt(variance))
     return _spread(a.values.mean() - b.values.mean(), [a, b], errors, variance)
 
 
 def _few_groups(arm: Arm) -> float:
-    """Student's quantile of G - 1 degrees of freedom over the normal one; 1 of documents."""
+    """Student's quantile of G - 1 degrees of freedom over the normal one; 1 for documents."""
     if not arm.grouped:
         return 1.0
     return float(stdtrit(len(arm.pseudo) - 1, 1 - ALPHA / 2)) / NORMAL
 
 
 def effective_count(costs: np.ndarray, weights: np.ndarray) -> float:
-    """The number of equal documents that would leave a sum of (N,) costs as uncertain as it is.
+    """The number of equal documents whose errors have a sum as uncertain as that of (N,) costs.
 
-    Costs add up to k events of their typical size. To them 1 / (1 + k) events are added that were
-    not seen, of the size that `weights` (G,) give to a unit. The result is N where N documents,
-    each a unit, cost 0 or 1 / N.
+    The costs amount to k events of their typical size. 1 / (1 + k) unseen events are added, of the
+    size that `weights` (G,) give to a unit. The result is N where N documents, each a unit, cost 0
+    or 1 / N.
     """
     share = costs.sum()
     events = share**2 / (costs**2).sum() if share > 0 else 0
@@ -133,25 +139,26 @@ def effective_count(costs: np.ndarray, weights: np.ndarray) -> float:
 def share_limits(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95 % limits of shares in [0, 1] of (effective) counts.
 
-    The limits at which a share as extreme would be seen with probability 2.5 %, of which the share
-    itself counts w: all of it at the ends of the scale (Clopper & Pearson 1934; 3.7 / N is the
-    upper limit of what N documents do not show), half of it in the middle (mid-p: Lancaster 1961),
-    with w = 1/2 + 1/2 / (1 + x / 3) for x documents from the nearer end (chosen here: enumerated,
-    shares are covered in 94 to 97 % in the middle and in 94 to 99.8 % at the ends).
+    At a limit, a share at least as extreme as the observed one has probability 2.5 %, where the
+    observed share itself counts with weight w. w is 1 at the ends of the scale (Clopper & Pearson
+    1934; 3.7 / N is the upper limit of what N documents do not show) and 1/2 in the middle (mid-p:
+    Lancaster 1961): w = 1/2 + 1/2 / (1 + x / 3) for x documents from the nearer end. That is our
+    choice; enumerated, shares are covered in 94 to 97 % in the middle and in 94 to 99.8 % at the
+    ends.
     """
     # the upper limit is the lower one of 1 - share
     both = np.stack([share, np.maximum(1 - share, 0)])
     seen, unseen = both * count, both[::-1] * count
     weight = 0.5 + 0.5 / (1 + np.minimum(seen, unseen) / 3)
-    # limits at which all of it counts, or nothing of it: the one wanted lies between them
+    # the limit lies between those with w = 1 and w = 0
     tiny, quantile = 1e-9, np.full_like(seen, ALPHA / 2)
     low = betaincinv(np.maximum(seen, tiny), unseen + 1, quantile)
     high = betaincinv(seen + 1, np.maximum(unseen, tiny), quantile)
     for _ in range(20):  # halvings
         middle = (low + high) / 2
-        as_many = betainc(np.maximum(seen, tiny), unseen + 1, middle)
+        at_least = betainc(np.maximum(seen, tiny), unseen + 1, middle)
         more = betainc(seen + 1, np.maximum(unseen, tiny), middle)
-        outside = weight * as_many + (1 - weight) * more < ALPHA / 2
+        outside = weight * at_least + (1 - weight) * more < ALPHA / 2
         low, high = np.where(outside, middle, low), np.where(outside, high, middle)
     low = np.where(seen > 0, low, 0.0)
     return low[0], 1 - low[1]
@@ -168,7 +175,7 @@ def _spread(value: float, arms: Sequence[Arm], errors: np.ndarray, variance: flo
 
 
 def _around(spread: Spread, *, least: float) -> Interval:
-    """Never narrower than documents alone would make it."""
+    """The interval around a spread, never narrower than over documents alone."""
     halves = []
     for error in (spread.below, spread.above):
         both = half_width(np.array(spread.shared * error**2), spread.seeds, spread.df_seeds)
@@ -180,10 +187,10 @@ def half_width(documents: np.ndarray, seeds: np.ndarray, df: np.ndarray) -> np.n
     """Half of a 95 % interval, (...), over the variances of documents and of K arms' seeds.
 
     Student's t with Satterthwaite's degrees of freedom (1946, Biometrics 2, p. 110) is too narrow
-    where most of the variance rests on one degree of freedom; Cochran's t (1964, Biometrics 20,
-    p. 191), each part's quantile weighted by its variance, is too wide where it rests on many. The
-    second has the weight 1 / sqrt(df of the seeds) here. Simulated, that covers 94 to 97 % with
-    three to five seeds and 94 to 98 % with two, whatever the share of documents (chosen here).
+    where most of the variance has one degree of freedom; Cochran's t (1964, Biometrics 20, p. 191),
+    each part's quantile weighted by its variance, is too wide where it has many. Cochran's has the
+    weight 1 / sqrt(df of the seeds) here, which is our choice: simulated, it covers 94 to 97 % with
+    three to five seeds and 94 to 98 % with two, whatever the share of documents.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
-"""The smallest true difference that the project's own rule would find in four studies of five.
+"""The smallest true difference that four studies of five would find.
 
-The rule: the paired 95 % interval excludes zero, and p is below 0.05 (`evaluation.significance`).
+Found is a difference whose paired 95 % interval excludes zero and whose p is below 0.05
+(`evaluation.significance`). Constants without a source are our choices.
 """
 
 import math
@@ -16,23 +17,22 @@ from lib.evaluation.intervals import ALPHA, Spread, effective_count, half_width
 from lib.evaluation.jackknife import Arm
 
 POWER = 0.80
-MOST = 500  # differing documents, beyond any that the enumeration meets
-EXACT = 150.0  # sqrt(gains x losses) up to which power is enumerated (chosen here)
+MAX_DIFFERING = 500  # documents, beyond any that the enumeration meets
+MAX_ENUMERATED = 150.0  # sqrt(gains x losses) up to which power is enumerated
 NORMAL_SUM = 2.8016  # quantiles of the standard normal at 0.975 and 0.80 (Bloom 1995, p. 547)
 Z_POWER = 0.8416  # the second of them
-NUM_DRAWS = 4000  # of studies with other seeds (chosen here)
+NUM_DRAWS = 4000  # of studies with other seeds
 
 
 def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> float:
-    """The true difference in F1 found with 80 % power; NaN where none that is possible would be.
+    """The true difference in F1 that is found with 80 % power; NaN if no possible one is.
 
-    Of documents: gains and losses are Poisson counts of events, and the test is McNemar's on them.
-    Their product stays what it was seen to be, as it does where an arm becomes better on every
-    document alike. With a few documents this asks for five or six gains and no loss, and with many
-    it is 2.8 standard errors (Bloom 1995, Evaluation Review 19, p. 547). Of groups: what both
-    Student's t and whole groups that change places find. Of seeds: the 80 %
-    quantile, over studies that might have been, of the interval's half-width minus the difference's
-    error. Holm's adjustment asks for more.
+    Documents: gains and losses are Poisson counts of events, tested by McNemar. Their product is
+    taken to stay as observed, as it does where an arm becomes better on every document alike. With
+    few documents this requires five or six gains and no loss, with many 2.8 standard errors (Bloom
+    1995, Evaluation Review 19, p. 547). Groups: the difference that both Student's t and the
+    exchange of whole groups find. Seeds: the 80 % quantile, over simulated studies, of the
+    interval's half-width minus the difference's error. Holm's adjustment requires more.
 
     Parameters
     ----------
@@ -41,28 +41,28 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
     spread
         Of both (`lib.evaluation.intervals.paired_spread`).
     mid_p
-        Whether the test is the mid-p McNemar rather than one that counts p in full.
+        True if the test is the mid-p McNemar rather than one that counts p in full.
     """
     num_units = len(a.pseudo)
     if spread is None or (a.grouped and 2.0 ** (1 - num_units) > ALPHA):
-        return math.nan  # so few groups change places in too few ways for a p below 0.05
+        return math.nan  # so few groups have too few exchanges for a p below 0.05
     variance = float((a.pseudo - b.pseudo).var(ddof=1)) / num_units
     found = _of_documents(a, b, 0.0 if a.grouped else variance, mid_p=mid_p)
     if a.grouped:
-        found = max(found, math.sqrt(variance) * _needed_of_groups(num_units))
+        found = max(found, math.sqrt(variance) * _standard_errors_of_groups(num_units))
     if len(spread.seeds):
         found = _of_studies((found / NORMAL_SUM) ** 2, spread)
     return found if found <= a.weights.sum() else math.nan
 
 
 def _of_documents(a: Arm, b: Arm, variance: float, *, mid_p: bool) -> float:
-    """Never less than 2.8 standard errors of that variance; found by McNemar's test."""
+    """The difference that McNemar's test finds, at least 2.8 standard errors of that variance."""
     change = b.errors - a.errors  # (N,)
-    event = 1 / effective_count(np.abs(change), a.weights)  # what one gain or loss is worth
+    event = 1 / effective_count(np.abs(change), a.weights)  # F1 per gain or loss
     gains, losses = (np.maximum(x, 0).sum() / event for x in (change, -change))
     middle = math.sqrt((gains + 0.5) * (losses + 0.5))
     poisson_events = events = _events_needed(middle, mid_p)
-    for _ in range(5):  # of N documents as many can gain: the difference itself does not vary
+    for _ in range(5):  # the difference itself does not vary, so fewer do
         both = math.hypot(events, 2 * middle)
         centred = math.sqrt(max(1 - events**2 * event / both, 0))
         events = poisson_events * (1 - Z_POWER / NORMAL_SUM * (1 - centred))
@@ -70,11 +70,11 @@ def _of_documents(a: Arm, b: Arm, variance: float, *, mid_p: bool) -> float:
 
 
 def _of_studies(documents: float, spread: Spread) -> float:
-    """The difference found in four of five studies whose seeds are others.
+    """The difference found in four of five studies with other seeds.
 
-    Seeds' standard deviations come out too low on average, by the factor c4 (Cureton 1968, American
-    Statistician 22(1), p. 22), while the quantile is convex in them: dividing by sqrt(c4) meets
-    80 % with two to five seeds (chosen here, simulated).
+    Standard deviations over seeds are too low on average by the factor c4 (Cureton 1968, American
+    Statistician 22(1), p. 22), while the quantile is convex in them. Dividing variances by c4
+    yields 80 % with two to five seeds, simulated.
     """
     generator = np.random.default_rng(0)
     df, seeds = spread.df_seeds, spread.seeds
@@ -88,22 +88,22 @@ def _of_studies(documents: float, spread: Spread) -> float:
 
 
 @cache
-def _needed_of_groups(num_groups: int) -> float:
+def _standard_errors_of_groups(num_groups: int) -> float:
     """Standard errors that both Student's t and the randomization of whole groups find.
 
-    The noncentral t's parameter; and, as groups that change places vary around zero rather than
-    around their mean, D = z_0.975 sqrt(1 + D^2 / G) + z_0.80.
+    The noncentral t's parameter; and D = z_0.975 sqrt(1 + D^2 / G) + z_0.80, as groups that are
+    exchanged vary around zero rather than around their mean.
     """
     least = student.ppf(1 - ALPHA / 2, num_groups - 1)
-    apart = brentq(lambda x: nct.sf(least, num_groups - 1, x) - POWER, 1, 20)
+    by_t = brentq(lambda x: nct.sf(least, num_groups - 1, x) - POWER, 1, 20)
     quantile = NORMAL_SUM - Z_POWER
-    swapped = brentq(lambda x: quantile * math.sqrt(1 + x**2 / num_groups) + Z_POWER - x, 1, 99)
-    return float(max(apart, swapped))
+    exchanged = brentq(lambda x: quantile * math.sqrt(1 + x**2 / num_groups) + Z_POWER - x, 1, 99)
+    return float(max(by_t, exchanged))
 
 
 def _events_needed(middle: float, mid_p: bool) -> float:
-    """Expected gains minus losses that are found, where sqrt(gains x losses) is `middle`."""
-    if middle > EXACT:
+    """Expected gains minus losses that are found, if sqrt(gains x losses) is `middle`."""
+    if middle > MAX_ENUMERATED:
         squared = NORMAL_SUM**2  # events = 2.8 sqrt(gains + losses), solved
         return math.sqrt(squared * (squared + math.hypot(squared, 4 * middle)) / 2)
     logs, events = _table(mid_p)
@@ -112,18 +112,19 @@ def _events_needed(middle: float, mid_p: bool) -> float:
 
 @cache
 def _table(mid_p: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithms of sqrt(gains x losses), (K,), and the events that are found there."""
-    middles = np.geomspace(0.5, EXACT, 20)
+    """Logarithms of sqrt(gains x losses), (K,), and the events that are found there, (K,)."""
+    middles = np.geomspace(0.5, MAX_ENUMERATED, 20)
     return np.log(middles), np.array([_solve(middle, mid_p) for middle in middles])
 
 
 def _solve(middle: float, mid_p: bool) -> float:
+    """The events found with 80 % power, by bisection."""
     low, high = 0.0, 20 + 6 * math.sqrt(middle)
     for _ in range(16):
         events = (low + high) / 2
-        both = math.hypot(events, 2 * middle)
+        both = math.hypot(events, 2 * middle)  # gains + losses expected
         counts = np.arange(int(max(0, both - 6 * math.sqrt(both))), int(both + 6 * both**0.5) + 8)
-        least = _least_apart(mid_p)[counts]
+        least = _least_difference(mid_p)[counts]
         gain = (1 + events / both) / 2
         hit = binom.sf((counts + least) // 2 - 1, counts, gain)
         hit = hit + binom.cdf((counts - least) // 2, counts, gain)
@@ -133,11 +134,11 @@ def _solve(middle: float, mid_p: bool) -> float:
 
 
 @cache
-def _least_apart(mid_p: bool) -> np.ndarray:
-    """Gains minus losses, of 0 to MOST differing documents, from which on p is below 0.05."""
-    counts = np.arange(MOST + 1)
-    fewer = np.full(MOST + 1, -1)  # the most losses that are still few enough
-    for losses in range(MOST // 2):
+def _least_difference(mid_p: bool) -> np.ndarray:
+    """Gains minus losses from which on p is below 0.05, for 0, 1, 2, ... differing documents."""
+    counts = np.arange(MAX_DIFFERING + 1)
+    fewer = np.full(MAX_DIFFERING + 1, -1)  # the most losses that are still few enough
+    for losses in range(MAX_DIFFERING // 2):
         tail = binom.cdf(losses, counts, 0.5)
         tail -= 0.5 * binom.pmf(losses, counts, 0.5) if mid_p else 0
         enough = (2 * tail < ALPHA) & (2 * losses < counts)

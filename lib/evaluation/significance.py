@@ -1,4 +1,4 @@
-"""Which differences are certain: paired intervals, two tests, and Holm's adjustment over pairs."""
+"""Differences between arms: paired intervals, two tests, and Holm's adjustment over pairs."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -11,8 +11,13 @@ from statsmodels.stats.multitest import multipletests
 
 from lib.evaluation.intervals import ALPHA, paired_interval, paired_spread
 from lib.evaluation.jackknife import measure_arms
+from lib.evaluation.metrics import sets_equal
 from lib.evaluation.power import min_detectable
-from lib.evaluation.resampling import AVERAGES, Labels, Preds, by_label, group_codes, randomization
+from lib.evaluation.resampling import AVERAGES, Preds, group_codes, randomization
+from lib.evaluation.scores import Labels
+
+COLUMNS = ("arm_a", "arm_b", "metric", "delta", "low", "high",
+           "p_mcnemar", "p_randomization", "test", "p_holm", "min_detectable")  # fmt: skip
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
@@ -43,7 +48,6 @@ def compare_all(
     reference: str = "",
     groups: Sequence[str] | np.ndarray | None = None,
     num_resamples: int = 5000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Pairs of arms: paired F1 difference with its interval, tests, and what could be found at all.
 
@@ -56,6 +60,10 @@ def compare_all(
         its whole label set is.
     reference
         Compare every other arm with this one alone; "" for every pair.
+    groups
+        (N,) of each document; None where documents are independent.
+    num_resamples
+        Of the randomization test.
 
     Returns
     -------
@@ -72,47 +80,39 @@ def compare_all(
     y_true = csr_array(y_true)  # once: finding the labels in dense arrays takes longest
     y_preds = {arm: [csr_array(p) for p in y_pred] for arm, y_pred in y_preds.items()}
     arms = measure_arms(y_true, y_preds, groups=groups)
-    options = {"num_resamples": num_resamples, "groups": groups, "seed": seed}
+    options = {"num_resamples": num_resamples, "groups": groups}
     p_values = randomization(y_true, y_preds, pairs, **options)
-    correct = {arm: _correct(y_true, preds[0]) for arm, preds in y_preds.items()}
-    alone = group_codes(groups) is None
-    counted = {
-        arm: alone and len(p) == 1 and _one_label(y_true, p[0]) for arm, p in y_preds.items()
-    }
+    correct = {arm: sets_equal(y_true, preds[0]) for arm, preds in y_preds.items()}
+    # arms whose micro-F1 is the share of right documents
+    single = group_codes(groups) is None and _one_label(y_true)
+    accuracy = {arm: single and len(p) == 1 and _one_label(p[0]) for arm, p in y_preds.items()}
     rows = []
     for (a, b), of_pair in zip(pairs, p_values, strict=True):
         p_mcnemar = mcnemar(correct[a], correct[b])
         for average, p in zip(AVERAGES, of_pair, strict=True):
             of_a, of_b = arms[a, average], arms[b, average]
-            plain = average == "micro_f1" and counted[a] and counted[b]
+            mid_p = average == "micro_f1" and accuracy[a] and accuracy[b]
             spread = paired_spread(of_a, of_b)
             delta = round(of_a.values.mean() - of_b.values.mean(), 12)  # sums are off by less
-            rows.append((a, b, average, delta,
-                         *paired_interval(spread), p_mcnemar, p,
-                         "mcnemar" if plain else "randomization",
-                         min_detectable(of_a, of_b, spread, mid_p=plain)))  # fmt: skip
-    columns = ["arm_a", "arm_b", "metric", "delta", "low", "high", "p_mcnemar"]
-    columns += ["p_randomization", "test", "min_detectable"]
-    return _adjusted(pd.DataFrame(rows, columns=columns))
+            test, p_raw = ("mcnemar", p_mcnemar) if mid_p else ("randomization", p)
+            found = min_detectable(of_a, of_b, spread, mid_p=mid_p)
+            rows.append((a, b, average, delta, *paired_interval(spread), p_mcnemar, p,
+                         test, p_raw, found))  # fmt: skip
+    return _adjusted(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
 def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
-    raw = table["p_mcnemar"].where(table["test"] == "mcnemar", table["p_randomization"])
-    table.insert(len(table.columns) - 1, "p_holm", raw.astype(float))
+    """With `p_holm` adjusted over the pairs of each average."""
+    table["p_holm"] = table["p_holm"].astype(float)  # of no pair: no numbers
     for _, rows in table.groupby("metric").groups.items():
-        table.loc[rows, "p_holm"] = multipletests(raw[rows], method="holm")[1]
+        table.loc[rows, "p_holm"] = multipletests(table.loc[rows, "p_holm"], method="holm")[1]
     return table
 
 
 def distinguishable(pairwise: pd.DataFrame | pd.Series) -> pd.Series | bool:
-    """Whether a row's arms differ: its 95 % interval excludes zero and Holm's p is below 0.05."""
+    """True where the paired 95 % interval excludes zero and Holm's p is below 0.05."""
     return (pairwise["low"] * pairwise["high"] > 0) & (pairwise["p_holm"] < ALPHA)
 
 
-def _correct(y_true: Labels, y_pred: Labels) -> np.ndarray:
-    """(N,) bool: the whole label set is right."""
-    return abs(by_label(y_true) - by_label(y_pred)).sum(axis=0) == 0
-
-
-def _one_label(*labels: Labels) -> bool:
-    return all(bool((by_label(one).sum(axis=0) == 1).all()) for one in labels)
+def _one_label(labels: csr_array) -> bool:
+    return bool((labels.sum(axis=1) == 1).all())

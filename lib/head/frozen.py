@@ -1,25 +1,22 @@
 """Features of a frozen language model: computed once, kept on disk, read without any model."""
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from lib.head.pooling import pool
-from lib.machine import meter, mixed_precision, peak_memory_gib
+from lib.machine import GIB, meter, peak_memory_gib
 from lib.model.batches import micro_batches, pad
-from lib.model.fast.attention import hidden_states
+from lib.model.forward import hidden_layers
 from lib.model.load import count_parameters, load_backbone
 from lib.model.tokens import require_positions
-from lib.model.weights import CACHE, model_fingerprint
-from lib.storage import atomic_path, computing_fingerprint
+from lib.model.weights import model_fingerprint
+from lib.storage import cached, computing_fingerprint, read_json
 
 Kind = tuple[str, int]  # a pooling and a layer
 
@@ -34,11 +31,12 @@ def frozen_features(
     dtype: torch.dtype,
     device: torch.device,
     token_budget: int,
+    fast: bool = True,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
     """Pooled hidden states of an untrained model, from one pass over tokenized documents.
 
-    They are kept in `runs/cache/features` under a hash of tokens, weights and precision; what is
-    there already is memory-mapped, and if all is, no model is loaded.
+    They are cached by tokens, weights, precision, poolings and layers (`lib.storage.cached`) and
+    memory-mapped; if all of them are in the cache, no model is loaded.
 
     Parameters
     ----------
@@ -48,7 +46,7 @@ def frozen_features(
         Modes of `lib.head.pooling.pool`.
     layers
         Hidden layers, counted from the end: 1 is the last, after the model's final norm.
-    quantization, dtype, device
+    quantization, dtype, device, fast
         See `lib.model.load.load_backbone`.
     token_budget
         Most tokens of a batch once padded.
@@ -58,9 +56,8 @@ def frozen_features(
     features
         For each split, (N, H) float32 for each "<pooling> of layer -<layer>".
     costs
-        For each split, of the pass (or passes, added up) that made all that is kept: `spent`,
-        seconds and joules; `total_params`, `quantization`, `nf4_share`, `model_memory_gib` and
-        `peak_memory_gib`.
+        For each split, of the pass that made its features: `spent`, seconds and joules;
+        `total_params`, `quantization`, `nf4_share`, `model_memory_gib` and `peak_memory_gib`.
 
     Raises
     ------
@@ -69,35 +66,39 @@ def frozen_features(
     """
     rules = (
         model_fingerprint(model_id),
-        computing_fingerprint("head.frozen"),
         quantization,
         str(dtype),
         device.type,
         torch.get_num_threads(),  # it and the budget decide how sums are rounded
         token_budget,
+        fast,
     )
     kinds = [(mode, layer) for layer in layers for mode in poolings]
     backbone = None
     features, costs = {}, {}
     for name, documents in splits.items():
-        content = joblib.hash([list(map(int, d)) for d in documents])
-        key = hashlib.sha256(json.dumps([*rules, content]).encode()).hexdigest()[:32]
-        folder = CACHE / "features" / key
-        if missing := [kind for kind in kinds if not _file(folder, kind).exists()]:
+        documents = [list(map(int, document)) for document in documents]
+
+        def write(folder: Path, documents: list[list[int]] = documents) -> None:
+            nonlocal backbone
             backbone = backbone or load_backbone(
                 model_id,
                 quantization=quantization,
                 dtype=dtype,
                 device=device,
                 max_length=max(map(len, documents)),
+                fast=fast,
             )
             require_positions(backbone.config, documents)
-            _compute(folder, backbone, documents, missing, dtype, token_budget)
+            _compute(folder, backbone, documents, kinds, dtype, token_budget)
+
+        key = [rules, sorted(kinds), documents]
+        folder = cached("features", key, write, code=computing_fingerprint("head.frozen"))
         features[name] = {
             f"{mode} of layer -{layer}": np.load(_file(folder, (mode, layer)), mmap_mode="r")
             for mode, layer in kinds
         }
-        costs[name] = json.loads((folder / "cost.json").read_text(encoding="utf-8"))
+        costs[name] = read_json(folder / "cost.json")
     return features, costs
 
 
@@ -118,35 +119,26 @@ def _compute(
     deepest, depth = max(layer for _, layer in kinds), backbone.config.num_hidden_layers
     if deepest > depth:
         raise ValueError(f"layer_grid: {deepest} was asked for, but the model has {depth} layers")
-    folder.mkdir(parents=True, exist_ok=True)
-    earlier = folder / "cost.json"  # of kinds that another run has asked for and finished
-    finished = earlier.exists() and any(folder.glob("*.npy"))
-    before = np.array(json.loads(earlier.read_text())["spent"] if finished else (0.0, 0.0))
     start = meter(backbone.device)
     shape = (len(documents), backbone.config.hidden_size)
-    ending = f".unfinished-{os.getpid()}"
-    unfinished = {kind: _file(folder, kind).with_suffix(ending) for kind in kinds}
     arrays = {
-        kind: np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        for kind, path in unfinished.items()
+        kind: np.lib.format.open_memmap(_file(folder, kind), "w+", dtype=np.float32, shape=shape)
+        for kind in kinds
     }
     for batch in micro_batches([len(d) for d in documents], token_budget):
         ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
         ids, mask = ids.to(backbone.device), mask.to(backbone.device)
-        with mixed_precision(backbone.device, dtype):
-            states = hidden_states(backbone, ids, mask, num_layers=deepest)
+        states = hidden_layers(backbone, ids, mask, num_layers=deepest, compute_dtype=dtype)
         for mode, layer in kinds:
             arrays[mode, layer][batch] = pool(states[-layer], mask, mode).cpu().numpy()
     cost = {
-        "spent": list(before + meter(backbone.device) - start),
+        "spent": list(meter(backbone.device) - start),
         "total_params": count_parameters(backbone)[1],
         "quantization": backbone.quantization,
         "nf4_share": backbone.nf4_share,
-        "model_memory_gib": backbone.get_memory_footprint() / 2**30,
+        "model_memory_gib": backbone.get_memory_footprint() / GIB,
         "peak_memory_gib": peak_memory_gib(backbone.device),
     }
-    with atomic_path(folder / "cost.json") as path:
-        path.write_text(json.dumps(cost) + "\n", encoding="utf-8")
-    for kind, path in unfinished.items():
-        arrays[kind].flush()
-        path.rename(_file(folder, kind))
+    for array in arrays.values():
+        array.flush()
+    (folder / "cost.json").write_text(json.dumps(cost) + "\n", encoding="utf-8")

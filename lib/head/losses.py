@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib.config.arms import LOSSES
+from lib.config.groups import HeadParams
 
 MAX_SOFTMAX = 100_000  # labels that share one softmax, which cannot be computed in chunks
 FOCAL_GAMMA = 2.0  # arXiv 1708.02002, section 4.1
@@ -47,34 +47,20 @@ class HeadLoss:
 
     @classmethod
     def build(
-        cls,
-        kind: str,
-        label_counts: np.ndarray,
-        num_documents: int,
-        *,
-        multi_label: bool,
-        class_weights: str = "none",
-        smoothing: float = 0.0,
+        cls, params: HeadParams, label_counts: np.ndarray, num_documents: int, *, multi_label: bool
     ) -> "HeadLoss":
         """The loss for a training split with (C,) documents of each label.
 
-        Parameters
-        ----------
-        class_weights
-            "none"; or "balanced": N / (C n) as scikit-learn weighs classes, and for label sets
-            (N - n) / n on positives, as `torch.nn.BCEWithLogitsLoss` advises.
+        Balanced class weights are N / (C n), as scikit-learn weighs classes, and for label sets
+        (N - n) / n on positives, as `torch.nn.BCEWithLogitsLoss` advises.
 
         Raises
         ------
         ValueError
-            Unknown loss, a loss that does not fit, weights for a label without training documents,
-            or more labels than one softmax takes.
+            Weights for a label without training documents, or more labels than one softmax takes.
         """
+        kind, class_weights = params.loss, params.class_weights
         counts = torch.as_tensor(np.asarray(label_counts), dtype=torch.float32)
-        if kind not in LOSSES:
-            raise ValueError(f"loss: {kind!r} is not known; use {', '.join(LOSSES)}")
-        if kind == "asymmetric" and not multi_label:
-            raise ValueError('loss: "asymmetric" is for label sets; write label_mode: "multi"')
         if not multi_label and len(counts) > MAX_SOFTMAX:
             raise ValueError(
                 f"num_labels: one softmax over {len(counts):,} labels cannot be computed in "
@@ -93,7 +79,7 @@ class HeadLoss:
         if kind == "logit_adjusted":
             shares = (counts + 1) / (num_documents + 2)
             prior = torch.logit(shares) if multi_label else shares.log()
-        return cls(kind, len(counts), weights, prior, smoothing, multi_label)
+        return cls(kind, len(counts), weights, prior, params.label_smoothing, multi_label)
 
     def of_labels(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss of (B, C) logits and (B,) int64 labels or, for cross-entropy, (B, C) shares."""

@@ -1,20 +1,19 @@
 """A backbone with a pooling head, and what it predicts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
+from lib.config.arms import EmbeddingParams
+from lib.config.groups import HeadParams
+from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
-from lib.machine import mixed_precision
 from lib.model.batches import join_states, micro_batches, pad
-from lib.model.fast.attention import hidden_states, is_packed
-from lib.model.fast.blocks import compiled_if_it_pays, only_layers, reading_only
+from lib.model.forward import last_hidden_states, maybe_compiled, skips_padding
 
 
 class EmbeddingModel(nn.Module):
@@ -22,18 +21,10 @@ class EmbeddingModel(nn.Module):
 
     Parameters
     ----------
-    num_labels, mode, kind, bias, mixed_layers
+    params, num_labels
         See `PoolingHead`.
     compute_dtype
         Of the backbone's arithmetic; the head computes in float32.
-    adapted_layers
-        How many of the last layers will train; 0 for all. What is below may then be computed
-        beforehand (`lib.model.fast.cached_layers`).
-
-    Raises
-    ------
-    ValueError
-        More layers are to be mixed than the backbone has.
     """
 
     base_model_prefix = "backbone"  # where peft looks for the transformers model
@@ -41,38 +32,16 @@ class EmbeddingModel(nn.Module):
     def __init__(
         self,
         backbone: PreTrainedModel,
+        params: HeadParams,
         *,
         num_labels: int,
-        mode: str,
         compute_dtype: torch.dtype,
-        kind: str = "linear",
-        bias: bool = True,
-        mixed_layers: int = 1,
-        adapted_layers: int = 0,
     ) -> None:
         super().__init__()
-        depth = backbone.config.num_hidden_layers
-        if mixed_layers > depth:
-            raise ValueError(
-                f"mixed_layers: {mixed_layers} were asked for, but the model has {depth}"
-            )
-        if mixed_layers > 1:
-            # transformers records hidden states by hooks that it hangs on the blocks, once a model:
-            # the views of `only_layers` would each hang their own on the blocks that they share.
-            maybe_install_capturing_hooks(backbone)
         self.backbone = backbone
         self.config = backbone.config
         self.compute_dtype = compute_dtype
-        self.mixed_layers = mixed_layers
-        self.first_layer = depth - max(adapted_layers or depth, mixed_layers)
-        head = PoolingHead(
-            backbone.config.hidden_size,
-            num_labels,
-            mode,
-            kind=kind,
-            bias=bias,
-            mixed_layers=mixed_layers,
-        )
+        head = PoolingHead(backbone.config.hidden_size, num_labels, params)
         self.head = head.to(backbone.device)
 
     def forward(
@@ -81,40 +50,26 @@ class EmbeddingModel(nn.Module):
         attention_mask: Tensor,
         targets: Tensor | None = None,
         loss: HeadLoss | None = None,
-        lower: Tensor | None = None,
+        cached_states: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """What `PoolingHead` makes of right-padded (B, T) input: logits, loss or best labels.
 
-        With `lower`, (S, H) of all S real tokens, layers start from what `cached_layers` has kept.
+        `cached_states` are those that enter the first adapted layer, (S, H) of all S real tokens.
         """
-        states = self._states(input_ids, attention_mask, lower)
+        states = self._states(input_ids, attention_mask, cached_states)
         return self.head(states, attention_mask, targets, loss)
 
-    def embed(
-        self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None
-    ) -> Tensor:
-        """Pooled embeddings, (B, H) float32, of right-padded (B, T) input; see `forward`."""
-        return self.head.embed(self._states(input_ids, attention_mask, lower), attention_mask)
-
     def _states(
-        self, input_ids: Tensor, attention_mask: Tensor, lower: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, ...]:
-        backbone = self.backbone
-        if lower is not None:
-            backbone = only_layers(backbone, range(self.first_layer, len(backbone.layers)))
-        read = read_positions(attention_mask, self.head.mode)
-        with (
-            mixed_precision(input_ids.device, self.compute_dtype),
-            reading_only(backbone, read[attention_mask.bool()]),
-        ):
-            layers = hidden_states(
-                backbone,
-                input_ids,
-                attention_mask,
-                num_layers=self.mixed_layers,
-                inputs_embeds=lower,
-            )
-        return layers if self.mixed_layers > 1 else layers[0]
+        self, input_ids: Tensor, attention_mask: Tensor, cached_states: Tensor | None
+    ) -> Tensor:
+        return last_hidden_states(
+            self.backbone,
+            input_ids,
+            attention_mask,
+            compute_dtype=self.compute_dtype,
+            read=read_positions(attention_mask, self.head.mode),
+            cached=cached_states,
+        )
 
 
 @torch.no_grad()
@@ -123,56 +78,59 @@ def predict_logits(
     documents: Sequence[Sequence[int]],
     *,
     token_budget: int,
-    lower: Sequence[np.ndarray] = (),
-) -> np.ndarray | csr_array:
+    cached_states: Sequence[np.ndarray] = (),
+) -> Scores:
     """Logits of an `EmbeddingModel` for N tokenized documents, in their order.
 
     Parameters
     ----------
-    lower
-        For each document what `lib.model.fast.cached_layers` has kept of it, or nothing.
+    cached_states
+        Of each document, from `lib.model.cache_lower_layers`; or none.
 
     Returns
     -------
-    ndarray or csr_array
-        (N, C) float32. With more than `data.labels.DENSE_LABELS` labels only the `NUM_TOP` best of
-        each document are kept, in a sparse array.
+    Scores
+        float32. With more than `data.labels.DENSE_LABELS` labels only the `NUM_TOP` best of each
+        document are kept.
     """
     model.eval()
-    results = _in_batches(model, documents, token_budget, model=model, lower=lower)
+    results = _in_batches(model, documents, token_budget, cached_states)
     if not isinstance(results[0], tuple):
-        return np.stack(results)
-    scores, labels = (np.concatenate(part) for part in zip(*results, strict=True))
-    starts = np.arange(len(documents) + 1) * (len(scores) // len(documents))
-    return csr_array((scores, labels, starts), shape=(len(documents), model.head.num_labels))
+        return Scores(np.stack(results))
+    values, labels = (np.stack(part) for part in zip(*results, strict=True))
+    return Scores(values, labels, model.head.num_labels)
 
 
-@torch.no_grad()
-def predict_embeddings(
-    model: nn.Module, documents: Sequence[Sequence[int]], *, token_budget: int
-) -> np.ndarray:
-    """Pooled embeddings of an `EmbeddingModel`, (N, H) float32, for N tokenized documents."""
-    model.eval()
-    return np.stack(_in_batches(model.embed, documents, token_budget, model=model))
+def predict_probabilities(
+    model: nn.Module,
+    documents: Sequence[Sequence[int]],
+    params: EmbeddingParams,
+    cached_states: Sequence[np.ndarray] = (),
+) -> Scores:
+    """Probabilities of the labels of N tokenized documents: softmax, or sigmoid for label sets."""
+    logits = predict_logits(
+        model, documents, token_budget=params.token_budget, cached_states=cached_states
+    )
+    return logits.sigmoid() if params.multi_label else logits.softmax()
 
 
 def _in_batches(
-    forward: Callable[..., Tensor | tuple[Tensor, ...]],
+    model: nn.Module,
     documents: Sequence[Sequence[int]],
     token_budget: int,
-    *,
-    model: nn.Module,
-    lower: Sequence[np.ndarray] = (),
+    cached_states: Sequence[np.ndarray],
 ) -> list:
-    """What `forward` gives for each document, as arrays in their order."""
+    """The model's output for each document, as arrays in their order."""
     device = next(model.parameters()).device
     lengths = [len(d) for d in documents]
     outputs: list = [None] * len(documents)
-    with compiled_if_it_pays(model, sum(lengths)):
-        for batch in micro_batches(lengths, token_budget, packed=is_packed(model)):
+    with maybe_compiled(model, sum(lengths)):
+        for batch in micro_batches(lengths, token_budget, packed=skips_padding(model)):
             ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
-            below = {"lower": join_states([lower[i] for i in batch]).to(device)} if lower else {}
-            result = forward(ids.to(device), mask.to(device), **below)
+            known = {}
+            if cached_states:
+                known["cached_states"] = join_states([cached_states[i] for i in batch]).to(device)
+            result = model(ids.to(device), mask.to(device), **known)
             if isinstance(result, tuple):
                 rows = zip(*(part.cpu().numpy() for part in result), strict=True)
             else:

@@ -1,15 +1,14 @@
 """From hidden states to one embedding a document, and from there to logits."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.config.arms import POOLINGS
+from lib.config.choices import POOLINGS
+from lib.config.groups import HeadParams
 from lib.data.labels import DENSE_LABELS, NUM_TOP
 from lib.head.chunked import chunked_loss, chunked_top
-from lib.head.classifiers import build_head
+from lib.head.classifiers import KINDS
 from lib.head.losses import HeadLoss
 
 NUM_LATENTS = 64  # of attention pooling; NV-Embed trains 512 on far more text
@@ -93,25 +92,6 @@ class AttentionPooling(nn.Module):
         return pool(states + self.mlp(states), attention_mask, "mean")
 
 
-class LayerMix(nn.Module):
-    """gamma sum_j softmax(w)_j h_j over the last k layers' hidden states, each at unit RMS.
-
-    The scalar mix of ELMo (arXiv 1802.05365, equation 1), with the normalisation that its section
-    3.2 names, since layers of a language model differ in scale by orders of magnitude.
-    """
-
-    def __init__(self, num_layers: int) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.zeros(num_layers))
-        self.gamma = nn.Parameter(torch.ones(()))
-
-    def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        """(B, T, H) float32 of as many (B, T, H) hidden states as there are weights."""
-        shares = self.weights.softmax(dim=0)
-        scaled = (nn.functional.rms_norm(x.float(), x.shape[-1:]) for x in layers)
-        return self.gamma * sum(w * x for w, x in zip(shares, scaled, strict=True))
-
-
 class PoolingHead(nn.Module):
     """Pools first and classifies then: C logits for B documents, never for B x T positions.
 
@@ -121,34 +101,19 @@ class PoolingHead(nn.Module):
     ----------
     num_labels
         C; with 0 there is no classifier and the pooled embedding itself is returned.
-    mode
-        A mode of `pool`, or "attention" for `AttentionPooling`.
-    kind
-        The classifier: see `lib.head.classifiers.build_head`.
-    bias
-        Whether each label has a bias.
-    mixed_layers
-        How many of the last layers' hidden states are mixed (`LayerMix`); 1: the last alone.
+    params
+        Its `pooling` is a mode of `pool`, or "attention" for `AttentionPooling`; its `head` and
+        `head_bias` choose the classifier (`lib.head.classifiers`).
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_labels: int,
-        mode: str,
-        *,
-        kind: str = "linear",
-        bias: bool = True,
-        mixed_layers: int = 1,
-    ) -> None:
+    def __init__(self, hidden_size: int, num_labels: int, params: HeadParams) -> None:
         super().__init__()
-        self.mode = mode
+        self.mode = params.pooling
         self.num_labels = num_labels
-        self.mix = LayerMix(mixed_layers) if mixed_layers > 1 else None
-        self.attention = AttentionPooling(hidden_size) if mode == "attention" else None
+        self.attention = AttentionPooling(hidden_size) if self.mode == "attention" else None
         self.classifier = None
         if num_labels:
-            self.classifier = build_head(kind, hidden_size, num_labels, bias=bias)
+            self.classifier = KINDS[params.head](hidden_size, num_labels, params.head_bias)
 
     @torch.no_grad()
     def init_bias(self, label_counts: np.ndarray, num_documents: int) -> None:
@@ -165,31 +130,15 @@ class PoolingHead(nn.Module):
         shares = (torch.as_tensor(label_counts) + 1) / (num_documents + 2)
         self.classifier.bias.copy_(torch.logit(shares))
 
-    @torch.no_grad()
-    def init_labels(self, embeddings: np.ndarray) -> None:
-        """Start each label's weights along the embedding of its name, (C, H), centred.
-
-        Labels without training documents then score by their names (label features: arXiv
-        2207.05557, section 3). All rows have one length: the names' own logits then spread by 1,
-        whatever the scale of a model's states, so that no label starts out as certain.
-        """
-        names = torch.as_tensor(embeddings, dtype=torch.float32)
-        weight = nn.functional.normalize(names - names.mean(dim=0), dim=1)
-        logits = names @ weight.T  # (C, C)
-        spread = (logits - logits.mean(dim=1, keepdim=True)).std(correction=0)
-        self.classifier.weight.copy_(weight / spread.clamp(min=1e-6))  # a single label has none
-
-    def embed(self, hidden_states: Tensor | Sequence[Tensor], attention_mask: Tensor) -> Tensor:
-        """(B, H) float32 of (B, T, H) hidden states; of k layers' states where they are mixed."""
-        if self.mix is not None:
-            hidden_states = self.mix(hidden_states)
+    def embed(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, H) float32 of (B, T, H) hidden states."""
         if self.attention is not None:
             return self.attention(hidden_states, attention_mask)
         return pool(hidden_states, attention_mask, self.mode)
 
     def forward(
         self,
-        hidden_states: Tensor | Sequence[Tensor],
+        hidden_states: Tensor,
         attention_mask: Tensor,
         targets: Tensor | None = None,
         loss: HeadLoss | None = None,
@@ -208,7 +157,7 @@ class PoolingHead(nn.Module):
             pooled = self.embed(hidden_states, attention_mask)  # (B, H)
             if self.classifier is None:
                 return pooled
-            features, weight = self.classifier.features(pooled), self.classifier.rows()
+            features, weight = self.classifier.features(pooled), self.classifier.weight
             if loss is not None:
                 return chunked_loss(features, weight, self.classifier.bias, targets, loss)
             if self.num_labels > DENSE_LABELS:

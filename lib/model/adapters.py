@@ -1,52 +1,33 @@
 """LoRA adapters on a backbone: added, checked by a first pass, loaded back."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import bitsandbytes as bnb
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lib.config.arms import LORA_VARIANTS
+from lib.config.groups import LoraParams
 from lib.errors import ModelError
 from lib.model.checks import check_training
-from lib.model.fast.lora_linear import FUSED_LAYERS, layer_weight
+from lib.model.fast.lora_linear import FUSED_LAYERS
+from lib.model.parts import decoder_of, pretrained
 from lib.model.probes import probes_of
-from lib.model.weights import resolve_model, unusable
+from lib.model.weights import unusable
 
 HEAD_NAMES = ("head", "lm_head")
 # Kinds of linear layer whose weight the fused adapters know.
 PLAIN_LAYERS = {nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear, bnb.nn.Linear4bit}
 
 
-def add_lora(
-    model: nn.Module,
-    *,
-    r: int,
-    alpha: int,
-    dropout: float = 0.0,
-    target_modules: str | Sequence[str] = "all-linear",
-    variant: str = "lora",
-    last_layers: int = 0,
-) -> PeftModel:
+def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
     """The model with LoRA adapters (arXiv 2106.09685, eq. 3) in fp32 on its linear layers.
 
-    Parameters
-    ----------
-    r, alpha, dropout
-        Rank, numerator of the scale alpha / r, and dropout on the adapter's input.
-    target_modules
-        Names of the layers, or "all-linear": every linear layer except the heads. A submodule
-        called `head` is trained in full and saved with the adapter.
-    variant
-        "lora"; "rslora": scale alpha / sqrt(r) (arXiv 2312.03732); "dora": direction and magnitude
-        apart (arXiv 2402.09353).
-    last_layers
-        Adapt the last so many layers alone, so that no gradient goes further down; 0 for all.
+    Variants are "lora"; "rslora", with scale alpha / sqrt(r) (arXiv 2312.03732); and "dora",
+    direction and magnitude apart (arXiv 2402.09353). All linear layers but the heads are adapted,
+    unless `target_modules` names some; a submodule called `head` is trained in full and saved with
+    the adapter. With `lora_layers`, no gradient goes below the first of these layers.
 
     Notes
     -----
@@ -56,12 +37,9 @@ def add_lora(
     ------
     ModelError
         The model has none of the named layers, or fewer layers, or cannot be trained with them.
-    ValueError
-        The variant is not known.
     """
-    inner = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
-    if variant not in LORA_VARIANTS:
-        raise ValueError(f"lora_variant: {variant!r} is not known; use {', '.join(LORA_VARIANTS)}")
+    inner = pretrained(model)
+    variant, last_layers = params.lora_variant, params.lora_layers
     if variant == "dora" and any(isinstance(m, bnb.nn.Linear8bitLt) for m in model.modules()):
         raise ModelError('lora_variant: "dora" does not work on 8-bit weights; write "lora"')
     depth = model.config.get_text_config().num_hidden_layers
@@ -72,15 +50,16 @@ def add_lora(
         for name, m in model.named_modules()
         if _is_linear(m) and not set(name.split(".")) & set(HEAD_NAMES)
     }
-    targets = sorted(linear) if target_modules == "all-linear" else list(target_modules)
+    every = params.target_modules == "all-linear"
+    targets = sorted(linear) if every else list(params.target_modules)
     if missing := sorted(set(targets) - linear):
         raise ModelError(
             f"target_modules: {missing} are not layers of this model: {sorted(linear)}"
         )
     config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
+        r=params.lora_r,
+        lora_alpha=params.lora_alpha,
+        lora_dropout=params.lora_dropout,
         target_modules=targets,
         modules_to_save=["head"] if hasattr(model, "head") else None,
         layers_to_transform=list(range(depth - last_layers, depth)) if last_layers else None,
@@ -88,9 +67,10 @@ def add_lora(
         use_dora=variant == "dora",
     )
     _use_fused_layers(config, model)
+    decoder_of(inner).first_adapted_layer = depth - last_layers if last_layers else 0
     try:
         adapted = get_peft_model(model, config)
-        asked = f"adapters {targets} {variant} {r} {dropout} {last_layers}"
+        asked = f"adapters {targets} {variant} {params.lora_r} {params.lora_dropout} {last_layers}"
         probes_of(inner).ask(asked, lambda: check_training(inner))
     except Exception as error:
         raise unusable(
@@ -115,37 +95,6 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(out, torch.Tensor) and out.shape == (1, 1, module.out_features)
 
 
-@torch.no_grad()
-def init_loftq(model: PeftModel, model_id: str) -> None:
-    """Start adapters at what quantization has lost: s B A = the largest rank-r part of W - NF4(W).
-
-    One step of LoftQ (arXiv 2310.08659, algorithm 1) for a base that is quantized already, with a
-    randomised SVD (arXiv 0909.4061).
-
-    Parameters
-    ----------
-    model
-        With adapters, on an NF4 base, packed or dequantized once.
-    model_id
-        Where the weights W stand before quantization.
-    """
-    folder = resolve_model(model_id)
-    whole = AutoModel.from_pretrained(folder, dtype="auto")
-    weights = {name: m.weight for name, m in whole.named_modules() if isinstance(m, nn.Linear)}
-    for name, layer in model.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        original = next(w for key, w in weights.items() if name.endswith(f".{key}"))
-        base = layer_weight(layer.get_base_layer(), torch.float32)
-        lost = original.to(base) - base  # (out, in)
-        (adapter,) = layer.active_adapters
-        r = layer.r[adapter]
-        left, singular, right = torch.svd_lowrank(lost, q=min(2 * r, *lost.shape), niter=8)
-        root = (singular[:r] / layer.scaling[adapter]).sqrt()
-        layer.lora_A[adapter].weight.copy_(root[:, None] * right[:, :r].T)
-        layer.lora_B[adapter].weight.copy_(left[:, :r] * root)
-
-
 def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
     """The model with the adapters (and head) that `save_pretrained` wrote into the folder."""
     config = LoraConfig.from_pretrained(folder)
@@ -156,9 +105,11 @@ def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
 def _use_fused_layers(config: LoraConfig, model: nn.Module) -> None:
     """Let adapters be `FUSED_LAYERS`, unless some layer's weight is in another format.
 
-    Kinds of linear layer of their own (int8, fp8) are left to peft, all of them: it asks for a
-    layer's base class only.
+    A model with other kinds of linear layer (int8, fp8) is left to peft, which asks for a layer's
+    base class only; and so is one that was loaded with `fast=False`.
     """
+    if not getattr(pretrained(model), "fast", True):
+        return
     kinds = {type(m) for m in model.modules() if isinstance(m, nn.Linear)}
     if kinds <= PLAIN_LAYERS:
         config._register_custom_module(FUSED_LAYERS)

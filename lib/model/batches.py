@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PACKED_SLACK = 4  # chosen here; one layer's states are little beside what all layers keep
+PACKED_SLACK = 4  # our choice; one layer's states are little beside what all layers keep
 
 
 def micro_batches(
@@ -21,8 +21,8 @@ def micro_batches(
     token_budget
         Most tokens of one batch once padded: documents x longest. A longer document goes alone.
     packed
-        Padding is not computed, so real tokens count; padded, as their last hidden states will be,
-        they may be `PACKED_SLACK` times as many.
+        If true, padding costs no compute, so the budget counts real tokens. The final hidden states
+        are still padded; that padded size may reach `PACKED_SLACK` times the budget.
     """
     slack = PACKED_SLACK if packed else 1
     batches: list[list[int]] = [[]]
@@ -39,7 +39,7 @@ def micro_batches(
 
 
 def pad(documents: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
-    """Rows filled up on the right, and a mask with 1 at what is theirs, both (B, T) int64."""
+    """Rows filled up on the right, and their mask, 1 at real tokens; both (B, T) int64."""
     length = max(map(len, documents))
     rows = torch.full((len(documents), length), fill)
     mask = torch.zeros_like(rows)
@@ -49,7 +49,7 @@ def pad(documents: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
     return rows, mask
 
 
-def join_states(lower: Sequence[np.ndarray]) -> Tensor:
-    """(S, H) states of several documents, as `EmbeddingModel` takes them, of (T, H) each."""
-    states = torch.from_numpy(np.concatenate(lower))
+def join_states(cached: Sequence[np.ndarray]) -> Tensor:
+    """States of several documents, (T, H) each, as one tensor, (S, H); int16 is bfloat16."""
+    states = torch.from_numpy(np.concatenate(cached))
     return states.view(torch.bfloat16) if states.dtype == torch.int16 else states

@@ -1,4 +1,4 @@
-"""What a model has to do before anything is trained on it: the first two documents, passed through.
+"""Checks of a loaded model: a first pass over two documents, before anything is trained.
 
 Each check returns True or raises what is wrong, so that a model fails at once and in one line.
 """
@@ -9,9 +9,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from lib.machine import mixed_precision
-from lib.model.fast.attention import hidden_states
-from lib.model.fast.blocks import reading_only
-from lib.model.logits import decoder_of, next_token_logits
+from lib.model.forward import last_hidden_states, next_token_logits
+from lib.model.parts import decoder_of
 from lib.model.probes import (
     SCORE_TOLERANCE,
     document_rows,
@@ -20,6 +19,8 @@ from lib.model.probes import (
     states_agree,
     states_alone,
 )
+
+UNKNOWN = "that this code does not reproduce; use another model"
 
 
 @torch.no_grad()
@@ -43,11 +44,11 @@ def check_logits(model: PreTrainedModel) -> bool:
         theirs = model(input_ids=ids).logits
         ours = next_token_logits(model, seen[0])
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{name} does more to its logits than is known here ({error})") from None
+        raise ValueError(f"{name} transforms its logits in a way {UNKNOWN} ({error})") from None
     finally:
         handle.remove()
     if ours.shape != theirs.shape or not _near(ours, theirs):
-        raise ValueError(f"{name} does more to its logits than is known here")
+        raise ValueError(f"{name} transforms its logits in a way {UNKNOWN}")
     if not _near(theirs[0, 0], theirs[1, 0]):
         raise ValueError(f"{name} lets a token depend on those after it, so it cannot answer")
     return True
@@ -64,7 +65,7 @@ def check_padding(model: PreTrainedModel) -> bool:
     ids, mask = document_rows(decoder, 3, 11)
     documents = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
     with in_float32(model) as exact:
-        (states,) = hidden_states(decoder, ids, mask)
+        states = last_hidden_states(decoder, ids, mask, compute_dtype=torch.float32)
         alone = states_alone(decoder, documents)
     width = decoder.config.get_text_config().hidden_size
     if states.shape[-1] != width:
@@ -77,16 +78,15 @@ def check_padding(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def reads_last_block(model: PreTrainedModel) -> bool:
-    """True if the last block may leave out what is not read (`model.fast.blocks.reading_only`)."""
+    """True if `skip_unread_positions` is exact for the model."""
     decoder = decoder_of(model)
     ids, mask = document_rows(decoder, 3, 7)
-    real = mask.bool()
-    last = real & (real.flip(1).cumsum(dim=1).flip(1) == 1)
+    last = mask.bool() & (mask.flip(1).cumsum(dim=1).flip(1) == 1)
     with in_float32(model) as exact:
-        (whole,) = hidden_states(decoder, ids, mask)
+        plain = {"compute_dtype": torch.float32}  # no autocast
+        whole = last_hidden_states(decoder, ids, mask, **plain)
         try:
-            with reading_only(decoder, last[real]):
-                (read,) = hidden_states(decoder, ids, mask)
+            read = last_hidden_states(decoder, ids, mask, read=last, **plain)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
     return states_agree(read[last], whole[last].float(), exact=exact)
@@ -104,7 +104,8 @@ def check_training(model: PreTrainedModel) -> bool:
     before = model.training
     model.train()
     with torch.random.fork_rng(devices=devices), mixed_precision(model.device, model.dtype):
-        hidden_states(decoder, ids, mask)[0].float().square().mean().backward()
+        states = last_hidden_states(decoder, ids, mask, compute_dtype=model.dtype)
+        states.float().square().mean().backward()
     model.train(before)
     for parameter in trained:
         parameter.grad = None

@@ -23,22 +23,19 @@ from transformers import (
 )
 
 from lib.errors import ModelError
-from lib.machine import choose_device, choose_dtype, memory_of
+from lib.machine import GIB, choose_device, choose_dtype, memory_of
+from lib.model.bidirectional import bidirectional_config, disable_causal_mask
 from lib.model.checks import check_logits, check_padding, reads_last_block
-from lib.model.fast.attention import attend_both_ways
-from lib.model.fast.attention import bidirectional as both_ways
 from lib.model.fast.packing import use_packing
-from lib.model.logits import decoder_of, keep_text_only
-from lib.model.memory import unpacks_once
+from lib.model.memory import should_dequantize
+from lib.model.parts import decoder_of, keep_text_only
 from lib.model.probes import Probes, alone_beyond, in_float32
 from lib.model.quantization import count_weights, nf4_share, stored_quantization
 from lib.model.tokens import require_rows
-from lib.model.weights import CACHE, resolve_model, unusable
+from lib.model.weights import resolve_model, unusable
 from lib.storage import computing_fingerprint
 
 log = logging.getLogger(__name__)
-
-HEAD_NAMES = ("head", "lm_head")
 
 
 def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
@@ -65,6 +62,11 @@ def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(model_id: str) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    return AutoConfig.from_pretrained(resolve_model(model_id))
+
+
 def load_backbone(
     model_id: str,
     *,
@@ -75,6 +77,7 @@ def load_backbone(
     bidirectional: bool = False,
     max_length: int = 512,
     memory_gib: float = 0.0,
+    fast: bool = True,
 ) -> PreTrainedModel:
     """The pretrained model in eval mode, frozen, with its pad token set.
 
@@ -90,14 +93,18 @@ def load_backbone(
     head
         "none": the backbone, which returns hidden states. "lm": with its language-model head.
     bidirectional
-        Let every token attend to those after it too: see `lib.model.fast.attention.bidirectional`.
+        Let every token attend to those after it too: see `bidirectional_config`.
     max_length
-        Longest input in tokens, where `model.fast.attention` cannot pack: up to 512 on a CPU plain
-        attention is then faster in training than the fused kernel, elsewhere `sdpa` is used.
+        Longest input in tokens. Up to 512 on a CPU, models that are not packed use plain attention,
+        which then trains faster than the fused kernel; elsewhere `sdpa`.
     memory_gib
-        What the run should use; 0 for all that the device has. Where `memory.unpacks_once` says
-        so, 4-bit weights are dequantized once instead of in every pass: the same values, bit for
-        bit, without the saving of memory.
+        Target of the run; 0 for what the device has. Where there is room (`should_dequantize`),
+        4-bit weights are dequantized once instead of in every pass: the same values, bit for bit,
+        without the saving of memory.
+    fast
+        Take the shortcuts of `lib.model.fast` where they are exact for the model, and that above.
+        False: padding, peft's own adapters and every layer in every pass; slower, and equal within
+        rounding.
 
     Raises
     ------
@@ -111,34 +118,32 @@ def load_backbone(
         dtype = choose_dtype(device, dtype)
     folder = resolve_model(model_id)
     try:
+        # The config, and whether it suits what was asked.
         config = AutoConfig.from_pretrained(folder)
         stored = stored_quantization(config)
         _refuse(config, head, quantization, stored)
-        if getattr(config.get_text_config(), "pad_token_id", None) is None:
-            config.get_text_config().pad_token_id = load_tokenizer(model_id).pad_token_id
-        config.pad_token_id = config.get_text_config().pad_token_id
+        text_config = config.get_text_config()
+        several = text_config is not config  # with towers for images or sound
+        if getattr(text_config, "pad_token_id", None) is None:
+            text_config.pad_token_id = load_tokenizer(model_id).pad_token_id
+        config.pad_token_id = text_config.pad_token_id
         if bidirectional:
-            config = both_ways(config)
+            config = bidirectional_config(config)
+        # The weights: of the text model alone, quantized, and unpacked again where there is room.
         options = {"dtype": dtype, "device_map": {"": device}}
         if device.type == "cpu" and max_length <= 512:
             options["attn_implementation"] = "eager"
         if quantization == "nf4" and stored == "none":
-            options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=dtype,
-            )
+            options["quantization_config"] = _nf4(dtype)
         model = _auto_class(config, head).from_pretrained(folder, config=config, **options)
         require_rows(load_tokenizer(model_id), model.get_input_embeddings().weight.shape[0])
-        several = config.get_text_config() is not config  # with towers for images or sound
         if several:
             keep_text_only(model)
         share = nf4_share(model)
         how = f"NF4 ({share:.0%} of the weights)" if share else f"weights as stored ({stored})"
-        if share and stored == "none":
-            unpacked = count_parameters(model)[1] * dtype.itemsize / 2**30
-            if unpacks_once(unpacked, memory_gib or memory_of(device)):
+        if fast and share and stored == "none":
+            unpacked = count_parameters(model)[1] * dtype.itemsize / GIB
+            if should_dequantize(unpacked, memory_gib or memory_of(device)):
                 model = model.dequantize(dtype)
                 how += ", dequantized once"
         if several and head == "none":
@@ -148,34 +153,19 @@ def load_backbone(
     except Exception as error:
         raise unusable(model_id, error) from error
     model.quantization, model.nf4_share = "nf4" if share else stored, share
-    if device.type == "cpu":
-        for module in model.modules():
-            if isinstance(module, bnb.nn.Linear4bit):
-                # Without this, bitsandbytes repacks the weights at the first evaluation and trains
-                # on in another arithmetic: results would depend on when a run is evaluated.
-                module.support_avx512bf16_for_cpu = False
+    model.fast = fast
+    _fix_arithmetic(model)
     model.requires_grad_(False)
     model.eval()
-    probes = Probes(CACHE / "probes" / f"{_structure(model, how)}.json")
-    model.probes = decoder_of(model).probes = probes
-    once = in_float32(model) if not probes.answers else nullcontext()
+    model.probes = decoder_of(model).probes = Probes(_structure(model, how))
     try:
-        if bidirectional:
-            attend_both_ways(model)
-        with once:  # rather than for each of them
-            if head == "lm":
-                probes.ask("logits", lambda: check_logits(model))
-            if use_packing(model):
-                several = alone_beyond(model) is None
-                probes.ask("reading", lambda: several and reads_last_block(model))
-            else:
-                probes.ask("padding", lambda: check_padding(model))
+        _check(model, head=head, bidirectional=bidirectional)
     except Exception as error:
         raise unusable(model_id, error, "cannot be used") from error
     log.info(
         "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,
         str(dtype).removeprefix("torch."), model.config._attn_implementation,
-        model.get_memory_footprint() / 2**30,
+        model.get_memory_footprint() / GIB,
     )  # fmt: skip
     return model
 
@@ -203,10 +193,50 @@ def _auto_class(config: PretrainedConfig, head: str) -> type:
     return AutoModelForCausalLM if text_alone else AutoModelForImageTextToText
 
 
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _fix_arithmetic(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking weights on a CPU at the first evaluation.
+
+    Training would go on in another arithmetic: results would depend on when a run is evaluated.
+    """
+    for module in model.modules():
+        if model.device.type == "cpu" and isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _check(model: PreTrainedModel, *, head: str, bidirectional: bool) -> None:
+    """Switch attention, and pass two documents through the model, as its probes remember or anew.
+
+    Raises
+    ------
+    ValueError
+        The model cannot be used.
+    """
+    if bidirectional:
+        disable_causal_mask(model)
+    probes = model.probes
+    with in_float32(model) if probes.is_new else nullcontext():  # once, not for each of them
+        if head == "lm":
+            probes.ask("logits", lambda: check_logits(model))
+        if model.fast and use_packing(model):
+            alone = alone_beyond(model) is not None
+            probes.ask("reading", lambda: not alone and reads_last_block(model))
+        else:
+            probes.ask("padding", lambda: check_padding(model))
+
+
 def _structure(model: PreTrainedModel, how: str) -> str:
     """A hash of what decides whether shortcuts are exact for a model: all but its weights."""
-    about = (type(model).__name__, model.config.to_json_string(), how, str(model.dtype),
-             model.device.type, str(model.config._attn_implementation),
+    about = (type(model).__name__, model.config.to_json_string(), how, model.fast,
+             str(model.dtype), model.device.type, str(model.config._attn_implementation),
              computing_fingerprint("model.load", "model.adapters", "prompt.decode"))  # fmt: skip
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 

@@ -5,14 +5,15 @@ positions, masks and caches. Names of architectures do not tell, so each shortcu
 plain passes, one text at a time, on a few made-up tokens. What differs is not used.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from lib import storage
+from lib.model.parts import pretrained
 
 WINDOW = 6  # of a sliding window while packing is probed
 CASTABLE = 2**29  # bytes of 16-bit weights up to which a probe computes in float32
@@ -28,30 +29,42 @@ class Probes:
 
     Parameters
     ----------
-    file
-        Where answers are kept from one process to the next; None for nowhere.
+    structure
+        A hash of all that decides the answers, code included, by which they are cached on disk; ""
+        to remember them in this object alone.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
-        self.file = file
-        known = file is not None and file.exists()
-        self.answers: dict[str, bool] = json.loads(file.read_text("utf-8")) if known else {}
+    def __init__(self, structure: str = "") -> None:
+        self.structure = structure
+        self.answers: dict[str, bool] = {}
+
+    @property
+    def is_new(self) -> bool:
+        """True if no question about such a model was ever answered on this disk."""
+        return not (storage.CACHE / self._kind).exists()
+
+    @property
+    def _kind(self) -> str:
+        return f"probes/{self.structure}"
 
     def ask(self, name: str, probe: Callable[[], bool]) -> bool:
-        """The remembered answer, or what `probe` finds, which is then remembered."""
+        """The remembered answer, or that of `probe`, which is then remembered."""
         if name not in self.answers:
-            self.answers[name] = bool(probe())
-            if self.file is not None:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = self.file.with_suffix(f".unfinished-{id(self)}")
-                unfinished.write_text(json.dumps(self.answers), encoding="utf-8")
-                unfinished.replace(self.file)
+
+            def answer() -> bool:
+                return bool(probe())
+
+            self.answers[name] = (
+                storage.cached_json(self._kind, name, answer, code=self.structure)
+                if self.structure
+                else answer()
+            )
         return self.answers[name]
 
 
 def probes_of(model: nn.Module) -> Probes:
     """The probes that `load_backbone` hung on a model, or new ones, hung on it now."""
-    inner = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+    inner = pretrained(model)
     if not isinstance(getattr(inner, "probes", None), Probes):
         inner.probes = Probes()
     return inner.probes

@@ -4,14 +4,16 @@ import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
-import joblib
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizer, PreTrainedTokenizerBase
 
 from lib.errors import ModelError, ParamsError
-from lib.storage import ROOT, computing_fingerprint
+from lib.storage import cached, computing_fingerprint
 
 CHUNK = 1000  # texts tokenized at once: the tokenizer keeps much more of each than its ids
 UNREADABLE = "\x00token {}\x00"  # name of a token that no text spells
@@ -176,9 +178,9 @@ def encode_documents(
 def encode_cached(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
 ) -> list[list[int]]:
-    """`encode_documents`, kept in `runs/cache` under a hash of tokenizer, texts and code.
+    """`encode_documents`, cached by tokenizer, texts and code (`lib.storage.cached`).
 
-    A tokenizer in Python is not kept: its rules cannot be hashed.
+    The ids of a tokenizer in Python are not cached: its rules cannot be hashed.
     """
     if not tokenizer.is_fast:
         return encode_documents(tokenizer, texts, **options)
@@ -187,17 +189,16 @@ def encode_cached(
     for setting in ("truncation", "padding"):  # left over from the tokenizer's last call
         rules.pop(setting)
     state = (sorted(structure_ids(tokenizer)), tokenizer.truncation_side)
-    content = joblib.hash(
-        (json.dumps(rules), state, list(texts), computing_fingerprint("model.tokens"))
-    )
-    return _encode_cached(content, tokenizer=tokenizer, texts=texts, **options)
 
+    def write(folder: Path) -> None:
+        ids = encode_documents(tokenizer, texts, **options)
+        np.save(folder / "ids.npy", np.fromiter(chain.from_iterable(ids), dtype=np.int32))
+        np.save(folder / "lengths.npy", np.array([len(row) for row in ids], dtype=np.int64))
 
-@joblib.Memory(ROOT / "runs" / "cache", verbose=0).cache(ignore=["tokenizer", "texts"])
-def _encode_cached(
-    content: str, *, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
-) -> list[list[int]]:
-    return encode_documents(tokenizer, texts, **options)
+    key = [rules, state, list(texts), options]
+    folder = cached("tokens", key, write, code=computing_fingerprint("model.tokens"))
+    ends = np.cumsum(np.load(folder / "lengths.npy"))
+    return [row.tolist() for row in np.split(np.load(folder / "ids.npy"), ends)[:-1]]
 
 
 def require_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:

@@ -1,7 +1,7 @@
 """Answers of a prompt: label sets as texts, and free answers back as labels."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import regex
@@ -16,28 +16,18 @@ OUTER = " .,:;!?…\"'`*_()[]{}<>«»“”„‘’。，、！？；：「」�
 PEELED = 8  # at most so many of them are taken off one by one at each end, then all
 
 
-def order_labels(
-    labels: Sequence[str], label_space: LabelSpace, counts: Mapping[str, int] | None = None
-) -> list[str]:
-    """The answer for a label set: its texts in label order, or the most frequent label first.
+def order_labels(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
+    """The answer for a label set: its texts in label order.
 
     One order for every document, because a model cannot learn an order that means nothing
     (arXiv 2505.17510 trains on it too).
-
-    Parameters
-    ----------
-    counts
-        How many documents have each label; labels of equally many stay in label order.
 
     Raises
     ------
     DataError
         There are several labels and some text holds ";", so that answers could not be read back.
     """
-    columns = label_space.indices([labels])[0]
-    if counts is not None:
-        columns.sort(key=lambda c: -counts.get(label_space.names[c], 0))
-    texts = [label_space.texts[c] for c in columns]
+    texts = [label_space.texts[c] for c in label_space.indices([labels])[0]]
     if not texts and label_space.none:
         return [label_space.none]
     unclear = [text for text in label_space.texts if SEPARATOR in text] if len(texts) > 1 else []

@@ -1,20 +1,17 @@
-"""Beginnings of answers behind prompts: how the states at their ends are computed.
+"""Beginnings of answers behind prompts, and the hidden states at their ends.
 
-`Branches` keeps prompts and branches in a cache; `Recomputed` has none and computes them anew, for
-models whose layers cannot branch.
+`Branches` keeps prompts and branches in a cache. `Recomputed` has no cache and computes prompt and
+answer anew each time, for models whose layers cannot branch.
 """
 
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lib.machine import mixed_precision
-from lib.model.fast.blocks import reading_only
-from lib.model.logits import decoder_of, next_token_logits
-from lib.prompt.label_scores import additive_mask, behind, plain_states
+from lib.model.forward import masked_states
+from lib.prompt.label_scores import plain_states
 from lib.prompt.label_trie import LabelTrie
 
 
@@ -27,12 +24,11 @@ class Answer:
     score
         log p(tokens so far | prompt).
     node
-        Of the trie; its last token, unless the answer is whole.
+        Trie node of its last token, unless the answer is whole.
     label
-        Which one the answer is once whole, end token included; -1 before.
+        Index of the whole label, end token included; -1 before.
     columns
-        Where in the cache the tokens before `node` stand; once it is computed, those of its chain
-        too.
+        Columns of the cache with the tokens before `node`; once computed, those of its chain too.
     """
 
     score: float
@@ -54,13 +50,13 @@ class Branches:
     ) -> None:
         self.model, self.trie, self.compute_dtype = model, trie, compute_dtype
         self.rests, self.cache = rests, DynamicCache()
-        self.num_shared, self.shared = behind(prefix)
+        self.prefix = prefix
         self.lengths = torch.tensor([len(rest) for rest in rests])
         keys = torch.arange(max(map(len, rests)))
         self.prompt = keys < self.lengths[:, None]  # (B, keys): not padding
 
     def start(self) -> Tensor:
-        """Compute the prompts; the state, (B, H), at the end of each."""
+        """State at the end of each prompt, (B, H), after computing all of them."""
         size, longest = len(self.rests), int(self.lengths.max())
         input_ids = torch.zeros(size, longest, dtype=torch.long)
         for row, rest in enumerate(self.rests):
@@ -70,7 +66,7 @@ class Branches:
         return self._forward(input_ids, torch.arange(longest).repeat(size, 1), visible, ends)
 
     def keep(self, rows: list[int]) -> None:
-        """Forget the other prompts."""
+        """Drop all prompts but these rows."""
         if len(rows) < len(self.lengths):
             self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
             self.lengths, self.prompt = self.lengths[rows], self.prompt[rows]
@@ -78,18 +74,25 @@ class Branches:
     def grow(
         self, chosen: list[list[Answer]], chains: list[list[int]]
     ) -> tuple[list[list[Answer]], Tensor]:
-        """Compute the chains at the ends of answers; the answers, and the state of each node."""
+        """Answers with their new columns, and the state of each node of their chains, (n, H).
+
+        ```
+        cache    | prompt . . | nodes of earlier rounds |  this round: chain of a | chain of b |
+        a sees   | prompt     | its own columns         |  itself                 |            |
+        ```
+        """
         first = self.cache.get_seq_length()
         width = max(sum(len(chains[answer.node]) for answer in answers) for answers in chosen)
         input_ids = torch.zeros(len(chosen), width, dtype=torch.long)
         positions = torch.zeros(len(chosen), width, dtype=torch.long)
+        read = torch.zeros(len(chosen), width, dtype=torch.bool)
         visible = torch.zeros(len(chosen), width, first + width, dtype=torch.bool)
         visible[:, :, : self.prompt.shape[1]] = self.prompt[:, None]
-        read = torch.zeros(len(chosen), width, dtype=torch.bool)
         extended = []
         for row, answers in enumerate(chosen):
             grown, column = [], 0
             for answer in answers:
+                # Each node of the chain gets the next column and sees those of its ancestors.
                 columns = list(answer.columns)
                 for node in chains[answer.node]:
                     columns.append(first + column)
@@ -102,30 +105,22 @@ class Branches:
             extended.append(grown)
         return extended, self._forward(input_ids, positions, visible, read)
 
-    def log_probs(self, states: Tensor, tokens: list[list[int]]) -> list[list[float]]:
-        """log p(token) of some next tokens behind each of n states, (n, H)."""
-        return _log_probs(self.model, states, tokens, self.compute_dtype)
-
     def _forward(
         self, input_ids: Tensor, positions: Tensor, visible: Tensor, read: Tensor
     ) -> Tensor:
         """The n last hidden states that are read, (n, H), of (B, T); the cache grows by T."""
-        device, read = self.model.device, read.to(self.model.device)
-        decoder = decoder_of(self.model)
-        with mixed_precision(device, self.compute_dtype), reading_only(decoder, read):
-            states = decoder(
-                input_ids=input_ids.to(device),
-                position_ids=(self.num_shared + positions).to(device),
-                attention_mask=additive_mask(visible, self.model.dtype).to(device),
-                past_key_values=self.cache,
-                use_cache=True,
-                **self.shared,
-            ).last_hidden_state
-        return states[read]
+        inputs = (x.to(self.model.device) for x in (input_ids, positions, visible, read))
+        return masked_states(
+            self.model,
+            *inputs,
+            compute_dtype=self.compute_dtype,
+            prefix=self.prefix,
+            cache=self.cache,
+        )
 
 
 class Recomputed:
-    """B prompts without a cache: whatever is asked for, prompt and answer are computed anew."""
+    """B prompts without a cache; the methods are those of `Branches`."""
 
     def __init__(
         self,
@@ -139,17 +134,17 @@ class Recomputed:
         self.token_budget, self.compute_dtype = token_budget, compute_dtype
 
     def start(self) -> Tensor:
-        """The state, (B, H), at the end of each prompt."""
+        """State at the end of each prompt, (B, H)."""
         return self._states(self.rests, [[len(rest) - 1] for rest in self.rests])
 
     def keep(self, rows: list[int]) -> None:
-        """Forget the other prompts."""
+        """Drop all prompts but these rows."""
         self.rests = [self.rests[row] for row in rows]
 
     def grow(
         self, chosen: list[list[Answer]], chains: list[list[int]]
     ) -> tuple[list[list[Answer]], Tensor]:
-        """The answers, and the state of each node of the chains at their ends, as `Branches`."""
+        """Answers as they were, and the state of each node of their chains, (n, H)."""
         rows, reads = [], []
         for rest, answers in zip(self.rests, chosen, strict=True):
             for answer in answers:
@@ -159,23 +154,5 @@ class Recomputed:
                 reads.append(list(range(len(rows[-1]) - num_read, len(rows[-1]))))
         return chosen, self._states(rows, reads)
 
-    def log_probs(self, states: Tensor, tokens: list[list[int]]) -> list[list[float]]:
-        """log p(token) of some next tokens behind each of n states, (n, H)."""
-        return _log_probs(self.model, states, tokens, self.compute_dtype)
-
     def _states(self, rows: list[list[int]], reads: list[list[int]]) -> Tensor:
         return plain_states(self.model, rows, reads, self.token_budget, self.compute_dtype)
-
-
-def _log_probs(
-    model: PreTrainedModel, states: Tensor, tokens: list[list[int]], compute_dtype: torch.dtype
-) -> list[list[float]]:
-    """log p(token) of some next tokens behind each of n states, (n, H)."""
-    with mixed_precision(model.device, compute_dtype):
-        logits = next_token_logits(model, states).float()  # (n, V)
-    counts = [len(asked) for asked in tokens]
-    columns = torch.tensor(list(chain.from_iterable(tokens)), device=states.device)
-    rows = torch.arange(len(tokens), device=states.device)
-    rows = rows.repeat_interleave(torch.tensor(counts, device=states.device))
-    found = iter((logits[rows, columns] - logits.logsumexp(-1)[rows]).tolist())
-    return [list(islice(found, count)) for count in counts]

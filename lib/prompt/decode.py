@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 from torch import nn
 
 from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import decode_sets, sigmoid, softmax
+from lib.evaluation.scores import Scores
 from lib.machine import mixed_precision
 from lib.model.batches import micro_batches
 from lib.model.checks import generates_padded
-from lib.model.logits import causal_lm
+from lib.model.parts import pretrained
 from lib.model.probes import probes_of
 from lib.prompt.answers import parse_labels
 from lib.prompt.label_scores import score_labels
@@ -37,7 +37,7 @@ def generate_answers(
     compute_dtype: torch.dtype,
 ) -> list[str]:
     """Greedy free answers to N prompts, as text without special tokens."""
-    model, tokenizer = causal_lm(model).eval(), template.tokenizer
+    model, tokenizer = pretrained(model).eval(), template.tokenizer
     answers = [""] * len(prompts)
     lengths = [len(p) + max_new_tokens for p in prompts]
     batches = micro_batches(lengths, token_budget)
@@ -173,7 +173,7 @@ def score_questions(
             axis=1,
         )
         log_odds[:, start : start + at_once] = yes - no
-    return sigmoid(log_odds)
+    return expit(log_odds)
 
 
 def decode_labels(
@@ -185,11 +185,10 @@ def decode_labels(
     strategy: str,
     multi_label: bool = False,
     max_new_tokens: int,
-    num_beams: int = 4,
     token_budget: int,
     compute_dtype: torch.dtype,
-) -> tuple[list[list[str]], np.ndarray]:
-    """Predicted labels of N prompts and their scores, (N, C) float32.
+) -> tuple[list[list[str]], Scores]:
+    """Predicted labels of N prompts and their scores, float32.
 
     Parameters
     ----------
@@ -197,8 +196,8 @@ def decode_labels(
         "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
         elsewhere, and an answer outside the set predicts nothing.
 
-        "greedy", "beam", "search": see `search_labels` with 1, `num_beams` and any number of beams;
-        scores are the probabilities of the labels that the search has finished, 0 elsewhere.
+        "greedy", "search": see `search_labels`; scores are the probabilities of the labels that
+        the search has finished, 0 elsewhere.
 
         "score": the label of highest likelihood (`score_labels`). "score_length": of highest mean
         log-probability a token. "score_prior": of highest likelihood relative to what the model
@@ -217,26 +216,28 @@ def decode_labels(
             model, template, prompts, max_new_tokens=max_new_tokens, **options
         )
         preds = [parse_labels(a, label_space, multi_label=multi_label) for a in answers]
-        return preds, label_space.encode(preds).astype(np.float32)
+        return preds, Scores(label_space.encode(preds).astype(np.float32))
     if multi_label and strategy in ("steps", "score"):
-        sets, scores = score_label_sets(
+        sets, probs = score_label_sets(
             model, template, prompts, label_space.texts, none=label_space.none, **options
         )
+        scores = Scores(probs)
         chosen = (
             sets
             if strategy == "steps"
-            else decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
+            else scores.labels_above(0.5, may_be_empty=bool(label_space.none))
         )
         return label_space.decode(chosen), scores
     if multi_label and strategy == "yes_no":
-        scores = score_questions(model, template, prompts, label_space.texts, **options)
-        sets = decode_sets(scores, 0.5, may_be_empty=bool(label_space.none))
+        probs = score_questions(model, template, prompts, label_space.texts, **options)
+        scores = Scores(probs)
+        sets = scores.labels_above(0.5, may_be_empty=bool(label_space.none))
         return label_space.decode(sets), scores
     label_texts = [template.answer_ids(text) for text in label_space.texts]
-    beams = {"greedy": 1, "beam": num_beams, "search": None}
-    if not multi_label and strategy in beams:
-        scores = search_labels(model, prompts, label_texts, num_beams=beams[strategy], **options)
-        return label_space.decode_best(scores), np.exp(scores)
+    if not multi_label and strategy in ("greedy", "search"):
+        greedy = strategy == "greedy"
+        scores = search_labels(model, prompts, label_texts, greedy=greedy, **options)
+        return label_space.decode_best(scores), Scores(np.exp(scores))
     if not multi_label and strategy in ("score", "score_length", "score_prior"):
         scores = score_labels(model, prompts, label_texts, **options)
         if strategy == "score_length":
@@ -246,6 +247,6 @@ def decode_labels(
             priors = score_labels(model, neutral, label_texts, **options).astype(np.float64)
             priors -= logsumexp(priors, axis=1, keepdims=True)
             scores -= logsumexp(priors, axis=0)  # the mean, up to a constant
-        return label_space.decode_best(scores), softmax(scores)
+        return label_space.decode_best(scores), Scores(scores).softmax()
     kind = "label sets" if multi_label else "single labels"
     raise ValueError(f"decoding: {strategy!r} does not answer with {kind}")

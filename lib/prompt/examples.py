@@ -1,12 +1,8 @@
 """Which documents stand in a prompt as examples, and what a model is trained to answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-from lib.prompt.template import PromptTemplate
 
 
 def choose_examples(
@@ -80,41 +76,3 @@ def choose_questions(
             drawn = generator.choice(num_labels, size, replace=False, p=others / others.sum())
         questions += [(i, c, True) for c in row] + [(i, int(c), False) for c in drawn]
     return questions
-
-
-@dataclass
-class ShuffledAnswers(Sequence):
-    """Training examples whose labels are answered in another order in each epoch.
-
-    The order depends on seed, epoch and document alone, so that a resumed run equals an
-    uninterrupted one. The data loader tells the epoch.
-
-    Attributes
-    ----------
-    ids, prompts, labels
-        Of N documents: their ids, their rendered prompts and the texts of their labels.
-    whole
-        Whether the prompt is trained on as well.
-    """
-
-    template: PromptTemplate
-    ids: Sequence[str]
-    prompts: Sequence[Sequence[int]]
-    labels: Sequence[Sequence[str]]
-    whole: bool
-    seed: int
-    epoch: int = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """What the data loader calls ahead of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        shuffled = np.random.default_rng((self.seed, self.epoch, i)).permutation(self.labels[i])
-        answer = self.template.answer_ids(*shuffled.tolist())
-        ids = [*self.prompts[i], *answer]
-        target = len(ids) - 1 if self.whole else len(answer)
-        return {"id": self.ids[i], "input_ids": ids, "target": target}

@@ -1,28 +1,35 @@
-"""Exact likelihoods of whole labels: the label trie, and every label's score in one pass.
+"""Exact likelihoods of whole labels: every label's score behind a prompt, in one pass.
 
-Layers without a mask (recurrent, convolutional) read a tree as one sequence. Models that have some
-are found by a probe (`reads_trees`), and each label is then scored in a pass of its own.
+Layers without an attention mask (recurrent, convolutional) read a tree as one sequence. A probe
+finds models that have such layers (`reads_trees`); each of their labels has a pass of its own.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from lib.machine import mixed_precision
 from lib.model.batches import micro_batches, pad
-from lib.model.fast.attention import hidden_states, is_packed
-from lib.model.fast.blocks import reading_only
-from lib.model.logits import causal_lm, decoder_of, next_token_logits
+from lib.model.forward import (
+    last_hidden_states,
+    masked_states,
+    next_token_logits,
+    prefill,
+    skips_padding,
+)
+from lib.model.parts import pretrained
 from lib.model.probes import SCORE_TOLERANCE, in_float32, made_up_tokens, probes_of, window_of
 from lib.prompt.label_trie import LabelTrie
 
 log = logging.getLogger(__name__)
 
-READ_AT_ONCE = 64  # states whose logits over the whole vocabulary are held at once (chosen here)
+STATES_AT_ONCE = 64  # their logits over the whole vocabulary are held at once; our choice
+Scored = Iterator[tuple[list[int], np.ndarray]]  # prompts by index, and (B, E) float32 per edge
 
 
 @torch.inference_mode()
@@ -30,7 +37,7 @@ READ_AT_ONCE = 64  # states whose logits over the whole vocabulary are held at o
 def score_labels(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    label_texts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
     *,
     given: Sequence[int] | None = None,
     token_budget: int,
@@ -42,36 +49,35 @@ def score_labels(
     log p(token | prompt, tokens before): labels of any length compare without correction, and the
     scores of all texts, not only of labels, would sum to one.
 
-    One forward pass per document: the label trie follows the prompt as a tree whose nodes see the
-    prompt and their own ancestors (tree attention, arXiv 2305.09781, section 4.2), and what all
-    prompts begin with is computed once. Logits are taken where something is scored only. Where a
-    model cannot read a tree (`reads_trees`), or its sliding window is shorter than prompt and
-    answer, there is a pass per document and label: equal values, slower.
+    Each document takes one forward pass: the label trie follows the prompt as a tree whose nodes
+    see the prompt and their own ancestors (tree attention, arXiv 2305.09781, section 4.2). What all
+    prompts begin with is computed once. If the model cannot read a tree (`reads_trees`), or its
+    sliding window is shorter than prompt and answer, each pair of document and label takes a pass:
+    equal values, slower.
 
     Parameters
     ----------
-    prompts, label_texts
+    prompts, answers
         Token ids of N prompts and of C answers, each answer ending with the end token.
     given
-        How many of each answer's first tokens are taken as read: what comes behind is scored.
+        First tokens of each answer that are read but not scored.
     token_budget
         Most tokens of one forward pass, trie nodes included.
     """
-    model = causal_lm(model).eval()
-    trie = LabelTrie.build(label_texts, given)
-    scores = np.empty((len(prompts), len(label_texts)), dtype=np.float32)
+    model = pretrained(model).eval()
+    trie = LabelTrie.build(answers, given)
+    scores = np.empty((len(prompts), len(answers)), dtype=np.float32)
     if not prompts:
         return scores
-    options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
     score = _score_together if reads_trees(model, prompts, trie) else _score_apart
-    for batch, edges in score(model, prompts, trie, **options):
+    for batch, edges in score(model, prompts, trie, token_budget, compute_dtype):
         for label, path in enumerate(trie.label_edges):
             scores[batch, label] = edges[:, path].sum(axis=1)
     return scores
 
 
 def reads_trees(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: LabelTrie) -> bool:
-    """True if branches behind these prompts are exact for the model; a probe tells, once.
+    """True if branches behind these prompts are exact for the model, by a probe made once.
 
     In a tree every token of an answer sees the whole prompt, so both have to fit a sliding window.
     """
@@ -93,18 +99,14 @@ def _reads_trees(model: PreTrainedModel) -> bool:
     shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 3, 3)
     prompts = [shared + end for end in ends]
     trie = LabelTrie.build([first, second])
-    options = {"token_budget": 128, "compute_dtype": torch.float32}
     with in_float32(model) as exact:
-        options["compute_dtype"] = torch.float32 if exact else model.dtype
+        dtype = torch.float32 if exact else model.dtype
         try:
-            together = _in_order(_score_together(model, prompts, trie, **options))
+            together = _in_order(_score_together(model, prompts, trie, 128, dtype))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
-        apart = _in_order(_score_apart(model, prompts, trie, **options))
+        apart = _in_order(_score_apart(model, prompts, trie, 128, dtype))
     return bool(np.abs(together - apart).max() <= SCORE_TOLERANCE[exact])
-
-
-Scored = Iterator[tuple[list[int], np.ndarray]]  # prompts by index, and (B, E) float32 of each edge
 
 
 def _in_order(scored: Scored) -> np.ndarray:
@@ -117,7 +119,6 @@ def _score_together(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     trie: LabelTrie,
-    *,
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> Scored:
@@ -132,45 +133,68 @@ def _score_apart(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     trie: LabelTrie,
-    *,
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> Scored:
     """As `_score_together`, by a plain pass per prompt and leaf of the trie.
 
     ```
-    trie:  a - b        rows:  prompt a b
-             \ c               prompt a c     each node is read once, in the first row that has it
+    trie  a -+- b      rows  prompt a b      each node is read in the first row that has it:
+             +- c            prompt a c      the root, a and b in the first, c in the second
     ```
     """
     leaves = sorted(set(range(len(trie.tokens))) - set(trie.parents))
     paths = [[0, *trie.path(leaf)] for leaf in leaves]
-    asked = {node for node, _ in trie.edges}
-    read_in: list[list[int]] = []  # for each path, the depths whose nodes are read there
+    # Depths of each path at which a node is read, and the nodes in that order.
+    unread, depths_read = {node for node, _ in trie.edges}, []
     for path in paths:
-        read_in.append([depth for depth, node in enumerate(path) if node in asked])
-        asked -= set(path)
-    order = [path[d] for path, depths in zip(paths, read_in, strict=True) for d in depths]
-    row_of = {node: row for row, node in enumerate(order)}
-    at = torch.tensor([row_of[node] for node, _ in trie.edges])
-    token = torch.tensor([token for _, token in trie.edges])
+        depths_read.append([depth for depth, node in enumerate(path) if node in unread])
+        unread -= set(path)
+    nodes = [path[d] for path, depths in zip(paths, depths_read, strict=True) for d in depths]
+    # Edges are found node by node, and then put into the order of the trie.
+    next_tokens = defaultdict(list)
+    for node, token in trie.edges:
+        next_tokens[node].append(token)
+    tokens = [next_tokens[node] for node in nodes]
+    found = [(node, token) for node in nodes for token in next_tokens[node]]
+    column_of = {edge: column for column, edge in enumerate(found)}
+    order = [column_of[edge] for edge in trie.edges]
+
     sizes = [len(paths) * len(prompt) + sum(map(len, paths)) for prompt in prompts]
     for batch in micro_batches(sizes, token_budget, packed=True):
         some = [prompts[i] for i in batch]
         rows = [[*p, *(trie.tokens[n] for n in path[1:])] for p in some for path in paths]
-        reads = [[len(p) - 1 + depth for depth in depths] for p in some for depths in read_in]
+        reads = [[len(p) - 1 + depth for depth in depths] for p in some for depths in depths_read]
         states = plain_states(model, rows, reads, token_budget, compute_dtype)
-        edges = np.empty((len(batch), len(trie.edges)), dtype=np.float32)
-        with mixed_precision(model.device, compute_dtype):
-            for k, of_prompt in enumerate(states.unflatten(0, (len(batch), -1))):
-                for start in range(0, len(order), READ_AT_ONCE):
-                    some_states = of_prompt[start : start + READ_AT_ONCE]
-                    logits = next_token_logits(model, some_states).float()
-                    here = (at >= start) & (at < start + len(logits))
-                    row = at[here] - start
-                    found = logits[row, token[here]] - logits.logsumexp(-1)[row]
-                    edges[k, here.numpy()] = found.cpu().numpy()
-        yield batch, edges
+        edges = np.empty((len(batch), len(found)), dtype=np.float32)
+        for row, of_prompt in enumerate(states.unflatten(0, (len(batch), -1))):
+            edges[row] = [
+                log_prob
+                for start in range(0, len(nodes), STATES_AT_ONCE)
+                for of_node in next_log_probs(
+                    model,
+                    of_prompt[start : start + STATES_AT_ONCE],
+                    tokens[start : start + STATES_AT_ONCE],
+                    compute_dtype,
+                )
+                for log_prob in of_node
+            ]
+        yield batch, edges[:, order]
+
+
+def next_log_probs(
+    model: PreTrainedModel,
+    states: Tensor,
+    tokens: Sequence[Sequence[int]],
+    compute_dtype: torch.dtype,
+) -> list[list[float]]:
+    """log p(token) of some next tokens behind each of n last hidden states, (n, H)."""
+    logits = next_token_logits(model, states, compute_dtype).float()  # (n, V)
+    columns = torch.tensor(list(chain.from_iterable(tokens)), device=states.device)
+    counts = torch.tensor([len(some) for some in tokens], device=states.device)
+    rows = torch.arange(len(tokens), device=states.device).repeat_interleave(counts)
+    found = iter((logits[rows, columns] - logits.logsumexp(-1)[rows]).tolist())
+    return [list(islice(found, len(some))) for some in tokens]
 
 
 def plain_states(
@@ -180,16 +204,15 @@ def plain_states(
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> Tensor:
-    """Last hidden states, (n, H), at the positions that are read of each token row, row after row.
+    """Last hidden states, (n, H), at the positions that are read of each row of tokens.
 
-    Neither a cache nor a mask of ours takes part: what every decoder computes exactly.
+    Neither a cache nor a mask of ours takes part, so that the states are exact for every decoder.
     """
     states: list[Tensor] = [torch.empty(0)] * len(rows)
     lengths = [len(row) for row in rows]
-    for batch in micro_batches(lengths, token_budget, packed=is_packed(model)):
+    for batch in micro_batches(lengths, token_budget, packed=skips_padding(model)):
         ids, mask = (x.to(model.device) for x in pad([rows[k] for k in batch], 0))
-        with mixed_precision(model.device, compute_dtype):
-            (of_batch,) = hidden_states(decoder_of(model), ids, mask)
+        of_batch = last_hidden_states(model, ids, mask, compute_dtype=compute_dtype)
         for k, of_row in zip(batch, of_batch, strict=True):
             states[k] = of_row[list(reads[k])]
     return torch.cat(states)
@@ -200,30 +223,14 @@ def prefill_shared(
 ) -> tuple[DynamicCache | None, list[list[int]]]:
     """Keys and values of what all prompts begin with, and the rest of each, at least one token.
 
-    Only packed models (`lib.model.fast.attention.use_packing`) can share them; None for others.
+    None where the model cannot share them (`lib.model.forward.prefill`).
     """
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     shared = next((i for i in range(limit) if first[i] != last[i]), limit)
-    if not shared or not is_packed(model):
-        return None, [list(prompt) for prompt in prompts]
-    ids = torch.tensor([list(prompts[0][:shared])], device=model.device)
-    with mixed_precision(model.device, compute_dtype):
-        # With its mask, from which a model with a sliding window makes its own.
-        mask = torch.ones_like(ids)
-        output = decoder_of(model)(input_ids=ids, attention_mask=mask, use_cache=True)
-    return output.past_key_values, [list(prompt[shared:]) for prompt in prompts]
-
-
-def behind(prefix: DynamicCache | None) -> tuple[int, dict[str, DynamicCache]]:
-    """Tokens of a shared beginning, and how a model's `forward` is told of it."""
-    return (prefix.get_seq_length(), {"prefix": prefix}) if prefix is not None else (0, {})
-
-
-def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, T, keys) bool as what transformers adds to attention scores, (B, 1, T, keys)."""
-    mask = torch.zeros(visible.shape, dtype=dtype)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+    prefix = prefill(model, prompts[0][:shared], compute_dtype=compute_dtype)
+    first = 0 if prefix is None else shared
+    return prefix, [list(prompt[first:]) for prompt in prompts]
 
 
 def _edge_log_probs(
@@ -233,41 +240,45 @@ def _edge_log_probs(
     prefix: DynamicCache | None,
     compute_dtype: torch.dtype,
 ) -> Tensor:
-    """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts."""
-    num_shared, shared = behind(prefix)
-    longest, nodes, size = max(map(len, rests)), len(trie.tokens) - 1, len(rests)
-    total = longest + nodes
-    lengths = torch.tensor([len(r) for r in rests])
-    input_ids = torch.zeros(size, total, dtype=torch.long)  # nothing real attends to padding
-    for i, rest in enumerate(rests):
-        input_ids[i, : len(rest)] = torch.tensor(rest)
-    input_ids[:, longest:] = torch.tensor(trie.tokens[1:], dtype=torch.long)
-    positions = torch.arange(total).repeat(size, 1)
-    # A node of depth 1 stands right behind the prompt, over its padding.
-    positions[:, longest:] = lengths[:, None] - 1 + torch.tensor(trie.depths[1:])
-    positions += num_shared
+    """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts.
 
+    ```
+    a row       | rest of the prompt | padding | nodes of the trie |    T = longest + nodes
+    positions     0 ... n-1            any       n-1 + depth
+    a prompt's token sees the tokens before it
+    a node sees | all of the prompt  | nothing | its ancestors     |
+    ```
+    """
+    longest, size = max(map(len, rests)), len(rests)
+    total = longest + len(trie.tokens) - 1  # the root is the end of the prompt
+    lengths = torch.tensor([len(rest) for rest in rests])
+
+    # Tokens: the prompts, padded to one length, and behind each the nodes of the trie.
+    input_ids = torch.zeros(size, total, dtype=torch.long)
+    for row, rest in enumerate(rests):
+        input_ids[row, : len(rest)] = torch.tensor(rest)
+    input_ids[:, longest:] = torch.tensor(trie.tokens[1:], dtype=torch.long)
+
+    # Positions: a node of depth 1 is right behind the prompt, over its padding.
+    positions = torch.arange(total).repeat(size, 1)
+    positions[:, longest:] = lengths[:, None] - 1 + torch.tensor(trie.depths[1:])
+
+    # Visibility: prompt to prompt, nodes to prompt, nodes to nodes; nothing real sees padding.
     visible = torch.zeros(size, total, total, dtype=torch.bool)
     visible[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     visible[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
     visible[:, longest:, longest:] = trie.visibility()[1:, 1:]
+
+    # States that are read: those of nodes that something is scored behind, S of the M nodes.
     at, token = torch.tensor(trie.edges).T
-    scored, at = at.unique(return_inverse=True)  # S of the M nodes
+    scored, at = at.unique(return_inverse=True)
     read = torch.zeros(size, total, dtype=torch.bool)
     read[:, longest - 1 + scored[scored > 0]] = True
-    if scored[0] == 0:  # the root is the end of the prompt
+    if scored[0] == 0:
         read[torch.arange(size), lengths - 1] = True
-    device, decoder = model.device, decoder_of(model)
-    read = read.to(device)
-    with mixed_precision(device, compute_dtype), reading_only(decoder, read):
-        states = decoder(
-            input_ids=input_ids.to(device),
-            position_ids=positions.to(device),
-            attention_mask=additive_mask(visible, model.dtype).to(device),
-            use_cache=False,
-            **shared,
-        ).last_hidden_state
-        states = states[read].unflatten(0, (size, -1))  # (B, S, H)
-        logits = next_token_logits(model, states)  # (B, S, V)
+    inputs = (x.to(model.device) for x in (input_ids, positions, visible, read))
+    states = masked_states(model, *inputs, compute_dtype=compute_dtype, prefix=prefix)
+    states = states.unflatten(0, (size, -1))  # (B, S, H)
+    logits = next_token_logits(model, states, compute_dtype)  # (B, S, V)
     normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, S)
     return logits[:, at, token].float() - normaliser[:, at]

@@ -1,11 +1,27 @@
-"""The label trie: answers as token ids, merged where they begin alike."""
+"""Label trie: answers as token ids, merged where they begin alike.
+
+```
+answers   g as .         root 0 - g 1 -+- as 2        tokens   -1  g  as  rain
+          g rain .                     +- rain 3      parents  -1  0   1     1
+                                                      depths    0  1   2     2
+edges     (0, g) (1, as) (2, .) (1, rain) (3, .): node and next token; "g rain ." is 0, 3, 4
+```
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+
+class Step(NamedTuple):
+    """A token that may follow a node, and the node it leads to or, after an end, the label."""
+
+    token: int
+    node: int
+    label: int  # -1 within a label
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ class LabelTrie:
         Parameters
         ----------
         given
-            How many of an answer's first tokens are no part of its score; none, unless told.
+            First tokens of each answer that are no part of its score; by default none.
 
         Raises
         ------
@@ -75,8 +91,37 @@ class LabelTrie:
         return nodes[::-1]
 
     def visibility(self) -> Tensor:
-        """(M, M) bool: which nodes each node attends to, itself and its ancestors."""
+        """(M, M) bool: each node attends to itself and its ancestors."""
         visible = torch.eye(len(self.tokens), dtype=torch.bool)
         for node, parent in enumerate(self.parents[1:], start=1):
             visible[node] |= visible[parent]
         return visible
+
+    def steps(self) -> list[list[Step]]:
+        """Steps that may follow each node."""
+        node_of = {
+            (parent, token): node
+            for node, (parent, token) in enumerate(zip(self.parents, self.tokens, strict=True))
+        }
+        label_of = {path[-1]: label for label, path in enumerate(self.label_edges)}
+        steps: list[list[Step]] = [[] for _ in self.tokens]
+        for edge, (node, token) in enumerate(self.edges):
+            # A token may end one label and continue others: it then leads to both.
+            if edge in label_of:
+                steps[node].append(Step(token, node, label_of[edge]))
+            if (node, token) in node_of:
+                steps[node].append(Step(token, node_of[node, token], -1))
+        return steps
+
+    def chains(self) -> list[list[int]]:
+        """Each node with those that follow it without an alternative: one pass computes them all.
+
+        The root is computed with the prompt, so its chain is itself.
+        """
+        steps, chains = self.steps(), []
+        for node in range(len(self.tokens)):
+            nodes = [node]
+            while node and len(steps[nodes[-1]]) == 1 and steps[nodes[-1]][0].label < 0:
+                nodes.append(steps[nodes[-1]][0].node)
+            chains.append(nodes)
+        return chains

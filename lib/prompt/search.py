@@ -1,8 +1,16 @@
-"""The best label by search over the label trie, where scoring every label would cost more."""
+"""The best label by search over the label trie, where scoring every label would cost more.
 
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import chain, islice, takewhile
+```
+one round behind one prompt     pool        choose     compute      expand the pool
+                                ga    -0.2  ga         ga's state   gas.   -0.3  the answer
+                                gr    -0.7  gr, near   gr's state   grain  -1.9
+                                card. -4.0  (stays)                 card.  -4.0
+```
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -10,15 +18,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lib.model.batches import micro_batches
-from lib.model.logits import causal_lm
+from lib.model.parts import pretrained
 from lib.model.probes import SCORE_TOLERANCE, in_float32, made_up_tokens, probes_of
 from lib.prompt.branches import Answer, Branches, Recomputed
-from lib.prompt.label_scores import prefill_shared, reads_trees, score_labels
-from lib.prompt.label_trie import LabelTrie
+from lib.prompt.label_scores import next_log_probs, prefill_shared, reads_trees, score_labels
+from lib.prompt.label_trie import LabelTrie, Step
 
-# Beginnings that best-first search extends a round, before it knows that it needs them: so many, if
-# they are at most so many nats behind the best one, half as probable (tests/benchmarks/NOTES.md).
-FRONT, NEAR = 8, 0.7
+# Per round, best-first search extends the most probable beginning and, before it knows that it
+# needs them, up to `MAX_EXTENDED` in all whose log-probability is within `MAX_NATS_BEHIND` of it
+# (0.7 nats: half as probable). Both are our choices (tests/benchmarks/NOTES.md).
+MAX_EXTENDED, MAX_NATS_BEHIND = 8, 0.7
 
 
 @torch.inference_mode()
@@ -26,55 +35,50 @@ FRONT, NEAR = 8, 0.7
 def search_labels(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    label_texts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
     *,
-    num_beams: int | None,
+    greedy: bool,
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> np.ndarray:
-    """Log-probabilities, (N, C) float32, of the labels that a search ends with; -inf elsewhere.
+    """Log-probabilities, (N, C) float32, of the labels that a search finishes; -inf elsewhere.
 
-    Whatever is searched, nothing but a label can be answered. A prompt is computed once; each round
-    then computes the tokens that the search asks for, up to where labels part next, behind their
-    own ancestors (tree attention, as in `score_labels`). A model that cannot read trees computes
-    prompt and answer so far anew in each round.
+    Nothing but a label can be answered. A prompt is computed once; each round then computes the
+    tokens that the search needs, up to where labels part next, behind their own ancestors (tree
+    attention, as in `score_labels`). A model that cannot read trees computes prompt and answer so
+    far anew in each round.
 
     Parameters
     ----------
-    prompts, label_texts
+    prompts, answers
         As in `score_labels`.
-    num_beams
-        1: greedy, the most probable token wherever labels part. k: beam search, the k most
-        probable beginnings are kept each round. None: best-first search (uniform-cost search);
-        each round extends the most probable beginning and what is nearly as probable (`FRONT`,
-        `NEAR`). Probabilities only fall along a path, so the first whole label that comes to the
-        front is the most probable of all: the argmax of `score_labels`, while what is less
-        probable is never computed.
+    greedy
+        True: the most probable token wherever labels part. False: best-first search (uniform-cost
+        search). Probabilities only fall along a path, so the first whole label at the head of the
+        pool is the most probable of all: the argmax of `score_labels`, while what is less probable
+        is never computed.
     token_budget
-        About how many tokens a batch of prompts holds, those of beams included; a best-first
+        About as many tokens as a batch of prompts holds, those of answers included; a best-first
         search that goes back often holds more.
     """
-    if num_beams is not None and num_beams < 1:
-        raise ValueError(f"num_beams: {num_beams} is not positive")
-    model = causal_lm(model).eval()
-    trie = LabelTrie.build(label_texts)
-    scores = np.full((len(prompts), len(label_texts)), -np.inf, dtype=np.float32)
+    model = pretrained(model).eval()
+    trie = LabelTrie.build(answers)
+    scores = np.full((len(prompts), len(answers)), -np.inf, dtype=np.float32)
     if not prompts:
         return scores
     trees = reads_trees(model, prompts, trie)
     trees = trees and probes_of(model).ask("branches", lambda: _branches_exactly(model))
     prefix, rests = prefill_shared(model, prompts, compute_dtype) if trees else (None, prompts)
-    # Each prompt has a column a beam and round in the cache.
-    added = (num_beams or FRONT) * max(trie.depths)
+    # A prompt has one column of the cache per extended beginning and round.
+    added = (1 if greedy else MAX_EXTENDED) * max(trie.depths)
     for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
         of_batch = [list(rests[i]) for i in batch]
         if trees:
             branches = Branches(model, of_batch, trie, prefix, compute_dtype)
         else:
             branches = Recomputed(model, of_batch, trie, token_budget, compute_dtype)
-        found = _search(branches, trie, num_beams)
-        for i, answers in zip(batch, found, strict=True):
-            for answer in answers:
+        for i, finished in zip(batch, _search(branches, trie, greedy), strict=True):
+            for answer in finished:
                 scores[i, answer.label] = answer.score
     return scores
 
@@ -92,84 +96,85 @@ def _branches_exactly(model: PreTrainedModel) -> bool:
         try:
             prefix, rests = prefill_shared(model, prompts, dtype)
             trie = LabelTrie.build(answers)
-            found = _search(Branches(model, rests, trie, prefix, dtype), trie, None)
+            found = _search(Branches(model, rests, trie, prefix, dtype), trie, greedy=False)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
     off = [
         abs(answer.score - scores[answer.label])
-        for answers_found, scores in zip(found, whole, strict=True)
-        for answer in answers_found
+        for finished, scores in zip(found, whole, strict=True)
+        for answer in finished
     ]
     return max(off) <= SCORE_TOLERANCE[exact]
 
 
-def _search(
-    branches: Branches | Recomputed, trie: LabelTrie, num_beams: int | None
-) -> list[list[Answer]]:
-    """The whole labels that the search for each of B prompts ends with, the best one among them."""
-    children = _children(trie)
-    chains = _chains(children)
-    following = [  # tokens whose probability each node of the chain is asked for
-        [*([trie.tokens[node]] for node in nodes[1:]), [token for token, *_ in children[nodes[-1]]]]
+@dataclass
+class _Search:
+    """The search behind one prompt.
+
+    Attributes
+    ----------
+    pool
+        Answers that may still win, the most probable first.
+    computed
+        Beginnings that the last round computed; the root before the first one.
+    """
+
+    pool: list[Answer]
+    computed: list[Answer]
+
+    def expand(
+        self,
+        log_probs: Iterator[list[float]],
+        steps: list[list[Step]],
+        chains: list[list[int]],
+        num_kept: int | None,
+    ) -> None:
+        """Put what may follow the computed beginnings into the pool, and keep its best."""
+        for answer in self.computed:
+            *inside, last = chains[answer.node]
+            # Tokens within the chain have no alternative; those behind it lead to new answers.
+            score = answer.score + sum(next(log_probs)[0] for _ in inside)
+            self.pool += [
+                replace(answer, score=score + log_prob, node=step.node, label=step.label)
+                for log_prob, step in zip(next(log_probs), steps[last], strict=True)
+            ]
+        self.pool = sorted(self.pool, key=lambda answer: -answer.score)[:num_kept]
+
+    def choose(self, *, greedy: bool) -> list[Answer]:
+        """Take the beginnings to compute next out of the pool."""
+        front = self.pool[: 1 if greedy else MAX_EXTENDED]
+        if not greedy:  # behind a whole label, none can be more probable than it
+            near = [x for x in front if x.score >= front[0].score - MAX_NATS_BEHIND]
+            front = list(takewhile(lambda answer: answer.label < 0, near))
+        self.pool = self.pool[len(front) :]
+        return front
+
+
+def _search(branches: Branches | Recomputed, trie: LabelTrie, greedy: bool) -> list[list[Answer]]:
+    """Whole labels that the search behind each of B prompts ends with, the best one among them."""
+    steps, chains = trie.steps(), trie.chains()
+    next_tokens = [  # of each node of the chain: one token within it, all alternatives behind it
+        [*([trie.tokens[node]] for node in nodes[1:]), [step.token for step in steps[nodes[-1]]]]
         for nodes in chains
     ]
-    active = list(range(len(branches.rests)))
-    pools: list[list[Answer]] = [[] for _ in active]  # what may still win, best first
-    extended = [[Answer(0.0, 0, -1, ())] for _ in active]  # what the last pass has computed
-    states = branches.start()
+    searches = [_Search([], [Answer(0.0, 0, -1, ())]) for _ in branches.rests]
+    active, states = searches, branches.start()
     while True:
-        asked = [following[answer.node] for answers in extended for answer in answers]
-        log_probs = iter(branches.log_probs(states, list(chain.from_iterable(asked))))
-        for i, answers in zip(active, extended, strict=True):
-            for answer in answers:
-                nodes = chains[answer.node]
-                *inside, ends = islice(log_probs, len(nodes))
-                score = answer.score + sum(log_prob for (log_prob,) in inside)
-                pools[i] += [
-                    replace(answer, score=score + log_prob, node=node, label=label)
-                    for log_prob, (_, node, label) in zip(ends, children[nodes[-1]], strict=True)
-                ]
-            pools[i] = sorted(pools[i], key=lambda answer: -answer.score)[:num_beams]
-        unfinished = [row for row, i in enumerate(active) if pools[i][0].label < 0]
-        if not unfinished:
-            return [[answer for answer in pool if answer.label >= 0] for pool in pools]
-        branches.keep(unfinished)
-        active = [active[row] for row in unfinished]
-        chosen = []
-        for i in active:
-            front = pools[i][: num_beams or FRONT]
-            if num_beams is None:  # behind a whole label, none can be more probable than it
-                near = [answer for answer in front if answer.score >= front[0].score - NEAR]
-                front = list(takewhile(lambda answer: answer.label < 0, near))
-            chosen.append([answer for answer in front if answer.label < 0])
-            pools[i] = [answer for answer in front if answer.label >= 0] + pools[i][len(front) :]
+        # Expand: score what may follow the beginnings that were computed.
+        computed = [answer for search in active for answer in search.computed]
+        tokens = [some for answer in computed for some in next_tokens[answer.node]]
+        log_probs = next_log_probs(branches.model, states, tokens, branches.compute_dtype)
+        of_nodes = iter(log_probs)
+        for search in active:
+            search.expand(of_nodes, steps, chains, 1 if greedy else None)
+        # A whole label at the head of the pool ends a search.
+        rows = [row for row, search in enumerate(active) if search.pool[0].label < 0]
+        if not rows:
+            return [[x for x in search.pool if x.label >= 0] for search in searches]
+        branches.keep(rows)
+        active = [active[row] for row in rows]
+        # Choose what to compute next, and compute it for all prompts at once.
+        chosen = [search.choose(greedy=greedy) for search in active]
         extended, states = branches.grow(chosen, chains)
-
-
-def _children(trie: LabelTrie) -> list[list[tuple[int, int, int]]]:
-    """What may follow each node: a token and where it leads, a node or, after an end, a label."""
-    node_of = {
-        (parent, token): node
-        for node, (parent, token) in enumerate(zip(trie.parents, trie.tokens, strict=True))
-    }
-    label_of = {path[-1]: label for label, path in enumerate(trie.label_edges)}
-    children: list[list[tuple[int, int, int]]] = [[] for _ in trie.tokens]
-    for edge, (node, token) in enumerate(trie.edges):
-        # A token that ends one label may also go on in others: then it leads to both.
-        if edge in label_of:
-            children[node].append((token, node, label_of[edge]))
-        if (node, token) in node_of:
-            children[node].append((token, node_of[node, token], -1))
-    return children
-
-
-def _chains(children: list[list[tuple[int, int, int]]]) -> list[list[int]]:
-    """Each node, and those that follow it without an alternative: computed in one pass with it."""
-    chains = []
-    for node in range(len(children)):
-        nodes = [node]
-        # The root stands for the prompt, which is computed before the search.
-        while node and len(children[nodes[-1]]) == 1 and children[nodes[-1]][0][2] < 0:
-            nodes.append(children[nodes[-1]][0][1])
-        chains.append(nodes)
-    return chains
+        for search, answers in zip(active, extended, strict=True):
+            search.computed = answers

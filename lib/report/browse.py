@@ -65,7 +65,7 @@ def embed(
     tokenizer = load_tokenizer(model_id)
     options = {"max_length": max_length, "add_special_tokens": True}
     tokens = encode_documents(tokenizer, documents["text"], **options)
-    return predict_logits(embedder, tokens, token_budget=token_budget)
+    return predict_logits(embedder, tokens, token_budget=token_budget).values
 
 
 def project(embeddings: np.ndarray, *, seed: int) -> np.ndarray:

@@ -181,7 +181,7 @@ def _compile(template: str) -> Template:
 
 
 def _with_deltas(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """ "tfidf (+0.036) and frozen (no difference)"."""
+    """List as "tfidf (+0.036) and frozen (no difference)"."""
     deltas = ["no difference" if p["delta"] == 0 else format_delta(p["delta"]) for p in pairs]
     return join([f"{pair['arm']} ({delta})" for pair, delta in zip(pairs, deltas, strict=True)])
 

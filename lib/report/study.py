@@ -12,20 +12,20 @@ from lib.config.arms import CompareParams
 from lib.data.load import load_splits
 from lib.errors import DataError, ModelError
 from lib.evaluation.curves import crossings, learning_curves, resample_curves
-from lib.ipc import LEVELS
-from lib.model.load import load_tokenizer
-from lib.report.calibration import calibration_table
-from lib.report.figures.style import save_figure
-from lib.report.recommendation import recommend
-from lib.report.sentences import conclude_effects, describe_curves, three_sentences
-from lib.report.slices import (
+from lib.evaluation.slices import (
     errors_by_level,
     f1_by_level,
     f1_by_part,
     parts_by_length,
     parts_by_support,
-    parts_by_truncation,
 )
+from lib.ipc import LEVELS
+from lib.model.load import load_tokenizer
+from lib.report.calibration import ScoredRun, calibration_table, read_scores
+from lib.report.figures.style import save_figure
+from lib.report.recommendation import recommend
+from lib.report.sentences import conclude_effects, describe_curves, three_sentences
+from lib.report.slices import parts_by_truncation
 from lib.report.tables import (
     at_largest_size,
     changed_params,
@@ -145,9 +145,14 @@ class StudyResults:
         self.write(reading, "curves.md")
         return table, crossed, reading
 
+    @cached_property
+    def scored(self) -> dict[str, list[ScoredRun]]:
+        """See `read_scores`."""
+        return read_scores(self.runs)
+
     def calibration(self) -> pd.DataFrame:
         """See `calibration_table`; written into the folder."""
-        table = calibration_table(self.runs, multi_label=self.multi_label)
+        table = calibration_table(self.scored, multi_label=self.multi_label)
         self.save(table, "calibration")
         return table
 
@@ -155,7 +160,7 @@ class StudyResults:
     def documents(self) -> Dataset | None:
         """The test documents; None where they are not, because a report needs predictions alone."""
         try:
-            documents = load_splits(**self.params.data_options)["test"]
+            documents = load_splits(self.params)["test"]
             self._tokenizer = load_tokenizer(self.params.model_id)
             return documents
         except (DataError, ModelError) as error:
@@ -182,6 +187,7 @@ class StudyResults:
         """F1 and, of single labels, errors by level of the label hierarchy; empty without one."""
         level = self.shared["label_level"]
         levels = LEVELS[: LEVELS.index(level) + 1] if level else ()
+        levels = {level: self.label_space.rolled_up(level)[1] for level in levels}
         if len(levels) < 2:
             return {}
         tables = {
@@ -190,7 +196,7 @@ class StudyResults:
         if not self.multi_label:
             title = "At which level answers go wrong, as shares of the documents:"
             tables[title] = errors_by_level
-        inputs = (self.label_space, self.y_true, self.y_preds, levels)
+        inputs = (self.y_true, self.y_preds, levels)
         return {title: compute(*inputs) for title, compute in tables.items()}
 
     def answers_of(self, arm: str) -> tuple[str, pd.DataFrame]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
-from scipy.sparse import issparse
+from scipy.sparse import csr_array
 
 from lib.config.study import load_study
-from lib.evaluation.intervals import ALPHA, f1_intervals
+from lib.evaluation.intervals import QUANTILES, f1_intervals
 from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
 from lib.evaluation.significance import compare_all
@@ -131,8 +131,7 @@ def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndar
     label_space = read_label_space(runs["folder"].iloc[0])
 
     def encode(folder: Path, column: str) -> np.ndarray:
-        multi_hot = label_space.encode(read_predictions(folder)[column])
-        return multi_hot.toarray() if issparse(multi_hot) else multi_hot
+        return csr_array(label_space.encode(read_predictions(folder)[column])).toarray()
 
     order = runs.groupby("arm")["micro_f1"].mean().sort_values(ascending=False, kind="stable")
     seeds = runs.sort_values("seed").groupby("arm")["folder"]
@@ -265,7 +264,7 @@ def compare_with_teachers(
         samples = resample_f1(y_true, pair, **options)  # (2, S, R) each
         kept = samples[student].mean(axis=1) / samples[teacher].mean(axis=1)  # (2, R)
         for average, ratios in zip(AVERAGES, kept, strict=True):
-            low, high = np.quantile(ratios, [ALPHA / 2, 1 - ALPHA / 2])
+            low, high = np.quantile(ratios, QUANTILES)
             row[f"{average}_kept"] = ours[average] / theirs[average]
             row |= {f"{average}_kept_low": low, f"{average}_kept_high": high}
         # What the student costs

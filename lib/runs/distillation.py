@@ -9,11 +9,11 @@ import torch
 import yaml
 from datasets import Dataset
 
-from lib.runs.classifier import load_classifier
-from lib.data.labels import DENSE_LABELS, LabelSpace
-from lib.machine import meter
 from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams
+from lib.data.labels import DENSE_LABELS, LabelSpace
 from lib.errors import ParamsError
+from lib.machine import Cost, meter
+from lib.runs.classifier import load_classifier
 
 TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
 CHUNK = 4096  # documents scored at once, as in `Classifier.predict_stream`
@@ -60,7 +60,7 @@ def soft_targets(
     *,
     file: Path,
     device: torch.device,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Cost]:
     """What a student learns: the mean of documents' labels and a teacher's probabilities.
 
     With w = `TEACHER_WEIGHT`, the cross-entropy with (1 - w) labels + w probabilities is the
@@ -82,9 +82,8 @@ def soft_targets(
     -------
     targets
         (N, C) float32 in [0, 1], memory-mapped, in label order.
-    spent
-        Seconds and joules that the teacher took to score the documents, (2,) float64; loading it
-        is left out, as in every run.
+    cost
+        Of scoring the documents with the teacher; loading it is left out, as in every run.
     """
     with torch.random.fork_rng():  # the student's head starts where it would without a teacher
         teacher = load_classifier(folder)
@@ -94,7 +93,7 @@ def soft_targets(
     start = meter(device)
     for first in range(0, len(documents), CHUNK):
         rows = documents[first : first + CHUNK]
-        probs = teacher.predict_scores(rows["text"])
+        probs = teacher.predict_scores(rows["text"]).values
         labels = label_space.encode(rows["labels"])
         part = TEACHER_WEIGHT * probs + (1 - TEACHER_WEIGHT) * labels
         targets[first : first + CHUNK] = part

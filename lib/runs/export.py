@@ -1,53 +1,92 @@
 """A finished embedding run as a plain transformers model."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PeftModel
-from scipy.sparse import csr_array
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from lib.runs.classifier import load_embedding, read_run
-from lib.head.model import predict_logits
 from lib.config.arms import EmbeddingParams
-from lib.storage import atomic_path
+from lib.data.labels import LabelSpace
+from lib.errors import InputError
+from lib.evaluation.scores import Scores
+from lib.head.model import predict_logits
+from lib.machine import choose_dtype
+from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_documents
+from lib.runs.classifier import read_run
+from lib.runs.models import load_arm_model
+from lib.storage import atomic_path
 
-TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (chosen here)
+TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (our choice)
+
+# transformers' decoders classify the last token's state with a linear layer that has no bias.
+EXPORTABLE = {
+    "pooling": "last",
+    "head": "linear",
+    "head_bias": False,
+    "bidirectional": False,
+}
 
 
 def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     """Write an embedding run as a plain transformers model, its adapters merged.
 
     `AutoModelForSequenceClassification` and `pipeline("text-classification")` load the folder, with
-    neither this package nor peft; called with `truncation=True`, the pipeline reads the run's
-    `max_length` tokens of a text. A tuned threshold for label sets stays with the run. Merging is
-    into dequantized weights, and before anything is kept the exported model's logits are compared
-    with the run's own.
+    neither this package nor peft. Called with `truncation=True`, the pipeline reads the run's
+    `max_length` tokens of a text. A tuned threshold for label sets stays with the run.
 
     Raises
     ------
-    ValueError
-        transformers has no such model: its decoders classify the last token's state with a linear
-        layer that has no bias. Or the logits differ, or something stands in the folder.
+    InputError
+        The folder is not empty, the run is not `EXPORTABLE`, or the exported model's logits differ
+        from the run's own, which are compared before anything is kept.
     """
-    if Path(folder).is_file() or (Path(folder).is_dir() and any(Path(folder).iterdir())):
-        raise ValueError(f"{folder}: something stands there already; name a new folder")
-    params, label_space = read_run(Path(run_dir))
-    wanted = {"pooling": "last", "head": "linear", "head_bias": False, "mixed_layers": 1}
-    wanted |= {"bidirectional": False}
+    run_dir, folder = Path(run_dir), Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"{folder}: something is there already; name a new folder")
+    params, label_space = read_run(run_dir)
     if not isinstance(params, EmbeddingParams):
-        raise ValueError(f"{run_dir}: only runs of 03_finetune_embedding can be exported")
-    if other := {k: getattr(params, k) for k, v in wanted.items() if getattr(params, k) != v}:
-        raise ValueError(f"{run_dir}: cannot be exported with {other}; it takes {wanted}")
-    tokenizer, model = load_embedding(params, label_space, Path(run_dir) / "model", unpack=True)
+        raise InputError(f"{run_dir}: only runs of 03_finetune_embedding can be exported")
+    differing = {k: v for k in EXPORTABLE if (v := getattr(params, k)) != EXPORTABLE[k]}
+    if differing:
+        raise InputError(f"{run_dir}: cannot be exported with {differing}; it takes {EXPORTABLE}")
+    # Logits of the run on texts of its labels, before its adapters are merged.
+    cpu = torch.device("cpu")
+    dtype = choose_dtype(cpu, params.dtype)
+    trained = run_dir / "model"
+    model = load_arm_model(
+        params, label_space, device=cpu, dtype=dtype, trained=trained, unpack=True
+    )
+    tokenizer = load_tokenizer(params.model_id)
     samples = encode_documents(
         tokenizer, label_space.texts, max_length=params.max_length, add_special_tokens=True
     )
     expected = predict_logits(model, samples, token_budget=params.token_budget)
+    # The same model as transformers builds it, and its logits.
+    exported = _plain_model(model, label_space, multi_label=params.multi_label)
+    if exported is None:
+        raise InputError(f"{run_dir}: transformers' head for {params.model_id} has another form")
+    gap = _largest_gap(exported, samples, expected)
+    if gap > TOLERANCE * np.abs(expected.values).max():
+        raise InputError(f"{run_dir}: exported logits differ from the run's by up to {gap:.3g}")
+    # A tokenizer that reads as in training: special tokens in a text are text, and length is cut.
+    tokenizer.split_special_tokens = True
+    tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
+    tokenizer.model_max_length = params.max_length + tokenizer.num_special_tokens_to_add()
+    with atomic_path(folder) as path:
+        exported.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+
+def _plain_model(
+    model: nn.Module, label_space: LabelSpace, *, multi_label: bool
+) -> PreTrainedModel | None:
+    """The model with merged weights; None if transformers classifies with another kind of head."""
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     config = copy.deepcopy(model.config)
@@ -56,24 +95,22 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
             "num_labels": len(label_space),
             "id2label": dict(enumerate(label_space.names)),
             "label2id": {name: i for i, name in enumerate(label_space.names)},
-            "problem_type": f"{'multi' if params.multi_label else 'single'}_label_classification",
+            "problem_type": f"{'multi' if multi_label else 'single'}_label_classification",
         }
     )
     exported = AutoModelForSequenceClassification.from_config(config, dtype=model.backbone.dtype)
     if not hasattr(exported, "score"):
-        raise ValueError(f"{run_dir}: {type(exported).__name__} has a head of another form")
+        return None
     exported.set_attn_implementation("sdpa")
     exported.base_model.load_state_dict(model.backbone.state_dict())
     exported.score.weight = nn.Parameter(model.head.classifier.weight.to(exported.dtype))
-    logits = [exported.eval()(torch.tensor([d])).logits[0].tolist() for d in samples]
-    kept = csr_array(expected)  # of many labels, the best
-    rows = np.repeat(np.arange(len(samples)), np.diff(kept.indptr))
-    gap = np.abs(np.array(logits)[rows, kept.indices] - kept.data).max()
-    if gap > TOLERANCE * np.abs(kept.data).max():
-        raise ValueError(f"{run_dir}: exported logits differ from the run's by up to {gap:.3g}")
-    tokenizer.split_special_tokens = True  # what a text says is text
-    tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
-    tokenizer.model_max_length = params.max_length + tokenizer.num_special_tokens_to_add()
-    with atomic_path(Path(folder)) as path:
-        exported.save_pretrained(path)
-        tokenizer.save_pretrained(path)
+    return exported.eval()
+
+
+def _largest_gap(
+    exported: PreTrainedModel, samples: Sequence[Sequence[int]], expected: Scores
+) -> float:
+    """Largest difference from the expected logits; of many labels, only the best are kept there."""
+    logits = np.array([exported(torch.tensor([ids])).logits[0].tolist() for ids in samples])
+    kept = np.take_along_axis(logits, expected.columns, axis=1)
+    return float(np.abs(kept - expected.values).max())

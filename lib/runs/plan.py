@@ -1,56 +1,84 @@
-"""What a study will take before it is run: time, memory and cost of each arm.
+"""Seconds, memory and cost of each arm of a study, estimated before it is run.
 
-    python -m lib.runs.plan params/<study> [--machine L4 [--price 0.70]]
-
-Documents are read and tokenized as the arms will do it; weights are not loaded. Rates are measured
-here for 20 seconds or, for a named GPU, taken from its data sheet. Where an arm has been run, its
-record stands beside the estimate.
+Documents are read and tokenized as the arms will read them; weights are not loaded.
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from datasets import Dataset, DatasetDict
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from lib.prompt.answers import order_labels
-from lib.model.memory import GIB, GPUS, ROW_BYTES, USABLE, Machine, Shape, fit_micro_batch, kept_gib, measure_machine, unpacked_gib, unpacks_once, weights_gib
+from lib.config.arms import BaselineParams, InstructionParams, StudyParams
+from lib.config.study import load_study, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
-from lib.machine import choose_device, choose_dtype, start_run
-from lib.prompt.listing import build_template
-from lib.model.load import load_tokenizer
-from lib.config.arms import BaselineParams, InstructionParams, StudyParams
-from lib.errors import InputError
-from lib.prompt.template import NO, YES
-from lib.config.study import load_params, load_study, study_runs
-from lib.model.tokens import encode_cached
-from lib.prompt.label_trie import LabelTrie
 from lib.errors import ModelError
-from lib.model.weights import resolve_model
+from lib.machine import GIB, choose_device, choose_dtype
+from lib.model.load import load_config, load_tokenizer
+from lib.model.memory import (
+    ROW_BYTES,
+    USABLE,
+    Shape,
+    activation_gib,
+    fit_micro_batch,
+    should_dequantize,
+    unpacked_gib,
+    weights_gib,
+)
+from lib.model.tokens import encode_cached
+from lib.prompt.answers import order_labels
+from lib.prompt.label_trie import LabelTrie
+from lib.prompt.listing import build_template
+from lib.prompt.template import NO, YES, PromptTemplate
+from lib.runs.rates import Machine, measure_machine
+
+ANSWER_TOKENS = 8  # of a free answer, assumed
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens that an arm computes.
+
+    Attributes
+    ----------
+    train
+        Tokens of each training sequence, read once per epoch.
+    held_out
+        Tokens of each forward pass over validation and test.
+    answer_tokens
+        Most positions of a micro-batch with a loss over the vocabulary; 0 for a head.
+    num_epochs
+        0 for an arm that does not train the model.
+    """
+
+    train: list[int]
+    held_out: list[int]
+    answer_tokens: int = 0
+    num_epochs: int = 0
 
 
 def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.DataFrame:
-    """Estimates, a row per arm of a study's params folder, or per arm and training size.
+    """Estimates, one row per arm of a study's params folder, or per arm and training size.
 
     Parameters
     ----------
     machine
-        Of `lib.model.memory.GPUS`, or measured by `lib.model.memory.measure_machine`.
+        From `lib.runs.rates.GPUS`, or measured by `measure_this_machine`.
     price
-        Of an hour of the machine, in any currency; it gives the column `cost`.
+        Per hour of the machine, in any currency; it adds the column `cost`.
 
     Returns
     -------
     DataFrame
         `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation after each
-        epoch and at the end, and for test; `hours` of all seeds; `nf4_share`, the share of weights
-        in 4 bits (not those of embeddings and most experts); `peak_memory_gib` and whether it
-        `fits`; `cost`; and, where seed 0 has been run, `measured_train_seconds` and
-        `measured_peak_gib`. TF-IDF, which trains in seconds, has no estimate.
+        epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits (not those
+        of embeddings and most experts); `peak_memory_gib` and `fits`, true if the arm's memory
+        suffices; `hours` of all seeds; `cost`; and, if seed 0 has been run on this machine,
+        `measured_train_seconds` and `measured_peak_gib`. TF-IDF trains in seconds and has no
+        estimate.
 
     Raises
     ------
@@ -60,11 +88,11 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
     rows = []
     for name, run in study_runs(load_study(folder).values()).items():
         row = {"arm": name} | _estimate(run, machine)
-        seconds = (row["train_seconds"] + row["infer_seconds"]) * len(run.seeds)
-        row |= {"hours": seconds / 3600, "cost": price * seconds / 3600}
+        hours = (row["train_seconds"] + row["infer_seconds"]) * len(run.seeds) / 3600
+        row |= {"hours": hours, "cost": price * hours}
         record = run.run_dir / "resources.json"
         if machine.name == "this machine" and record.is_file():
-            measured = json.loads(record.read_text())
+            measured = json.loads(record.read_text(encoding="utf-8"))
             row["measured_train_seconds"] = measured["train_seconds"]
             row["measured_peak_gib"] = measured["peak_memory_gib"]
         rows.append(row)
@@ -72,65 +100,92 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
     return table if price else table.drop(columns="cost")
 
 
+def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machine:
+    """Rates of this machine for the study's model, measured on its matrix products."""
+    device = choose_device(study.device)
+    shape = Shape.from_config(load_config(study.model_id))
+    return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
+
+
 def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     """The columns of one arm's row that do not depend on seeds and price."""
     if isinstance(params, BaselineParams) and params.method == "tfidf":
         return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
     try:
-        shape = Shape.from_config(AutoConfig.from_pretrained(resolve_model(params.model_id)))
+        config = load_config(params.model_id)
+        shape = Shape.from_config(config)
         tokenizer = load_tokenizer(params.model_id)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{params.model_id}: no config: {reason}") from None
-    train, held_out, answers, epochs = _count_tokens(params, tokenizer)
+    work = _count_work(params, config, tokenizer)
+    peak_gib, limit_gib, checkpointed = _estimate_memory(params, shape, machine, work)
     r = getattr(params, "lora_r", 0)
-    limit = getattr(params, "memory_gib", 0.0) or machine.memory_gib
-    usable = getattr(params, "memory_gib", 0.0) or USABLE * machine.memory_gib
-    head = shape.lm_head_params if answers else 0
-    whole = unpacked_gib(shape, machine.itemsize) + head * machine.itemsize / GIB
-    weights = weights_gib(
-        shape,
-        r=r if epochs else None,
-        quantized=params.quantization == "nf4" and not unpacks_once(whole, limit),
-        itemsize=machine.itemsize,
-    )
-    longest = sorted(train)[-getattr(params, "batch_size", len(train)) :]
-    tokens = min(params.token_budget, sum(longest))
-    fixed = weights + (head * machine.itemsize + answers * shape.vocabulary * ROW_BYTES) / GIB
-    adapted = getattr(params, "lora_layers", 0) or shape.num_layers
-    checkpointed = adapted  # without training nothing is kept
-    if epochs:
-        tokens, checkpointed = fit_micro_batch(
-            shape, num_tokens=tokens, longest=longest[-1], num_layers=adapted,
-            itemsize=machine.itemsize, device=machine.device,
-            room_gib=usable - machine.process_gib - fixed,
-        )  # fmt: skip
-    peak = machine.process_gib + fixed
-    peak += kept_gib(
-        shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device,
-        num_layers=adapted, checkpointed=checkpointed,
-    )  # fmt: skip
-    forward = machine.infer_seconds(shape, train, r=r)
-    seconds = 0.0
-    if epochs:  # checkpointed layers run forward twice, those below the adapters once (lib.model.fast.cached_layers)
-        depth = shape.num_layers
-        seconds = epochs * adapted / depth * machine.train_seconds(shape, train, r=r)
-        seconds += (epochs * checkpointed + depth - adapted) / depth * forward
     quantizable = shape.linear_params / (shape.linear_params + shape.embedding_params)
     return {
-        "train_seconds": seconds,
-        "infer_seconds": machine.infer_seconds(shape, held_out, r=r if epochs else 0),
+        "train_seconds": _train_seconds(params, shape, machine, work, checkpointed),
+        "infer_seconds": machine.infer_seconds(shape, work.held_out, r=r if work.num_epochs else 0),
         "nf4_share": quantizable if params.quantization == "nf4" else 0.0,
-        "peak_memory_gib": peak,
-        "fits": peak <= limit,
+        "peak_memory_gib": peak_gib,
+        "fits": peak_gib <= limit_gib,
     }
 
 
-def _count_tokens(
-    params: StudyParams, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[int], int, int]:
-    """Tokens of each training document, each forward pass held out and a step's answers; epochs."""
-    splits = load_splits(**params.data_options)
+def _estimate_memory(
+    params: StudyParams, shape: Shape, machine: Machine, work: Work
+) -> tuple[float, float, int]:
+    """GiB at the peak, GiB allowed, and layers that are checkpointed."""
+    target = getattr(params, "memory_gib", 0.0)
+    limit = target or machine.memory_gib
+    usable = target or USABLE * machine.memory_gib
+    # Weights, with what trains of them; a prompt adds its LM head and the logits of its answers.
+    head = shape.lm_head_params if work.answer_tokens else 0
+    whole = unpacked_gib(shape, machine.itemsize) + head * machine.itemsize / GIB
+    fixed = weights_gib(
+        shape,
+        r=getattr(params, "lora_r", 0) if work.num_epochs else None,
+        quantized=params.quantization == "nf4" and not should_dequantize(whole, limit),
+        itemsize=machine.itemsize,
+    )
+    fixed += head * machine.itemsize / GIB
+    fixed += work.answer_tokens * shape.vocabulary * ROW_BYTES / GIB
+    # Activations of the largest micro-batch, made to fit.
+    longest = sorted(work.train)[-getattr(params, "batch_size", len(work.train)) :]
+    tokens = min(params.token_budget, sum(longest))
+    adapted = getattr(params, "lora_layers", 0) or shape.num_layers
+    checkpointed = adapted  # without training nothing is kept
+    sizes = {"itemsize": machine.itemsize, "device": machine.device, "num_layers": adapted}
+    if work.num_epochs:
+        room = usable - machine.process_gib - fixed
+        tokens, checkpointed = fit_micro_batch(
+            shape, num_tokens=tokens, longest=longest[-1], room_gib=room, **sizes
+        )
+    activations = activation_gib(shape, num_tokens=tokens, checkpointed=checkpointed, **sizes)
+    return machine.process_gib + fixed + activations, limit, checkpointed
+
+
+def _train_seconds(
+    params: StudyParams, shape: Shape, machine: Machine, work: Work, checkpointed: int
+) -> float:
+    """Seconds of all epochs of one seed.
+
+    Checkpointed layers run forward twice; layers below the adapters run once for all epochs,
+    because their output is cached.
+    """
+    if not work.num_epochs:
+        return 0.0
+    r = getattr(params, "lora_r", 0)
+    adapted = getattr(params, "lora_layers", 0) or shape.num_layers
+    trained = work.num_epochs * adapted / shape.num_layers
+    again = (work.num_epochs * checkpointed + shape.num_layers - adapted) / shape.num_layers
+    seconds = trained * machine.train_seconds(shape, work.train, r=r)
+    return seconds + again * machine.infer_seconds(shape, work.train, r=r)
+
+
+def _count_work(
+    params: StudyParams, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> Work:
+    splits = load_splits(params)
     splits = take_train(
         splits, params.train_size, multi_label=params.multi_label, seed=params.seeds[0]
     )
@@ -139,69 +194,84 @@ def _count_tokens(
         name: [len(ids) for ids in encode_cached(tokenizer, split["text"], **options)]
         for name, split in splits.items()
     }
-    train, epochs = lengths["train"], getattr(params, "num_epochs", 0)
+    if isinstance(params, BaselineParams):
+        return _frozen_work(lengths)
+    epochs = params.num_epochs
     if epochs:
-        epochs = params.with_min_steps(len(train)).num_epochs
-    held_out = lengths["validation"] * (epochs + 1) + lengths["test"]
-    if isinstance(params, BaselineParams):  # a frozen embedding: every document once
-        return train, train + lengths["validation"] + lengths["test"], 0, 0
-    if not isinstance(params, InstructionParams):
-        return train, held_out, 0, epochs
+        epochs = params.with_min_steps(len(lengths["train"])).num_epochs
+    if isinstance(params, InstructionParams):
+        return _prompt_work(params, config, tokenizer, splits, lengths, epochs)
+    return Work(lengths["train"], _held_out(lengths, epochs), num_epochs=epochs)
+
+
+def _frozen_work(lengths: dict[str, list[int]]) -> Work:
+    """Every document once, in one forward pass."""
+    return Work(lengths["train"], [n for split in lengths.values() for n in split])
+
+
+def _held_out(lengths: dict[str, list[int]], epochs: int) -> list[int]:
+    """Validation after each epoch and at the end, then test."""
+    return lengths["validation"] * (epochs + 1) + lengths["test"]
+
+
+def _prompt_work(
+    params: InstructionParams,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: DatasetDict,
+    lengths: dict[str, list[int]],
+    epochs: int,
+) -> Work:
     names = LabelSpace.from_splits(splits, label_names=params.label_names)
-    config = AutoConfig.from_pretrained(resolve_model(params.model_id))
-    template, labels = build_template(tokenizer, config, names, **params.prompt_options)
-    prompt = len(template.prefix_ids) + len(template.suffix_ids)
-    known = [len(template.answer_ids(*order_labels(x, labels))) for x in splits["train"]["labels"]]
-    added, passes = len(template.suffix_ids) + max(known), 1.0
-    examples = params.num_examples * (sum(train) + sum(known)) // len(train)
-    if params.decoding == "generate":
-        added += len(template.prefix_ids) + 8
-    elif params.decoding.startswith("score") or params.multi_label:  # the trie each time
-        trie = LabelTrie.build([template.answer_ids(text) for text in labels.texts])
-        added = len(template.suffix_ids) + len(trie.tokens)
-    if params.decoding == "yes_no":  # a branch for each label, an example for each question
-        questions = [template.question_ids(text) for text in labels.texts]
-        added = len(LabelTrie.build([[*q, end] for q in questions for end in (0, 1)]).tokens)
-        longest = max(map(len, questions)) - len(template.suffix_ids)
-        asked = zip(train, splits["train"]["labels"], strict=True)
-        train = [n + longest for n, row in asked for _ in range(2 * len(row))]
-        known = [max(len(template.answer_ids(word)) for word in (YES, NO))] * len(train)
-    elif params.multi_label and params.decoding != "generate":  # and again for each label of a set
-        passes = sum(map(len, splits["train"]["labels"])) / len(train)
+    template, labels = build_template(tokenizer, config, names, params)
+    train = lengths["train"]
+    answers = [
+        len(template.answer_ids(*order_labels(row, labels))) for row in splits["train"]["labels"]
+    ]
+    # Behind each held-out document; examples precede it, computed again if they differ per prompt.
+    added = _tokens_to_answer(params, template, labels, max(answers))
     if params.example_choice == "nearest" or params.decoding == "generate":
-        added += examples  # else they are computed once for all prompts
-    train = [n + prompt + answer for n, answer in zip(train, known, strict=True)]
-    supervised = params.batch_size * max(train if params.loss_on_prompt else known)
-    supervised = min(supervised, params.token_budget)
-    return train, [round(passes * (n + added)) for n in held_out], supervised, epochs
+        added += params.num_examples * (sum(train) + sum(answers)) // len(train)
+    passes = _passes(params, splits["train"])
+    held_out = [round(passes * (n + added)) for n in _held_out(lengths, epochs)]
+    # A training sequence per document, or per question.
+    if params.decoding == "yes_no":
+        train, answers = _question_lengths(template, labels, splits["train"], train)
+    prompt = len(template.prefix_ids) + len(template.suffix_ids)
+    sequences = [n + prompt + answer for n, answer in zip(train, answers, strict=True)]
+    supervised = min(params.batch_size * max(answers), params.token_budget)
+    return Work(sequences, held_out, supervised, epochs)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: a table, or what is wrong in one line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.runs.plan", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", help="params/<study>")
-    parser.add_argument("--machine", choices=GPUS, help="a GPU; without it, this machine")
-    parser.add_argument("--price", type=float, default=0.0, help="of an hour of the machine")
-    options = parser.parse_args(arguments)
-    try:
-        study = load_params(Path(options.folder) / "common.yaml")
-        start_run(seed=0, num_threads=study.threads)
-        machine = GPUS[options.machine] if options.machine else calibrate(study)
-        table = plan(options.folder, machine=machine, price=options.price)
-    except InputError as error:
-        sys.exit(str(error))
-    source = "data sheet" if options.machine else "measured"
-    print(f"{machine.name} ({source}): {machine.flops / 1e12:.2f} TFLOP/s, "
-          f"{machine.bandwidth / 1e9:.0f} GB/s, {machine.memory_gib:.0f} GiB")  # fmt: skip
-    print(table.to_string(index=False, float_format="{:,.2f}".format, na_rep="-"))
+def _tokens_to_answer(
+    params: InstructionParams, template: PromptTemplate, labels: LabelSpace, longest_answer: int
+) -> int:
+    """Tokens computed behind a document to answer once."""
+    frame = len(template.suffix_ids)
+    if params.decoding == "generate":
+        return len(template.prefix_ids) + frame + longest_answer + ANSWER_TOKENS
+    if params.decoding == "yes_no":  # one branch per label
+        questions = [template.question_ids(text) for text in labels.texts]
+        return len(LabelTrie.build([[*q, end] for q in questions for end in (0, 1)]).tokens)
+    if params.decoding.startswith("score") or params.multi_label:
+        return frame + len(LabelTrie.build([template.answer_ids(t) for t in labels.texts]).tokens)
+    return frame + longest_answer
 
 
-def calibrate(study: StudyParams, *, seconds: float = 20.0) -> Machine:
-    """This machine's rates, measured on matrix products of the study's model."""
-    device = choose_device(study.device)
-    shape = Shape.from_config(AutoConfig.from_pretrained(resolve_model(study.model_id)))
-    return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
+def _passes(params: InstructionParams, train: Dataset) -> float:
+    """Passes per document: one per label of a set if the set is built label by label."""
+    if params.multi_label and params.decoding not in ("generate", "yes_no"):
+        return sum(map(len, train["labels"])) / len(train)
+    return 1.0
 
 
-if __name__ == "__main__":
-    main()
+def _question_lengths(
+    template: PromptTemplate, labels: LabelSpace, train: Dataset, lengths: list[int]
+) -> tuple[list[int], list[int]]:
+    """Tokens of questions, two per label of a document, and of their answers."""
+    asked = max(len(template.question_ids(text)) for text in labels.texts)
+    asked -= len(template.suffix_ids)
+    rows = zip(lengths, train["labels"], strict=True)
+    questions = [n + asked for n, row in rows for _ in range(2 * len(row))]
+    answer = max(len(template.answer_ids(word)) for word in (YES, NO))
+    return questions, [answer] * len(questions)

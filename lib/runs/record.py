@@ -9,23 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from datasets import DatasetDict
-from scipy.sparse import csr_array, issparse
-from torch import nn
-from transformers import PreTrainedModel
 
-from lib.machine import peak_memory_gib
-from lib.data.labels import LabelSpace
-from lib.model.load import count_parameters
-from lib.evaluation.metrics import run_metrics
-from lib.storage import ROOT, modules_behind
 from lib.config.arms import StudyParams
-from lib.storage import atomic_path, code_fingerprint
+from lib.data.labels import LabelSpace
+from lib.evaluation.metrics import run_metrics
+from lib.evaluation.scores import Scores
+from lib.machine import GIB
 from lib.model.weights import model_fingerprint
+from lib.storage import ROOT, atomic_path, code_fingerprint, modules_behind
 
-KINDS = ("model", "data", "held_out", "code", "descriptions", "teacher")
+KINDS = ("model", "data", "held_out", "code", "teacher")
 FINGERPRINTS = tuple(f"{of}_fingerprint" for of in KINDS)
 RESOURCE_KEYS = (
     "trainable_params",
@@ -75,7 +70,7 @@ def write_run(
     splits: DatasetDict,
     label_space: LabelSpace,
     preds: Mapping[str, list[list[str]]],
-    scores: Mapping[str, np.ndarray],
+    scores: Mapping[str, Scores],
     multi_label: bool,
     probabilities: bool,
     threshold: float | None = None,
@@ -87,9 +82,8 @@ def write_run(
     Parameters
     ----------
     preds, scores
-        For "validation" and "test": label lists, and (N, C) float scores in label order. Of a
-        sparse array the scores that it holds are written, and their labels as `score_labels`.
-        Where documents have a group, it is written too.
+        For "validation" and "test": label lists, and scores. Where documents have a group, it is
+        written too.
     multi_label, probabilities, threshold
         See `run_metrics`.
     resources
@@ -105,7 +99,7 @@ def write_run(
                 "y_true": list(splits[split]["labels"]),
                 "y_pred": preds[split],
             }
-            | _score_columns(scores[split])
+            | scores[split].to_rows()
             | ({"group": splits[split]["group"]} if "group" in splits[split].column_names else {})
         )
         for split in ("validation", "test")
@@ -114,15 +108,13 @@ def write_run(
     for columns in label_space.indices(splits["train"]["labels"]):
         train_counts[columns] += 1
     metrics = run_metrics(
-        splits["test"]["labels"],
-        preds["test"],
+        label_space.encode(splits["test"]["labels"]),
+        label_space.encode(preds["test"]),
         scores["test"],
-        label_space,
+        outside=label_space.outside(preds["test"]),
         multi_label=multi_label,
         probabilities=probabilities,
         threshold=threshold,
-        train_counts=train_counts,
-        num_train=len(splits["train"]),
     )
     with atomic_path(folder / "predictions.parquet") as path:
         pd.concat(frames, ignore_index=True).to_parquet(path)
@@ -143,43 +135,11 @@ def write_run(
     return metrics
 
 
-def _score_columns(scores: np.ndarray | csr_array) -> dict[str, list]:
-    if not issparse(scores):
-        return {"scores": list(np.asarray(scores, dtype=np.float32))}
-    shape = (scores.shape[0], -1)
-    return {
-        "scores": list(scores.data.astype(np.float32).reshape(shape)),
-        "score_labels": list(scores.indices.astype(np.int32).reshape(shape)),
-    }
-
-
-def measure_resources(
-    params: StudyParams, model: nn.Module, backbone: PreTrainedModel, dtype: torch.dtype
-) -> dict[str, Any]:
-    """The resources that every language-model run shares: parameters, memory, disk, precision.
-
-    The precision is that of the weights themselves (`lib.model.load`), whatever was asked.
-    """
-    trainable, total = count_parameters(model)
-    return {
-        "trainable_params": trainable,
-        "total_params": total,
-        "peak_memory_gib": peak_memory_gib(backbone.device),
-        "model_memory_gib": backbone.get_memory_footprint() / 2**30,
-        "model_disk_gib": saved_gib(params),
-        "device": backbone.device.type,
-        "num_threads": params.threads,
-        "dtype": str(dtype).removeprefix("torch."),
-        "quantization": backbone.quantization,
-        "nf4_share": backbone.nf4_share,
-    }
-
-
-def saved_gib(params: StudyParams) -> float | None:
-    """GiB of what the run has saved as its model; None if nothing."""
-    files = (params.run_dir / "model").rglob("*")
+def saved_gib(folder: Path) -> float | None:
+    """GiB of what a run has saved as its model; None if nothing."""
+    files = (folder / "model").rglob("*")
     saved = [file.stat().st_size for file in files if file.is_file()]
-    return sum(saved) / 2**30 if saved else None
+    return sum(saved) / GIB if saved else None
 
 
 def _write_json(file: Path, value: Any) -> None:
@@ -199,18 +159,12 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
             content.update((ROOT / params.label_names).read_bytes())
     modules = modules_behind(notebook=params.notebook)
     reads_model = getattr(params, "method", None) != "tfidf"
-    described = getattr(params, "label_descriptions", "")
     return {
         "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
         "data_fingerprint": documents.hexdigest()[:16],
         "held_out_fingerprint": held_out.hexdigest()[:16],
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
-    } | ({"descriptions_fingerprint": descriptions_fingerprint(described)} if described else {})
-
-
-def descriptions_fingerprint(label_descriptions: str) -> str:
-    """A hash of the file that describes labels in prompts."""
-    return hashlib.sha256((ROOT / label_descriptions).read_bytes()).hexdigest()[:16]
+    }
 
 
 def read_runs(
@@ -264,13 +218,14 @@ def read_runs(
     return pd.DataFrame(rows)
 
 
-def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
-    """`id split y_true y_pred scores` of one split, in the order of the documents.
+def read_predictions(folder: Path, split: str | None = "test") -> pd.DataFrame:
+    """`id split y_true y_pred scores` of one split or of both, in the order of the documents.
 
-    And `group` where the study has a `group_column`.
+    And `group` where the study has a `group_column`, `score_labels` where only the best scores
+    were kept (`lib.evaluation.scores`).
     """
     table = pd.read_parquet(folder / "predictions.parquet")
-    return table[table["split"] == split].reset_index(drop=True)
+    return table if split is None else table[table["split"] == split].reset_index(drop=True)
 
 
 def read_label_space(folder: Path) -> LabelSpace:

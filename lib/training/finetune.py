@@ -11,22 +11,22 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from lib.config.arms import SET_THRESHOLDS
+from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
+from lib.config.choices import SET_THRESHOLDS
 from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import Labels, decode_sets, f1_scores, tune_thresholds, without_luck
+from lib.evaluation.metrics import f1_scores, tune_threshold
+from lib.evaluation.scores import Labels
 from lib.head.losses import HeadLoss
 from lib.head.model import predict_logits
-from lib.machine import mixed_precision
-from lib.model.fast.attention import hidden_states, is_packed
-from lib.model.fast.blocks import (
-    checkpoint_layers,
-    compiled_if_it_pays,
-    first_adapted_layer,
-    only_layers,
-    reading_only,
+from lib.machine import GIB, NO_COST, Cost, meter
+from lib.model.forward import (
+    last_hidden_states,
+    maybe_compiled,
+    next_token_logits,
+    skips_padding,
 )
-from lib.model.logits import causal_lm, decoder_of, next_token_logits
-from lib.model.memory import GIB, ROW_BYTES
+from lib.model.memory import ROW_BYTES, fit_into_memory
+from lib.model.parts import pretrained
 from lib.prompt.decode import decode_labels
 from lib.training.trainer import (
     DocumentTrainer,
@@ -39,11 +39,19 @@ from lib.training.trainer import (
     spent_on_training,
 )
 
+TRAIN_RESOURCES = (
+    "train_seconds",
+    "train_joules",
+    "train_docs_per_second",
+    "train_tokens_per_second",
+)
+
 
 def finetune_embedding(
     model: nn.Module,
     examples: Sequence[Example],
     evaluate: Evaluate,
+    params: EmbeddingParams,
     *,
     head_loss: HeadLoss,
     **options: Any,
@@ -55,7 +63,8 @@ def finetune_embedding(
     examples
         One mapping a training document: `id` str, `input_ids` list[int], `target` int, the label's
         index, or a list of them where a document may have several labels, or (C,) float32
-        probabilities (`runs.distillation`); `lower`, optionally, its cached lower states.
+        probabilities (`runs.distillation`); optionally `cached_states`, those that enter the first
+        adapted layer.
     head_loss
         Summed over a document's labels where it may have several: with "cross_entropy", -log p of
         the label set if labels were independent.
@@ -74,18 +83,23 @@ def finetune_embedding(
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        lower = {"lower": batch["lower"]} if "lower" in batch else {}
         return model(
-            batch["input_ids"], batch["attention_mask"], batch["targets"], head_loss, **lower
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["targets"],
+            head_loss,
+            batch.get("cached_states"),
         )
 
-    return _finetune(model, examples, loss, evaluate, **options)
+    rate = params.head_learning_rate
+    return _finetune(model, examples, loss, evaluate, params, head_rate=rate, **options)
 
 
 def finetune_instruction(
     model: nn.Module,
     examples: Sequence[Example],
     evaluate: Evaluate,
+    params: InstructionParams,
     *,
     compute_dtype: torch.dtype,
     **options: Any,
@@ -99,7 +113,7 @@ def finetune_instruction(
     Parameters
     ----------
     examples
-        As in `finetune_embedding`, but `input_ids` is prompt + answer, which `lower` covers, and
+        As in `finetune_embedding`, but `input_ids` is prompt + answer, and
         `target` is the number of answer tokens at its end.
 
     Raises
@@ -107,6 +121,10 @@ def finetune_instruction(
     ValueError
         A document has no supervised token, or nothing but supervised tokens.
     """
+    if not params.num_epochs:  # the model is asked as it is
+        return pd.DataFrame({"step": []}), dict.fromkeys(TRAIN_RESOURCES, 0.0) | {
+            "train_joules": 0 * meter(pretrained(model).device).joules  # NaN without a counter
+        }
     for example in examples:
         if not 0 < example["target"] < len(example["input_ids"]):
             raise ValueError(
@@ -117,10 +135,10 @@ def finetune_instruction(
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         return -answer_log_probs(model, batch, compute_dtype).sum()
 
-    answers = sum(sorted(e["target"] for e in examples)[-options["batch_size"] :])
-    rows = min(answers, options["token_budget"])
-    logits_gib = rows * causal_lm(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
-    return _finetune(model, examples, loss, evaluate, reserved_gib=logits_gib, **options)
+    answers = sum(sorted(e["target"] for e in examples)[-params.batch_size :])
+    rows = min(answers, params.token_budget)
+    logits_gib = rows * pretrained(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
+    return _finetune(model, examples, loss, evaluate, params, reserved_gib=logits_gib, **options)
 
 
 def answer_log_probs(
@@ -129,27 +147,24 @@ def answer_log_probs(
     """log p(token | tokens before) of every answer token in a right-padded micro-batch, 1-D fp32.
 
     `batch` holds `input_ids` and `attention_mask`, (B, T), and `targets`, (B,): how many of a row's
-    last real tokens are its answer. With `lower`, (S, H) of all S real tokens, layers start from
-    what `lib.model.fast.cached_layers` has kept.
+    last real tokens are its answer; and optionally `cached_states`, (S, H) of all S real tokens.
     """
-    base = causal_lm(model)
-    decoder, input_ids = decoder_of(base), batch["input_ids"]
-    if "lower" in batch:
-        decoder = only_layers(decoder, range(first_adapted_layer(model), len(decoder.layers)))
+    input_ids = batch["input_ids"]
     lengths = batch["attention_mask"].sum(dim=1, keepdim=True)  # (B, 1)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
     # The state at t predicts token t + 1: answers start one position early and end one early.
     before_answer = (positions >= lengths - 1 - batch["targets"][:, None]) & (
         positions < lengths - 1
     )
-    with (
-        mixed_precision(input_ids.device, compute_dtype),
-        reading_only(decoder, before_answer[batch["attention_mask"].bool()]),
-    ):
-        (states,) = hidden_states(
-            decoder, input_ids, batch["attention_mask"], inputs_embeds=batch.get("lower")
-        )  # (B, T, H)
-        logits = next_token_logits(base, states[before_answer])  # (answer tokens, V)
+    states = last_hidden_states(
+        model,
+        input_ids,
+        batch["attention_mask"],
+        compute_dtype=compute_dtype,
+        read=before_answer,
+        cached=batch.get("cached_states"),
+    )  # (B, T, H)
+    logits = next_token_logits(model, states[before_answer], compute_dtype)  # (answer tokens, V)
     following = input_ids.roll(-1, dims=1)[before_answer]
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
 
@@ -166,14 +181,15 @@ def evaluate_embedding(
     """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
 
     Of its best labels; where documents may have several, at the threshold that suits them best, by
-    the study's rule on empty sets (`decode_sets`). The options are those of `predict_logits`.
+    the study's rule on empty sets (`Scores.labels_above`). The options are those of
+    `predict_logits`.
     """
     logits = predict_logits(model, documents, **options)
     if not multi_label:
-        return f1_scores(y_true, decode_sets(logits, np.inf))
+        return f1_scores(y_true, logits.labels_above(np.inf))
     empty = {"may_be_empty": may_be_empty}
-    threshold = tune_thresholds(y_true, logits, **empty)
-    return f1_scores(y_true, decode_sets(logits, threshold, **empty))
+    threshold = tune_threshold(y_true, logits, **empty)
+    return f1_scores(y_true, logits.labels_above(threshold, **empty))
 
 
 def evaluate_instruction(
@@ -191,15 +207,13 @@ def evaluate_instruction(
     """
     options = {"strategy": strategy, "multi_label": multi_label, **decoding}
     preds, scores = decode_labels(model, label_space=label_space, **options)
-    answered = label_space.encode(preds)
-    silent = np.array([len(labels) == 0 for labels in preds]) & bool(label_space.none)
-    outside = ~answered.any(axis=1) & ~silent  # where sets may be empty, an empty one is an answer
+    answered, outside = label_space.encode(preds), label_space.outside(preds)
     if multi_label and strategy in SET_THRESHOLDS:
         empty = {"may_be_empty": bool(label_space.none)}
-        answered = decode_sets(scores, tune_thresholds(y_true, scores, **empty), **empty)
+        answered = scores.labels_above(tune_threshold(y_true, scores, **empty), **empty)
         outside &= False
-    scores_of_labels = without_luck(f1_scores(y_true, answered), outside, y_true)
-    return {"out_of_set_rate": float(outside.mean())} | scores_of_labels
+    f1 = f1_scores(y_true, answered, outside=outside)
+    return {"out_of_set_rate": float(outside.mean())} | f1
 
 
 def _finetune(
@@ -207,22 +221,14 @@ def _finetune(
     examples: Sequence[Example],
     loss: Callable[[nn.Module, Mapping[str, Any]], Tensor],
     evaluate: Evaluate,
+    params: FinetuneParams,
     *,
     output_dir: str | Path,
-    pad_token_id: int,
-    token_budget: int,
-    num_epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    head_learning_rate: float = 0.0,
-    lora_plus_ratio: float = 1.0,
-    warmup_share: float = 0.0,
-    weight_decay: float = 0.0,
-    eval_steps: int = 0,
-    memory_gib: float = 0.0,
+    cached: Sequence[np.ndarray] = (),
+    spent: Cost = NO_COST,
+    num_documents: int = 0,
+    head_rate: float = 0.0,
     reserved_gib: float = 0.0,
-    prepared: np.ndarray | float = 0.0,
-    seed: int = 0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
 
@@ -231,35 +237,29 @@ def _finetune(
     output_dir
         Checkpoints, one per epoch: the best and the last are kept. A checkpoint that is already
         there is resumed from; the result equals an uninterrupted run.
-    token_budget
-        Most tokens of a micro-batch (`lib.model.batches.micro_batches`).
-    batch_size
-        Documents per optimizer step.
-    head_learning_rate
-        Of a module called `head`; 0 for `learning_rate`.
-    lora_plus_ratio
-        By how much the B matrices of adapters learn faster than the A matrices, which learn at
-        `learning_rate` (LoRA+, arXiv 2402.12354, section 4).
-    warmup_share
-        Share of the steps over which the learning rate rises from 0.
-    eval_steps
-        Also evaluate every so many optimizer steps, for the curves alone; 0 for epochs only.
-    memory_gib
-        What the run should use; 0 for what the device has: see `checkpoint_layers`.
-    reserved_gib
-        What training takes beside the model and what its layers keep.
-    prepared
-        Seconds and joules spent on these documents before (cached layers, a teacher); they count as
+    cached
+        States below the first adapted layer, one (T, H) array per example; or none.
+    spent
+        Cost of these documents before training (cached layers, a teacher), which counts as
         training.
+    num_documents
+        Training documents, where examples are questions about them; 0 where both are the same.
+    head_rate
+        Learning rate of a module called `head`; 0 for that of all.
+    reserved_gib
+        Memory that training takes beside the model and what its layers keep.
     """
+    if len(cached):
+        examples = [e | {"cached_states": x} for e, x in zip(examples, cached, strict=True)]
+    num_epochs, batch_size = params.num_epochs, params.batch_size
     steps_per_epoch = math.ceil(len(examples) / batch_size)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=num_epochs,
         per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
+        learning_rate=params.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=round(warmup_share * steps_per_epoch * num_epochs),
+        warmup_steps=round(params.warmup_share * steps_per_epoch * num_epochs),
         max_grad_norm=1.0,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -271,50 +271,51 @@ def _finetune(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         report_to="none",
-        seed=seed,
-        data_seed=seed,
+        seed=params.seed,
+        data_seed=params.seed,
         use_cpu=next(model.parameters()).device.type == "cpu",
     )
     # Of several GPUs one is used: the base class would split batches over all of them.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
     longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
-    token_budget = checkpoint_layers(
+    batch_tokens = fit_into_memory(
         model,
-        num_tokens=min(token_budget, sum(longest)),
+        num_tokens=min(params.token_budget, sum(longest)),
         longest=longest[-1],
-        memory_gib=memory_gib,
+        memory_gib=params.memory_gib,
         reserved_gib=reserved_gib,
     )
-    callback = EvaluateEvery(eval_steps)
+    pad_token_id = pretrained(model).config.pad_token_id
+    collator = MicroBatchCollator(batch_tokens, pad_token_id, packed=skips_padding(model))
+    callback = EvaluateEvery(params.eval_steps)
     trainer = DocumentTrainer(
         model=model,
         args=arguments,
         train_dataset=examples,
         eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
-        data_collator=MicroBatchCollator(token_budget, pad_token_id, packed=is_packed(model)),
+        data_collator=collator,
         loss=loss,
         evaluate=evaluate,
         optimizers=(
             torch.optim.AdamW(
                 parameter_groups(
                     model,
-                    learning_rate=learning_rate,
-                    head_learning_rate=head_learning_rate or learning_rate,
-                    lora_plus_ratio=lora_plus_ratio,
-                    weight_decay=weight_decay,
+                    learning_rate=params.learning_rate,
+                    head_learning_rate=head_rate or params.learning_rate,
+                    weight_decay=params.weight_decay,
                 ),
                 fused=True,
             ),
             None,
         ),
-        callbacks=[callback] if eval_steps else [],
+        callbacks=[callback] if params.eval_steps else [],
     )
     callback.trainer = trainer
-    with compiled_if_it_pays(model, tokens):
+    with maybe_compiled(model, tokens):
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
-    seconds, joules = prepared + spent_on_training(trainer.state.log_history)
-    documents = len(examples) * num_epochs
+    seconds, joules = spent + spent_on_training(trainer.state.log_history)
+    documents = (num_documents or len(examples)) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
     resources = {
         "train_seconds": seconds,

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from lib.machine import meter
+from lib.machine import Cost, meter
 from lib.model.batches import join_states, micro_batches, pad
 
 Example = Mapping[str, Any]
@@ -23,10 +23,10 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 SPENT = ("train_seconds", "train_joules")
 
 
-def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Seconds and joules up to the last evaluation, (2,) float64."""
+def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> Cost:
+    """Cost of training up to the last evaluation."""
     rows = [[row[key] for key in SPENT] for row in log_history if SPENT[0] in row]
-    return np.array(rows[-1] if rows else (0.0, 0.0))
+    return Cost(*rows[-1]) if rows else Cost()
 
 
 class MicroBatchCollator:
@@ -54,8 +54,8 @@ class MicroBatchCollator:
                 targets = np.stack(targets)
             targets = torch.as_tensor(targets)
             batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
-            if "lower" in chosen[0]:
-                batch["lower"] = join_states([e["lower"] for e in chosen])
+            if "cached_states" in chosen[0]:
+                batch["cached_states"] = join_states([e["cached_states"] for e in chosen])
             batches.append(batch)
         return {
             "micro_batches": batches,
@@ -78,7 +78,7 @@ class DocumentTrainer(Trainer):
         self._loss = loss
         self._evaluate_model = evaluate
         # Spent on training is `meter() - _clock`: evaluation and interruptions left out.
-        self._clock: np.ndarray | None = None
+        self._clock: Cost | None = None
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -111,7 +111,7 @@ class DocumentTrainer(Trainer):
         start = meter(self.args.device)
         metrics = {f"eval_{key}": value for key, value in self._evaluate_model(self.model).items()}
         self.model.train()
-        self.log(metrics | dict(zip(SPENT, map(float, start - self._clock), strict=True)))
+        self.log(metrics | dict(zip(SPENT, start - self._clock, strict=True)))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -150,7 +150,6 @@ def parameter_groups(
     *,
     learning_rate: float,
     head_learning_rate: float,
-    lora_plus_ratio: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
     """What trains, grouped by its learning rate; biases and norms do not decay."""
@@ -158,11 +157,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = learning_rate
-        if "head" in name.split("."):
-            rate = head_learning_rate
-        elif "lora_B" in name:
-            rate = learning_rate * lora_plus_ratio
+        rate = head_learning_rate if "head" in name.split(".") else learning_rate
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]

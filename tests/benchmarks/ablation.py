@@ -18,14 +18,16 @@ from peft.tuners import lora
 from torch import nn
 
 from lib.config.arms import StudyParams
+from lib.config.groups import HeadParams, LoraParams
 from lib.head.model import EmbeddingModel
-from lib.machine import start_run
+from lib.machine import configure_process
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
 from lib.model.fast import blocks as layers
 from lib.model.fast import lora_linear as fused
-from lib.model.fast.blocks import checkpoint_layers, compile_layers
+from lib.model.fast.blocks import wrap_for_compiling
 from lib.model.load import load_backbone, load_tokenizer
+from lib.model.memory import fit_into_memory
 
 
 class Variant:
@@ -36,19 +38,21 @@ class Variant:
         backbone = load_backbone(
             MODEL_ID, dtype=DTYPE, memory_gib=0.1 if name == "4-bit weights kept" else 0.0
         )
-        model = EmbeddingModel(backbone, num_labels=8, mode="mean", compute_dtype=DTYPE)
-        self.model = add_lora(model, r=8, alpha=16).train()
+        model = EmbeddingModel(
+            backbone, HeadParams(pooling="mean"), num_labels=8, compute_dtype=DTYPE
+        )
+        self.model = add_lora(model, LoraParams(lora_r=8, lora_alpha=16)).train()
         if name in ("padding, transformers' eager", "padding, transformers' sdpa"):
             backbone.set_attn_implementation(name.split()[-1])
             self.compiled = False  # it is for packed models
         else:
-            compile_layers(backbone, num_tokens=10**9)
+            wrap_for_compiling(backbone, num_tokens=10**9)
         if name == "peft's LoRA layers":
             for module in self.model.modules():
                 if isinstance(module, fused._FusedForward):
                     module.__class__ = lora.Linear
         if name == "gradient checkpointing":
-            checkpoint_layers(self.model, num_tokens=2048, longest=512, memory_gib=1e-3)
+            fit_into_memory(self.model, num_tokens=2048, longest=512, memory_gib=1e-3)
 
     def step(self, input_ids, mask) -> float:
         stance = "default" if self.compiled else "force_eager"
@@ -78,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     torch._dynamo.config.recompile_limit = 64  # variants share the code of a block
     layers.COMPILE_FROM = dict.fromkeys(layers.COMPILE_FROM, 0)
     news = make_case("news", load_tokenizer(MODEL_ID), 16)["ids"]

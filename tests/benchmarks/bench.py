@@ -33,14 +33,16 @@ from contenders import (
 from transformers import AutoConfig
 
 from lib.config.arms import StudyParams
+from lib.config.data import DataParams
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
-from lib.machine import describe_machine, start_run
+from lib.machine import configure_process, describe_machine
 from lib.model.load import load_tokenizer
-from lib.model.memory import Shape, kept_gib, measure_machine, training_flops, weights_gib
+from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.tokens import encode_documents
 from lib.model.weights import resolve_model
 from lib.prompt.template import PromptTemplate
+from lib.runs.rates import measure_machine, training_flops
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
@@ -124,7 +126,8 @@ def needed_flops(shape: Shape, lengths: list[int]) -> float:
 
 def make_case(name: str, tokenizer, num_documents: int) -> dict:
     """Documents in random order as texts, token ids, prompts and answers."""
-    splits = load_splits(**CASES[name], num_validation=100, num_test=100)
+    sizes = {"num_train": 0, "num_validation": 100, "num_test": 100}
+    splits = load_splits(DataParams(**CASES[name], **sizes))
     label_space = LabelSpace.from_splits(splits)
     chosen = splits["train"].shuffle(seed=0).select(range(num_documents))
     template = PromptTemplate.build(
@@ -159,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a repeat of ours")
     seconds = parser.parse_args().seconds
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     machine = describe_machine(DEVICE, DTYPE)
     shape = Shape.from_config(AutoConfig.from_pretrained(resolve_model(MODEL_ID)))
     limits = measure_limits(shape)
@@ -209,7 +212,9 @@ def add_estimates(name, shape, machine, lengths, speed, peak, *, add) -> None:
         shape, r=RANK, quantized=False, itemsize=machine.itemsize
     )
     tokens = min(TOKEN_BUDGET, sum(sorted(lengths)[-BATCH:]))
-    gib += kept_gib(shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device)
+    gib += activation_gib(
+        shape, num_tokens=tokens, itemsize=machine.itemsize, device=machine.device
+    )
     add(f"plan_{name}", "estimate", "peak memory", "GiB", gib, peak)
 
 

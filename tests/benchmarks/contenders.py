@@ -29,16 +29,17 @@ from transformers import (
 )
 
 from lib.config.arms import StudyParams
+from lib.config.groups import HeadParams, LoraParams
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import (
     choose_device,
     choose_dtype,
+    configure_process,
     memory_of,
     mixed_precision,
     peak_memory_gib,
     reset_peak_memory,
-    start_run,
 )
 from lib.model.adapters import add_lora
 from lib.model.fast import blocks as layers
@@ -88,9 +89,12 @@ class Ours:
 
     def adapt(self):
         model = EmbeddingModel(
-            self.backbone, num_labels=self.cases["num_labels"], mode="last", compute_dtype=DTYPE
+            self.backbone,
+            HeadParams(pooling="last"),
+            num_labels=self.cases["num_labels"],
+            compute_dtype=DTYPE,
         )
-        return add_lora(model, r=RANK, alpha=ALPHA)
+        return add_lora(model, LoraParams(lora_r=RANK, lora_alpha=ALPHA))
 
     def train(self, case: str, count: int, batch_size: int) -> dict:
         examples = [
@@ -134,7 +138,7 @@ class OursPrompt(Ours):
         return load_backbone(self.model_id, dtype=DTYPE, head="lm", max_length=512)
 
     def adapt(self):
-        return add_lora(self.backbone, r=RANK, alpha=ALPHA)
+        return add_lora(self.backbone, LoraParams(lora_r=RANK, lora_alpha=ALPHA))
 
     def rows(self, case: str) -> list:
         prompts, answers = self.cases[case]["prompts"], self.cases[case]["answers"]
@@ -333,7 +337,7 @@ def main() -> None:
     name, path = sys.argv[1:]
     torch.manual_seed(0)
     np.random.seed(0)
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     contender = CONTENDERS[name](json.loads(Path(path).read_text()))
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     print(json.dumps({"ready": name}), file=answers, flush=True)

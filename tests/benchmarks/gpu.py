@@ -23,17 +23,16 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from lib.config.arms import StudyParams
-from lib.machine import describe_machine, start_run
+from lib.machine import configure_process, describe_machine
 from lib.model.memory import (  # fmt: skip
     Shape,
+    activation_gib,
     fit_micro_batch,
-    kept_gib,
-    measure_machine,
-    training_flops,
+    should_dequantize,
     unpacked_gib,
-    unpacks_once,
     weights_gib,
 )
+from lib.runs.rates import measure_machine, training_flops
 from lib.storage import atomic_path
 
 SIZES = {  # hidden, intermediate, layers, heads, key heads, vocabulary: those of Llama 3
@@ -136,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scratch", default=None, help="folder for models, in memory if possible")
     scratch = parser.parse_args().scratch
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     rows: list[dict] = []
     limits: dict = {}
 
@@ -201,13 +200,13 @@ def run_size(size: str, folder: Path, limits: dict, add) -> None:
 def peak_estimate(shape: Shape, memory_gib: float) -> float:
     """What `lib.runs.plan` says of ours, in GiB."""
     itemsize = DTYPE.itemsize
-    quantized = not unpacks_once(unpacked_gib(shape, itemsize), memory_gib)
+    quantized = not should_dequantize(unpacked_gib(shape, itemsize), memory_gib)
     weights = weights_gib(shape, r=RANK, quantized=quantized, itemsize=itemsize)
     tokens, checkpointed = fit_micro_batch(
         shape, num_tokens=min(TOKEN_BUDGET, BATCH * 512), longest=512, itemsize=itemsize,
         device=DEVICE.type, num_layers=shape.num_layers, room_gib=memory_gib - weights,
     )  # fmt: skip
-    return weights + kept_gib(
+    return weights + activation_gib(
         shape, num_tokens=tokens, itemsize=itemsize, device=DEVICE.type, checkpointed=checkpointed
     )
 

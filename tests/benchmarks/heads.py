@@ -19,7 +19,7 @@ from lib.head import chunked
 from lib.head.chunked import chunked_loss, chunked_top
 from lib.head.classifiers import build_head
 from lib.head.losses import HeadLoss
-from lib.machine import describe_machine, peak_memory_gib, reset_peak_memory, start_run
+from lib.machine import configure_process, describe_machine, peak_memory_gib, reset_peak_memory
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 def measure(num_labels: int, how: str) -> dict:
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     if how == "at once":
         chunked.CHUNK = num_labels
     head = build_head("linear", WIDTH, num_labels)
@@ -43,14 +43,14 @@ def measure(num_labels: int, how: str) -> dict:
             before = peak_memory_gib(CPU)
         pooled = torch.randn(DOCUMENTS, WIDTH, requires_grad=True)
         start = time.perf_counter()
-        chunked_loss(pooled, head.rows(), head.bias, targets, loss).backward()
+        chunked_loss(pooled, head.weight, head.bias, targets, loss).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
         trained.append(time.perf_counter() - start)
     step_gib = peak_memory_gib(CPU) - before
     for _ in range(REPEATS):
         start = time.perf_counter()
-        chunked_top(pooled.detach(), head.rows(), head.bias, min(100, num_labels))
+        chunked_top(pooled.detach(), head.weight, head.bias, min(100, num_labels))
         predicted.append(time.perf_counter() - start)
     return {
         "labels": num_labels,

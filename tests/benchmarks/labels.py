@@ -26,12 +26,14 @@ import pandas as pd
 import torch
 
 from lib.config.arms import StudyParams
+from lib.config.data import DataParams
+from lib.config.groups import LoraParams
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
-from lib.machine import choose_device, choose_dtype, describe_machine, start_run
+from lib.machine import choose_device, choose_dtype, configure_process, describe_machine
 from lib.model.adapters import add_lora
 from lib.model.load import load_backbone, load_tokenizer
-from lib.model.logits import causal_lm
+from lib.model.parts import pretrained
 from lib.prompt.answers import parse_labels
 from lib.prompt.decode import generate_answers
 from lib.prompt.label_scores import score_labels
@@ -50,7 +52,7 @@ EXHAUSTIVE = 11  # labels of the first document that exhaustive scoring scores
 
 def exhaustive(model, prompts, answers):
     """(N, C) log-probabilities, a batch for each document."""
-    model = causal_lm(model).eval()
+    model = pretrained(model).eval()
     scores = np.empty((len(prompts), len(answers)))
     longest = max(map(len, answers))
     targets = torch.full((len(answers), longest), -100)
@@ -70,7 +72,7 @@ def exhaustive(model, prompts, answers):
 
 def tune(model, template, splits, texts, dtype):
     """The model with adapters that have learnt to answer the training documents."""
-    model = add_lora(model, r=8, alpha=16, last_layers=LAYERS)
+    model = add_lora(model, LoraParams(lora_r=8, lora_alpha=16, lora_layers=LAYERS))
     pairs = [
         template.render_with_answer(text, texts[label])
         for text, (label,) in zip(splits["train"]["text"], splits["train"]["labels"], strict=True)
@@ -94,10 +96,11 @@ def load():
     params = StudyParams()
     device = choose_device("auto")
     dtype = choose_dtype(device)
-    splits = load_splits(
+    documents = DataParams(
         dataset=DATASET, text_columns=["text"], label_column="labels", num_train=TRAIN,
         num_validation=77, num_test=0,
     )  # fmt: skip
+    splits = load_splits(documents)
     space = LabelSpace.from_splits(splits)
     texts = {name: name.replace("_", " ") for name in space.names}
     tokenizer = load_tokenizer(params.model_id)
@@ -119,8 +122,8 @@ def measure(loaded, *, listed: bool) -> list[dict]:
     longest = max(map(len, prompts)) + NEW_TOKENS
     contenders = {
         "score": lambda: score_labels(model, prompts[:SCORED], answers, **options),
-        "search": lambda: search_labels(model, prompts, answers, num_beams=None, **options),
-        "greedy": lambda: search_labels(model, prompts, answers, num_beams=1, **options),
+        "search": lambda: search_labels(model, prompts, answers, greedy=False, **options),
+        "greedy": lambda: search_labels(model, prompts, answers, greedy=True, **options),
         "exhaustive": lambda: exhaustive(model, prompts[:1], answers[:EXHAUSTIVE]),
         "generate": lambda: generate_answers(
             model, template, prompts, max_new_tokens=NEW_TOKENS,
@@ -161,7 +164,7 @@ def measure(loaded, *, listed: bool) -> list[dict]:
 
 
 def main() -> None:
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     loaded = load()
     table = pd.DataFrame(measure(loaded, listed=False) + measure(loaded, listed=True))
     with atomic_path(OUT / "labels.csv") as path:

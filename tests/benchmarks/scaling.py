@@ -23,17 +23,19 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
 from lib.config.arms import StudyParams
+from lib.config.groups import HeadParams, LoraParams
 from lib.evaluation.metrics import f1_scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.head.pooling import PoolingHead
-from lib.machine import describe_machine, peak_memory_gib, reset_peak_memory, start_run
+from lib.machine import configure_process, describe_machine, peak_memory_gib, reset_peak_memory
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
 from lib.model.load import load_backbone
-from lib.model.memory import Shape, kept_gib, measure_machine, weights_gib
+from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.weights import resolve_model
 from lib.report import save_figure, set_plot_style
+from lib.runs.rates import measure_machine
 from lib.storage import ROOT, atomic_path
 
 OUT = ROOT / "figures" / "bench"
@@ -45,8 +47,10 @@ RANKS = [1, 8, 64]
 
 
 def adapted(backbone, *, r=8, num_labels=8):
-    model = EmbeddingModel(backbone, num_labels=num_labels, mode="mean", compute_dtype=DTYPE)
-    return add_lora(model, r=r, alpha=2 * r).train()
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="mean"), num_labels=num_labels, compute_dtype=DTYPE
+    )
+    return add_lora(model, LoraParams(lora_r=r, lora_alpha=2 * r)).train()
 
 
 def step_seconds(model, length: int) -> float:
@@ -93,7 +97,7 @@ def against_labels() -> list[dict]:
     """The head alone: pooled embeddings of 16 documents to gradients, with AdamW's step."""
     rows = []
     for num_labels in LABELS:
-        head = PoolingHead(576, num_labels, "mean").to(DEVICE)
+        head = PoolingHead(576, num_labels, HeadParams(pooling="mean")).to(DEVICE)
         optimizer = torch.optim.AdamW(head.parameters())
         states = torch.randn(16, 4, 576, device=DEVICE)
         mask = torch.ones(16, 4, dtype=torch.long, device=DEVICE)
@@ -122,7 +126,10 @@ def against_documents() -> list[dict]:
         vocab_size=100, pad_token_id=0,
     )  # fmt: skip
     model = EmbeddingModel(
-        AutoModel.from_config(config), num_labels=20, mode="mean", compute_dtype=torch.float32
+        AutoModel.from_config(config),
+        HeadParams(pooling="mean"),
+        num_labels=20,
+        compute_dtype=torch.float32,
     ).to(DEVICE)
     generator = np.random.default_rng(0)
     rows = []
@@ -133,7 +140,7 @@ def against_documents() -> list[dict]:
         reset_peak_memory(DEVICE)
         start = time.perf_counter()
         logits = predict_logits(model, documents, token_budget=65_536)
-        f1_scores(truth, logits == logits.max(axis=1, keepdims=True))
+        f1_scores(truth, logits.labels_above(np.inf))
         rows.append(
             {"axis": "documents", "x": count, "seconds": (time.perf_counter() - start) / count,
              "gib": peak_memory_gib(DEVICE)}
@@ -149,7 +156,9 @@ def against_size(measured_seconds: float, measured_gib: float) -> list[dict]:
     rows = [{"axis": "size", "x": 0.135, "seconds": measured_seconds, "gib": measured_gib}]
     for shape in shapes:
         gib = weights_gib(shape, r=8, quantized=True, itemsize=DTYPE.itemsize)
-        gib += kept_gib(shape, num_tokens=TOKENS, itemsize=DTYPE.itemsize, device=machine.device)
+        gib += activation_gib(
+            shape, num_tokens=TOKENS, itemsize=DTYPE.itemsize, device=machine.device
+        )
         seconds = machine.train_seconds(shape, [512], r=8) / 512
         rows.append(
             {"axis": "estimated size", "x": billions(shape), "seconds": seconds, "gib": gib}
@@ -216,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--axis", choices=AXES, help="one axis alone, printed as JSON")
     axis = parser.parse_args().axis
-    start_run(seed=0, num_threads=StudyParams().threads)
+    configure_process(seed=0, num_threads=StudyParams().threads)
     if axis:
         print(json.dumps(AXES[axis]()))
         return

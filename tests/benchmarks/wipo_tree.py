@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from lib import storage
 from lib.data.wipo.read import read_wipo_alpha
 
 DOCUMENT = """<?xml version="1.0" encoding="{encoding}"?>
@@ -92,19 +93,16 @@ class PeakMemory(threading.Thread):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=20_000)
-    parser.add_argument("--workers", type=int, default=0, help="0 for one a CPU")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root, cache = Path(folder, "wipo-alpha"), Path(folder, "cache")
+        root, storage.CACHE = Path(folder, "wipo-alpha"), Path(folder, "cache")
         size = write_tree(root, arguments.files)
         print(f"{arguments.files} files, {size / arguments.files / 1000:.1f} KB on average")
         print(f"before: {resident_bytes() / 2**30:.2f} GiB")
         for name in ("parsed", "cached"):
             memory, start = PeakMemory(), time.perf_counter()
             memory.start()
-            splits = read_wipo_alpha(
-                root, level="subclass", num_workers=arguments.workers, cache_dir=cache
-            )
+            splits = read_wipo_alpha(root, level="subclass")
             seconds = time.perf_counter() - start
             print(
                 f"{name}: {seconds:.1f} s, {arguments.files / seconds:.0f} files/s, "

@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from lib.config.arms import SET_DECODINGS, EmbeddingParams, InstructionParams, StudyParams
+from lib.config.arms import EmbeddingParams, InstructionParams, StudyParams
+from lib.config.choices import SET_DECODINGS
 from lib.config.study import load_params
 from lib.errors import ParamsError
 
@@ -80,13 +81,6 @@ def test_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"label_descriptions": "a.yaml"}, "label_descriptions: has no effect while labels_in_pr"),
-        ({"label_order": "frequency"}, "label_order: has no effect where no label sets"),
-        ({"label_order": "shuffled", "label_mode": "multi", "num_epochs": 0}, "label_order: has"),
-        (
-            {"label_order": "frequency", "label_mode": "multi", "decoding": "yes_no"},
-            "label_order: has no effect",
-        ),
         ({"decoding": "yes_no"}, "'yes_no' does not answer with single labels"),
         (
             {"decoding": "yes_no", "label_mode": "multi", "num_epochs": 0, "num_examples": 2},
@@ -146,10 +140,10 @@ def test_a_run_of_a_size_has_its_own_folder():
 
 
 def test_an_untaught_arm_without_examples_learns_nothing():
-    assert not InstructionParams(num_epochs=0).learns
-    assert InstructionParams(num_epochs=0, num_examples=2, decoding="score").learns
-    assert InstructionParams().learns
-    assert EmbeddingParams().learns
+    assert not InstructionParams(num_epochs=0).uses_training_data
+    assert InstructionParams(num_epochs=0, num_examples=2, decoding="score").uses_training_data
+    assert InstructionParams().uses_training_data
+    assert EmbeddingParams().uses_training_data
 
 
 def test_a_run_depends_on_what_was_changed_last_in_folders_of_data_and_model(tmp_path):

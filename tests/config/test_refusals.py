@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import load_documents
 from datasets import ClassLabel, Dataset, Features, List
 
 from lib.data.labels import LabelSpace
-from lib.data.load import load_splits
 from lib.data.tables import _name_classes
 from lib.errors import DataError
 from lib.storage import ROOT
@@ -26,7 +26,7 @@ def load(tmp_path):
             data = content if isinstance(content, bytes) else content.encode()
             (tmp_path / name).write_bytes(data)
         options = {"text_columns": ["text"], "label_column": "label", "num_validation": 1} | options
-        return load_splits(str(tmp_path / dataset), **options)
+        return load_documents(str(tmp_path / dataset), **options)
 
     return load
 
@@ -55,10 +55,13 @@ CASES = {
         "header 'text;label' is one column; is ';' the del",
     ),
     "missing column": (csv("text,topic\na,b\n"), "no column 'label'; did you mean"),
-    "doubled column": (csv("text,label,text\na,b,c\n"), "column 'text' stands twice in the header"),
-    "mixed types of text": (jsonl({"text": 7, "label": "a"}), "document 7 holds a number"),
+    "doubled column": (
+        csv("text,label,text\na,b,c\n"),
+        "column 'text' appears twice in the head",
+    ),
+    "mixed types of text": (jsonl({"text": 7, "label": "a"}), "document 7 contains a number"),
     "mixed types of label": (jsonl({"text": "x", "label": 3}), "column 'label' mixes number and"),
-    "text is a list": (jsonl({"text": ["x"], "label": "a"}), "document 7: 'text' holds a list"),
+    "text is a list": (jsonl({"text": ["x"], "label": "a"}), "document 7: 'text' contains a list"),
     "NaN label": (jsonl({"text": "x", "label": float("nan")}), "document 7: no label"),
     "null label": (jsonl({"text": "x", "label": None}), "document 7: no label"),
     "empty label list": (jsonl({"text": "x", "label": []}), "document 7: no label"),
@@ -76,11 +79,11 @@ CASES = {
     ),
     "doubled id, other label": (
         csv("id,text,label\n1,x,a\n2,y,b\n1,z,b\n", "id,text,label\n9,x,a\n", id_column="id"),
-        r"id '1' stands twice with labels \['a'\] and \['b'\]",
+        r"id '1' appears twice with labels \['a'\] and \['b'\]",
     ),
     "id of train in test": (
         csv("id,text,label\n1,x,a\n2,y,b\n3,z,b\n", "id,text,label\n1,q,a\n", id_column="id"),
-        "id '1' stands twice; every document needs its own",
+        "id '1' appears twice; every document needs its own",
     ),
     "no id": (csv("id,text,label\n1,x,a\n,y,b\n", id_column="id"), "document 2: no id"),
     "not UTF-8": (csv("text,label\ncafé,a\n".encode("latin1")), r"not UTF-8 \(byte 0xe9\)"),
@@ -113,7 +116,7 @@ CASES = {
     ),
     "open quote behind the label, closed by chance": (
         csv('label,text\na,x\nb,y\na,"open\nb,5"\n'),
-        r"document 3 \(line 4\): a quotation mark opens 'text' and swallows the rows behind it",
+        r"document 3 \(line 4\): a quotation mark opens 'text' and swallows the rows after it",
     ),
     "quotes escaped by a backslash": (
         csv('text,label\n"a \\"b\\" c",a\nd,b\n'),
@@ -125,7 +128,7 @@ CASES = {
     ),
     "header missing": (
         csv("good,a\nbad,b\nfine,a\n"),
-        r"the first line \(good, a\) holds values, not names: write",
+        r"the first line \(good, a\) contains values, not names: write",
     ),
     "boolean among numbers": (
         (
@@ -135,7 +138,7 @@ CASES = {
             },
             {"dataset": "{split}.jsonl"},
         ),
-        "'label' mixes boolean and number values; document 1 holds a number, 1; write",
+        "'label' mixes boolean and number values; document 1 contains a number, 1; write",
     ),
     "labels that differ by Unicode form": (
         csv(GOOD + "x,cafe\u0301\ny,caf\u00e9\n"),
@@ -149,20 +152,26 @@ CASES = {
     "JSON without names": (jsonl("[1, 2]"), "line 7 is not a JSON object"),
     "half of a character": (
         jsonl('{"text": "x \\ud83d", "label": "a"}'),
-        r"train.jsonl: line 7 holds half of a character, .ud83d; write both",
+        r"train.jsonl: line 7 contains a lone surrogate, .ud83d .*; write the full",
     ),
     "empty file": (csv(""), "train.csv: cannot be read: No columns; name"),
-    "header alone": (csv("text,label\n"), "train.csv: holds no document"),
+    "header alone": (csv("text,label\n"), "train.csv: contains no document"),
     "one class": (csv("text,label\na,x\nb,x\nc,x\n", "text,label\nd,x\n"), "one class only: {'x'}"),
     "label only in test": (csv(test=TEST + "x,c\n"), r"test-3: label \['c'\] is in test but not"),
     "unknown ending": (({"a.xls": b"x"}, {"dataset": "a.xls"}), "ending '.xls' is none of"),
     "no file": (({}, {"dataset": "nowhere-{split}.csv"}), "nowhere-train.csv: no such data file"),
     "too few to stratify": (
         csv("text,label\na,x\nb,y\nc,z\n", "text,label\nd,x\n", num_train=2),
-        "num_train 2 and num_validation 1 do not fit 3 training documents of 3 classes",
+        "cannot take num_train 2, num_validation 1 out of 3 .*; train needs one of each of the 3",
     ),
-    "more than there are": (csv(num_train=8), "num_train 8 and num_validation 1 do not fit 8"),
-    "nothing to validate": (csv(num_validation=0), "what is cut needs at least one document"),
+    "more than there are": (
+        csv(num_train=8),
+        "cannot take num_train 8, num_validation 1 out of 8 training documents; lower",
+    ),
+    "nothing to validate": (
+        csv(num_validation=0),
+        "a split that is cut from train needs at least one document",
+    ),
     "mark of no split": (
         one(MARKED.replace("d,y,test", "d,y,tset"), split_column="part"),
         "document 4: 'part' is 'tset', which is none of split_names",
@@ -213,14 +222,17 @@ CASES = {
     ),
     "label is an object": (
         jsonl({"text": "x", "label": {"a": 1}}),
-        "'label' holds a dict",
+        "'label' contains a dict",
     ),
-    "labels of labels": (jsonl({"text": "x", "label": [["a"]]}), "'label' holds a list"),
+    "labels of labels": (jsonl({"text": "x", "label": [["a"]]}), "'label' contains a list"),
     "id is a list": (
         jsonl({"text": "x", "label": "a", "id": ["1"]}, id_column="id"),
-        "document 7: 'id' holds a list",
+        "document 7: 'id' contains a list",
     ),
-    "doubled key": (jsonl('{"text": "x", "text": "y"}'), "line 7 is not JSON: 'text' stands twice"),
+    "doubled key": (
+        jsonl('{"text": "x", "text": "y"}'),
+        "7 is not JSON: 'text' appears twice",
+    ),
     "quotation mark in a TSV": (
         (
             {"train.tsv": 'text\tlabel\n"open\ta\nx\tb\ny" z\ta\nq\tb\n', "test.tsv": ""},
@@ -230,7 +242,7 @@ CASES = {
     ),
     "plain table called .tab": (
         ({"train.tab": "text\tlabel\nx\ta\ny\tb\n", "test.tab": ""}, {"dataset": "{split}.tab"}),
-        "line 2 does not hold Orange's column types",
+        "line 2 does not contain Orange's column types",
     ),
     "template that is none": (csv(text_template="{text"), "text_template: '{text' is not valid"),
     "indicator of neither 0 nor 1": (
@@ -303,7 +315,7 @@ CASES = {
     ),
     "nothing left for train": (
         csv(num_validation=9),
-        r"num_train 0 \(the rest\) and num_validation 9 do not fit 8 training documents",
+        r"num_train 0 \(the rest\), num_validation 9 out of 8 training documents",
     ),
     "hour without a time zone": (
         one(
@@ -314,11 +326,11 @@ CASES = {
     ),
     "ISO-2022-JP": (
         csv("text,label\na,b\n今日は天気がいいです,a\n".encode("iso2022_jp")),
-        "train.csv: line 3 holds an escape sequence of ISO-2022-JP; .* `iconv -f ISO-2022-JP -t",
+        "train.csv: line 3 contains an escape sequence of ISO-2022-JP; .* `iconv -f ISO-2022-JP -t",
     ),
     "ISO-2022-KR": (
         csv("text,label\n안녕하세요,a\n".encode("iso2022_kr")),
-        "holds an escape sequence of ISO-2022-KR; convert the file",
+        "contains an escape sequence of ISO-2022-KR; convert the file",
     ),
     "support that no label has": (csv(min_support=99, rare_labels="drop"), "leaves no document"),
 }
@@ -383,10 +395,10 @@ def test_faulty_label_names_stop_in_one_line(load, tmp_path, content, message):
 
 def test_a_missing_package_and_a_missing_hub_data_set_are_named():
     options = {"text_columns": ["text"], "label_column": "label", "num_validation": 1}
-    with pytest.raises(DataError, match=r"no installed package carries nopackage/x-train.csv"):
-        load_splits("package:nopackage/x-{split}.csv", **options)
+    with pytest.raises(DataError, match=r"no installed package contains nopackage/x-train.csv"):
+        load_documents("package:nopackage/x-{split}.csv", **options)
     with pytest.raises(DataError, match=r"someone/nothing: split 'train' cannot be loaded") as at:
-        load_splits("someone/nothing", **options)
+        load_documents("someone/nothing", **options)
     assert "\n" not in str(at.value)
 
 
@@ -395,7 +407,7 @@ def test_missing_cells_do_not_turn_labels_into_decimals(tmp_path):
     frame.to_parquet(tmp_path / "test.parquet")
     frame.loc[len(frame)] = [None, np.nan]
     frame.to_parquet(tmp_path / "train.parquet")
-    splits = load_splits(
+    splits = load_documents(
         str(tmp_path / "{split}.parquet"),
         text_columns=["text"], label_column="label", num_validation=1,
     )  # fmt: skip
@@ -423,7 +435,9 @@ def test_parquet_keeps_an_index_that_has_a_name_and_draws_groups_at_random(tmp_p
     options = {"text_columns": ["text"], "label_column": "label", "id_column": "key",
                "group_column": "family", "num_validation": 6, "num_test": 6}  # fmt: skip
     path = str(tmp_path / "all.parquet")
-    held_out = [set(load_splits(path, **options, seed=seed)["test"]["group"]) for seed in (0, 1)]
+    held_out = [
+        set(load_documents(path, **options, data_seed=seed)["test"]["group"]) for seed in (0, 1)
+    ]
     assert held_out[0] != held_out[1]
 
 

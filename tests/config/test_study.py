@@ -100,7 +100,7 @@ def test_in_a_study_of_sizes_a_teacher_has_to_learn():
         "untaught": InstructionParams(num_epochs=0, train_sizes=[8]),
         "student": EmbeddingParams(teacher="untaught", train_sizes=[8]),
     }
-    with pytest.raises(ParamsError, match="'untaught' learns from nothing, so it has no run of"):
+    with pytest.raises(ParamsError, match="'untaught' is not trained, so it has no run per"):
         check_teachers(arms, "params/mine")
     check_teachers(
         {name: arm.model_copy(update={"train_sizes": []}) for name, arm in arms.items()}, ""

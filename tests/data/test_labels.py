@@ -1,9 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import load_documents
+from datasets import Dataset, DatasetDict
 
 from lib.data.labels import LabelSpace, apply_min_support, read_label_names
-from lib.data.load import load_splits
 from lib.errors import DataError
 
 
@@ -67,10 +68,19 @@ def test_texts_come_from_the_file_and_default_to_the_names(tmp_path):
     assert read_label_names(file) == {"A": "Human necessities", "no": "Norwegian"}
     (tmp_path / "train.csv").write_text("text,label\nx,A\ny,B\nz,A\n")
     (tmp_path / "test.csv").write_text("text,label\nx,A\n")
-    splits = load_splits(
+    splits = load_documents(
         str(tmp_path / "{split}.csv"), text_columns=["text"], label_column="label",
         num_validation=1,
     )  # fmt: skip
     space = LabelSpace.from_splits(splits, label_names=str(file))
     assert (space.names, space.texts) == (("A", "B"), ("Human necessities", "B"))
     assert np.array_equal(space.encode([["A"]]), [[True, False]])
+
+
+def test_the_word_for_an_empty_set_is_no_label_of_the_study():
+    splits = DatasetDict(
+        {s: Dataset.from_dict({"labels": [["None"], ["b"], []]}) for s in ("train", "test")}
+    )
+    space = LabelSpace.from_splits(splits)
+    assert (space.names, space.none) == (("None", "b"), "no label")
+    assert LabelSpace.from_splits(splits.map(lambda row: {"labels": ["b"]})).none == ""

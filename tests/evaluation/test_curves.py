@@ -77,12 +77,11 @@ def test_the_table_has_scikit_learns_f1_and_the_intervals_of_significance(y_pred
     assert table["train_size"].iloc[-1] == 0
 
 
-@pytest.mark.parametrize("average", ["micro_f1", "macro_f1"])
-def test_one_seed_is_resampled_as_significance_does(y_preds, average):
+def test_one_seed_is_resampled_as_significance_does(y_preds):
     one = {"embedding@64": y_preds["embedding@64"][:1]}
-    curve = resample_curves(Y_TRUE, one, average=average, num_resamples=3000)["embedding"]
+    curve = resample_curves(Y_TRUE, one, num_resamples=3000)["embedding"]
     alone = f1_intervals(Y_TRUE, one).iloc[0]
-    expected = [alone[f"{average}_low"], alone[f"{average}_high"]]
+    expected = [alone["micro_f1_low"], alone["micro_f1_high"]]
     assert np.quantile(curve.samples, [0.025, 0.975]) == pytest.approx(expected, abs=0.004)
 
 
@@ -92,11 +91,6 @@ def test_seeds_that_differ_widen_a_curve_by_the_standard_error_of_their_mean():
     error = np.std([0.3, 0.4, 0.5, 0.6, 0.7], ddof=1) / np.sqrt(5)
     half = (np.quantile(samples, 0.975) - np.quantile(samples, 0.025)) / 2
     assert half == pytest.approx(2.776 * error, rel=0.1)  # Student's t with 4 degrees of freedom
-
-
-def test_an_unknown_average_is_named(y_preds):
-    with pytest.raises(ValueError, match="average: 'f1' is not one of micro_f1, macro_f1"):
-        resample_curves(Y_TRUE, y_preds, average="f1", num_resamples=10)
 
 
 def test_a_known_crossing_lies_in_its_interval(curves):

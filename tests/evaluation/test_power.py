@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from lib.evaluation.intervals import paired_spread
 from lib.evaluation.jackknife import measure_arms
-from lib.evaluation.power import EXACT, _events_needed, min_detectable
+from lib.evaluation.power import MAX_ENUMERATED, _events_needed, min_detectable
 from lib.evaluation.significance import compare_all
 
 
@@ -48,7 +48,10 @@ def test_sixty_documents_need_more_than_three_to_differ():
 
 
 def test_enumeration_and_normal_approximation_meet():
-    below, above = _events_needed(EXACT, True), _events_needed(EXACT * 1.0001, True)
+    below, above = (
+        _events_needed(MAX_ENUMERATED, True),
+        _events_needed(MAX_ENUMERATED * 1.0001, True),
+    )
     assert below == pytest.approx(above, rel=0.01)
 
 

@@ -3,10 +3,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lib.config.arms import HEADS
+from lib.config.choices import HEADS
+from lib.config.groups import HeadParams
 from lib.head import chunked
 from lib.head.chunked import chunked_loss, chunked_top
-from lib.head.classifiers import build_head
+from lib.head.classifiers import KINDS
 from lib.head.losses import HeadLoss
 
 COUNTS = np.array([40, 8, 2, 1, 9])
@@ -15,7 +16,8 @@ MULTI_HOT = torch.tensor([[1.0, 0, 0, 1, 0], [0, 0, 0, 0, 1], [0, 1, 1, 0, 1]])
 
 
 def build(kind="cross_entropy", *, multi_label=True, **options):
-    return HeadLoss.build(kind, COUNTS, 60, multi_label=multi_label, **options)
+    params = HeadParams(loss=kind, **options)
+    return HeadLoss.build(params, COUNTS, 60, multi_label=multi_label)
 
 
 def inputs(seed=0):
@@ -29,7 +31,7 @@ def test_cross_entropy_is_pytorchs_own():
     balanced = torch.tensor(60 / (5 * COUNTS)).float()
     for options, expected in (
         ({}, {}),
-        ({"smoothing": 0.1}, {"label_smoothing": 0.1}),
+        ({"label_smoothing": 0.1}, {"label_smoothing": 0.1}),
         ({"class_weights": "balanced"}, {"weight": balanced}),
     ):
         ours = build(multi_label=False, **options).of_labels(logits, labels)
@@ -82,7 +84,7 @@ def test_logit_adjustment_asks_more_of_rare_labels_and_only_in_training():
 @pytest.mark.parametrize("kind", ["cross_entropy", "focal", "asymmetric", "logit_adjusted"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_loss_in_chunks_is_the_whole_loss_with_its_gradients(monkeypatch, kind, bias):
-    loss = build(kind, class_weights="balanced", smoothing=0.1)
+    loss = build(kind, class_weights="balanced", label_smoothing=0.1)
     results = []
     for chunk in (100, 2):
         monkeypatch.setattr(chunked, "CHUNK", chunk)
@@ -106,45 +108,30 @@ def test_the_best_labels_of_chunks_are_the_best_of_all(monkeypatch):
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_heads_give_a_logit_a_label_in_fp32_and_train_all_they_have(kind):
-    head, pooled = build_head(kind, 6, 5), torch.randn(3, 6)
-    logits = functional.linear(head.features(pooled), head.rows(), head.bias)
+    head, pooled = KINDS[kind](6, 5, True), torch.randn(3, 6)
+    logits = functional.linear(head.features(pooled), head.weight, head.bias)
     assert logits.shape == (3, 5)
     logits.square().sum().backward()
     assert all(p.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in head.parameters())
-    assert build_head(kind, 6, 5, bias=False).bias is None
+    assert KINDS[kind](6, 5, False).bias is None
 
 
-def test_the_cosine_head_does_not_see_lengths():
-    head, pooled = build_head("cosine", 6, 5), torch.randn(3, 6)
-    torch.testing.assert_close(head.features(pooled), head.features(7 * pooled))
-    assert torch.allclose(head.rows().norm(dim=1), torch.ones(5))
+def test_more_labels_than_one_softmax_takes_are_an_error():
+    with pytest.raises(ValueError, match="one softmax over 100,001 labels"):
+        HeadLoss.build(HeadParams(), np.ones(100_001), 60, multi_label=False)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("hinge", COUNTS), "loss: 'hinge' is not known; use cross_entropy"),
-        (("asymmetric", COUNTS), 'loss: "asymmetric" is for label sets'),
-        (("cross_entropy", np.ones(100_001)), "one softmax over 100,001 labels"),
-    ],
-)
-def test_losses_that_do_not_fit_are_errors(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        HeadLoss.build(*arguments, 60, multi_label=False)
-
-
-def test_absent_classes_have_no_weight_and_unknown_heads_are_errors():
+def test_absent_classes_have_no_weight():
+    balanced = HeadParams(loss="focal", class_weights="balanced")
     with pytest.raises(ValueError, match=r"no weight for labels \[1\], which no training document"):
-        HeadLoss.build("focal", [3, 0, 1], 4, multi_label=True, class_weights="balanced")
-    with pytest.raises(ValueError, match="head: 'tree' is not known; use linear, mlp, cosine"):
-        build_head("tree", 6, 5)
+        HeadLoss.build(balanced, [3, 0, 1], 4, multi_label=True)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_of_a_mixture_is_the_mixture_of_both_losses(multi_label, smoothing):
     """Half the labels, half a teacher's probabilities (arXiv 1503.02531, section 2)."""
-    loss = build(multi_label=multi_label, smoothing=smoothing)
+    loss = build(multi_label=multi_label, label_smoothing=smoothing)
     hard = SETS if multi_label else torch.tensor([0, 4, 2])
     labels = MULTI_HOT if multi_label else functional.one_hot(hard, 5).float()
     probs = torch.randn(3, 5).sigmoid() if multi_label else torch.randn(3, 5).softmax(dim=1)

@@ -2,16 +2,18 @@ import numpy as np
 import pytest
 import torch
 
+from lib import storage
+from lib.config.groups import HeadParams
 from lib.head import frozen as features
 from lib.head.frozen import frozen_features
-from lib.head.model import EmbeddingModel, predict_embeddings
+from lib.head.model import EmbeddingModel, predict_logits
 
 SPLITS = {"train": [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100]], "test": [[5, 6, 7]]}
 
 
 @pytest.fixture
 def encode(tmp_path, monkeypatch, make_backbone):
-    monkeypatch.setattr(features, "CACHE", tmp_path)
+    monkeypatch.setattr(storage, "CACHE", tmp_path)
     loads = []
 
     def load(*_, max_length, **options):
@@ -36,8 +38,10 @@ def test_one_pass_gives_every_pooling_of_every_layer(encode, make_backbone):
     assert len(encode.loads) == 1
     assert set(found["train"]) == {f"{p} of layer -{n}" for p in ("mean", "last") for n in (1, 2)}
     backbone = make_backbone(dtype="float32")
-    model = EmbeddingModel(backbone, num_labels=0, mode="last", compute_dtype=torch.float32)
-    expected = predict_embeddings(model, SPLITS["train"], token_budget=8)
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="last"), num_labels=0, compute_dtype=torch.float32
+    )
+    expected = predict_logits(model, SPLITS["train"], token_budget=8)
     np.testing.assert_allclose(found["train"]["last of layer -1"], expected, rtol=1e-4, atol=1e-4)
     ids = torch.tensor([SPLITS["test"][0]])
     states = backbone(ids, output_hidden_states=True).hidden_states[-2]
@@ -58,13 +62,24 @@ def test_the_second_time_no_model_is_touched(encode):
         assert isinstance(again["train"][kind], np.memmap)
 
 
-def test_what_is_new_is_added_and_other_documents_are_told_apart(encode):
+def test_other_layers_and_other_documents_are_passes_of_their_own(encode):
     encode(layers=(1,))
-    encode(layers=(1, 2))
+    found, _ = encode(layers=(1, 2))
+    assert set(found["test"]) == {f"{p} of layer -{n}" for p in ("mean", "last") for n in (1, 2)}
     assert len(encode.loads) == 2
     other, _ = encode(splits={"train": [[81, 2, 216]]})
     assert len(encode.loads) == 3
     assert other["train"]["mean of layer -1"].shape == (1, 576)
+
+
+def test_damaged_features_are_computed_again(encode, tmp_path, damage, caplog):
+    features, _ = encode()
+    before = {kind: np.array(rows) for kind, rows in features["train"].items()}
+    damage(tmp_path / "features")
+    again, costs = encode()
+    assert "computing it anew" in caplog.text
+    assert costs["train"]["spent"][0] > 0
+    assert all(np.array_equal(again["train"][kind], rows) for kind, rows in before.items())
 
 
 def test_more_layers_than_there_are_are_an_error(encode):

@@ -4,9 +4,10 @@ import torch
 from scipy.sparse import csr_array
 
 from lib.config.arms import POOLINGS
+from lib.config.groups import HeadParams, LoraParams
 from lib.data.labels import NUM_TOP
-from lib.head.model import EmbeddingModel, predict_embeddings, predict_logits
-from lib.head.pooling import AttentionPooling, LayerMix, PoolingHead, pool
+from lib.head.model import EmbeddingModel, predict_logits
+from lib.head.pooling import AttentionPooling, PoolingHead, pool
 from lib.machine import choose_dtype
 from lib.model.adapters import add_lora
 from lib.training.finetune import evaluate_embedding
@@ -58,59 +59,24 @@ def test_attention_pooling_starts_as_the_mean_learns_and_ignores_padding():
     assert all(p.grad.abs().sum() > 0 for p in attention.parameters())
 
 
-def test_mixed_layers_weigh_alike_at_first_whatever_their_scale():
-    layers = [torch.randn(2, 3, 8) * scale for scale in (1.0, 1e3)]
-    mixed = LayerMix(2)(layers)
-    unit = [x / x.square().mean(-1, keepdim=True).sqrt() for x in layers]
-    torch.testing.assert_close(mixed, (unit[0] + unit[1]) / 2, rtol=1e-4, atol=1e-4)
-
-
-def test_mixing_takes_the_last_layers_and_no_more_than_there_are(make_backbone):
+def test_of_many_labels_the_best_alone_are_predicted(make_backbone, monkeypatch):
     model = EmbeddingModel(
-        make_backbone(), num_labels=3, mode="mean", mixed_layers=2, compute_dtype=COMPUTE
+        make_backbone(), HeadParams(pooling="mean"), num_labels=300, compute_dtype=COMPUTE
     )
-    seen = []
-    model.head.mix.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0]))
-    predict_logits(model, DOCUMENTS, token_budget=99)
-    last = model.backbone(torch.tensor([DOCUMENTS[0]])).last_hidden_state
-    assert len(seen[0]) == 2
-    rows = [i for i, n in enumerate(sorted(map(len, DOCUMENTS))) if n == len(DOCUMENTS[0])]
-    torch.testing.assert_close(
-        seen[0][1][rows[0], : len(DOCUMENTS[0])], last[0], rtol=0.02, atol=0.05
-    )
-    with pytest.raises(ValueError, match="mixed_layers: 3 were asked for, but the model has 2"):
-        EmbeddingModel(
-            make_backbone(), num_labels=3, mode="mean", mixed_layers=3, compute_dtype=COMPUTE
-        )
-
-
-def test_of_many_labels_the_best_are_predicted_in_a_sparse_array(make_backbone, monkeypatch):
-    model = EmbeddingModel(make_backbone(), num_labels=300, mode="mean", compute_dtype=COMPUTE)
     dense = predict_logits(model, DOCUMENTS, token_budget=99)
-    monkeypatch.setattr("lib.data.labels.DENSE_LABELS", 200)
+    monkeypatch.setattr("lib.head.pooling.DENSE_LABELS", 200)
     sparse = predict_logits(model, DOCUMENTS, token_budget=99)
     assert sparse.shape == dense.shape
-    assert (sparse.count_nonzero(axis=1) == NUM_TOP).all()
-    for i, row in enumerate(dense):
-        best = np.argsort(-row)[:NUM_TOP]
-        np.testing.assert_allclose(sparse[[i], :].toarray()[0, best], row[best], rtol=1e-4)
+    assert sparse.values.shape == (len(DOCUMENTS), NUM_TOP)
+    for i, row in enumerate(dense.values):
+        expected = np.sort(row)[::-1][:NUM_TOP]
+        np.testing.assert_allclose(sparse.values[i], expected, rtol=1e-4)
+        np.testing.assert_allclose(row[sparse.labels[i]], expected, rtol=1e-4)
     truth = csr_array(np.eye(3, 300, dtype=bool))
     evaluated = evaluate_embedding(
         model, documents=DOCUMENTS, y_true=truth, multi_label=True, token_budget=99
     )
     assert 0 <= evaluated["micro_f1"] <= 1
-
-
-def test_label_names_start_the_head_at_their_embeddings(make_backbone):
-    model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=COMPUTE)
-    embeddings = predict_embeddings(model, DOCUMENTS, token_budget=99)
-    assert embeddings.shape == (3, 576)
-    model.head.init_labels(embeddings)
-    logits = predict_logits(model, DOCUMENTS, token_budget=99)
-    assert logits.argmax(1).tolist() == [0, 1, 2]
-    bias = model.head.classifier.bias.numpy(force=True)
-    spread = logits - bias - (logits - bias).mean(axis=1, keepdims=True)
-    assert spread.std() == pytest.approx(1, rel=1e-3)
 
 
 def test_all_padding_rows_and_unknown_modes_are_errors():
@@ -123,7 +89,7 @@ def test_all_padding_rows_and_unknown_modes_are_errors():
 
 def test_the_head_sees_one_row_a_document_in_fp32_even_under_autocast():
     """TRAPS 3, 6."""
-    head = PoolingHead(8, 5, "last")
+    head = PoolingHead(8, 5, HeadParams(pooling="last"))
     seen = []
     features = head.classifier.features
     head.classifier.features = lambda pooled: seen.append(pooled) or features(pooled)
@@ -139,18 +105,22 @@ def test_the_head_sees_one_row_a_document_in_fp32_even_under_autocast():
 def test_real_model_gives_a_document_equal_logits_alone_and_in_a_batch(make_backbone, mode):
     """TRAPS 1, 4: pad = EOS stands inside texts, and batches pad. bf16 keeps 8 bits, and summing in
     another order costs a few of them: 0.02 of the largest logit, with equal predictions."""
-    model = EmbeddingModel(make_backbone(), num_labels=6, mode=mode, compute_dtype=COMPUTE)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling=mode), num_labels=6, compute_dtype=COMPUTE
+    )
     assert model.config.pad_token_id == 2
-    batched = predict_logits(model, DOCUMENTS, token_budget=10_000)
-    alone = predict_logits(model, DOCUMENTS, token_budget=1)
+    batched = predict_logits(model, DOCUMENTS, token_budget=10_000).values
+    alone = predict_logits(model, DOCUMENTS, token_budget=1).values
     assert abs(batched - alone).max() < 0.02 * abs(alone).max()
     assert (batched.argmax(1) == alone.argmax(1)).all()
 
 
 def test_head_stays_fp32_and_trainable_beside_nf4_and_lora(make_backbone, live_nf4):
     """TRAPS 6, 7."""
-    model = EmbeddingModel(make_backbone(), num_labels=6, mode="last", compute_dtype=COMPUTE)
-    model = add_lora(model, r=2, alpha=4)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling="last"), num_labels=6, compute_dtype=COMPUTE
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert any("head" in name for name in trainable)
     assert {p.dtype for p in trainable.values()} == {torch.float32}
@@ -159,7 +129,7 @@ def test_head_stays_fp32_and_trainable_beside_nf4_and_lora(make_backbone, live_n
 
 
 def test_the_untrained_head_gives_each_label_its_share():
-    head = PoolingHead(8, 3, "mean")
+    head = PoolingHead(8, 3, HeadParams(pooling="mean"))
     head.init_bias(np.array([0.0, 10.0, 98.0], dtype="float32"), 98)
     torch.nn.init.zeros_(head.classifier.weight)
     probs = head(torch.randn(2, 4, 8), torch.ones(2, 4)).sigmoid()

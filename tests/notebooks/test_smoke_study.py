@@ -134,7 +134,7 @@ def test_a_reloaded_run_predicts_what_it_predicted(smoke_study, arm):
     """TRAPS 5: head and adapters survive saving, on the quantized base."""
     folder = smoke_study / "runs" / "smoke" / arm / "seed-0"
     params = load_params(ROOT / "params/smoke/common.yaml", ROOT / f"params/smoke/{arm}.yaml")
-    splits = load_splits(**params.data_options)
+    splits = load_splits(params)
     classifier = load_classifier(folder)
     table = read_predictions(folder)
     scores = classifier.predict_scores(splits["test"]["text"])

@@ -3,11 +3,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lib.config.arms import DECODINGS, SET_DECODINGS
 from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import softmax
 from lib.model.load import load_backbone
 from lib.prompt.decode import decode_labels, score_label_sets, score_questions
 from lib.prompt.label_scores import score_labels
@@ -73,7 +73,7 @@ def test_scores_equal_exhaustive_scoring_of_whole_labels(model, template, token_
 def test_no_prompts_have_no_scores(small_model):
     options = {"token_budget": 9, "compute_dtype": torch.float32}
     assert score_labels(small_model, [], [[1], [2, 3]], **options).shape == (0, 2)
-    assert search_labels(small_model, [], [[1], [2, 3]], num_beams=None, **options).shape == (0, 2)
+    assert search_labels(small_model, [], [[1], [2, 3]], greedy=False, **options).shape == (0, 2)
 
 
 def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(make_backbone, template):
@@ -139,18 +139,18 @@ def test_labels_with_the_same_tokens_are_refused():
 
 
 @pytest.mark.parametrize("token_budget", [1, 500])
-@pytest.mark.parametrize("num_beams", [1, 3, 100, None])
-def test_search_finds_what_scoring_every_label_finds(model, template, token_budget, num_beams):
-    """Best-first, and beams as wide as the trie, are exact; any label found has its own score."""
+@pytest.mark.parametrize("greedy", [True, False])
+def test_search_finds_what_scoring_every_label_finds(model, template, token_budget, greedy):
+    """Best-first search is exact; any label found has its own score."""
     prompts = [template.render(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     options = {"token_budget": token_budget, "compute_dtype": torch.float32}
-    found = search_labels(model, prompts, answers, num_beams=num_beams, **options)
+    found = search_labels(model, prompts, answers, greedy=greedy, **options)
     scores = score_labels(model, prompts, answers, **options)
     finished = np.isfinite(found)
     assert finished.any(axis=1).all()
     np.testing.assert_allclose(found[finished], scores[finished], atol=1e-3)
-    if num_beams in (100, None):
+    if not greedy:
         assert (found.argmax(axis=1) == scores.argmax(axis=1)).all()
 
 
@@ -172,7 +172,7 @@ def test_any_label_set_is_scored_and_searched_exactly(small_model, labels):
     options = {"token_budget": 100, "compute_dtype": torch.float32}
     scores = score_labels(small_model, prompts, answers, **options)
     np.testing.assert_allclose(scores, exhaustive(small_model, prompts, answers), atol=1e-3)
-    found = search_labels(small_model, prompts, answers, num_beams=None, **options)
+    found = search_labels(small_model, prompts, answers, greedy=False, **options)
     best = scores.argmax(axis=1)
     np.testing.assert_allclose(found.max(axis=1), scores.max(axis=1), atol=1e-3)
     assert np.isfinite(found[np.arange(2), best]).all()
@@ -188,7 +188,7 @@ def test_greedy_follows_the_most_probable_allowed_token(model, template):
             logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, -1]
         answer.append(allowed[logits[allowed].argmax()])
     options = {"token_budget": 500, "compute_dtype": torch.float32}
-    found = search_labels(model, [prompt], answers, num_beams=1, **options)
+    found = search_labels(model, [prompt], answers, greedy=True, **options)
     assert np.isfinite(found[0]).nonzero()[0].tolist() == [answers.index(answer)]
 
 
@@ -260,7 +260,7 @@ def test_what_prompts_share_is_computed_once(make_backbone, search):
     prompts = [[*shared, 5], [*shared, 6, 7]]
     options = {"token_budget": 50, "compute_dtype": torch.float32}
     if search:
-        search_labels(small, prompts, answers, num_beams=1, **options)
+        search_labels(small, prompts, answers, greedy=True, **options)
     else:
         score_labels(small, prompts, answers, **options)
     assert seen[0] == (1, 50)
@@ -291,10 +291,10 @@ def test_free_answers_outside_the_set_predict_nothing_forced_ones_cannot_be(
     assert scores.shape == (3, 2)
     if strategy == "generate":
         assert preds == [[], [], []]
-        assert not scores.any()
+        assert not scores.values.any()
     else:
         assert all(len(labels) == 1 for labels in preds)
-        assert (scores.argmax(axis=1) == [space.names.index(x[0]) for x in preds]).all()
+        assert (scores.best() == [space.names.index(x[0]) for x in preds]).all()
 
 
 def test_likelihoods_are_corrected_for_length_and_for_what_is_always_likely(model, template):
@@ -303,12 +303,12 @@ def test_likelihoods_are_corrected_for_length_and_for_what_is_always_likely(mode
     options = {"token_budget": 500, "compute_dtype": torch.float32}
     raw = score_labels(model, [template.render(text) for text in TEXTS], texts, **options)
     _, scores = decode(model, template, space, "score")
-    np.testing.assert_allclose(scores, softmax(raw), rtol=1e-3)
+    np.testing.assert_allclose(scores, softmax(raw, axis=1), rtol=1e-3)
     _, scores = decode(model, template, space, "score_length")
-    np.testing.assert_allclose(scores, softmax(raw / [len(t) for t in texts]), rtol=1e-3)
+    np.testing.assert_allclose(scores, softmax(raw / [len(t) for t in texts], axis=1), rtol=1e-3)
     neutral = score_labels(model, [template.render(x) for x in NEUTRAL], texts, **options)
     _, scores = decode(model, template, space, "score_prior")
-    expected = softmax(raw) / softmax(neutral).mean(axis=0)
+    expected = softmax(raw, axis=1) / softmax(neutral, axis=1).mean(axis=0)
     np.testing.assert_allclose(scores, expected / expected.sum(1, keepdims=True), rtol=2e-3)
 
 
@@ -320,16 +320,11 @@ def test_label_sets_have_their_own_ladder(model, template, strategy):
     assert all(len(set(labels)) == len(labels) for labels in preds)
 
 
-@pytest.mark.parametrize(("strategy", "multi_label"), [("best", False), ("beam", True)])
+@pytest.mark.parametrize(("strategy", "multi_label"), [("best", False), ("search", True)])
 def test_strategies_that_do_not_apply_are_errors(model, template, strategy, multi_label):
     kind = "label sets" if multi_label else "single labels"
     with pytest.raises(ValueError, match=f"'{strategy}' does not answer with {kind}"):
         decode(model, template, LabelSpace(("a",)), strategy, multi_label=multi_label)
-
-
-def test_a_search_needs_a_beam(model, template):
-    with pytest.raises(ValueError, match="num_beams: 0"):
-        search_labels(model, [[1]], [[2]], num_beams=0, token_budget=9, compute_dtype=torch.float32)
 
 
 def test_an_empty_set_is_answered_where_its_word_is_likelier_than_any_label(small_model, template):

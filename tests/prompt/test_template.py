@@ -98,15 +98,10 @@ TOPICS = LabelSpace(("corn", "gas", "grain", "natural gas"))
 
 
 def test_label_sets_are_answered_in_label_order(template, tokenizer):
-    """TRAPS 15."""
     ordered = order_labels(["natural gas", "corn"], TOPICS)
     assert ordered == ["corn", "natural gas"]
     assert tokenizer.decode(template.answer_ids(*ordered)[:-1]) == "corn; natural gas"
     assert order_labels(["gas"], TOPICS) == ["gas"]
-    counts = {"natural gas": 3, "corn": 1, "gas": 1}
-    assert order_labels(["gas", "corn", "natural gas"], TOPICS, counts) == [
-        "natural gas", "corn", "gas",
-    ]  # fmt: skip
     named = LabelSpace(("A", "B"), ("needs; wants", "physics"))
     assert order_labels(["A"], named) == ["needs; wants"]
     with pytest.raises(DataError, match="'needs; wants' holds ';'"):

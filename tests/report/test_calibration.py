@@ -3,23 +3,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from scipy.special import expit, softmax
-from sklearn.metrics import brier_score_loss
 
-from lib.evaluation.metrics import expected_calibration_error
-from lib.report.calibration import (
-    are_probabilities,
-    brier_score,
-    calibration_table,
-    choose_threshold,
-    coverage_curve,
-    fit_temperature,
-    reliability,
-    scale,
-)
+from lib.report.calibration import calibration_table, read_scores
 from lib.report.figures.confidence import plot_reliability, plot_risk_coverage
 
 RNG = np.random.default_rng(0)
@@ -68,92 +54,8 @@ def runs(write):
     ])  # fmt: skip
 
 
-def test_brier_score_is_scikit_learns():
-    logits = RNG.normal(size=(50, 3))
-    probs, truth = softmax(logits, axis=1), draw(logits)
-    expected = brier_score_loss(truth.argmax(axis=1), probs, scale_by_half=False)
-    assert brier_score(probs, truth, multi_label=False) == pytest.approx(expected)
-    truth = draw(logits, multi_label=True)
-    of_labels = [brier_score_loss(t, p) for t, p in zip(truth.T, expit(logits).T, strict=True)]
-    assert brier_score(expit(logits), truth, multi_label=True) == pytest.approx(np.mean(of_labels))
-
-
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_the_temperature_that_made_a_model_too_sure_is_found(multi_label):
-    logits = RNG.normal(size=(4000, 5)) * 2
-    truth = draw(logits, multi_label=multi_label)
-    link = expit if multi_label else lambda x: softmax(x, axis=1)
-    found = fit_temperature(link(2.5 * logits), truth, multi_label=multi_label)
-    assert found == pytest.approx(2.5, rel=0.1)
-    scaled = scale(link(2.5 * logits), 2.5, multi_label=multi_label)
-    np.testing.assert_allclose(scaled, link(logits), atol=2e-5)
-
-
-@given(hnp.arrays(np.float64, (6, 4), elements=st.floats(-8, 8)), st.floats(0.2, 5))
-def test_temperature_never_changes_an_answer(logits, temperature):
-    probs = softmax(logits, axis=1)
-    scaled = scale(probs, temperature, multi_label=False)
-    best = probs.argmax(axis=1)[:, None]
-    highest = np.take_along_axis(scaled, best, axis=1)[:, 0]
-    np.testing.assert_allclose(highest, scaled.max(axis=1), rtol=1e-9)
-    np.testing.assert_allclose(scaled.sum(axis=1), 1)
-
-
-def test_reliability_has_equal_bins_whose_mean_gap_is_ece():
-    probs = RNG.random(1000)
-    correct = RNG.random(1000) < probs
-    table = reliability(probs, correct, num_bins=15)
-    assert table["count"].between(66, 67).all()
-    gap = ((table["confidence"] - table["accuracy"]).abs() * table["count"]).sum() / 1000
-    assert gap == pytest.approx(expected_calibration_error(probs, correct))
-    covered = (table["low"] < table["confidence"]) & (table["confidence"] < table["high"])
-    assert covered.mean() > 0.75
-
-
-def test_seeds_of_the_same_documents_narrow_no_interval():
-    probs, correct = RNG.random(500), RNG.random(500) < 0.5
-    once = reliability(probs, correct)
-    twice = reliability(np.repeat(probs, 2), np.repeat(correct, 2), num_seeds=2)
-    pd.testing.assert_frame_equal(once.drop(columns="count"), twice.drop(columns="count"))
-
-
-@given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.5001, 0.9]), st.booleans()), min_size=1))
-def test_coverage_counts_every_answer_above_a_threshold(pairs):
-    confidence, right = map(np.array, zip(*pairs, strict=True))
-    curve = coverage_curve(confidence, right)
-    assert set(curve["threshold"]) == set(confidence)
-    for row in curve.itertuples():
-        given_ = confidence >= row.threshold
-        assert row.share == pytest.approx(given_.mean())
-        assert row.precision == pytest.approx(right[given_].mean())
-
-
-def test_the_threshold_answers_as_many_as_it_can_at_the_wanted_precision():
-    confidence = np.linspace(1, 0.01, 100)
-    right = np.arange(100) < 45
-    threshold = choose_threshold(confidence, right, 0.9)
-    assert (confidence >= threshold).sum() == 50
-    assert choose_threshold(confidence, ~right, 0.9) == np.inf
-    assert choose_threshold(confidence[:19], right[:19], 0.9) == np.inf  # too few to rest on
-
-
-@pytest.mark.parametrize(
-    ("scores", "multi_label", "expected"),
-    [
-        ([[0.7, 0.3], [0.5, 0.5]], False, True),
-        ([[0.7, 0.2], [0.5, 0.5]], False, False),  # likelihoods of a search
-        ([[0.7, 0.2], [0.9, 0.8]], True, True),
-        ([[1.0, 0.0], [0.0, 0.0]], True, False),  # generated
-        ([[1.0, 0.0], [0.0, 1.0]], False, False),
-        ([[1.5, -0.5], [0.5, 0.5]], False, False),  # decision values
-    ],
-)
-def test_probabilities_are_told_from_other_scores(scores, multi_label, expected):
-    assert are_probabilities(np.array(scores), multi_label=multi_label) is expected
-
-
 def test_each_arm_is_judged_by_what_its_scores_allow(runs):
-    table = calibration_table(runs, multi_label=False).set_index("arm")
+    table = calibration_table(read_scores(runs), multi_label=False).set_index("arm")
     sure = table.loc["sure"]
     assert sure["temperature"] == pytest.approx(2, rel=0.15)
     assert sure["ece_scaled"] < 0.04 < sure["ece"]
@@ -172,7 +74,7 @@ def test_label_sets_are_judged_pair_by_pair(write):
     truth = draw(logits, multi_label=True)
     runs = pd.DataFrame([write("head", expit(3 * logits), truth, preds=logits > 0, seed=seed)
                          for seed in (0, 1)])  # fmt: skip
-    table = calibration_table(runs, multi_label=True)
+    table = calibration_table(read_scores(runs), multi_label=True)
     assert list(table.columns) == [
         "arm", "num_seeds", "ece", "ece_scaled", "temperature", "brier", "brier_scaled",
     ]  # fmt: skip
@@ -180,19 +82,14 @@ def test_label_sets_are_judged_pair_by_pair(write):
     assert row["num_seeds"] == 2
     assert row["temperature"] == pytest.approx(3, rel=0.15)
     assert row["ece_scaled"] < row["ece"]
-    assert plot_reliability(runs, ["head"], multi_label=True) is not None
+    assert plot_reliability(read_scores(runs), ["head"], multi_label=True) is not None
 
 
 def test_arms_without_confidence_have_no_figure(runs):
-    fig = plot_reliability(runs, list(runs["arm"]), multi_label=False)
+    scored = read_scores(runs)
+    fig = plot_reliability(scored, list(scored), multi_label=False)
     assert [ax.get_title() for ax in fig.axes] == ["sure"]
-    assert plot_reliability(runs, ["generated"], multi_label=False) is None
-    assert plot_risk_coverage(runs, ["generated"]) is None
-    names = {text.get_text() for text in plot_risk_coverage(runs, list(runs["arm"])).axes[0].texts}
+    assert plot_reliability(scored, ["generated"], multi_label=False) is None
+    assert plot_risk_coverage(scored, ["generated"]) is None
+    names = {text.get_text() for text in plot_risk_coverage(scored, list(scored)).axes[0].texts}
     assert names == {"sure", "margin"}
-
-
-def test_no_answers_have_no_curve_and_no_threshold():
-    nothing = np.array([])
-    assert len(coverage_curve(nothing, nothing.astype(bool))) == 0
-    assert choose_threshold(nothing, nothing.astype(bool), 0.9) == np.inf

@@ -6,15 +6,14 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from lib.config.arms import EmbeddingParams, InstructionParams
+from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
-from lib.head.model import EmbeddingModel
+from lib.evaluation.scores import Scores
 from lib.machine import choose_dtype
-from lib.model.adapters import add_lora
-from lib.model.load import load_backbone
-from lib.runs.classifier import load_classifier, save_model
+from lib.runs.classifier import load_classifier
 from lib.runs.export import export_classifier
-from lib.runs.record import RESOURCE_KEYS, descriptions_fingerprint, open_run, write_run
+from lib.runs.models import load_arm_model, save_arm_model
+from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
 TEXTS = [
@@ -38,21 +37,18 @@ def write(tmp_path, cut_model):
         )  # fmt: skip
         dtype = choose_dtype(torch.device("cpu"))
         torch.manual_seed(0)
-        model = EmbeddingModel(
-            load_backbone(params.model_id), num_labels=3, compute_dtype=dtype, **params.head_options
-        )
-        model = add_lora(model, **params.lora_options)
+        model = load_arm_model(params, SPACE, device=torch.device("cpu"), dtype=dtype)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "head" not in name:
                 torch.nn.init.normal_(parameter, std=0.03)
         folder = open_run(params)
-        save_model(model, folder / "model")
+        save_arm_model(model, params, folder / "model")
         part = Dataset.from_dict({"id": ["x"], "text": ["x"], "labels": [["alpha"]]})
         write_run(
             folder, label_space=SPACE, multi_label=mode == "multi", probabilities=True,
             splits=DatasetDict(dict.fromkeys(("train", "validation", "test"), part)),
             preds={name: [["alpha"]] for name in ("validation", "test")},
-            scores={name: np.array([[0.9, 0.1, 0.2]]) for name in ("validation", "test")},
+            scores={name: Scores(np.array([[0.9, 0.1, 0.2]])) for name in ("validation", "test")},
             threshold=0.5 if mode == "multi" else None,
             resources=dict.fromkeys(RESOURCE_KEYS, 1.0),
         )  # fmt: skip
@@ -69,13 +65,13 @@ def test_an_exported_run_predicts_the_same_through_plain_transformers(write, tmp
     ours = load_classifier(folder).predict_scores(TEXTS)
     classify = pipeline("text-classification", model=str(tmp_path / "exported"), dtype="auto")
     answers = classify(TEXTS, top_k=None, truncation=True)
-    for scores, answer in zip(ours, answers, strict=True):
+    for scores, answer in zip(ours.values, answers, strict=True):
         theirs = {row["label"]: row["score"] for row in answer}
         assert [theirs[name] for name in SPACE.names] == pytest.approx(scores.tolist(), abs=0.02)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
     assert model.config.problem_type == f"{mode}_label_classification"
     assert model.config.pad_token_id == 2  # TRAPS 2
-    with pytest.raises(ValueError, match="something stands there already; name a new folder"):
+    with pytest.raises(ValueError, match="something is there already; name a new folder"):
         export_classifier(folder, tmp_path / "exported")
 
 
@@ -83,8 +79,8 @@ def test_adapters_and_head_come_back_on_packed_weights(write, live_nf4):
     """TRAPS 5, 27: NF4 in 4 bits on both sides, unlike the run's dequantized ones."""
     folder = write()
     first, again = (load_classifier(folder).predict_scores(TEXTS) for _ in range(2))
-    assert np.array_equal(first, again)
-    assert not np.allclose(first, 1 / 3)
+    assert np.array_equal(first.values, again.values)
+    assert not np.allclose(first.values, 1 / 3)
 
 
 def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):
@@ -97,20 +93,6 @@ def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):
     assert classifier.predict([]) == []
     with pytest.raises(ValueError, match="text 2 of 3 is empty; leave it out"):
         classifier.predict(["a", " \n", "b"])
-
-
-def test_a_prompt_whose_descriptions_have_changed_is_not_used(tmp_path):
-    file = tmp_path / "descriptions.yaml"
-    file.write_text("alpha: the first")
-    params = InstructionParams(
-        notebook="04_finetune_instruction", study="s", arm="a", runs_dir=str(tmp_path / "runs"),
-        labels_in_prompt=True, label_descriptions=str(file),
-    )  # fmt: skip
-    folder = open_run(params, descriptions_fingerprint=descriptions_fingerprint(str(file)))
-    (folder / "metrics.json").write_text("{}")
-    file.write_text("alpha: the last")
-    with pytest.raises(ValueError, match=r"descriptions\.yaml has changed since this run"):
-        load_classifier(folder)
 
 
 def test_what_transformers_cannot_express_is_not_exported(write, tmp_path):

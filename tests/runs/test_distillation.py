@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
 from lib.data.labels import LabelSpace
 from lib.errors import ParamsError
+from lib.evaluation.scores import Scores
 from lib.report.tables import compare_with_teachers, stack_predictions
 from lib.runs import distillation
 from lib.runs.classifier import Classifier
@@ -37,7 +38,7 @@ def write(tmp_path):
         both = dict.fromkeys(("validation", "test"), preds)
         write_run(
             folder, splits=DatasetDict(dict.fromkeys(("train", *both), PART)), label_space=SPACE,
-            preds=both, scores={k: SPACE.encode(v).astype(float) for k, v in both.items()},
+            preds=both, scores={k: Scores(SPACE.encode(v).astype(float)) for k, v in both.items()},
             multi_label=False, probabilities=True,
             resources=dict.fromkeys(RESOURCE_KEYS, 1.0) | dict(costs),
         )  # fmt: skip
@@ -53,7 +54,7 @@ def teacher(monkeypatch):
 
     def score(texts):
         shown.append(list(texts))
-        return PROBS[[TEXTS.index(text) for text in texts]]
+        return Scores(PROBS[[TEXTS.index(text) for text in texts]])
 
     def load(folder):
         torch.rand(1)  # as a new head does
@@ -74,7 +75,7 @@ def test_targets_are_the_mean_of_labels_and_the_teachers_probabilities_by_chunks
     np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
     assert (targets.dtype, isinstance(targets, np.memmap)) == (np.float32, True)
     assert teacher == [TEXTS[:3], TEXTS[3:]]
-    assert spent[0] > 0
+    assert spent.seconds > 0
 
 
 def test_a_student_starts_where_it_would_without_a_teacher(teacher, tmp_path):

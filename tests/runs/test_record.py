@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from scipy.sparse import csr_array
 from transformers import BertConfig, BertModel
 
 from lib.config.arms import BaselineParams, EmbeddingParams, StudyParams
 from lib.config.study import load_params
 from lib.data.labels import LabelSpace
+from lib.evaluation.scores import Scores
 from lib.report.tables import (
     changed_params,
     compare_runs,
@@ -52,7 +52,7 @@ def write(tmp_path, splits):
         )  # fmt: skip
         folder = open_run(params, **fingerprints(params, splits))
         both = {"validation": preds, "test": preds}
-        scores = dict.fromkeys(both, SPACE.encode(preds).astype(float))
+        scores = dict.fromkeys(both, Scores(SPACE.encode(preds).astype(float)))
         resources = dict.fromkeys(RESOURCE_KEYS, 1.0) | changes
         write_run(folder, splits=splits, label_space=SPACE, preds=both, scores=scores,
                   multi_label=False, probabilities=True, resources=resources)  # fmt: skip
@@ -115,7 +115,7 @@ def test_a_run_that_is_opened_again_finds_nothing_of_the_one_before(write, tmp_p
 def test_of_many_labels_the_best_scores_are_kept_with_their_labels(tmp_path, splits, monkeypatch):
     monkeypatch.setattr("lib.data.labels.DENSE_LABELS", 1)
     folder = open_run(StudyParams(study="mine", arm="many", runs_dir=str(tmp_path)))
-    best = csr_array((np.array([0.9, 0.2, 0.8, 0.1]), [0, 1, 0, 1], [0, 1, 2, 3, 4]), shape=(4, 2))
+    best = Scores(np.array([[0.9], [0.2], [0.8], [0.1]]), np.array([[0], [1], [0], [1]]), 2)
     metrics = write_run(
         folder, splits=splits, label_space=SPACE, multi_label=True, probabilities=True,
         preds=dict.fromkeys(("validation", "test"), TRUTH), threshold=0.5,
@@ -125,7 +125,7 @@ def test_of_many_labels_the_best_scores_are_kept_with_their_labels(tmp_path, spl
     table = read_predictions(folder)
     assert [list(x) for x in table["score_labels"]] == [[0], [1], [0], [1]]
     assert table["scores"].iloc[0].tolist() == pytest.approx([0.9])
-    assert metrics["micro_f1"] == metrics["precision_at_1"] == metrics["psp_at_1"] == 1
+    assert metrics["micro_f1"] == metrics["precision_at_1"] == 1
 
 
 def test_a_reference_is_compared_with_every_other_arm(write, tmp_path):

@@ -7,17 +7,22 @@ import pytest
 import torch
 from conftest import MINILM
 from torch._dynamo.utils import counters
-from torch.utils.checkpoint import checkpoint
 
+from lib.config.arms import EmbeddingParams, InstructionParams
+from lib.config.groups import HeadParams, LoraParams
 from lib.data.labels import LabelSpace
+from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import choose_dtype
+from lib.model import memory
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
-from lib.model.fast import blocks as layers
-from lib.model.fast.blocks import checkpoint_layers, compile_layers, compiled_if_it_pays
+from lib.model.fast import blocks
+from lib.model.fast.blocks import wrap_for_compiling
+from lib.model.forward import maybe_compiled
 from lib.model.load import load_backbone
+from lib.model.memory import fit_into_memory
 from lib.training import trainer
 from lib.training.finetune import (
     evaluate_embedding,
@@ -29,7 +34,7 @@ from lib.training.trainer import MicroBatchCollator
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 OPTIONS = {
-    "pad_token_id": 2,
+    "max_length": 24,
     "token_budget": 64,
     "num_epochs": 2,
     "batch_size": 4,
@@ -48,10 +53,12 @@ def examples():
     ]
 
 
-def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, **changes):
+def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, head_loss=None, **changes):
     torch.manual_seed(0)
-    model = EmbeddingModel(make_backbone(), num_labels=2, mode=mode, compute_dtype=COMPUTE)
-    model = add_lora(model, r=4, alpha=8, dropout=dropout)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling=mode), num_labels=2, compute_dtype=COMPUTE
+    )
+    model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8, lora_dropout=dropout))
     documents = [e["input_ids"] for e in examples]
     truth = np.array([e["target"] for e in examples])
 
@@ -59,16 +66,23 @@ def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, **change
         return {"micro_f1": float((logits(model).argmax(1) == truth).mean())}
 
     def logits(model):
-        return predict_logits(model, documents, token_budget=200)
+        return predict_logits(model, documents, token_budget=200).values
 
-    options = OPTIONS | {"output_dir": folder, "head_loss": HeadLoss("cross_entropy", 2)} | changes
-    history, resources = finetune_embedding(model, examples, evaluate, **options)
+    params = EmbeddingParams(**OPTIONS | changes)
+    history, resources = finetune_embedding(
+        model,
+        examples,
+        evaluate,
+        params,
+        head_loss=head_loss or HeadLoss("cross_entropy", 2),
+        output_dir=folder,
+    )
     return logits(model), history, resources
 
 
 def checkpoint_all(monkeypatch):
     """Both layers, in micro-batches as large as ever."""
-    monkeypatch.setattr(layers, "fit_micro_batch", lambda _, num_tokens, **more: (num_tokens, 2))
+    monkeypatch.setattr(memory, "fit_micro_batch", lambda _, num_tokens, **more: (num_tokens, 2))
 
 
 @pytest.mark.parametrize("mode", ["mean", "last"])
@@ -88,14 +102,13 @@ def test_checkpointed_layers_train_as_others(
 
 def test_the_last_call_decides_which_layers_of_an_encoder_are_checkpointed(monkeypatch):
     encoder = load_backbone(MINILM, quantization="none")
-    kinds = [type(layer.forward).__name__ for layer in encoder.encoder.layer]
-    assert kinds == ["method"] * 6
+    layers = encoder.encoder.layer
     for count in (4, 2, 0, 3):
-        monkeypatch.setattr(layers, "fit_micro_batch", lambda *_, n=count, **more: (64, n))
-        checkpoint_layers(encoder, num_tokens=64, longest=9, memory_gib=1.0)
-        kinds = [type(layer.forward).__name__ for layer in encoder.encoder.layer]
-        assert kinds == ["partial"] * count + ["method"] * (6 - count)
-        assert not isinstance(getattr(encoder.encoder.layer[0].forward, "args", [0])[0], partial)
+        monkeypatch.setattr(memory, "fit_micro_batch", lambda *_, n=count, **more: (64, n))
+        fit_into_memory(encoder, num_tokens=64, longest=9, memory_gib=1.0)
+        checkpointed = [getattr(layer.forward, "checkpointed", False) for layer in layers]
+        assert checkpointed == [True] * count + [False] * (6 - count)
+        assert isinstance(layers[0].forward.original, MethodType)  # installed once
 
 
 def test_compiled_blocks_keep_no_dequantized_weight(make_backbone, live_nf4, monkeypatch):
@@ -103,9 +116,11 @@ def test_compiled_blocks_keep_no_dequantized_weight(make_backbone, live_nf4, mon
     backend = "aot_eager_decomp_partition"  # what inductor keeps, without its kernels
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     backbone = make_backbone()
-    model = EmbeddingModel(backbone, num_labels=2, mode="mean", compute_dtype=backbone.dtype)
-    model = add_lora(model, r=2, alpha=4)
-    assert compile_layers(model, num_tokens=10**9)
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="mean"), num_labels=2, compute_dtype=backbone.dtype
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
+    assert wrap_for_compiling(model, num_tokens=10**9)
     torch._dynamo.reset()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
@@ -127,8 +142,7 @@ def test_compiled_blocks_train_and_predict_as_others(
 ):
     changes = {"num_epochs": 1}
     plain, history, _ = finetune(make_backbone, examples, tmp_path / "plain", **changes)
-    monkeypatch.setitem(layers.COMPILE_FROM, "16 bits", 0)
-    monkeypatch.setitem(layers.COMPILE_FROM, "32 bits", 0)
+    monkeypatch.setattr(blocks, "COMPILE_FROM", dict.fromkeys(blocks.COMPILE_FROM, 0))
     compiled, again, _ = finetune(make_backbone, examples, tmp_path / "compiled", **changes)
     np.testing.assert_allclose(again["loss"].dropna(), history["loss"].dropna(), rtol=0.03)
     np.testing.assert_allclose(compiled, plain, rtol=0.1, atol=0.1)
@@ -148,16 +162,16 @@ def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     backbone = make_backbone(layers=3)
     model = EmbeddingModel(
-        backbone, num_labels=2, mode=mode, adapted_layers=adapted, compute_dtype=backbone.dtype
+        backbone, HeadParams(pooling=mode), num_labels=2, compute_dtype=backbone.dtype
     )
-    model = add_lora(model, r=2, alpha=4, last_layers=adapted)
-    assert compile_layers(model, num_tokens=10**9)
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4, lora_layers=adapted))
+    assert wrap_for_compiling(model, num_tokens=10**9)
     torch._dynamo.reset()
     counters.clear()
     for lengths in ((5, 7), (6, 9, 3), (11, 4), (8, 8, 8, 8)):
         input_ids, mask = pad([range(10, 10 + n) for n in lengths], 2)
         states = torch.zeros(sum(lengths), backbone.config.hidden_size, dtype=backbone.dtype)
-        model(input_ids, mask, lower=states if adapted < 3 else None).sum().backward()
+        model(input_ids, mask, cached_states=states if adapted < 3 else None).sum().backward()
     assert not counters["graph_break"]
     # The first block's input needs no gradient; a last one of which little is read is left out.
     assert counters["stats"]["unique_graphs"] == graphs
@@ -166,19 +180,21 @@ def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
 def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_backbone, monkeypatch):
     """Not what ran before: the same documents get the same scores, bit for bit."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(layers, "COMPILE_FROM", {"16 bits": 30, "32 bits": 30})
+    monkeypatch.setattr(blocks, "COMPILE_FROM", dict.fromkeys(blocks.COMPILE_FROM, 30))
     backbone = make_backbone()
-    model = EmbeddingModel(backbone, num_labels=2, mode="mean", compute_dtype=backbone.dtype)
-    model = add_lora(model, r=2, alpha=4)
+    model = EmbeddingModel(
+        backbone, HeadParams(pooling="mean"), num_labels=2, compute_dtype=backbone.dtype
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     torch._dynamo.reset()
     counters.clear()
     graphs, logits = [], []
     for count in (2, 3, 2, 5):
-        logits.append(predict_logits(model, [range(10, 20)] * count, token_budget=20))
+        logits.append(predict_logits(model, [range(10, 20)] * count, token_budget=20).values)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs == [0, 1, 1, 1]
     assert np.array_equal(logits[0], logits[2])
-    with compiled_if_it_pays(model, 30):
+    with maybe_compiled(model, 30):
         model(*pad([range(10, 20)] * 3, 2)).sum().backward()
     assert counters["stats"]["unique_graphs"] == 3
     assert not counters["graph_break"]
@@ -187,12 +203,13 @@ def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_back
 def test_compiling_after_checkpointing_keeps_both(make_backbone, monkeypatch):
     model = make_backbone()
     checkpoint_all(monkeypatch)
-    checkpoint_layers(model, num_tokens=64, longest=9, memory_gib=1.0)
+    fit_into_memory(model, num_tokens=64, longest=9, memory_gib=1.0)
     for _ in range(2):
-        assert compile_layers(model, num_tokens=10**9)
+        assert wrap_for_compiling(model, num_tokens=10**9)
         for block in model.layers:
-            assert block.forward.func is checkpoint
-            assert not isinstance(block.forward.args[0], partial | MethodType)
+            assert block.forward.checkpointed
+            assert block.forward.compiled
+            assert isinstance(block.forward.original, MethodType)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -253,8 +270,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examp
         examples = [e | {"target": row} for e, row in zip(examples, probs, strict=True)]
     model = EmbeddingModel(
         make_backbone(quantization="none", dtype="float32"),
+        HeadParams(pooling="last"),
         num_labels=2,
-        mode="last",
         compute_dtype=torch.float32,
     )
     gradients = []
@@ -270,17 +287,18 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(make_backbone, examp
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
 
-def test_head_and_b_matrices_learn_at_rates_of_their_own(make_backbone):
-    model = EmbeddingModel(make_backbone(), num_labels=2, mode="mean", compute_dtype=COMPUTE)
-    model = add_lora(model, r=2, alpha=4)
+def test_the_head_learns_at_a_rate_of_its_own(make_backbone):
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling="mean"), num_labels=2, compute_dtype=COMPUTE
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
     groups = trainer.parameter_groups(
-        model, learning_rate=1e-3, head_learning_rate=1e-2, lora_plus_ratio=16.0, weight_decay=0.1
+        model, learning_rate=1e-3, head_learning_rate=1e-2, weight_decay=0.1
     )
     sizes = {(g["lr"], g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups}
     linear = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    of_a = sum(p.numel() for n, p in linear.items() if "lora_A" in n)
-    of_b = sum(p.numel() for n, p in linear.items() if "lora_B" in n)
-    assert sizes == {(1e-3, 0.1): of_a, (0.016, 0.1): of_b, (0.01, 0.1): 2 * 576, (0.01, 0.0): 2}
+    of_adapters = sum(p.numel() for n, p in linear.items() if "lora_" in n)
+    assert sizes == {(1e-3, 0.1): of_adapters, (0.01, 0.1): 2 * 576, (0.01, 0.0): 2}
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_documents_and_rate(
@@ -297,7 +315,12 @@ def test_rows_without_prompt_or_answer_are_refused(make_backbone, tmp_path, supe
     rows = [{"id": "d7", "input_ids": [1, 2, 3, 4, 5], "target": supervised}]
     with pytest.raises(ValueError, match=f"document d7: {supervised} of 5 tokens are supervised"):
         finetune_instruction(
-            None, rows, dict, compute_dtype=COMPUTE, output_dir=tmp_path, **OPTIONS
+            None,
+            rows,
+            dict,
+            InstructionParams(**OPTIONS),
+            compute_dtype=COMPUTE,
+            output_dir=tmp_path,
         )
 
 
@@ -306,10 +329,10 @@ def test_instruction_training_lowers_the_loss_of_the_answers(make_backbone, tmp_
         {"id": f"d{i}", "input_ids": [5, 6, 100 + i % 2, 7, 200 + i % 2, 2], "target": 2}
         for i in range(16)
     ]
-    model = add_lora(make_backbone("lm"), r=4, alpha=8)
+    model = add_lora(make_backbone("lm"), LoraParams(lora_r=4, lora_alpha=8))
     history, _ = finetune_instruction(
-        model, rows, lambda _: {"micro_f1": 0.0},
-        compute_dtype=COMPUTE, output_dir=tmp_path, **OPTIONS,
+        model, rows, lambda _: {"micro_f1": 0.0}, InstructionParams(**OPTIONS),
+        compute_dtype=COMPUTE, output_dir=tmp_path,
     )  # fmt: skip
     loss = history["loss"].dropna()
     assert loss.iloc[-1] < 0.5 * loss.iloc[0]
@@ -322,18 +345,22 @@ def test_label_sets_are_learnt_label_by_label(make_backbone, examples, tmp_path)
         e | {"target": np.flatnonzero(row).tolist()} for e, row in zip(examples, truth, strict=True)
     ]
     torch.manual_seed(0)
-    model = EmbeddingModel(make_backbone(), num_labels=3, mode="mean", compute_dtype=COMPUTE)
+    model = EmbeddingModel(
+        make_backbone(), HeadParams(pooling="mean"), num_labels=3, compute_dtype=COMPUTE
+    )
     documents = [e["input_ids"] for e in examples]
-    before = torch.tensor(predict_logits(model, documents, token_budget=200))
+    before = torch.tensor(predict_logits(model, documents, token_budget=200).values)
     expected = torch.nn.BCEWithLogitsLoss(reduction="none")(before, torch.tensor(truth)).sum(1)
     evaluate = partial(
         evaluate_embedding, documents=documents, y_true=truth > 0, multi_label=True,
         token_budget=200,
     )  # fmt: skip
-    model = add_lora(model, r=4, alpha=8, dropout=0.0)
-    options = OPTIONS | {"output_dir": tmp_path, "num_epochs": 6, "batch_size": 16}
+    model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8, lora_dropout=0.0))
+    params = EmbeddingParams(**OPTIONS | {"num_epochs": 6, "batch_size": 16})
     head_loss = HeadLoss("cross_entropy", 3)
-    history, _ = finetune_embedding(model, examples, evaluate, head_loss=head_loss, **options)
+    history, _ = finetune_embedding(
+        model, examples, evaluate, params, head_loss=head_loss, output_dir=tmp_path
+    )
     assert history["loss"].dropna().iloc[0] == pytest.approx(float(expected.mean()), rel=0.02)
     assert history["eval_micro_f1"].max() > 0.9
 
@@ -345,7 +372,7 @@ def test_a_rung_counts_the_empty_set_as_an_answer_and_others_outside(monkeypatch
         ([["a"], [], []], 0.0, 1.0),
         ([["a"], [""], [""]], 2 / 3, 1 / 3),
     ):
-        decoded = (answers, np.zeros((3, 2)))
+        decoded = (answers, Scores(np.zeros((3, 2))))
         monkeypatch.setattr(
             "lib.training.finetune.decode_labels", lambda *_, found=decoded, **__: found
         )

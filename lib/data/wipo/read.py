@@ -5,7 +5,6 @@ Patent Classification", ACM SIGIR Forum 37(1), 2003.
 """
 
 import csv
-import hashlib
 import json
 import logging
 import os
@@ -14,7 +13,6 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import pyarrow as pa
@@ -26,10 +24,10 @@ from joblib import Parallel, cpu_count, delayed
 from lib.data.wipo.xml import PATHS, Chunk, FileEntry, open_archive, read_chunk
 from lib.errors import DataError
 from lib.ipc import LEVELS, cut_code
-from lib.storage import ROOT, code_fingerprint, modules_behind
+from lib.storage import ROOT, cached, code_fingerprint, modules_behind, read_json
 
-CODE = code_fingerprint(*modules_behind("data.wipo.read"))  # part of the cache's key
-CHUNK = 256  # files a task and a Parquet row group, chosen here
+CHUNK = 256  # files per task and per Parquet row group (our choice)
+MAX_BAD_SHARE = 0.01  # of the files, which may be bad and are left out (our choice)
 log = logging.getLogger(__name__)
 
 
@@ -39,15 +37,16 @@ def read_wipo_alpha(
     level: str,
     fields: Sequence[str] = ("title", "abstract", "first_claim", "description"),
     description_words: int = 300,
-    max_bad_share: float = 0.01,
-    num_workers: int = 0,
-    cache_dir: str | Path = ROOT / "runs" / "cache",
 ) -> DatasetDict:
     """Train and test patents with the columns `id`, `labels` and the fields, ordered by path.
 
-    The first call parses all files and keeps the result as Parquet in `cache_dir`; later ones read
-    that until a file's name, size or time changes, or the code that reads it. The level is applied
-    to the cached codes.
+    The first call parses all files, on every CPU, and keeps the result as Parquet in the cache;
+    later ones read that until a file's name, size or time changes, or the code that reads it. The
+    level is applied to the cached codes.
+
+    Up to 1 % of the files may be bad and are left out: malformed, without `pn`, split, text or
+    well-formed main code, with an earlier file's `pn`, or above 16 MiB. They are listed with
+    reasons in `bad.csv` beside the Parquet file, as are dropped malformed secondary codes.
 
     Parameters
     ----------
@@ -63,12 +62,6 @@ def read_wipo_alpha(
         `<cl>`, cut before "2." if that holds all claims.
     description_words
         First words of the description to keep.
-    max_bad_share
-        Share of the files, in [0, 1], that may be bad and are left out: malformed, without `pn`,
-        split, text or well-formed main code, with an earlier file's `pn`, or above 16 MiB. They
-        are listed with reasons in `<cache>.bad.csv`, as are dropped malformed secondary codes.
-    num_workers
-        Processes that parse, 0 for one a CPU. The result does not depend on it.
 
     Returns
     -------
@@ -83,36 +76,33 @@ def read_wipo_alpha(
     ValueError
         An argument is out of range.
     """
-    _check_arguments(level, fields, description_words, max_bad_share)
-    root, cache_dir = (ROOT / root).resolve(), ROOT / cache_dir
+    _check_arguments(level, fields, description_words)
+    root = (ROOT / root).resolve()
     if not root.is_dir() and not (root.is_file() and root.suffix.lower() == ".zip"):
         raise DataError(f"{root}: neither a directory nor a .zip archive; check the path")
     entries = sorted(_list_directory(root) if root.is_dir() else _list_archive(root))
     if not entries:
         raise DataError(f"{root}: no .xml file in it; name the folder that holds train and test")
-    asked = [CODE, str(root), entries, list(fields), description_words]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
-    cache = cache_dir / f"{key}.parquet"
-    if not cache.is_file():
-        read = partial(read_chunk, root, fields=fields, description_words=description_words)
-        _write_cache(cache, _parse(read, entries, num_workers or cpu_count()), fields)
-    _report(root, cache, len(entries), max_bad_share)
+    read = partial(read_chunk, root, fields=fields, description_words=description_words)
+    folder = cached(
+        "wipo",
+        [str(root), entries, list(fields), description_words],
+        lambda folder: _write(folder, _parse(read, entries, cpu_count()), fields),
+        code=code_fingerprint(*modules_behind("data.wipo.read")),
+    )
+    _report(root, folder, len(entries))
     return DatasetDict(
-        {split: _load_split(root, cache, split, level, fields) for split in ("train", "test")}
+        {split: _load_split(root, folder, split, level, fields) for split in ("train", "test")}
     )
 
 
-def _check_arguments(
-    level: str, fields: Sequence[str], description_words: int, max_bad_share: float
-) -> None:
+def _check_arguments(level: str, fields: Sequence[str], description_words: int) -> None:
     if level not in LEVELS:
         raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
     if not fields or len(set(fields)) < len(fields) or not set(fields) <= set(PATHS):
         raise DataError(f"fields: {list(fields)} is not a choice from {', '.join(PATHS)}")
     if description_words < 1:
         raise ValueError(f"description_words: {description_words} is below 1")
-    if not 0 <= max_bad_share <= 1:
-        raise ValueError(f"max_bad_share: {max_bad_share} is not in [0, 1]")
 
 
 def _is_document(name: str) -> bool:
@@ -180,39 +170,33 @@ def _refuse_repeats(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         yield kept, bad, dropped
 
 
-def _write_cache(cache: Path, chunks: Iterator[Chunk], fields: Sequence[str]) -> None:
+def _write(folder: Path, chunks: Iterator[Chunk], fields: Sequence[str]) -> None:
+    """Write `documents.parquet`, `bad.csv` and `summary.json`, a chunk at a time."""
     text_columns = [(name, pa.string()) for name in ("id", "split", *fields)]
     schema = pa.schema([*text_columns, ("codes", pa.list_(pa.string()))])
     summary = {"num_bad": 0, "first_bad": None, "num_dropped": 0}
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=cache.parent, prefix=".unfinished-") as folder:
-        parquet, listing = Path(folder, "parquet"), Path(folder, "csv")
-        with (
-            pq.ParquetWriter(parquet, schema, compression="zstd") as writer,
-            listing.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-        ):
-            rows = csv.writer(file)
-            rows.writerow(("file", "reason"))
-            for documents, bad, dropped in _refuse_repeats(chunks):
-                summary["num_bad"] += len(bad)
-                summary["first_bad"] = summary["first_bad"] or min(bad, default=None)
-                summary["num_dropped"] += len(dropped)
-                rows.writerows(sorted(bad + dropped))
-                if documents:
-                    writer.write_table(pa.Table.from_pylist(documents, schema=schema))
-            writer.add_key_value_metadata({"wipo": json.dumps(summary)})
-        os.replace(listing, cache.with_suffix(".bad.csv"))
-        os.replace(parquet, cache)  # last: where it exists, everything does
+    listing = folder / "bad.csv"
+    with (
+        pq.ParquetWriter(folder / "documents.parquet", schema, compression="zstd") as writer,
+        listing.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        rows = csv.writer(file)
+        rows.writerow(("file", "reason"))
+        for documents, bad, dropped in _refuse_repeats(chunks):
+            summary["num_bad"] += len(bad)
+            summary["first_bad"] = summary["first_bad"] or min(bad, default=None)
+            summary["num_dropped"] += len(dropped)
+            rows.writerows(sorted(bad + dropped))
+            if documents:
+                writer.write_table(pa.Table.from_pylist(documents, schema=schema))
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
-def _report(root: Path, cache: Path, num_files: int, max_bad_share: float) -> None:
-    summary = json.loads(pq.read_metadata(cache).metadata[b"wipo"])
-    listing = cache.with_suffix(".bad.csv")
-    if summary["num_dropped"]:
-        log.warning(
-            "%s: dropped %d malformed secondary codes; see %s",
-            root, summary["num_dropped"], listing,
-        )  # fmt: skip
+def _report(root: Path, folder: Path, num_files: int) -> None:
+    """Log what was left out; raise `DataError` if that is too much."""
+    summary, listing = read_json(folder / "summary.json"), folder / "bad.csv"
+    if num_dropped := summary["num_dropped"]:
+        log.warning("%s: dropped %d malformed secondary codes; see %s", root, num_dropped, listing)
     if not summary["num_bad"]:
         return
     path, reason = summary["first_bad"]
@@ -221,14 +205,17 @@ def _report(root: Path, cache: Path, num_files: int, max_bad_share: float) -> No
         f"{root}: {summary['num_bad']} of {num_files} files ({share:.2%}) cannot be used, "
         f"the first is {path}: {reason}; all are listed in {listing}"
     )
-    if share > max_bad_share:
-        raise DataError(f"{found}; repair or remove them (at most {max_bad_share:.2%} may be bad)")
+    if share > MAX_BAD_SHARE:
+        raise DataError(f"{found}; repair or remove them (at most {MAX_BAD_SHARE:.2%} may be bad)")
     log.warning("%s", found)
 
 
-def _load_split(root: Path, cache: Path, split: str, level: str, fields: Sequence[str]) -> Dataset:
-    columns = ["id", "codes", *fields]
-    table = pq.read_table(cache, columns=columns, filters=[("split", "==", split)])
+def _load_split(root: Path, folder: Path, split: str, level: str, fields: Sequence[str]) -> Dataset:
+    table = pq.read_table(
+        folder / "documents.parquet",
+        columns=["id", "codes", *fields],
+        filters=[("split", "==", split)],
+    )
     if not table.num_rows:
         raise DataError(f"{root}: no document below a directory {split!r}; both splits are needed")
     for field in fields:
@@ -239,4 +226,4 @@ def _load_split(root: Path, cache: Path, split: str, level: str, fields: Sequenc
         for codes in table["codes"].to_pylist()
     ]
     table = table.set_column(1, "labels", pa.array(labels, pa.list_(pa.string())))
-    return Dataset(table, fingerprint=f"{cache.stem}-{level}-{split}")
+    return Dataset(table, fingerprint=f"{folder.name}-{level}-{split}")

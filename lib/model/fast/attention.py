@@ -1,9 +1,17 @@
 """Attention over documents packed end to end, causal or in both directions.
 
-A packed micro-batch is one row of all its tokens; positions start anew at each document and
-attention stays within it, so that no padding is ever computed. transformers passes the boundaries
-on to whatever attention is registered with its `AttentionInterface`, under the names it uses for
-FlashAttention (`cu_seq_lens_q`).
+A packed micro-batch is one row of all its tokens. Positions start anew at each document, and
+attention stays within it, so that no padding is ever computed:
+
+```
+padded (B, T)          packed (1, S)              boundaries (B + 1,)
+a a a . . . . .
+b b b b b b b b   ->   a a a b b b b b b b b c c      0 3 11 13
+c c . . . . . .        0 1 2 0 1 2 3 4 5 6 7 0 1      positions
+```
+
+transformers passes the boundaries on to whatever attention is registered with its
+`AttentionInterface`, under the names that it uses for FlashAttention (`cu_seq_lens_q`).
 """
 
 from collections.abc import Iterator
@@ -13,169 +21,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    Cache,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from lib.errors import ModelError
 from lib.model.fast.packed_attention import packed_attention
-from lib.model.probes import alone_beyond
 
 NAME = "packed"
-# Whether the pass that is running has packed documents: boundaries then have to arrive.
-_packing = False
+_expecting = False  # True during a packed pass: attention then has to get boundaries
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Whether every token attends to the left alone."""
+    """True if every token attends to the left alone."""
     attentions = [m.is_causal for m in model.modules() if hasattr(m, "is_causal")]
     return bool(attentions) and all(attentions)
 
 
 def is_packed(model: nn.Module) -> bool:
-    """Whether `use_packing` has switched the model, or the model inside it."""
+    """True if `lib.model.fast.packing.use_packing` has switched the model, or the one inside it."""
     inner = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
     return inner is not None and inner.config._attn_implementation == NAME
 
 
-def bidirectional(config: PretrainedConfig) -> PretrainedConfig:
-    """The config of a decoder in which every token also attends to those after it.
-
-    The change of mask of LLM2Vec (arXiv 2404.05961, section 2.1), by the switches that the mask
-    functions of transformers read. The model made of it goes through `attend_both_ways`.
-    """
-    changes = {"is_causal": False}
-    if hasattr(config, "use_bidirectional_attention"):  # Gemma's own; it halves the window too
-        changes["use_bidirectional_attention"] = True
-    return type(config).from_dict(config.to_dict() | changes)
-
-
-@torch.no_grad()
-def attend_both_ways(model: PreTrainedModel) -> None:
-    """Tell the attention of a model made with a `bidirectional` config that it is not causal.
-
-    Raises
-    ------
-    ValueError
-        Its first token still cannot see its last one: the model builds its mask by itself. Or some
-        of its layers have no attention.
-    """
-    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not all(any(hasattr(m, "is_causal") for m in block.modules()) for block in blocks):
-        raise ValueError(
-            f"bidirectional: some layers of {type(model).__name__} have no attention and read from "
-            "left to right alone; use another model or leave bidirectional out"
-        )
-    for module in model.modules():
-        if hasattr(module, "is_causal"):
-            module.is_causal = False
-    input_ids = torch.tensor([[5, 6, 7], [5, 6, 8]], device=model.device)
-    first, second = model(input_ids=input_ids).last_hidden_state[:, 0]
-    if torch.equal(first, second):
-        raise ValueError(
-            f"bidirectional: {type(model).__name__} keeps its causal mask, whatever its config "
-            "says; use another model or leave bidirectional out"
-        )
-
-
 @contextmanager
-def _packed_pass() -> Iterator[None]:
+def boundaries_expected() -> Iterator[None]:
     """Let attention refuse to run without the boundaries of documents."""
-    global _packing
-    before, _packing = _packing, True
+    global _expecting
+    before, _expecting = _expecting, True
     try:
         yield
     finally:
-        _packing = before
+        _expecting = before
 
 
-def hidden_states(
-    backbone: PreTrainedModel,
+def packed_pass(
+    decoder: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
     *,
     num_layers: int = 1,
-    inputs_embeds: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Hidden states of the last `num_layers` layers, (B, T, H) each, of right-padded (B, T) input.
+    embeds: Tensor | None = None,
+) -> BaseModelOutput:
+    """The decoder's output for the S real tokens of (B, T) input as one row, or for their `embeds`.
 
-    A packed backbone takes `inputs_embeds`, (S, H) of all S real tokens, in place of their ids.
-
-    Packed where `use_packing` has found it exact: zeros stand where there is padding. Otherwise
-    padding is computed, what stands there means nothing, and a causal backbone is spared the mask,
-    because no real token sees the padding behind it.
+    Every row holds a token; hidden states are (1, S, H).
     """
-    if _beyond(backbone, attention_mask):
-        if any(getattr(m, "rope_type", None) == "dynamic" for m in backbone.modules()):
-            raise ModelError(
-                f"max_length: {type(backbone).__name__} has dynamic rotary positions, so texts of "
-                f"more than {alone_beyond(backbone):,} tokens depend on those before; lower it"
-            )
-        if len(input_ids) > 1:
-            return _each_alone(backbone, input_ids, attention_mask, num_layers, inputs_embeds)
-    several = {"output_hidden_states": num_layers > 1}
-    if not is_packed(backbone):
-        mask = None if is_causal(backbone) else attention_mask
-        output = backbone(input_ids=input_ids, attention_mask=mask, **several)
-        return _last_layers(output, num_layers)
     real = attention_mask.bool()
-    if not real.any(dim=1).all():
-        raise ValueError("attention_mask: a row holds no token, so it has no hidden state")
-    positions = (attention_mask.cumsum(dim=1) - 1)[real]  # (S,): S real tokens
+    positions = (attention_mask.cumsum(dim=1) - 1)[real]  # (S,)
     offsets = nn.functional.pad(attention_mask.sum(dim=1).cumsum(dim=0), (1, 0)).int()  # (B + 1,)
-    if inputs_embeds is None:
+    if embeds is None:
         tokens = {"input_ids": input_ids[real][None]}
     else:
-        tokens = {"inputs_embeds": inputs_embeds[None]}
-    with _packed_pass():
-        output = backbone(
+        tokens = {"inputs_embeds": embeds[None]}
+    with boundaries_expected():
+        return decoder(
             **tokens,
             position_ids=positions[None],
             use_cache=False,
             cu_seq_lens_q=offsets,
             max_length_q=input_ids.shape[1],
-            **several,
+            output_hidden_states=num_layers > 1,
         )
-    return tuple(
-        packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
-        for (packed,) in _last_layers(output, num_layers)  # (S, H)
-    )
-
-
-def _beyond(backbone: PreTrainedModel, attention_mask: Tensor) -> bool:
-    """True if a text is so long that its states depend on what stands beside it in the batch."""
-    limit = alone_beyond(backbone)
-    return limit is not None and int(attention_mask.sum(dim=1).max()) > limit
-
-
-def _each_alone(
-    backbone: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    num_layers: int,
-    inputs_embeds: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """`hidden_states` of rows that each have a pass of their own; zeros stand at padding."""
-    lengths, rows = attention_mask.sum(dim=1).tolist(), []
-    embeds = [None] * len(lengths) if inputs_embeds is None else inputs_embeds.split(lengths)
-    for i, (length, own) in enumerate(zip(lengths, embeds, strict=True)):
-        part = (input_ids[i : i + 1, :length], attention_mask[i : i + 1, :length])
-        layers = hidden_states(backbone, *part, num_layers=num_layers, inputs_embeds=own)
-        beyond = (0, 0, 0, input_ids.shape[1] - length)
-        rows.append([nn.functional.pad(states, beyond) for states in layers])
-    return tuple(torch.cat(layer) for layer in zip(*rows, strict=True))
-
-
-def _last_layers(output: BaseModelOutput, num_layers: int) -> tuple[Tensor, ...]:
-    return output.hidden_states[-num_layers:] if num_layers > 1 else (output.last_hidden_state,)
 
 
 def packed_attention_forward(
@@ -193,25 +100,27 @@ def packed_attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, heads, S, D) in, (1, S, heads, D) out.
 
-    Without document boundaries (decoding, scoring) it is transformers' own `sdpa`; or, behind a
-    `prefix` that all rows share, `attend_behind`.
+    Without document boundaries (decoding, scoring) it is transformers' own `sdpa`; behind a
+    `prefix` that all rows share, `attend_with_shared_prefix`.
 
     Raises
     ------
     ValueError
-        Documents are packed, and the model does not hand their boundaries on.
+        Documents are packed, and the model does not pass their boundaries on.
     """
     if prefix is not None:
         shared = prefix.layers[module.layer_idx]
-        out = attend_behind(shared.keys, shared.values, query, key, value, attention_mask, scaling)
+        out = attend_with_shared_prefix(
+            shared.keys, shared.values, query, key, value, attention_mask, scaling
+        )
         return out.transpose(1, 2), None
     if cu_seq_lens_q is None:
-        if _packing:
+        if _expecting:
             raise ValueError("cu_seq_lens_q: packed documents need their boundaries")
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    # Under autocast rotary positions may leave queries and keys in fp32; values tell the dtype.
+    # Under autocast rotary positions may leave queries and keys in fp32; values keep the dtype.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (S, heads, D)
     window, causal = sliding_window or 0, module.is_causal
     if q.is_cuda and _flash_suits(q):
@@ -232,7 +141,7 @@ def _flash_suits(q: Tensor) -> bool:
 
 
 def packed_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """A mask only where one is given: packed documents are told apart by their boundaries."""
+    """A mask only where one is given: packed documents have boundaries instead."""
     if attention_mask is None:
         return None
     return sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
@@ -242,7 +151,7 @@ AttentionInterface.register(NAME, packed_attention_forward)
 AttentionMaskInterface.register(NAME, packed_mask)
 
 
-def attend_behind(
+def attend_with_shared_prefix(
     prefix_keys: Tensor,
     prefix_values: Tensor,
     query: Tensor,
@@ -253,7 +162,7 @@ def attend_behind(
 ) -> Tensor:
     """Attention of B rows to a prefix that they share and to their own keys, (B, heads, T, D).
 
-    The prefix stands in memory once, and all rows attend to it in one product. The two parts are
+    The prefix is in memory once, and all rows attend to it in one product. The two parts are
     joined by the sums of their exponentials: the decomposition of Hydragen (arXiv 2402.05099,
     section 3.1).
 
@@ -279,6 +188,6 @@ def attend_behind(
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention, and the logarithm of the sum of its exponentials, (..., 1) float32."""
+    """Attention, and log of the sum of its exponentials, (..., 1) float32."""
     scores = (q @ k.to(v.dtype).mT).float() * scale + mask
     return scores.softmax(-1).to(v.dtype) @ v, scores.logsumexp(-1, keepdim=True)

@@ -1,50 +1,50 @@
-"""What the layers below the first adapted one compute: once a document, not once an epoch.
+"""Hidden states below the first adapted layer, cached: one pass per document, not one per epoch.
 
-Where adapters sit on the last layers alone, everything below them stays constant. Their output is
-computed in one pass, kept on disk for every run that shares it, and training starts from there: the
-same numbers for a part of the work.
+Where adapters are on the last layers alone, everything below them stays constant:
+
+```
+tokens -> [ layer 1 ... layer k ] -> (S, H) -> [ layer k + 1 ... last layer, with adapters ] -> head
+             one pass, on disk                    every epoch, and every run that shares the states
+```
 """
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lib.machine import meter, mixed_precision
+from lib.machine import Cost, meter
 from lib.model.batches import micro_batches, pad
-from lib.model.fast.attention import hidden_states, is_packed
-from lib.model.fast.blocks import compiled_if_it_pays, only_layers
-from lib.model.weights import CACHE
-from lib.storage import atomic_path, computing_fingerprint
+from lib.model.fast.attention import is_packed
+from lib.model.fast.blocks import decoder_slice
+from lib.model.forward import last_hidden_states, maybe_compiled
+from lib.model.parts import decoder_of, first_adapted_layer
+from lib.storage import cached, computing_fingerprint, free_bytes, read_json
 
 log = logging.getLogger(__name__)
 
 KEPT_SHARE = 0.5  # of the free disk that kept states may take
 
 
-def lower_states(
-    backbone: PreTrainedModel,
+def cache_lower_layers(
+    model: nn.Module,
     splits: Mapping[str, Sequence[Sequence[int]]],
     *,
-    first_layer: int,
     compute_dtype: torch.dtype,
     fingerprint: str,
     token_budget: int,
-) -> tuple[dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
+) -> tuple[dict[str, list[np.ndarray]], dict[str, Cost]]:
     """Hidden states that enter the first adapted layer, of every token of every document.
 
     Parameters
     ----------
-    backbone
-        A decoder without its head, whose layers below `first_layer` do not train.
+    model
+        A decoder with adapters (`add_lora`), with or without a head.
     splits
         Token ids of each split's documents.
     compute_dtype
@@ -57,38 +57,36 @@ def lower_states(
     Returns
     -------
     states
-        For each split, for each document (T, H): float32, or bfloat16 seen as int16. Empty where
-        there is nothing to gain (adapters from the first layer on, a model that is not packed), no
-        room, or a model whose layers do more than pass states on, as two documents tell; then
-        training runs every layer in every epoch.
-    spent
-        For each split, seconds and joules of the pass that made them, (2,) float64.
+        For each split, for each document (T, H): float32, or bfloat16 seen as int16. Empty if
+        caching is useless (adapters start at the first layer), impossible (the model is not packed,
+        the disk too full) or wrong (on two sample documents, the upper layers on cached states do
+        not reproduce the whole model). Training then runs all layers in every epoch.
+    costs
+        For each split, of the pass that made them.
     """
+    backbone, first_layer = decoder_of(model), first_adapted_layer(model)
     num_tokens = sum(len(d) for documents in splits.values() for d in documents)
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
-    suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * _free_bytes()
+    suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * free_bytes()
     few = next(iter(splits.values()))[:2]
     if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
-        return {}, dict.fromkeys(splits, np.zeros(2))
-    states, spent = {}, {}
+        return {}, dict.fromkeys(splits, Cost())
+    code = computing_fingerprint("model.fast.cached_layers", "model.load")  # made the backbone
+    rules = [fingerprint, backbone.device.type, str(backbone.dtype), first_layer,
+             torch.get_num_threads(), token_budget]  # both decide how sums are rounded  # fmt: skip
+    states, costs = {}, {}
     for name, documents in splits.items():
-        content = joblib.hash([list(map(int, d)) for d in documents])
-        code = computing_fingerprint(
-            "model.fast.cached_layers", "model.load"
-        )  # the latter has made the backbone
-        rules = json.dumps(
-            [fingerprint, code, backbone.device.type, str(backbone.dtype), first_layer, content,
-             torch.get_num_threads(), token_budget]  # both decide how sums are rounded
-        )  # fmt: skip
-        file = CACHE / "lower" / f"{hashlib.sha256(rules.encode()).hexdigest()[:32]}.npy"
-        if not file.with_suffix(".json").exists():
+        documents = [list(map(int, document)) for document in documents]
+
+        def write(folder: Path, name: str = name, documents: list[list[int]] = documents) -> None:
             log.info("layers 1 to %d read %s once", first_layer, name)
-            _compute(file, backbone, documents, first_layer, compute_dtype, token_budget)
-        rows = np.load(file, mmap_mode="r")
-        ends = np.cumsum([len(d) for d in documents])
-        states[name] = np.split(rows, ends[:-1])
-        spent[name] = np.array(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
-    return states, spent
+            _compute(folder, backbone, documents, first_layer, compute_dtype, token_budget)
+
+        folder = cached("lower", [rules, documents], write, code=code)
+        rows = np.load(folder / "states.npy", mmap_mode="r")
+        states[name] = np.split(rows, np.cumsum([len(d) for d in documents]))[:-1]
+        costs[name] = Cost(*read_json(folder / "cost.json"))
+    return states, costs
 
 
 @torch.no_grad()
@@ -100,10 +98,9 @@ def states_below(
     first_layer: int,
     compute_dtype: torch.dtype,
 ) -> Tensor:
-    """What enters layer `first_layer`, (S, H), for S real tokens of right-padded (B, T) input."""
-    view = only_layers(backbone, range(first_layer))
-    with mixed_precision(input_ids.device, compute_dtype):
-        (states,) = hidden_states(view, input_ids, attention_mask)
+    """Hidden states that enter layer `first_layer`, (S, H), for S real tokens of (B, T) input."""
+    view = decoder_slice(backbone, range(first_layer))
+    states = last_hidden_states(view, input_ids, attention_mask, compute_dtype=compute_dtype)
     return states[attention_mask.bool()].to(backbone.dtype)
 
 
@@ -114,34 +111,26 @@ def _is_exact(
     first_layer: int,
     compute_dtype: torch.dtype,
 ) -> bool:
-    """Whether the layers above, on what the layers below give, make the whole model's states.
+    """True if the upper layers, on the states of the lower ones, reproduce the whole model.
 
     Some architectures scale embeddings on their way in, or call their last norm otherwise.
     """
     ids, mask = (x.to(backbone.device) for x in pad(documents, backbone.config.pad_token_id))
-    options = {"first_layer": first_layer, "compute_dtype": compute_dtype}
+    options = {"compute_dtype": compute_dtype}
     try:
-        above = only_layers(backbone, range(first_layer, len(backbone.layers)))
-        lower = states_below(backbone, ids, mask, **options)
-        with mixed_precision(ids.device, compute_dtype):
-            (whole,) = hidden_states(backbone, ids, mask)
-            (parts,) = hidden_states(above, ids, mask, inputs_embeds=lower)
+        lower = states_below(backbone, ids, mask, first_layer=first_layer, **options)
+        whole = last_hidden_states(backbone, ids, mask, **options)
+        parts = last_hidden_states(backbone, ids, mask, cached=lower, **options)
     except AttributeError:  # no `layers`
         return False
     near = torch.allclose(parts, whole, rtol=0.05, atol=0.05 * float(whole.abs().mean()))
     if not near:
-        log.info("layers below the adapters run in every epoch: they cannot be taken apart")
+        log.info("lower layers are not cached: the upper layers alone do not reproduce this model")
     return near
 
 
-def _free_bytes() -> int:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    disk = os.statvfs(CACHE)
-    return disk.f_bavail * disk.f_frsize
-
-
 def _compute(
-    file: Path,
+    folder: Path,
     backbone: PreTrainedModel,
     documents: Sequence[Sequence[int]],
     first_layer: int,
@@ -153,8 +142,8 @@ def _compute(
     starts = np.cumsum([0, *lengths])
     kind = np.float32 if backbone.dtype == torch.float32 else np.int16
     shape = (int(starts[-1]), backbone.config.hidden_size)
-    with atomic_path(file) as path, compiled_if_it_pays(backbone, shape[0]):
-        rows = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+    with maybe_compiled(backbone, shape[0]):
+        rows = np.lib.format.open_memmap(folder / "states.npy", "w+", dtype=kind, shape=shape)
         for batch in micro_batches(lengths.tolist(), token_budget, packed=True):
             ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
             states = states_below(
@@ -168,5 +157,5 @@ def _compute(
             for i, part in zip(batch, states.split(lengths[batch].tolist()), strict=True):
                 rows[starts[i] : starts[i + 1]] = part.numpy()
         rows.flush()
-    with atomic_path(file.with_suffix(".json")) as path:
-        path.write_text(json.dumps(list(meter(backbone.device) - start)), encoding="utf-8")
+    cost = json.dumps(list(meter(backbone.device) - start))  # seconds and joules
+    (folder / "cost.json").write_text(cost, encoding="utf-8")

@@ -9,7 +9,6 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
@@ -139,13 +138,6 @@ def _dense(
             scales, *codebook, blocks[1], torch.float32
         ).add_(offset)
     return torch.ops.bitsandbytes.dequantize_4bit(values, scales, blocks[0], "nf4", shape, dtype)
-
-
-def layer_weight(base: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """The layer's weight, (out, in), in the dtype to compute in."""
-    if isinstance(base, bnb.nn.Linear4bit):
-        return dequantize_4bit(base.weight.data, base.weight.quant_state).to(dtype)
-    return base.weight.to(dtype)
 
 
 class _FusedForward:

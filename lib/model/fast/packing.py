@@ -1,12 +1,12 @@
-"""Whether documents may be packed for a model: asked of its config, then of its states."""
+"""Packing, switched on for models that it is exact for: by their config, then their states."""
 
 import logging
 
 import torch
 from transformers import PreTrainedModel
 
-from lib.model.fast.attention import NAME, hidden_states, is_causal
-from lib.model.logits import decoder_of
+from lib.model.fast.attention import NAME, is_causal, packed_pass
+from lib.model.parts import decoder_of
 from lib.model.probes import (
     WINDOW,
     document_rows,
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def use_packing(model: PreTrainedModel) -> bool:
-    """Switch a model to packed attention if that is exact for it; whether it is.
+    """Switch a model to packed attention if that is exact for it; True if it is.
 
     It may be for decoders with rotary positions whose attention has no soft cap, sinks, dropout or
     latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window, or
-    in both directions without one. Of these, `_packs_exactly` tells which it is. Others keep
-    padding and mask.
+    in both directions without one. `_packs_exactly` decides among these. Others keep padding and
+    mask.
     """
     if not _may_pack(model):
         return False
@@ -64,11 +64,11 @@ def _decodes(model: PreTrainedModel) -> bool:
 def _packs_exactly(model: PreTrainedModel) -> bool:
     """True if a document has the states that it has alone, packed behind another one.
 
-    It is longer than a sliding window, which is `WINDOW` tokens meanwhile.
+    That document is longer than a sliding window, which is `WINDOW` tokens meanwhile.
 
     ```
     alone:         bbbbbbbbbbbbbbbb     the model's own attention
-    packed:  aaa   bbbbbbbbbbbbbbbb     attention has to stop where the documents meet
+    packed:  aaa   bbbbbbbbbbbbbbbb     attention has to end where the documents meet
     ```
     """
     decoder, own = decoder_of(model), model.config._attn_implementation
@@ -77,12 +77,12 @@ def _packs_exactly(model: PreTrainedModel) -> bool:
         (alone,) = states_alone(decoder, [ids[1].tolist()])
         model.set_attn_implementation(NAME)
         try:
-            (packed,) = hidden_states(decoder, ids, mask)
+            packed = packed_pass(decoder, ids, mask).last_hidden_state[0]
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
         finally:
             model.set_attn_implementation(own)
     return all(
         states_agree(part, whole, exact=exact)
-        for part, whole in zip(packed[1].split(WINDOW), alone.split(WINDOW), strict=True)
+        for part, whole in zip(packed[3:].split(WINDOW), alone.split(WINDOW), strict=True)
     )

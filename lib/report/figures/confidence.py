@@ -1,6 +1,6 @@
-"""Figures of confidence: does it mean what it says, and what could be automated by it?"""
+"""Figures of confidence: against accuracy, and by the share of documents that it answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,15 +8,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lib.report.calibration import (
-    FEWEST,
-    WANTED,
-    calibrate,
+from lib.evaluation.calibration import (
+    MIN_ANSWERED,
     choose_threshold,
     coverage_curve,
-    read_confidence,
     reliability,
 )
+from lib.report.calibration import WANTED, ScoredRun
 from lib.report.figures.style import (
     MAX_LINES,
     arm_styles,
@@ -28,7 +26,7 @@ from lib.report.figures.style import (
 
 
 def plot_reliability(
-    runs: pd.DataFrame, arms: Sequence[str], *, multi_label: bool
+    scored: Mapping[str, Sequence[ScoredRun]], arms: Sequence[str], *, multi_label: bool
 ) -> Figure | None:
     """Accuracy against confidence, a panel for each arm that has probabilities; None without any.
 
@@ -37,14 +35,14 @@ def plot_reliability(
 
     Parameters
     ----------
-    runs
-        See `calibration_table`.
+    scored
+        See `lib.report.calibration.read_scores`.
     arms
         The first six of them that have probabilities are drawn.
     """
     panels = {}
     for arm in arms:
-        if len(panels) < MAX_LINES and (tables := _pooled(runs[runs["arm"] == arm], multi_label)):
+        if len(panels) < MAX_LINES and (tables := _pooled(scored[arm], multi_label)):
             panels[arm] = tables
     if not panels:
         return None
@@ -67,9 +65,9 @@ def plot_reliability(
     return fig
 
 
-def _pooled(runs: pd.DataFrame, multi_label: bool) -> list[pd.DataFrame]:
+def _pooled(runs: Sequence[ScoredRun], multi_label: bool) -> list[pd.DataFrame]:
     """Reliability of an arm over all its seeds, before and after scaling; empty without it."""
-    calibrated = [calibrate(folder, multi_label=multi_label) for folder in runs["folder"]]
+    calibrated = [run.calibrated(multi_label=multi_label) for run in runs]
     if None in calibrated:
         return []
     answers = (
@@ -82,7 +80,9 @@ def _pooled(runs: pd.DataFrame, multi_label: bool) -> list[pd.DataFrame]:
     ]
 
 
-def plot_risk_coverage(runs: pd.DataFrame, arms: Sequence[str]) -> Figure | None:
+def plot_risk_coverage(
+    scored: Mapping[str, Sequence[ScoredRun]], arms: Sequence[str]
+) -> Figure | None:
     """Precision against the share of test documents that are answered, the surest first.
 
     Single labels. The first seed of the first six arms that have a confidence; None without any.
@@ -91,20 +91,19 @@ def plot_risk_coverage(runs: pd.DataFrame, arms: Sequence[str]) -> Figure | None
     """
     chosen = {}
     for arm in arms:
-        folder = runs[runs["arm"] == arm].sort_values("seed")["folder"].iloc[0]
-        both = [read_confidence(folder, split) for split in ("validation", "test")]
-        if len(chosen) < MAX_LINES and None not in both:
-            chosen[arm] = both
+        run = scored[arm][0]
+        if len(chosen) < MAX_LINES and all(split.confidence is not None for split in run):
+            chosen[arm] = run
     if not chosen:
         return None
     fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
     styles, ends, lowest = arm_styles(list(chosen)), {}, {}
     for arm, (validation, test) in chosen.items():
-        curve = coverage_curve(*test)
-        curve = curve[(curve["share"] * len(test[1]) >= FEWEST) | (curve["share"] == 1)]
+        curve = coverage_curve(test.confidence, test.right)
+        curve = curve[(curve["share"] * len(test.right) >= MIN_ANSWERED) | (curve["share"] == 1)]
         ax.plot(curve["share"], curve["precision"], color=styles[arm]["color"], lw=1.4)
         for precision in WANTED:
-            threshold = choose_threshold(*validation, precision)
+            threshold = choose_threshold(validation.confidence, validation.right, precision)
             reached = curve[curve["threshold"] >= threshold].tail(1)
             ax.plot(reached["share"], reached["precision"], ms=6, mec="black", mew=0.6, ls="",
                     **styles[arm])  # fmt: skip

@@ -17,16 +17,18 @@ from transformers import (
     Qwen3Config,
 )
 
-from lib.head import model as embedding
+from lib.config.groups import HeadParams, LoraParams
 from lib.head.model import EmbeddingModel
 from lib.machine import mixed_precision
+from lib.model import forward
 from lib.model.adapters import add_lora
 from lib.model.batches import pad
+from lib.model.bidirectional import bidirectional_config, disable_causal_mask
 from lib.model.fast import attention
-from lib.model.fast.attention import attend_both_ways, bidirectional, hidden_states, is_packed
-from lib.model.fast.blocks import compile_layers
+from lib.model.fast.attention import is_packed
+from lib.model.fast.blocks import wrap_for_compiling
 from lib.model.fast.packing import use_packing
-from lib.prompt.label_scores import additive_mask
+from lib.model.forward import additive_mask, last_hidden_states
 
 TINY = {
     "vocab_size": 99,
@@ -54,6 +56,10 @@ def make(config, attention="eager"):
     return AutoModel.from_config(config, attn_implementation=attention)
 
 
+def states_of(model, input_ids, mask, compute_dtype=torch.float32):
+    return last_hidden_states(model, input_ids, mask, compute_dtype=compute_dtype)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_packed_documents_get_the_hidden_states_of_padded_ones(family, side):
@@ -67,7 +73,7 @@ def test_packed_documents_get_the_hidden_states_of_padded_ones(family, side):
         ).last_hidden_state
         assert use_packing(model)
         assert is_packed(model)
-        (packed,) = hidden_states(model, input_ids, mask)
+        packed = states_of(model, input_ids, mask)
     torch.testing.assert_close(packed[mask.bool()], padded[mask.bool()], rtol=1e-4, atol=1e-5)
     assert not packed[~mask.bool()].any()
 
@@ -87,8 +93,8 @@ def test_models_for_which_packing_is_not_exact_keep_their_mask(config):
     assert not use_packing(model)
     input_ids, mask = pad(DOCUMENTS, 0)
     with torch.no_grad():
-        (batch,) = hidden_states(model, input_ids, mask)
-        (alone,) = hidden_states(model, *pad(DOCUMENTS[:1], 0))
+        batch = states_of(model, input_ids, mask)
+        alone = states_of(model, *pad(DOCUMENTS[:1], 0))
     torch.testing.assert_close(batch[0, :3], alone[0], rtol=1e-4, atol=1e-5)
 
 
@@ -96,13 +102,13 @@ def test_models_for_which_packing_is_not_exact_keep_their_mask(config):
 def test_in_both_directions_every_token_sees_its_whole_document(family):
     """LLM2Vec's change of mask, against each document by itself, without padding or packing."""
     windowed = "sliding" in family or family == "gemma3"
-    model = make(bidirectional(FAMILIES[family])).eval()
-    attend_both_ways(model)
+    model = make(bidirectional_config(FAMILIES[family])).eval()
+    disable_causal_mask(model)
     alone = [model(torch.tensor([d])).last_hidden_state[0] for d in DOCUMENTS]
     changed = model(torch.tensor([[*DOCUMENTS[0][:-1], 90]])).last_hidden_state[0]
     assert not torch.allclose(changed[0], alone[0][0])
     assert use_packing(model) != windowed
-    (states,) = hidden_states(model, *pad(DOCUMENTS, 0))
+    states = states_of(model, *pad(DOCUMENTS, 0))
     for row, expected in zip(states, alone, strict=True):
         torch.testing.assert_close(row[: len(expected)], expected, rtol=1e-4, atol=1e-5)
 
@@ -110,14 +116,14 @@ def test_in_both_directions_every_token_sees_its_whole_document(family):
 def test_a_model_that_keeps_its_causal_mask_is_refused():
     model = make(FAMILIES["llama"]).eval()  # its config does not ask for it
     with pytest.raises(ValueError, match="LlamaModel keeps its causal mask"):
-        attend_both_ways(model)
+        disable_causal_mask(model)
 
 
 def test_a_row_of_padding_alone_is_an_error():
     model = make(FAMILIES["llama"])
     use_packing(model)
     with pytest.raises(ValueError, match="holds no token"):
-        hidden_states(model, torch.ones(2, 3, dtype=torch.long), torch.tensor([[1, 1, 0], [0] * 3]))
+        states_of(model, torch.ones(2, 3, dtype=torch.long), torch.tensor([[1, 1, 0], [0] * 3]))
 
 
 @pytest.mark.parametrize("given", [None, "mask"])
@@ -155,8 +161,8 @@ def test_rows_behind_a_shared_prefix_get_the_states_of_whole_rows(family):
 def step(path, dtype):
     """Logits and gradients of one training step of a small Llama on one of our paths."""
     backbone = make(FAMILIES["llama"]).to(dtype).requires_grad_(False)
-    model = EmbeddingModel(backbone, num_labels=3, mode="mean", compute_dtype=dtype)
-    model = add_lora(model, r=4, alpha=8).train()
+    model = EmbeddingModel(backbone, HeadParams(pooling="mean"), num_labels=3, compute_dtype=dtype)
+    model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8)).train()
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -169,7 +175,7 @@ def step(path, dtype):
     else:
         use_packing(backbone)
     if path == "compiled":
-        assert compile_layers(model, num_tokens=10**9)
+        assert wrap_for_compiling(model, num_tokens=10**9)
     logits = model(*pad(DOCUMENTS, 0))
     nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
     grads = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
@@ -197,17 +203,15 @@ def test_a_step_in_bfloat16_is_as_near_to_fp32_as_the_plain_path(path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    ("mode", "mixed", "computed"), [("last", 1, 4), ("last", 2, 4), ("cls", 1, 4), ("mean", 1, 24)]
-)
-def test_the_last_block_computes_only_what_is_read(family, mode, mixed, computed, monkeypatch):
+@pytest.mark.parametrize(("mode", "computed"), [("last", 4), ("cls", 4), ("mean", 24)])
+def test_the_last_block_computes_only_what_is_read(family, mode, computed, monkeypatch):
     def logits_and_gradients():
         backbone = make(FAMILIES[family]).requires_grad_(False)
         assert use_packing(backbone)
         model = EmbeddingModel(
-            backbone, num_labels=3, mode=mode, mixed_layers=mixed, compute_dtype=torch.float32
+            backbone, HeadParams(pooling=mode), num_labels=3, compute_dtype=torch.float32
         )
-        model = add_lora(model, r=4, alpha=8).train()
+        model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8)).train()
         torch.manual_seed(1)
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -225,7 +229,7 @@ def test_the_last_block_computes_only_what_is_read(family, mode, mixed, computed
 
     tokens, logits, gradients = logits_and_gradients()
     assert tokens == [24, 24, 24, computed]
-    monkeypatch.setattr(embedding, "reading_only", lambda *_: nullcontext())
+    monkeypatch.setattr(forward, "skip_unread_positions", lambda *_: nullcontext())
     tokens, expected, expected_gradients = logits_and_gradients()
     assert tokens == [24] * 4
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
@@ -255,6 +259,6 @@ def test_autocast_reaches_the_fused_layers():
     with mixed_precision(torch.device("cpu"), torch.bfloat16):
         backbone = make(FAMILIES["llama"])
         use_packing(backbone)
-        model = add_lora(backbone, r=2, alpha=2)
-        (states,) = hidden_states(model.get_base_model(), *pad(DOCUMENTS, 0))
+        model = add_lora(backbone, LoraParams(lora_r=2, lora_alpha=2))
+        states = states_of(model, *pad(DOCUMENTS, 0), torch.bfloat16)
         assert states.isfinite().all()

@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
+from lib.config.groups import LoraParams
 from lib.model.adapters import add_lora
 from lib.model.fast.lora_linear import FUSED_LAYERS, FusedLinear
 
@@ -84,7 +85,7 @@ def test_adapters_can_be_switched_off():
 
 
 def test_the_loader_uses_fused_layers_and_the_first_input_gets_no_gradient(make_backbone):
-    model = add_lora(make_backbone(dtype="float32"), r=2, alpha=2)
+    model = add_lora(make_backbone(dtype="float32"), LoraParams(lora_r=2, lora_alpha=2))
     layers = [m for m in model.modules() if isinstance(m, FusedLinear)]
     assert len(layers) == 2 * 7
     embedded = []

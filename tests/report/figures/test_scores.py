@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from seaborn.utils import relative_luminance
 from sklearn.metrics import confusion_matrix, f1_score
 
+from lib.evaluation.slices import f1_by_part, parts_by_length, parts_by_support
 from lib.report import save_figure
+from lib.report.calibration import read_scores
 from lib.report.figures.confidence import plot_reliability, plot_risk_coverage
 from lib.report.figures.cost import COSTS, pareto_front, plot_cost
 from lib.report.figures.details import (
@@ -25,7 +27,6 @@ from lib.report.figures.details import (
 from lib.report.figures.scores import choose_pairs, plot_forest, plot_pairwise
 from lib.report.figures.slices import plot_slices
 from lib.report.figures.style import lowest_shown, wrap
-from lib.report.slices import f1_by_part, parts_by_length, parts_by_support
 
 ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf", "zero_shot", "instruction@512",
         "head_mlp", "layers_8", "rank_64", "embedding_rank_64_all_linear_lr_1e-3_seeded",
@@ -347,7 +348,9 @@ def test_confidence_is_legible(arms, tmp_path):
     table.to_parquet(tmp_path / "predictions.parquet")
     (tmp_path / "labels.json").write_text(json.dumps({"a": "a", "b": "b", "c": "c"}))
     runs = pd.DataFrame({"arm": arms, "seed": 0, "folder": tmp_path})
-    bins, coverage = plot_reliability(runs, arms, multi_label=False), plot_risk_coverage(runs, arms)
+    scored = read_scores(runs)
+    bins = plot_reliability(scored, arms, multi_label=False)
+    coverage = plot_risk_coverage(scored, arms)
     for fig in (bins, coverage):
         assert_legible(fig)
     test = table[table["split"] == "test"]

@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from lib.model.checks import check_logits
-from lib.model.logits import decoder_of, next_token_logits
+from lib.model.forward import next_token_logits
+from lib.model.parts import decoder_of
 
 SHAPE = {
     "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -55,8 +56,8 @@ def test_logits_are_scaled_and_bounded_as_the_model_does(config):
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        (ModernBertDecoderConfig(**SHAPE), "does more to its logits"),
-        (BertConfig(**SHAPE), "does more to its logits"),
+        (ModernBertDecoderConfig(**SHAPE), "transforms its logits"),
+        (BertConfig(**SHAPE), "transforms its logits"),
         (BertGenerationConfig(**SHAPE), "depend on those after it"),
     ],
     ids=["transformed", "encoder", "both ways"],

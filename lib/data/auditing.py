@@ -1,4 +1,4 @@
-"""What is wrong with labelled splits: leakage, repeats, unusable labels and damaged text."""
+"""Faults of labelled splits: leakage, repeats, unusable labels and damaged text."""
 
 import re
 from collections import Counter
@@ -12,16 +12,16 @@ import regex
 from datasets import DatasetDict
 from ftfy.badness import is_bad
 
-from lib.data.near_duplicates import duplicates, tabulate
+from lib.data.near_duplicates import find_duplicates, tabulate
 from lib.data.tables import SPLITS
 from lib.data.words import WORD_CHARACTER, normal_form
 from lib.errors import DataError
 
-# Chosen here, as every number in this file whose comment names no source.
+# Our choices.
 MAX_CHARACTERS = 1_000_000  # also the longest text that spaCy takes by default
 FEW_DOCUMENTS = 5
 IMBALANCE = 10
-SHORTEST_NAME = 4  # characters of a label that is looked for in texts
+MIN_NAME_LENGTH = 4  # characters of a label that is looked for in texts
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 # Four letters of À to ÿ in a row: Cyrillic, Greek, Hebrew or Chinese bytes read as Latin-1, or as
@@ -35,7 +35,6 @@ def audit(
     max_length: int | None = None,
     count_tokens: Callable[[list[str]], Sequence[int]] | None = None,
     on_leakage: Literal["warn", "error"] = "warn",
-    threshold: float = 0.8,
 ) -> pd.DataFrame:
     """Findings about the splits, the gravest first; no rows where nothing was found.
 
@@ -48,10 +47,8 @@ def audit(
         Tokens that a model reads, and the function that counts the tokens of each of N texts.
         Without them no text is reported as cut.
     on_leakage
-        "error" raises where a held-out document, or its group, also stands in an earlier split.
-        Validation leaks into test as train does, because validation chooses.
-    threshold
-        Jaccard similarity of word shingles, in (0, 1], from which two texts are near-duplicates.
+        "error" raises if a held-out document, or its group, is in an earlier split too. Validation
+        leaks into test as train does, because validation chooses.
 
     Returns
     -------
@@ -71,13 +68,16 @@ def audit(
         raise ValueError(f'on_leakage: {on_leakage!r} is neither "warn" nor "error"')
     if (max_length is None) != (count_tokens is None):
         raise ValueError("max_length and count_tokens: give both or neither")
+    # Leakage may stop the run.
     table = tabulate(splits)
-    leaks = [found for found in _leaks(table, threshold) if found["count"]]
+    leaks = [found for found in _leaks(table, find_duplicates(splits)) if found["count"]]
     if leaks and on_leakage == "error":
         what = "; ".join(
             f"{f['check']}: {f['count']}, such as {f['examples'].split(', ')[0]}" for f in leaks
         )
         raise DataError(f'{what}; {leaks[0]["remedy"]}, or write audit: "warn"')
+
+    # All other findings are a table.
     findings = [*leaks, *_texts(table), *_labels(table)]
     if count_tokens is not None:
         findings.append(_cut(table, np.asarray(count_tokens(table["text"].tolist())), max_length))
@@ -101,12 +101,11 @@ def _finding(severity: str, check: str, examples: Iterable[str], remedy: str) ->
     }
 
 
-def _leaks(table: pd.DataFrame, threshold: float) -> list[dict]:
+def _leaks(table: pd.DataFrame, found: pd.DataFrame) -> list[dict]:
     remedy = "drop them from the earlier split, or read the scores as optimistic"
-    found = duplicates(table, threshold)
     pairs = found["id"] + " ~ " + found["other_id"]
     group = table["group"] if "group" in table else pd.Series(None, table.index, dtype=object)
-    ranks = table["rank"].groupby(group.where(group != ""), sort=False).agg(["min", "max"])
+    ranks = table["split_rank"].groupby(group.where(group != ""), sort=False).agg(["min", "max"])
     findings = []
     for earlier, place in (
         ("train", "in train and in a held-out split"),
@@ -123,11 +122,11 @@ def _leaks(table: pd.DataFrame, threshold: float) -> list[dict]:
 
 
 def _texts(table: pd.DataFrame) -> list[dict]:
-    ids, texts, filled = table["id"], table["text"], table["key"] != ""
-    repeats = filled & table.duplicated(["rank", "code"])
-    several = table[filled & table.duplicated("code", keep=False)]
-    sets = several["labels"].map(frozenset).groupby(several["code"]).nunique()
-    contrary = several[several["code"].isin(sets.index[sets > 1])].drop_duplicates("code")
+    ids, texts, filled = table["id"], table["text"], table["normalised_text"] != ""
+    repeats = filled & table.duplicated(["split_rank", "text_id"])
+    several = table[filled & table.duplicated("text_id", keep=False)]
+    sets = several["labels"].map(frozenset).groupby(several["text_id"]).nunique()
+    contrary = several[several["text_id"].isin(sets.index[sets > 1])].drop_duplicates("text_id")
     huge = texts.str.len() > MAX_CHARACTERS
     control = [bool(_CONTROL.search(text)) for text in texts]
     damaged = [not text.isascii() and _is_damaged(text) for text in texts]
@@ -150,7 +149,7 @@ def _is_damaged(text: str) -> bool:
 
 
 def _labels(table: pd.DataFrame) -> list[dict]:
-    """Findings about labels; which documents a label lacks is told of splits that are there."""
+    """Findings about labels; documents are missed in splits that are there alone."""
     pairs = table[["split", "labels"]].explode("labels").dropna()
     support = {name: Counter(part["labels"]) for name, part in pairs.groupby("split")}
     train, test = support.get("train", Counter()), support.get("test", Counter())
@@ -173,7 +172,7 @@ def _imbalance(support: Counter, num_documents: int) -> list[dict]:
         return []
     [(label, most)], median = support.most_common(1), np.median(list(support.values()))
     remedy = (
-        f"{label!r} stands on {most / num_documents:.0%} of the training documents, "
+        f"{label!r} is on {most / num_documents:.0%} of the training documents, "
         f"{most / median:.0f} times as many as the median label; read macro-F1 beside micro-F1"
     )
     large = [label] if most >= IMBALANCE * median else []
@@ -189,13 +188,15 @@ def _name_pattern(label: str) -> tuple[str, regex.Pattern]:
 
 def _own_labels(table: pd.DataFrame) -> list[dict]:
     ids, hits, documents = [], Counter(), Counter()
-    for identity, key, labels in zip(table["id"], table["key"], table["labels"], strict=True):
+    for identity, key, labels in zip(
+        table["id"], table["normalised_text"], table["labels"], strict=True
+    ):
         patterns = {label: _name_pattern(label) for label in labels}
         documents.update(labels)
         inside = [
             label
             for label, (name, regex) in patterns.items()
-            if len(name) >= SHORTEST_NAME and name in key and regex.search(key)
+            if len(name) >= MIN_NAME_LENGTH and name in key and regex.search(key)
         ]
         hits.update(inside)
         ids += [identity] if inside else []
@@ -203,8 +204,8 @@ def _own_labels(table: pd.DataFrame) -> list[dict]:
         return []
     label, count = hits.most_common(1)[0]
     remedy = (
-        f"fine where new texts do so too; {label!r} stands in {count / documents[label]:.0%} of "
-        "its documents"
+        f"fine where new texts do so too; {label!r} is in {count / documents[label]:.0%} of its "
+        "documents"
     )
     return [_finding("note", "text contains its own label", ids, remedy)]
 

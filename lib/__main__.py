@@ -1,0 +1,55 @@
+"""Commands: `python -m lib plan STUDY` and `python -m lib export RUN FOLDER`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib.config.study import load_params
+from lib.machine import configure_process
+from lib.runs.export import export_classifier
+from lib.runs.plan import measure_this_machine, plan
+from lib.runs.rates import GPUS
+from lib.storage import ROOT
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; an error of its input is printed as one line, with exit status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except ValueError as error:  # an InputError, or a run's folder that cannot be used
+        sys.exit(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("plan", help="seconds, memory and cost of each arm of a study")
+    command.add_argument("study", help="a folder of params/, by its name or its path")
+    command.add_argument("--machine", choices=GPUS, help="a GPU; by default this machine, measured")
+    command.add_argument("--price", type=float, default=0.0, help="per hour of the machine")
+    command.set_defaults(run=_plan)
+
+    command = commands.add_parser("export", help="a head's run as a plain transformers model")
+    command.add_argument("run_dir", metavar="RUN", help="runs/<study>/<arm>/seed-<seed>")
+    command.add_argument("folder", metavar="FOLDER", help="a new folder for the model")
+    command.set_defaults(run=lambda options: export_classifier(options.run_dir, options.folder))
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> None:
+    named = ROOT / "params" / options.study
+    folder = named if named.is_dir() else Path(options.study)
+    study = load_params(folder / "common.yaml")
+    configure_process(seed=0, num_threads=study.threads)
+    machine = GPUS[options.machine] if options.machine else measure_this_machine(study)
+    table = plan(folder, machine=machine, price=options.price)
+    print(f"{machine.name}: {machine.flops / 1e12:.2f} TFLOP/s, "
+          f"{machine.bandwidth / 1e9:.0f} GB/s, {machine.memory_gib:.0f} GiB")  # fmt: skip
+    print(table.to_string(index=False, float_format="{:,.2f}".format, na_rep="-"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The base of all groups of parameters: flat, strict, frozen and described field by field."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lib.storage import ROOT
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Group(BaseModel):
+    """Parameters that belong together; the string below a field is its meaning for users."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+def local_files(name: str) -> list[Path]:
+    """The file of that name, if any; of a folder what was changed last within it, or it itself.
+
+    A folder's time changes with what is added or removed. One path represents all of them: the
+    75,000 files of WIPO-Alpha, listed for each run, would fill Snakemake's log.
+    """
+    path = ROOT / name
+    paths = [found for found in (path, *path.rglob("*")) if found.exists()] if name else []
+    return [max(paths, key=lambda found: found.stat().st_mtime_ns)] if paths else []

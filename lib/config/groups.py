@@ -1,0 +1,136 @@
+"""Groups of parameters below an arm: model, adapter, training, head and prompt."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lib.config.choices import (
+    DECODINGS,
+    HEADS,
+    LORA_VARIANTS,
+    LOSSES,
+    POOLINGS,
+    SET_DECODINGS,
+)
+from lib.config.group import Count, Group, Name, Positive, Share
+
+
+class ModelParams(Group):
+    """The language model and how it is loaded; see `lib.model.load.load_backbone`."""
+
+    quantization: Literal["nf4", "none"] = "nf4"
+    """4-bit NormalFloat weights, or "none": weights as stored"""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """of the arithmetic"""
+    fast: bool = True
+    """packing, fused adapters, compiled blocks and cached layers; false: plain and slower"""
+
+
+class LoraParams(Group):
+    """The adapter; see `lib.model.adapters.add_lora`."""
+
+    lora_r: Count = 8
+    """rank; 0: full fine-tuning (needs quantization "none")"""
+    lora_alpha: Positive = 16
+    """numerator of the adapter's scale, alpha / r"""
+    lora_dropout: Share = 0.0
+    """on the adapter's input"""
+    lora_variant: Literal[*LORA_VARIANTS] = "lora"
+    """or "rslora" (scale by sqrt(r)), "dora" (magnitude apart)"""
+    lora_layers: Count = 0
+    """adapted layers, the last ones; 0: all"""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """or a list of layer names"""
+
+
+class TrainParams(Group):
+    """The optimizer and the schedule; see `lib.training.finetune`."""
+
+    num_epochs: Count = 3
+    """passes over the training documents"""
+    min_steps: Count = 0
+    """least optimizer steps; few documents get more epochs"""
+    batch_size: Positive = 8
+    """documents per optimizer step"""
+    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-3
+    """peak, then linear decay to 0; QLoRA took 2.0e-4 for 7B models"""
+    warmup_share: Share = 0.06
+    """share of the steps over which the rate rises from 0"""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """of AdamW"""
+    eval_steps: Count = 0
+    """also evaluate every N steps, for the curves; 0: after each epoch only"""
+    memory_gib: Annotated[float, Field(ge=0)] = 0.0
+    """GiB that the run should stay below; 0: all that the device has"""
+
+    def with_min_steps(self, num_train: int) -> Self:
+        """The same, with enough epochs over `num_train` documents for `min_steps` optimizer steps.
+
+        Few documents need more passes; without them a learning curve would show too few steps
+        rather than too few documents.
+        """
+        steps_per_epoch = math.ceil(num_train / self.batch_size)
+        num_epochs = max(self.num_epochs, math.ceil(self.min_steps / steps_per_epoch))
+        return self.model_copy(update={"num_epochs": num_epochs})
+
+
+class HeadParams(Group):
+    """The pooling head and its loss; see `lib.head`."""
+
+    pooling: Literal[*POOLINGS, "attention"] = "mean"
+    """of hidden states: "last", "cls" (first), "weighted_mean", "max" or "attention" (trained)"""
+    bidirectional: bool = False
+    """let a decoder's tokens attend to those after them"""
+    head: Literal[*HEADS] = "linear"
+    """or "mlp" """
+    head_bias: bool = True
+    """without it, a linear head on "last" can be exported"""
+    head_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """0: as learning_rate"""
+    loss: Literal[*LOSSES] = "cross_entropy"
+    """or "focal", "asymmetric" (label sets), "logit_adjusted" """
+    class_weights: Literal["none", "balanced"] = "none"
+    """"balanced": labels count inversely to their frequency"""
+    label_smoothing: Share = 0.0
+    """share of each target that is spread over all labels"""
+    teacher: Name | Literal[""] = ""
+    """another arm of the study, whose probabilities are learnt too"""
+
+    @model_validator(mode="after")
+    def _check_head(self) -> Self:
+        needed = {"loss": "cross_entropy", "class_weights": "none"} if self.teacher else {}
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)!r} does not suit a teacher's probabilities; "
+                    f'write "{value}" or leave teacher out'
+                )
+        return self
+
+
+class PromptParams(Group):
+    """The prompt and how its answer is read; see `lib.prompt`."""
+
+    instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
+    """what the model is asked to do"""
+    template: Literal["chat", "plain"] = "chat"
+    """the model's own chat template, or plain text"""
+    labels_in_prompt: bool = False
+    """list all labels behind the instruction"""
+    verbalizer: Literal["text", "name", "code"] = "text"
+    """what labels are called: their text, their name, or a short code"""
+    num_examples: Count = 0
+    """answered training documents in the prompt (few-shot)"""
+    example_choice: Literal["random", "balanced", "nearest"] = "random"
+    """how these are chosen"""
+    decoding: Literal[*DECODINGS, *SET_DECODINGS[1:]] = "score"
+    """how validation and test are answered; see the ladder"""
+    num_generated: Count = 100
+    """validation documents that climb the ladder of decodings"""
+
+    @model_validator(mode="after")
+    def _check_examples(self) -> Self:
+        if self.example_choice != "random" and not self.num_examples:
+            raise ValueError("example_choice: has no effect while num_examples is 0")
+        return self

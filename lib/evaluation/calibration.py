@@ -1,0 +1,236 @@
+"""Calibration: does confidence mean what it says, and what could be automated by it?
+
+Scores count as probabilities where they lie in [0, 1] and, for single labels, sum to 1. Generated
+answers, whose scores are 0 and 1, have no confidence. Constants without a source are our choices.
+"""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit, softmax
+from statsmodels.stats.proportion import proportion_confint
+
+MIN_PROB = 1e-12  # stands for 0, which has no logarithm
+MIN_ANSWERED = 20  # validation documents that a threshold must rest on
+MIN_SET_PROB = 0.01  # probability of a label in a set; nearly all pairs are below it
+ECE_BINS, RELIABILITY_BINS = 15, 10
+CALIBRATION_MEASURES = ("ece", "ece_scaled", "temperature", "brier", "brier_scaled")
+
+
+class ScoredSplit(NamedTuple):
+    """Scores of one split's documents, and the truth about them.
+
+    Attributes
+    ----------
+    scores
+        (N, K) float; K is C, or fewer where only the best scores were kept.
+    truth
+        (N, C) bool.
+    right
+        (N,) bool: True where the predicted label set is right as a whole.
+    """
+
+    scores: np.ndarray
+    truth: np.ndarray
+    right: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray | None:
+        """The highest score of each document, (N,); None if all are 0 or 1.
+
+        It ranks answers without being a probability: decision values and likelihoods do too.
+        """
+        return None if np.isin(self.scores, (0, 1)).all() else self.scores.max(axis=1)
+
+
+class Calibrated(NamedTuple):
+    """Probabilities of test documents, (N, C), as given and at the temperature of validation."""
+
+    probs: np.ndarray
+    scaled: np.ndarray
+    temperature: float
+    truth: np.ndarray
+    right: np.ndarray
+    multi_label: bool
+
+    @classmethod
+    def fit(cls, validation: ScoredSplit, test: ScoredSplit, *, multi_label: bool) -> Self | None:
+        """Test probabilities, scaled; None where scores are none, or only the best were kept.
+
+        None as well where no label is given 0.01 or more: nothing is said with any confidence then.
+        """
+        probs, truth, right = test
+        both = np.concatenate([validation.scores, probs])
+        known = probs.shape == truth.shape and are_probabilities(both, multi_label=multi_label)
+        if not known or probs.max() < MIN_SET_PROB:
+            return None
+        options = {"multi_label": multi_label}
+        temperature = fit_temperature(validation.scores, validation.truth, **options)
+        scaled = scale(probs, temperature, **options)
+        return cls(probs, scaled, temperature, truth, right, **options)
+
+    def answers(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Confidence and correctness, (M,) each, of what calibration is about, at these `probs`.
+
+        Of every answer; for label sets, of every pair of document and label that is given 0.01 or
+        more before scaling, because the others would fill every bin.
+        """
+        if not self.multi_label:
+            return probs.max(axis=1), self.right
+        likely = self.probs >= MIN_SET_PROB
+        return probs[likely], self.truth[likely]
+
+    def measures(self) -> dict[str, float]:
+        """`ece ece_scaled temperature brier brier_scaled`."""
+        ece = [expected_calibration_error(*self.answers(p)) for p in (self.probs, self.scaled)]
+        brier = [
+            brier_score(p, self.truth, multi_label=self.multi_label)
+            for p in (self.probs, self.scaled)
+        ]
+        values = (*ece, self.temperature, *brier)
+        return dict(zip(CALIBRATION_MEASURES, values, strict=True))
+
+
+def are_probabilities(scores: np.ndarray, *, multi_label: bool) -> bool:
+    """True if scores (N, C) are probabilities, of each label or over all: see the module."""
+    inside = ((scores >= 0) & (scores <= 1)).all() and not np.isin(scores, (0, 1)).all()
+    return bool(inside and (multi_label or np.allclose(scores.sum(axis=1), 1, atol=1e-3)))
+
+
+def fit_temperature(probs: np.ndarray, truth: np.ndarray, *, multi_label: bool) -> float:
+    """The temperature T > 0 at which `scale` gives the truth the highest likelihood.
+
+    Guo et al. 2017 (arXiv 1706.04599, section 4.2). Above 1, the model was too sure of itself.
+
+    Parameters
+    ----------
+    probs, truth
+        (N, C) float in [0, 1] and bool, of the validation split.
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = scale(probs, np.exp(log_temperature), multi_label=multi_label)
+        likelihood = np.where(truth, scaled, 1 - scaled) if multi_label else scaled[truth]
+        return -np.log(np.maximum(likelihood, MIN_PROB)).mean()
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def scale(probs: np.ndarray, temperature: float, *, multi_label: bool) -> np.ndarray:
+    """Probabilities (N, C) at another temperature: softmax(log p / T), or sigmoid(logit(p) / T)."""
+    if multi_label:
+        return expit(logit(np.clip(probs, MIN_PROB, 1 - MIN_PROB)) / temperature)
+    return softmax(np.log(np.maximum(probs, MIN_PROB)) / temperature, axis=1)
+
+
+def expected_calibration_error(probs: np.ndarray, correct: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy, in [0, 1], over 15 bins of equally many documents.
+
+    ECE of Guo et al. (arXiv 1706.04599, eq. 3), with its number of bins and with equal-mass bins
+    (arXiv 1909.10155).
+
+    Parameters
+    ----------
+    probs
+        (N,) float in [0, 1], the probability of each document's prediction.
+    correct
+        (N,) bool.
+    """
+    if not np.all((probs >= 0) & (probs <= 1)):
+        raise ValueError("probs: expected probabilities in [0, 1]")
+    gaps = [
+        abs(probs[part].mean() - correct[part].mean()) * len(part)
+        for part in _equal_bins(probs, ECE_BINS)
+    ]
+    return float(sum(gaps) / len(probs))
+
+
+def _equal_bins(probs: np.ndarray, num_bins: int) -> list[np.ndarray]:
+    order = np.argsort(probs, kind="stable")
+    return np.array_split(order, min(num_bins, len(order)))
+
+
+def brier_score(probs: np.ndarray, truth: np.ndarray, *, multi_label: bool) -> float:
+    """Mean squared error of probabilities (N, C) against the truth, the lower the better.
+
+    Summed over the labels of a document, in [0, 2] (Brier 1950, equation 2); for label sets the
+    mean over all pairs of document and label, in [0, 1].
+    """
+    errors = (probs - truth) ** 2
+    return float(errors.mean() if multi_label else errors.sum(axis=1).mean())
+
+
+def reliability(probs: np.ndarray, correct: np.ndarray, *, num_seeds: int = 1) -> pd.DataFrame:
+    """Mean confidence and accuracy in 10 bins of equally many answers, with 95 % Wilson intervals.
+
+    Parameters
+    ----------
+    probs, correct
+        (N,) float in [0, 1] and bool.
+    num_seeds
+        Seeds that answered the same documents: their answers to a document count as one.
+
+    Returns
+    -------
+    DataFrame
+        `confidence accuracy low high count`; equal confidences may fall into two bins.
+    """
+    rows = []
+    for part in _equal_bins(probs, RELIABILITY_BINS):
+        hits, count = correct[part].sum() / num_seeds, len(part) / num_seeds
+        low, high = proportion_confint(hits, count, method="wilson")
+        rows.append((probs[part].mean(), correct[part].mean(), low, high, len(part)))
+    return pd.DataFrame(rows, columns=["confidence", "accuracy", "low", "high", "count"])
+
+
+def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> pd.DataFrame:
+    """Precision if only the most confident answers are given, by the share that is given.
+
+    The risk-coverage curve (El-Yaniv & Wiener 2010, JMLR 11), with precision = 1 - risk. Answers of
+    equal confidence are given together.
+
+    Parameters
+    ----------
+    confidence, right
+        (N,) float and bool.
+
+    Returns
+    -------
+    DataFrame
+        `threshold share precision`, from the highest threshold to the lowest.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ranked, given = confidence[order], np.arange(1, len(order) + 1)
+    last = np.append(ranked[:-1] > ranked[1:], True)[: len(order)]  # with this confidence
+    precision = right[order].cumsum() / given
+    columns = {"threshold": ranked, "share": given / len(order), "precision": precision}
+    return pd.DataFrame(columns)[last].reset_index(drop=True)
+
+
+def choose_threshold(confidence: np.ndarray, right: np.ndarray, wanted: float) -> float:
+    """The lowest confidence from which on answers reach the wanted precision; inf if none does.
+
+    Parameters
+    ----------
+    confidence, right
+        (N,) float and bool, of the validation split; at least 20 documents must be answered.
+    """
+    curve = coverage_curve(confidence, right)
+    answered = curve["share"] * len(right) >= MIN_ANSWERED
+    enough = curve[(curve["precision"] >= wanted) & answered]
+    return float(enough["threshold"].min()) if len(enough) else np.inf
+
+
+def automated(validation: ScoredSplit, test: ScoredSplit, wanted: float) -> tuple[float, float]:
+    """Share of test documents answered at the threshold of `choose_threshold`, and its precision.
+
+    NaN without confidences; the precision is also NaN where nothing is answered.
+    """
+    if validation.confidence is None or test.confidence is None:
+        return np.nan, np.nan
+    threshold = choose_threshold(validation.confidence, validation.right, wanted)
+    given = test.confidence >= threshold
+    return float(given.mean()), float(test.right[given].mean()) if given.any() else np.nan

@@ -1,0 +1,146 @@
+"""F1 over parts of the test split: rare labels, long documents, levels of a label hierarchy."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from lib.evaluation.intervals import f1_intervals
+from lib.evaluation.metrics import f1_scores
+
+
+def parts_by_support(train_counts: np.ndarray) -> pd.Categorical:
+    """The part of each label, (C,), by its training documents: the tail first, the head last."""
+    bounds = [-1, 0, 5, 20, 100, np.inf]
+    names = ["unseen", "1–5 documents", "6–20", "21–100", "over 100"]
+    return pd.cut(np.asarray(train_counts), bounds, labels=names)
+
+
+def parts_by_length(texts: Sequence[str]) -> pd.Categorical:
+    """The quarter of each document, (N,), by its words; fewer parts where many are equally long."""
+    lengths = np.array([len(text.split()) for text in texts])
+    bounds = np.unique(np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1], method="lower"))
+    upper = bounds[1:] if len(bounds) > 1 else bounds
+    lower = [bounds[0], *(upper[:-1] + 1)]
+    names = [f"{a}–{b} words" if a < b else f"{b} words" for a, b in zip(lower, upper, strict=True)]
+    return pd.cut(lengths, [-1, *upper], labels=names)
+
+
+def f1_by_part(
+    y_true: np.ndarray,
+    y_preds: Mapping[str, np.ndarray],
+    *,
+    documents: pd.Categorical | None = None,
+    labels: pd.Categorical | None = None,
+    groups: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Micro-F1 of each arm over parts of the documents, or of the labels, with 95 % intervals.
+
+    Parameters
+    ----------
+    y_true, y_preds
+        (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
+    documents, labels
+        The part of each document, (N,), or of each label, (C,): one of the two.
+    groups
+        (N,) the group of each document; None where documents are independent.
+
+    Returns
+    -------
+    DataFrame
+        `arm part size micro_f1 low high`, parts in their order; `size` counts documents or labels.
+        Parts without a true label are left out, which may leave none. For a table,
+        `pivot(index="arm", columns="part", values="micro_f1")`.
+
+    Raises
+    ------
+    ValueError
+        Neither or both are given, or not one part for each document or label.
+    """
+    if (documents is None) == (labels is None):
+        raise ValueError("f1_by_part: give the parts of the documents or those of the labels")
+    parts, axis = (documents, 0) if labels is None else (labels, 1)
+    if len(parts) != y_true.shape[axis]:
+        kind = ("documents", "labels")[axis]
+        raise ValueError(f"{kind}: {len(parts)} parts for {y_true.shape[axis]} {kind}")
+    tables = []
+    for part in parts.categories:
+        chosen = np.flatnonzero(parts == part)
+        truth = y_true.take(chosen, axis)
+        if truth.any():
+            of_part = {arm: preds.take(chosen, axis + 1) for arm, preds in y_preds.items()}
+            cut = groups is not None and documents is not None
+            table = f1_intervals(truth, of_part, groups=groups[chosen] if cut else groups)
+            tables.append(table.assign(part=part, size=len(chosen)))
+    if not tables:
+        columns = ["arm", "part", "size", "micro_f1", "low", "high"]
+        return pd.DataFrame(columns=columns).astype({"part": parts.dtype})
+    table = pd.concat(tables, ignore_index=True)
+    table = table.rename(columns={"micro_f1_low": "low", "micro_f1_high": "high"})
+    known = [part for part in parts.categories if part in set(table["part"])]
+    table["part"] = pd.Categorical(table["part"], known, ordered=True)
+    return table[["arm", "part", "size", "micro_f1", "low", "high"]]
+
+
+def f1_by_level(
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], levels: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Micro-F1 with labels cut to each level: a row per arm, a column per level.
+
+    Parameters
+    ----------
+    y_true, y_preds
+        (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
+    levels
+        For each level, from the coarsest to that of the labels, which of its C' labels contains
+        each label, (C, C') bool (`LabelSpace.rolled_up`).
+    """
+    rows: dict[str, dict[str, float]] = {arm: {} for arm in y_preds}
+    for level, contains in levels.items():
+        contains = contains.astype(np.float32)  # (C, C')
+        truth = (y_true @ contains) > 0
+        for arm, preds in y_preds.items():
+            scores = [f1_scores(truth, (p @ contains) > 0)["micro_f1"] for p in preds]
+            rows[arm][level] = float(np.mean(scores))
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def errors_by_level(
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], levels: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """The coarsest level at which answers are wrong: shares of documents, a row per arm.
+
+    Parameters
+    ----------
+    y_true, y_preds
+        (N, C) bool with one label per document, and for each arm (S, N, C) bool with one at most;
+        the mean over seeds is given.
+    levels
+        As for `f1_by_level`.
+
+    Returns
+    -------
+    DataFrame
+        `no answer`, `wrong section`, `right section, wrong class`, ..., `right`; a row sums to 1.
+
+    Raises
+    ------
+    ValueError
+        A document has several labels: "wrong" has no single level then; see `f1_by_level`.
+    """
+    if (y_true.sum(axis=1) != 1).any():
+        raise ValueError("y_true: errors by level need one label per document; use f1_by_level")
+    coarse = [contains.argmax(axis=1) for contains in levels.values()]  # each (C,)
+    spoken = [level.replace("_", " ") for level in levels]
+    steps = [f"right {a}, wrong {b}" for a, b in pairwise(spoken)]
+    outcomes = ["no answer", f"wrong {spoken[0]}", *steps, "right"]
+    rows = {}
+    for arm, preds in y_preds.items():
+        true, answered = y_true.argmax(axis=1), preds.argmax(axis=2)  # (N,), (S, N)
+        agree = np.stack([labels[answered] == labels[true] for labels in coarse])  # (L, S, N)
+        reached = 1 + np.cumprod(agree, axis=0).sum(axis=0)  # 1: not even the coarsest level
+        reached[~preds.any(axis=2)] = 0
+        counts = np.bincount(reached.ravel(), minlength=len(outcomes))
+        rows[arm] = dict(zip(outcomes, counts / reached.size, strict=True))
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,0 +1,254 @@
+"""The one way to hidden states, and to the logits of the next token.
+
+Each shortcut of `lib.model.fast` is taken here, where it is exact for the model. Callers know none
+of them, and a model that was loaded with `fast=False` goes the plain way.
+
+```
+input_ids, attention_mask   (B, T), padded on the right
+        |  packed: the S real tokens of all documents in one row, no padding computed
+        v
+[ lower layers | block, block, ... | last block ]
+  cached states  compiled            at the positions that are read alone
+        |
+        v
+last hidden states          (B, T, H)
+```
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from lib.errors import ModelError
+from lib.machine import mixed_precision
+from lib.model.fast.attention import is_causal, is_packed, packed_pass
+from lib.model.fast.blocks import decoder_slice, skip_unread_positions, wrap_for_compiling
+from lib.model.parts import decoder_of, first_adapted_layer, pretrained
+from lib.model.probes import alone_beyond
+
+
+def last_hidden_states(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    compute_dtype: torch.dtype,
+    read: Tensor | None = None,
+    cached: Tensor | None = None,
+) -> Tensor:
+    """Hidden states after the last layer and its norm, (B, T, H), of right-padded input.
+
+    What is returned at padding, and where `read` is false, has no meaning.
+
+    Parameters
+    ----------
+    model
+        A decoder or an encoder, with or without adapters and a language-model head.
+    input_ids, attention_mask
+        (B, T) int64; every row holds a token.
+    compute_dtype
+        Of matrix products: see `lib.machine.mixed_precision`.
+    read
+        (B, T) bool, true where a state will be used; None for all positions.
+    cached
+        (S, H) states that enter the first adapted layer, of all S real tokens, row after row
+        (`lib.model.fast.cached_layers`); the layers below are then left out.
+
+    Raises
+    ------
+    ModelError
+        A text is so long that the states of the texts beside it would depend on it, and cannot be
+        computed alone.
+    ValueError
+        A row holds no token.
+    """
+    decoder = decoder_of(model)
+    if cached is not None:
+        decoder = decoder_slice(decoder, range(first_adapted_layer(model), len(decoder.layers)))
+    given = None if read is None else read[attention_mask.bool()]
+    with mixed_precision(input_ids.device, compute_dtype), skip_unread_positions(decoder, given):
+        return _layers(decoder, input_ids, attention_mask, 1, cached)[0]
+
+
+def hidden_layers(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    num_layers: int,
+    compute_dtype: torch.dtype,
+) -> tuple[Tensor, ...]:
+    """Hidden states of the last `num_layers` layers, each as in `last_hidden_states`."""
+    with mixed_precision(input_ids.device, compute_dtype):
+        return _layers(decoder_of(model), input_ids, attention_mask, num_layers, None)
+
+
+def _layers(
+    decoder: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    num_layers: int,
+    embeds: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """`hidden_layers` of a decoder's tokens, or of (S, H) `embeds` in their place."""
+    # Texts that would change the states of those beside them have a pass of their own.
+    if _depends_on_others(decoder, attention_mask) and len(input_ids) > 1:
+        return _each_alone(decoder, input_ids, attention_mask, num_layers, embeds)
+    # Without packing padding is computed. It is on the right, where no real token of a causal
+    # decoder looks, so that such a decoder needs no mask.
+    if not is_packed(decoder):
+        mask = None if is_causal(decoder) else attention_mask
+        hidden = {"output_hidden_states": num_layers > 1}
+        output = decoder(input_ids=input_ids, attention_mask=mask, **hidden)
+        return _last_layers(output, num_layers)
+    # Packed: padding is zero.
+    real = attention_mask.bool()
+    if not real.any(dim=1).all():
+        raise ValueError("attention_mask: a row holds no token, so it has no hidden state")
+    output = packed_pass(decoder, input_ids, attention_mask, num_layers=num_layers, embeds=embeds)
+    return tuple(
+        packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
+        for (packed,) in _last_layers(output, num_layers)  # (S, H)
+    )
+
+
+def _depends_on_others(decoder: PreTrainedModel, attention_mask: Tensor) -> bool:
+    """True if some text is so long that its batch decides about its states."""
+    limit = alone_beyond(decoder)
+    if limit is None or int(attention_mask.sum(dim=1).max()) <= limit:
+        return False
+    if any(getattr(m, "rope_type", None) == "dynamic" for m in decoder.modules()):
+        raise ModelError(
+            f"max_length: {type(decoder).__name__} has dynamic rotary positions, so texts of "
+            f"more than {limit:,} tokens depend on those before; lower it"
+        )
+    return True
+
+
+def _each_alone(
+    decoder: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    num_layers: int,
+    embeds: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """`_layers` by one pass per row; padding is zero."""
+    lengths, rows = attention_mask.sum(dim=1).tolist(), []
+    own = [None] * len(lengths) if embeds is None else embeds.split(lengths)
+    for i, (length, part) in enumerate(zip(lengths, own, strict=True)):
+        row = (input_ids[i : i + 1, :length], attention_mask[i : i + 1, :length])
+        padding = (0, 0, 0, input_ids.shape[1] - length)
+        layers = _layers(decoder, *row, num_layers, part)
+        rows.append([nn.functional.pad(states, padding) for states in layers])
+    return tuple(torch.cat(layer) for layer in zip(*rows, strict=True))
+
+
+def _last_layers(output: BaseModelOutput, num_layers: int) -> tuple[Tensor, ...]:
+    return output.hidden_states[-num_layers:] if num_layers > 1 else (output.last_hidden_state,)
+
+
+def masked_states(
+    model: nn.Module,
+    input_ids: Tensor,
+    positions: Tensor,
+    visible: Tensor,
+    read: Tensor,
+    *,
+    compute_dtype: torch.dtype,
+    prefix: DynamicCache | None = None,
+    cache: DynamicCache | None = None,
+) -> Tensor:
+    """The n last hidden states that are read, (n, H), under a mask of the caller's.
+
+    Parameters
+    ----------
+    input_ids, positions, read
+        (B, T): tokens, their positions behind the prefix, and true where a state is returned.
+    visible
+        (B, T, keys) bool: the keys that each token sees, those of the cache first.
+    prefix
+        Of `prefill`: keys and values that all rows see.
+    cache
+        Keys and values of each row, to which those of these tokens are added.
+    """
+    decoder, device = decoder_of(model), input_ids.device
+    first = 0 if prefix is None else prefix.get_seq_length()
+    behind = {} if prefix is None else {"prefix": prefix}
+    behind |= {} if cache is None else {"past_key_values": cache}
+    with mixed_precision(device, compute_dtype), skip_unread_positions(decoder, read):
+        output = decoder(
+            input_ids=input_ids,
+            position_ids=first + positions,
+            attention_mask=additive_mask(visible, decoder.dtype),
+            use_cache=cache is not None,
+            **behind,
+        )
+    return output.last_hidden_state[read]
+
+
+def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, T, keys) bool as what transformers adds to attention scores, (B, 1, T, keys)."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+
+
+def prefill(
+    model: nn.Module, tokens: Sequence[int], *, compute_dtype: torch.dtype
+) -> DynamicCache | None:
+    """Keys and values of a beginning that all rows of `masked_states` share.
+
+    None where the model cannot share it: rows then have to contain it.
+    """
+    decoder = decoder_of(model)
+    if not tokens or not is_packed(decoder):
+        return None
+    ids = torch.tensor([list(tokens)], device=decoder.device)
+    with mixed_precision(decoder.device, compute_dtype):
+        # With its mask, from which a model with a sliding window makes its own.
+        output = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+    return output.past_key_values
+
+
+def next_token_logits(
+    model: nn.Module, states: Tensor, compute_dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Logits (..., V) of the token behind each of a causal model's last hidden states (..., H).
+
+    Some models scale the output of their head (Granite, Cohere, Falcon-H1) or bound it by tanh
+    (Gemma 2).
+    """
+    model = pretrained(model)
+    config = model.config.get_text_config()
+    with mixed_precision(states.device, compute_dtype):
+        logits = model.get_output_embeddings()(states)
+        if divisor := getattr(config, "logits_scaling", None):
+            logits = logits / divisor
+        for name in ("logit_scale", "lm_head_multiplier"):
+            logits = logits * (getattr(config, name, None) or 1.0)
+        if bound := getattr(config, "final_logit_softcapping", None):
+            logits = bound * torch.tanh(logits / bound)
+    return logits
+
+
+def skips_padding(model: nn.Module) -> bool:
+    """True if padding costs nothing, so that micro-batches may be cut by real tokens."""
+    return is_packed(model)
+
+
+@contextmanager
+def maybe_compiled(model: nn.Module, num_tokens: int) -> Iterator[None]:
+    """Compute `num_tokens` tokens, in training or in prediction, with compiled blocks or without.
+
+    Compiled blocks fuse norms, rotary positions, activations and residuals into few passes over
+    memory. One compilation serves all blocks and all lengths. It takes 10 to 40 seconds, and pays
+    from some number of tokens on (`lib.model.fast.blocks.COMPILE_FROM`). Nothing else but the
+    machine decides, so that the same work is always done in the same arithmetic. Compiling counts
+    as part of the work.
+    """
+    compiled = wrap_for_compiling(model, num_tokens=num_tokens)
+    with torch.compiler.set_stance("default" if compiled else "force_eager"):
+        yield

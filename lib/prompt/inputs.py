@@ -1,0 +1,83 @@
+"""Prompts with answers to train on, and the room that answers need in a model's context."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PretrainedConfig
+
+from lib.config.arms import InstructionParams
+from lib.data.labels import LabelSpace
+from lib.model.tokens import require_context
+from lib.prompt.answers import order_labels
+from lib.prompt.examples import choose_questions
+from lib.prompt.listing import SPARE
+from lib.prompt.template import NO, YES, PromptTemplate
+
+
+def training_examples(
+    template: PromptTemplate,
+    prompt_labels: LabelSpace,
+    documents: Dataset,
+    params: InstructionParams,
+) -> list[dict[str, Any]]:
+    """Prompts followed by their answers, one per training document, or one per question.
+
+    With `decoding: "yes_no"` a model trains on questions about single labels: those that a document
+    has, and as many that it does not have (`choose_questions`).
+
+    Parameters
+    ----------
+    documents
+        N documents with `id` str, `text` str and `labels` list[str].
+
+    Returns
+    -------
+    list of dict
+        `id` str; `input_ids` list[int], prompt + answer; `target` int, tokens of the answer.
+    """
+    texts, labels, ids = documents["text"], documents["labels"], documents["id"]
+    if params.decoding == "yes_no":
+        columns = prompt_labels.indices(labels)
+        asked = choose_questions(columns, num_labels=len(prompt_labels), seed=params.seed)
+        prompts = {i: template.render(texts[i]) for i, *_ in asked}
+        answers = [template.answer_ids(YES if applies else NO) for *_, applies in asked]
+        questions = [template.ask(prompts[i], prompt_labels.texts[c]) for i, c, _ in asked]
+        pairs = [(q + a, len(a)) for q, a in zip(questions, answers, strict=True)]
+        ids = [f"{ids[i]}/{prompt_labels.names[c]}" for i, c, _ in asked]
+    else:
+        answers = [order_labels(row, prompt_labels) for row in labels]
+        pairs = [
+            template.render_with_answer(text, *answer)
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+    return [
+        {"id": name, "input_ids": tokens, "target": num_answer}
+        for name, (tokens, num_answer) in zip(ids, pairs, strict=True)
+    ]
+
+
+def require_room(
+    template: PromptTemplate,
+    prompt_labels: LabelSpace,
+    prompts: Mapping[str, Sequence[Sequence[int]]],
+    examples: Sequence[Mapping[str, Any]],
+    config: PretrainedConfig,
+    params: InstructionParams,
+) -> int:
+    """Most tokens of a free answer, if the longest prompt and the longest answer fit the model.
+
+    Raises
+    ------
+    ModelError
+        They do not fit into the model's context.
+    """
+    answers = [len(template.answer_ids(text)) for text in prompt_labels.texts]
+    max_new_tokens = max(answers + [example["target"] for example in examples]) + SPARE
+    lengths = [len(prompt) for split in prompts.values() for prompt in split]
+    lengths += [len(example["input_ids"]) - example["target"] for example in examples]
+    longest = max(lengths)
+    if params.decoding == "yes_no":
+        longest += max(len(template.question_ids(text)) for text in prompt_labels.texts)
+    require_context(config, longest, max_new_tokens)
+    return max_new_tokens

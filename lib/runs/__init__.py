@@ -1,0 +1,24 @@
+"""What a run leaves on disk, and a finished run as a classifier.
+
+run            a run: its documents, the steps that all notebooks share, what it saves
+models         the model of an arm, loaded once for training, prediction and export
+baselines      TF-IDF and frozen embeddings
+record         the files of a run, written and read
+distillation   a teacher's probabilities
+classifier     a finished run as a classifier of new texts
+plan, rates    cost of a study before it is run
+export         a run as a plain transformers model
+"""
+
+from lib.runs import baselines
+from lib.runs.classifier import load_classifier
+from lib.runs.models import load_arm_model, save_arm_model
+from lib.runs.run import Run
+
+__all__ = [
+    "Run",
+    "baselines",
+    "load_arm_model",
+    "load_classifier",
+    "save_arm_model",
+]

@@ -1,0 +1,96 @@
+"""The model of an arm: loaded once for training, prediction and export alike."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+from torch import nn
+from transformers import GenerationConfig
+
+from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
+from lib.data.labels import LabelSpace
+from lib.head.model import EmbeddingModel
+from lib.model.adapters import add_lora, load_lora
+from lib.model.load import load_backbone
+from lib.storage import atomic_path
+
+WEIGHTS = "model.safetensors"
+
+
+def load_arm_model(
+    params: FinetuneParams,
+    label_space: LabelSpace,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    trained: Path | None = None,
+    unpack: bool = False,
+) -> nn.Module:
+    """The quantized base of an arm with its head and its adapters, ready to train or trained.
+
+    Parameters
+    ----------
+    label_space
+        C labels, for the head on the embedding.
+    dtype
+        Of the arithmetic; weights that train are float32.
+    trained
+        Folder of a finished run's model, which `save_arm_model` has written; None for fresh
+        adapters, or for all weights where `lora_r` is 0.
+    unpack
+        Dequantize weights that are packed in 4 bits.
+
+    Raises
+    ------
+    ModelError
+        See `load_backbone` and `add_lora`.
+    """
+    has_head = isinstance(params, EmbeddingParams)
+    model: nn.Module = load_backbone(
+        params.model_id,
+        quantization=params.quantization,
+        dtype=torch.float32 if params.trains_all_weights else dtype,
+        device=device,
+        head="none" if has_head else "lm",
+        bidirectional=has_head and params.bidirectional,
+        max_length=params.max_length,
+        memory_gib=params.memory_gib,
+        fast=params.fast,
+    )
+    if unpack and getattr(model, "is_quantized", False):
+        model = model.dequantize(dtype)
+    if has_head:
+        model = EmbeddingModel(model, params, num_labels=len(label_space), compute_dtype=dtype)
+    if not params.num_epochs:  # zero-shot
+        return model
+    if trained and params.lora_r:
+        return load_lora(model, trained)
+    if trained:
+        load_weights(model, str(trained / WEIGHTS))
+        return model
+    if params.trains_all_weights:
+        return model.requires_grad_(True)
+    return add_lora(model, params)
+
+
+def save_arm_model(
+    model: nn.Module, params: FinetuneParams, folder: Path, *, max_new_tokens: int = 0
+) -> None:
+    """Save what training changed: adapter and head, or every weight after full fine-tuning.
+
+    Parameters
+    ----------
+    max_new_tokens
+        Of a free answer; saved where the run answers freely.
+    """
+    if params.num_epochs:
+        with atomic_path(folder) as path:
+            path.mkdir()
+            if isinstance(model, PeftModel):
+                model.save_pretrained(path)
+            else:
+                save_weights(model, str(path / WEIGHTS))
+    if isinstance(params, InstructionParams) and params.decoding == "generate":
+        GenerationConfig(max_new_tokens=max_new_tokens).save_pretrained(folder)

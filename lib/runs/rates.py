@@ -1,0 +1,151 @@
+"""Seconds of a run, from the arithmetic and the memory traffic of its model.
+
+Time has two terms: FLOPs at the rate that the machine's matrix products reach, and bytes at its
+memory bandwidth. Both rates are measured, here (`measure_machine`) or once on a GPU (`GPUS`).
+tests/benchmarks/NOTES.md compares the estimates with runs.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lib.machine import memory_of
+from lib.model.memory import PROCESS_GIB, Shape
+
+# Elements that norms, rotary positions, activations, residuals, adapters and gradients read and
+# write per token and layer, as multiples of the hidden and of the intermediate size. Fitted to
+# SmolLM2-135M on CPUs and, in training, to models of 1, 3 and 8 billion weights on one H200.
+TRAFFIC_TRAIN = {"cpu": (180, 120), "cuda": (90, 60)}
+TRAFFIC_INFER = (40, 20)
+ROWS = 2048  # of the matrix products that are timed
+
+
+def inference_flops(shape: Shape, lengths: Sequence[int], *, r: int = 0) -> float:
+    """FLOPs of a forward pass over documents of these lengths in tokens.
+
+    2 (P + P_lora) per token, P the weights of linear layers and P_lora those of adapters of rank
+    `r`, and 4 D T (T + 1) / 2 per layer for a document's causal attention, D its width, T its
+    tokens (arXiv 2001.08361, table 1, halved because no token sees those after it).
+    """
+    products = 2 * (shape.linear_params + shape.lora_params(r)) * sum(lengths)
+    pairs = sum(t * (t + 1) / 2 for t in lengths)
+    return products + 4 * shape.attention_width * shape.num_layers * pairs
+
+
+def training_flops(shape: Shape, lengths: Sequence[int], *, r: int) -> float:
+    """FLOPs of a forward and backward pass over documents of these lengths in tokens.
+
+    Frozen weights take 4 P per token, twice the forward pass, because only their input needs a
+    gradient. What trains takes three times its forward pass: 6 P_lora, or 6 P in full fine-tuning
+    (`r` = 0). So does attention, whose factors both need a gradient. Recomputation is not counted;
+    the first input's gradient and unread positions of the last layer are.
+
+    Divided by seconds times the rate of matrix products of the model's shapes, this is model FLOPs
+    utilisation (arXiv 2204.02311, appendix B).
+    """
+    frozen = 2 * shape.linear_params * sum(lengths) if r else 0
+    return 3 * inference_flops(shape, lengths, r=r) - frozen
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine's rates and its memory.
+
+    Attributes
+    ----------
+    flops
+        Of its matrix products in its dtype, FLOP/s.
+    bandwidth
+        Of its memory, bytes/s.
+    memory_gib, process_gib
+        All of its memory, and what Python and its libraries take of it before any model, GiB.
+    itemsize
+        Bytes of a number in its dtype.
+    device
+        "cpu" or "cuda".
+    """
+
+    name: str
+    flops: float
+    bandwidth: float
+    memory_gib: float
+    itemsize: int = 2
+    device: str = "cuda"
+    process_gib: float = 0.0
+
+    def train_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int) -> float:
+        """Seconds of one epoch over documents of these lengths in tokens."""
+        flops = training_flops(shape, lengths, r=r)
+        return self._seconds(flops, TRAFFIC_TRAIN[self.device], shape, lengths)
+
+    def infer_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int = 0) -> float:
+        """Seconds of a forward pass over documents of these lengths in tokens."""
+        return self._seconds(inference_flops(shape, lengths, r=r), TRAFFIC_INFER, shape, lengths)
+
+    def _seconds(
+        self, flops: float, traffic: tuple[int, int], shape: Shape, lengths: Sequence[int]
+    ) -> float:
+        elements = traffic[0] * shape.hidden + traffic[1] * shape.intermediate
+        moved = elements * shape.num_layers * sum(lengths) * self.itemsize
+        return flops / self.flops + moved / self.bandwidth
+
+
+# As `measure_machine` measured it, with the matrix products of an 8B model (figures/bench/gpu.md).
+GPUS = {"H200": Machine("H200", flops=681e12, bandwidth=3789e9, memory_gib=139.0)}
+
+
+def measure_machine(
+    shape: Shape, *, device: torch.device, dtype: torch.dtype, seconds: float = 10.0
+) -> Machine:
+    """Rates of this machine, measured for about `seconds`.
+
+    Arithmetic is the rate over all matrix products of one block's forward pass and of its input's
+    gradient, 2,048 rows each; bandwidth is that of copying 256 MiB.
+    """
+    weights = shape.linear[: max(1, len(shape.linear) // shape.num_layers)]  # of one block
+    operands = [
+        (
+            torch.randn(ROWS, i, device=device).to(dtype),
+            torch.randn(o, i, device=device).to(dtype),
+            torch.randn(ROWS, o, device=device).to(dtype),
+        )
+        for o, i in weights
+    ]
+
+    def products() -> None:
+        for x, weight, grad in operands:
+            nn.functional.linear(x, weight)
+            grad @ weight
+
+    source = torch.zeros(2**26, device=device)
+    target = torch.empty_like(source)
+    per_block = _median_seconds(products, seconds / 2, device)
+    per_copy = _median_seconds(lambda: target.copy_(source), seconds / 2, device)
+    return Machine(
+        "this machine",
+        flops=2 * 2 * ROWS * sum(o * i for o, i in weights) / per_block,
+        bandwidth=2 * source.nbytes / per_copy,
+        memory_gib=memory_of(device),
+        itemsize=dtype.itemsize,
+        device=device.type,
+        process_gib=PROCESS_GIB if device.type == "cpu" else 0.0,
+    )
+
+
+def _median_seconds(work: Callable[[], object], budget: float, device: torch.device) -> float:
+    """Median seconds per call, over `budget` seconds and at least three calls."""
+    work()
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < budget:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)

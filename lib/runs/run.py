@@ -1,0 +1,336 @@
+"""A run: its documents and labels, the steps that every notebook shares, and what it leaves."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams, StudyParams
+from lib.data.auditing import audit
+from lib.data.labels import LabelSpace
+from lib.data.load import load_splits, take_train
+from lib.evaluation.metrics import tune_threshold
+from lib.evaluation.scores import Labels, Scores
+from lib.head.frozen import frozen_features
+from lib.machine import (
+    GIB,
+    Cost,
+    choose_device,
+    choose_dtype,
+    configure_process,
+    describe_machine,
+    meter,
+    peak_memory_gib,
+    reset_peak_memory,
+)
+from lib.model import cache_lower_layers
+from lib.model.load import count_parameters
+from lib.model.parts import pretrained
+from lib.model.tokens import encode_cached, encode_documents
+from lib.prompt.answers import order_labels
+from lib.prompt.examples import choose_examples
+from lib.prompt.template import PromptTemplate
+from lib.runs.distillation import check_teacher, soft_targets
+from lib.runs.record import fingerprints, open_run, saved_gib, write_run
+from lib.storage import atomic_path
+
+
+class Run:
+    """One run of an arm.
+
+    Attributes
+    ----------
+    params
+        Those of the arm, with enough epochs for `min_steps`.
+    splits
+        Documents of "train", "validation" and "test": `id` str, `text` str, `labels` list[str].
+    label_space
+        Labels of the study.
+    device, dtype
+        Of the arithmetic.
+    folder
+        Output of the run; there from `open` on.
+    spent
+        `Cost` per split: of training, and of answering validation and test.
+
+    Raises
+    ------
+    InputError
+        Documents cannot be read as the parameters ask, or a teacher cannot teach.
+    """
+
+    def __init__(self, params: StudyParams) -> None:
+        configure_process(seed=params.seed, num_threads=params.threads)
+        self.loads_model = getattr(params, "method", None) != "tfidf"
+        self.device = choose_device(params.device if self.loads_model else "cpu")
+        self.dtype = choose_dtype(self.device, getattr(params, "dtype", "auto"))
+        splits = load_splits(params)
+        self.label_space = LabelSpace.from_splits(splits, label_names=params.label_names)
+        self.splits = take_train(
+            splits, params.train_size, multi_label=params.multi_label, seed=params.seed
+        )
+        if isinstance(params, FinetuneParams):
+            params = params.with_min_steps(len(self.splits["train"]))
+        self.params = params
+        self.spent = dict.fromkeys(self.splits, Cost())
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        machine = describe_machine(self.device, self.dtype)
+        return f"{machine}\n{sizes}; {len(self.label_space):,} labels"
+
+    def audit(self) -> pd.DataFrame:
+        """Findings about the documents, which apply to all arms alike; see `lib.data.auditing`."""
+        return audit(self.splits, on_leakage=self.params.audit)
+
+    def open(self) -> None:
+        """Create the folder, keep checkpoints that fit the run, and measure memory from here on.
+
+        A run is known by its parameters and by fingerprints of weights, documents, code and
+        teacher: checkpoints of an interrupted run stay only if all are the same.
+        """
+        self.inputs = fingerprints(self.params, self.splits)
+        if getattr(self.params, "teacher", ""):
+            self.inputs["teacher_fingerprint"] = check_teacher(
+                self.params.teacher_dir,
+                self.label_space,
+                data_fingerprint=self.inputs["data_fingerprint"],
+                multi_label=self.params.multi_label,
+            )
+        self.folder = open_run(self.params, **self.inputs)
+        reset_peak_memory(self.device)
+
+    @contextlib.contextmanager
+    def timed(self, split: str) -> Iterator[None]:
+        """Add the seconds and joules of a block to those of a split."""
+        start = meter(self.device)
+        yield
+        self.spent[split] += meter(self.device) - start
+
+    @cached_property
+    def train_counts(self) -> np.ndarray:
+        """Training documents of each label, (C,) int64."""
+        indices = self.label_space.indices(self.splits["train"]["labels"])
+        return np.bincount(np.concatenate(indices).astype(int), minlength=len(self.label_space))
+
+    def truth(self, split: str) -> np.ndarray:
+        """Labels of a split's documents, (N, C) bool; sparse if labels are many."""
+        return self.label_space.encode(self.splits[split]["labels"])
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
+        """Token ids of all documents, cut to `max_length`; cached on disk for the next arm."""
+        return {
+            name: encode_cached(
+                tokenizer,
+                split["text"],
+                max_length=self.params.max_length,
+                add_special_tokens=True,
+            )
+            for name, split in self.splits.items()
+        }
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, split: str) -> list[list[int]]:
+        """Token ids of a split's documents, computed anew: a part of what is timed."""
+        return encode_documents(
+            tokenizer,
+            self.splits[split]["text"],
+            max_length=self.params.max_length,
+            add_special_tokens=True,
+        )
+
+    def targets(self) -> Sequence[Any]:
+        """Training targets of the head, one per document.
+
+        The label's index; a list of indices where documents may have several labels; or (C,)
+        float32 probabilities where the arm has a teacher, half the teacher's and half the labels'
+        (Hinton et al., arXiv 1503.02531). The teacher's seconds count as training.
+        """
+        params: EmbeddingParams = self.params
+        if params.teacher:
+            targets, spent = soft_targets(
+                params.teacher_dir,
+                self.splits["train"],
+                self.label_space,
+                file=self.folder / "checkpoints" / "targets.npy",
+                device=self.device,
+            )
+            self.spent["train"] += spent
+            return targets
+        indices = self.label_space.indices(self.splits["train"]["labels"])
+        return indices if params.multi_label else [labels[0] for labels in indices]
+
+    def prompts(
+        self, template: PromptTemplate, prompt_labels: LabelSpace
+    ) -> dict[str, list[list[int]]]:
+        """Prompts of validation and test, with the examples that an untrained model is shown.
+
+        Examples are the same for all documents, or those whose frozen embeddings are nearest to the
+        document's own; computing these is part of answering.
+        """
+        params: InstructionParams = self.params
+        train = self.splits["train"]
+        nearest = params.num_examples and params.example_choice == "nearest"
+        embeddings = self._frozen_embeddings(template.tokenizer) if nearest else None
+        prompts = {}
+        for name in ("validation", "test"):
+            with self.timed(name):
+                rows = choose_examples(
+                    params.example_choice,
+                    train["labels"],
+                    num_examples=params.num_examples,
+                    num_prompts=len(self.splits[name]),
+                    seed=params.seed,
+                    embeddings=(embeddings[name], embeddings["train"]) if nearest else None,
+                )
+                answered = {
+                    i: (train[i]["text"], order_labels(train[i]["labels"], prompt_labels))
+                    for i in {i for row in rows for i in row}
+                }
+                prompts[name] = [
+                    template.render(text, [answered[i] for i in row])
+                    for text, row in zip(self.splits[name]["text"], rows, strict=True)
+                ]
+        return prompts
+
+    def _frozen_embeddings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
+        spent = self.spent["train"]
+        features, _ = self.frozen_features(tokenizer, ["mean"], [1])
+        self.spent["train"] = spent  # an untrained model has no training
+        return {name: next(iter(kinds.values())) for name, kinds in features.items()}
+
+    def frozen_features(
+        self, tokenizer: PreTrainedTokenizerBase, poolings: Sequence[str], layers: Sequence[int]
+    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
+        """Pooled states of the untrained model, and costs; see `lib.head.frozen`."""
+        params = self.params
+        features, costs = frozen_features(
+            params.model_id,
+            self.tokenize(tokenizer),
+            poolings=poolings,
+            layers=layers,
+            quantization=params.quantization,
+            dtype=self.dtype,
+            device=self.device,
+            token_budget=params.token_budget,
+            fast=params.fast,
+        )
+        for name in self.splits:
+            self.spent[name] += Cost(*costs[name]["spent"])
+        return features, costs
+
+    def cache_lower_layers(
+        self, model: nn.Module, documents: Mapping[str, Sequence[Sequence[int]]]
+    ) -> dict[str, list[np.ndarray]]:
+        """Hidden states below the first adapted layer, per split and document; or none.
+
+        With adapters on the last layers alone, they never change: they are computed once and shared
+        with every run that has the same layers below. Their cost counts where they are used.
+        """
+        params: FinetuneParams = self.params
+        if not params.num_epochs:
+            return {}
+        attention = getattr(params, "bidirectional", False)
+        weights = self.inputs["model_fingerprint"]
+        states, costs = cache_lower_layers(
+            model,
+            documents,
+            compute_dtype=self.dtype,
+            fingerprint=f"{weights} {params.quantization} {attention}",
+            token_budget=params.token_budget,
+        )
+        for name in states:
+            self.spent[name] += costs[name]
+        return states
+
+    def tune_threshold(self, scores: Scores) -> float:
+        """Threshold on scores that suits validation best; infinite with one label per document."""
+        if not self.params.multi_label:
+            return np.inf
+        empty = self.label_space.may_be_empty
+        return tune_threshold(self.truth("validation"), scores, may_be_empty=empty)
+
+    def choose(self, scores: Scores, threshold: float) -> Labels:
+        """Label sets, (N, C) bool: labels from the threshold on; the best if none may be empty."""
+        return scores.labels_above(threshold, may_be_empty=self.label_space.may_be_empty)
+
+    def labels_above(self, scores: Scores, threshold: float) -> list[list[str]]:
+        """Names of each document's labels; see `choose`."""
+        return self.label_space.decode(self.choose(scores, threshold))
+
+    def machine_resources(self) -> dict[str, Any]:
+        """Resources that every run has: device, threads, precision, peak memory and disk."""
+        return {
+            "peak_memory_gib": peak_memory_gib(self.device),
+            "model_disk_gib": saved_gib(self.folder),
+            "device": self.device.type,
+            "num_threads": self.params.threads,
+            "dtype": str(self.dtype).removeprefix("torch.") if self.loads_model else None,
+        }
+
+    def resources(self, model: nn.Module) -> dict[str, Any]:
+        """Resources of a language model's run: parameters, memory, disk and precision.
+
+        The precision is that of the weights themselves (`lib.model.load`), whatever was asked.
+        """
+        backbone = pretrained(model)
+        trainable, total = count_parameters(model)
+        return self.machine_resources() | {
+            "trainable_params": trainable,
+            "total_params": total,
+            "model_memory_gib": backbone.get_memory_footprint() / GIB,
+            "quantization": backbone.quantization,
+            "nf4_share": backbone.nf4_share,
+        }
+
+    def save(
+        self,
+        preds: Mapping[str, list[list[str]]],
+        scores: Mapping[str, Scores],
+        *,
+        threshold: float | None,
+        probabilities: bool,
+        resources: Mapping[str, Any],
+        history: pd.DataFrame | None = None,
+        tables: Mapping[str, pd.DataFrame] = {},
+    ) -> dict[str, float | int | None]:
+        """Write what the run has found, its metrics last, and return these.
+
+        Parameters
+        ----------
+        preds, scores
+            For "validation" and "test": label lists, and scores.
+        threshold
+            On scores; None or infinite where none was used.
+        probabilities
+            True if scores are probabilities.
+        resources
+            Of the model and of training; those of answering are added here.
+        tables
+            Others that the report shows, by file name.
+        """
+        for name, table in tables.items():
+            with atomic_path(self.folder / f"{name}.csv") as path:
+                table.to_csv(path, index=False)
+        num_test = len(self.splits["test"])
+        seconds, joules = self.spent["test"]
+        answering = {
+            "infer_docs_per_second": num_test / seconds,
+            "infer_joules_per_doc": joules / num_test,
+        }
+        return write_run(
+            self.folder,
+            splits=self.splits,
+            label_space=self.label_space,
+            preds=preds,
+            scores=scores,
+            multi_label=self.params.multi_label,
+            probabilities=probabilities,
+            threshold=threshold if self.params.multi_label else None,
+            history=history,
+            resources=dict(resources) | answering,
+        )

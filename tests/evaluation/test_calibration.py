@@ -1,0 +1,131 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.special import expit, softmax
+from sklearn.metrics import brier_score_loss
+
+from lib.evaluation.calibration import (
+    are_probabilities,
+    brier_score,
+    choose_threshold,
+    coverage_curve,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+    scale,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def draw(logits, *, multi_label=False):
+    """Truth, (N, C) bool, as these logits say it."""
+    if multi_label:
+        return RNG.random(logits.shape) < expit(logits)
+    return (logits + RNG.gumbel(size=logits.shape)).argmax(axis=1)[:, None] == np.arange(
+        logits.shape[1]
+    )
+
+
+def test_calibration_error_by_hand(monkeypatch):
+    """Two bins of two: |0.55 - 0.5| and |0.9 - 1|, so (0.05 + 0.1) / 2."""
+    monkeypatch.setattr("lib.evaluation.calibration.ECE_BINS", 2)
+    probs = np.array([0.9, 0.5, 0.6, 0.9])
+    correct = np.array([True, False, True, True])
+    assert expected_calibration_error(probs, correct) == pytest.approx(0.075)
+    with pytest.raises(ValueError, match="probabilities"):
+        expected_calibration_error(probs * 2, correct)
+
+
+def test_brier_score_is_scikit_learns():
+    logits = RNG.normal(size=(50, 3))
+    probs, truth = softmax(logits, axis=1), draw(logits)
+    expected = brier_score_loss(truth.argmax(axis=1), probs, scale_by_half=False)
+    assert brier_score(probs, truth, multi_label=False) == pytest.approx(expected)
+    truth = draw(logits, multi_label=True)
+    of_labels = [brier_score_loss(t, p) for t, p in zip(truth.T, expit(logits).T, strict=True)]
+    assert brier_score(expit(logits), truth, multi_label=True) == pytest.approx(np.mean(of_labels))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_temperature_that_made_a_model_too_sure_is_found(multi_label):
+    logits = RNG.normal(size=(4000, 5)) * 2
+    truth = draw(logits, multi_label=multi_label)
+    link = expit if multi_label else lambda x: softmax(x, axis=1)
+    found = fit_temperature(link(2.5 * logits), truth, multi_label=multi_label)
+    assert found == pytest.approx(2.5, rel=0.1)
+    scaled = scale(link(2.5 * logits), 2.5, multi_label=multi_label)
+    np.testing.assert_allclose(scaled, link(logits), atol=2e-5)
+
+
+@given(hnp.arrays(np.float64, (6, 4), elements=st.floats(-8, 8)), st.floats(0.2, 5))
+def test_temperature_never_changes_an_answer(logits, temperature):
+    probs = softmax(logits, axis=1)
+    scaled = scale(probs, temperature, multi_label=False)
+    best = probs.argmax(axis=1)[:, None]
+    highest = np.take_along_axis(scaled, best, axis=1)[:, 0]
+    np.testing.assert_allclose(highest, scaled.max(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(scaled.sum(axis=1), 1)
+
+
+def test_reliability_has_equal_bins_whose_mean_gap_is_ece(monkeypatch):
+    monkeypatch.setattr("lib.evaluation.calibration.RELIABILITY_BINS", 15)
+    probs = RNG.random(1000)
+    correct = RNG.random(1000) < probs
+    table = reliability(probs, correct)
+    assert table["count"].between(66, 67).all()
+    gap = ((table["confidence"] - table["accuracy"]).abs() * table["count"]).sum() / 1000
+    assert gap == pytest.approx(expected_calibration_error(probs, correct))
+    covered = (table["low"] < table["confidence"]) & (table["confidence"] < table["high"])
+    assert covered.mean() > 0.75
+
+
+def test_seeds_of_the_same_documents_narrow_no_interval():
+    probs, correct = RNG.random(500), RNG.random(500) < 0.5
+    once = reliability(probs, correct)
+    twice = reliability(np.repeat(probs, 2), np.repeat(correct, 2), num_seeds=2)
+    pd.testing.assert_frame_equal(once.drop(columns="count"), twice.drop(columns="count"))
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.5001, 0.9]), st.booleans()), min_size=1))
+def test_coverage_counts_every_answer_above_a_threshold(pairs):
+    confidence, right = map(np.array, zip(*pairs, strict=True))
+    curve = coverage_curve(confidence, right)
+    assert set(curve["threshold"]) == set(confidence)
+    for row in curve.itertuples():
+        given_ = confidence >= row.threshold
+        assert row.share == pytest.approx(given_.mean())
+        assert row.precision == pytest.approx(right[given_].mean())
+
+
+def test_the_threshold_answers_as_many_as_it_can_at_the_wanted_precision():
+    confidence = np.linspace(1, 0.01, 100)
+    right = np.arange(100) < 45
+    threshold = choose_threshold(confidence, right, 0.9)
+    assert (confidence >= threshold).sum() == 50
+    assert choose_threshold(confidence, ~right, 0.9) == np.inf
+    assert choose_threshold(confidence[:19], right[:19], 0.9) == np.inf  # too few to rest on
+
+
+@pytest.mark.parametrize(
+    ("scores", "multi_label", "expected"),
+    [
+        ([[0.7, 0.3], [0.5, 0.5]], False, True),
+        ([[0.7, 0.2], [0.5, 0.5]], False, False),  # likelihoods of a search
+        ([[0.7, 0.2], [0.9, 0.8]], True, True),
+        ([[1.0, 0.0], [0.0, 0.0]], True, False),  # generated
+        ([[1.0, 0.0], [0.0, 1.0]], False, False),
+        ([[1.5, -0.5], [0.5, 0.5]], False, False),  # decision values
+    ],
+)
+def test_probabilities_are_told_from_other_scores(scores, multi_label, expected):
+    assert are_probabilities(np.array(scores), multi_label=multi_label) is expected
+
+
+def test_no_answers_have_no_curve_and_no_threshold():
+    nothing = np.array([])
+    assert len(coverage_curve(nothing, nothing.astype(bool))) == 0
+    assert choose_threshold(nothing, nothing.astype(bool), 0.9) == np.inf
