@@ -308,7 +308,8 @@ def test_parts_are_legible(arms):
     assert_legible(fig, most_inches=12)
     for ax, table in zip(fig.axes, tables.values(), strict=True):
         first = table[table["arm"] == arms[0]]
-        np.testing.assert_allclose(ax.containers[0][0].get_ydata(), first["micro_f1"].astype(float))
+        means = ax.containers[0][0].get_ydata().astype(float)
+        np.testing.assert_allclose(means, first["micro_f1"].astype(float))
         ends = np.array(ax.containers[0][2][0].get_segments(), dtype=float)[:, :, 1]
         np.testing.assert_allclose(ends, first[["low", "high"]].astype(float))
 
