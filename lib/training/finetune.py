@@ -121,7 +121,7 @@ def finetune_instruction(
     ValueError
         A document has no supervised token, or nothing but supervised tokens.
     """
-    if not params.num_epochs:  # the model is asked as it is
+    if not params.num_epochs:  # zero-shot
         return pd.DataFrame({"step": []}), dict.fromkeys(TRAIN_RESOURCES, 0.0) | {
             "train_joules": 0 * meter(pretrained(model).device).joules  # NaN without a counter
         }
@@ -225,7 +225,7 @@ def _finetune(
     *,
     output_dir: str | Path,
     cached: Sequence[np.ndarray] = (),
-    spent: Cost = NO_COST,
+    setup_cost: Cost = NO_COST,
     num_documents: int = 0,
     head_rate: float = 0.0,
     reserved_gib: float = 0.0,
@@ -239,7 +239,7 @@ def _finetune(
         there is resumed from; the result equals an uninterrupted run.
     cached
         States below the first adapted layer, one (T, H) array per example; or none.
-    spent
+    setup_cost
         Cost of these documents before training (cached layers, a teacher), which counts as
         training.
     num_documents
@@ -314,7 +314,7 @@ def _finetune(
     callback.trainer = trainer
     with maybe_compiled(model, tokens):
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
-    seconds, joules = spent + spent_on_training(trainer.state.log_history)
+    seconds, joules = setup_cost + spent_on_training(trainer.state.log_history)
     documents = (num_documents or len(examples)) * num_epochs
     history = pd.DataFrame(trainer.state.log_history)
     resources = {

@@ -82,6 +82,19 @@ def test_the_report_is_one_file_with_every_figure(smoke_study):
     assert len(pd.read_csv(folder / "pairwise.csv")) == 2 * 21
 
 
+def test_executed_notebooks_are_beside_the_report_without_paths_of_the_machine(smoke_study):
+    folder = smoke_study / "figures" / "smoke" / "notebooks"
+    numbers = {"tfidf": "02", "frozen": "02", "instruction": "04", "zero_shot": "04"}
+    names = {f"{numbers.get(arm, '03')}_{arm}" for arm in ARMS} | {"05_compare"}
+    assert {file.stem for file in folder.glob("*.ipynb")} == names
+    for file in folder.glob("*.ipynb"):
+        assert file.stat().st_size < 2**20
+        text = file.read_text()
+        assert not re.search(r"/(home|root|tmp|Users)/|" + re.escape(str(ROOT)), text)
+        cells = nbformat.reads(text, 4).cells
+        assert any(cell.get("outputs") for cell in cells)
+
+
 def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison(smoke_study):
     def planned():
         done = snakemake("--dry-run", folder=smoke_study)
@@ -96,7 +109,7 @@ def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison
         times = file.stat()
         os.utime(file)
         outputs = {f"{arm}/seed-0/metrics.json" for arm in touched}
-        assert planned() == (outputs | {"05_compare.ipynb", "report.html"}, False)
+        assert planned() == (outputs | {"05_compare.ipynb", "report.html", "notebooks"}, False)
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
