@@ -25,12 +25,7 @@ from lib.storage import atomic_path
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (our choice)
 
 # transformers' decoders classify the last token's state with a linear layer that has no bias.
-EXPORTABLE = {
-    "pooling": "last",
-    "head": "linear",
-    "head_bias": False,
-    "bidirectional": False,
-}
+EXPORTABLE = {"pooling": "last", "head": "linear", "head_bias": False, "bidirectional": False}
 
 
 def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
@@ -57,11 +52,8 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
         raise InputError(f"{run_dir}: cannot be exported with {differing}; it takes {EXPORTABLE}")
     # Logits of the run on texts of its labels, before its adapters are merged.
     cpu = torch.device("cpu")
-    dtype = choose_dtype(cpu, params.dtype)
-    trained = run_dir / "model"
-    model = load_arm_model(
-        params, label_space, device=cpu, dtype=dtype, trained=trained, unpack=True
-    )
+    options = {"device": cpu, "dtype": choose_dtype(cpu, params.dtype), "unpack": True}
+    model = load_arm_model(params, label_space, trained=run_dir / "model", **options)
     tokenizer = load_tokenizer(params.model_id)
     samples = encode_documents(
         tokenizer, label_space.texts, max_length=params.max_length, add_special_tokens=True
