@@ -66,8 +66,16 @@ COMPARED = f"{RUNS}/{STUDY}/05_compare.ipynb"
 REPORT = f"{FIGURES}/{STUDY}/report.html"
 
 
+# The executed notebooks of each arm's first seed are beside the report.
+EXECUTED = {
+    f"{run.notebook[:2]}_{name}": f"{RUNS}/{STUDY}/{name}/seed-{run.seeds[0]}/notebook.ipynb"
+    for name, run in runs.items()
+} | {"05_compare": COMPARED}
+NOTEBOOKS = f"{FIGURES}/{STUDY}/notebooks"
+
+
 rule report:
-    input: REPORT
+    input: REPORT, NOTEBOOKS
 
 
 rule arm:
@@ -106,3 +114,12 @@ rule html:
     shell:  # no scripts from elsewhere: the report opens without a network
         "jupyter nbconvert --to html --no-input {input} --output-dir $(dirname {output}) "
         "--output report --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url="
+
+
+rule notebooks:
+    input: METRICS, COMPARED
+    output: directory(NOTEBOOKS)
+    run:
+        from lib.report.notebooks import publish_notebooks
+
+        publish_notebooks({name: Path(file) for name, file in EXECUTED.items()}, Path(output[0]))

@@ -35,18 +35,19 @@ def _complaint(error: Any, model: type[BaseModel], source: str, origin: Mapping)
     key, value = str(error["loc"][0]), error["input"]
     where = f"{origin.get(key, source)}: {key}"
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown parameter{nearest(key, model.model_fields)}"
+        return f"{where}: unknown parameter{suggestion(key, model.model_fields)}"
     remedy = ""
     if isinstance(value, bool):
         remedy = "; YAML reads an unquoted yes, no, on or off as a boolean: quote it"
     elif isinstance(value, str) and _is_number(value):
         remedy = f"; this is text: write the number as {_plain_number(value)}"
     elif error["type"] == "literal_error":
-        remedy = nearest(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
+        remedy = suggestion(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
     return f"{where}: {value!r} is not valid: {error['msg']}{remedy}"
 
 
-def nearest(word: str, known: Any) -> str:
+def suggestion(word: str, known: Any) -> str:
+    """The end of a complaint about an unknown word: the nearest known one, or all of them."""
     match = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(map(str, known))}"
 
@@ -80,6 +81,13 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """Values of a YAML file by key.
+
+    Raises
+    ------
+    ParamsError
+        The file cannot be read, is not YAML, gives a key twice or is no list of `key: value` lines.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             loaded = yaml.load(file, Loader=_StrictLoader)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams, StudyParams, shared_values
-from lib.config.strict_yaml import nearest, parse_params, read_yaml
+from lib.config.strict_yaml import parse_params, read_yaml, suggestion
 from lib.errors import ParamsError
 
 # From the fastest to the slowest, as a rule.
@@ -36,7 +36,7 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
     if not known:
         raise ParamsError(
             f"{origin['notebook']}: notebook: {notebook!r} is not a notebook of this study"
-            + nearest(str(notebook), NOTEBOOK_PARAMS)
+            + suggestion(str(notebook), NOTEBOOK_PARAMS)
         )
     model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
     params = parse_params(model, values, source=last, origin=origin)
@@ -121,7 +121,7 @@ def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
             continue
         where = f"{Path(folder) / name}.yaml: teacher: {teacher!r}"
         if teacher not in arms:
-            raise ParamsError(f"{where} is not an arm of the study{nearest(teacher, arms)}")
+            raise ParamsError(f"{where} is not an arm of the study{suggestion(teacher, arms)}")
         other = arms[teacher]
         if not isinstance(other, FinetuneParams):
             raise ParamsError(f"{where}: {other.notebook} is no fine-tuned arm")

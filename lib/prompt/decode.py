@@ -108,11 +108,11 @@ def _search(request: _Request, *, greedy: bool) -> Decoded:
     scores = search_labels(
         request.model, request.prompts, request.answers, greedy=greedy, **request.options
     )
-    return request.label_space.decode_best(scores), Scores(np.exp(scores))
+    return request.label_space.best_names(scores), Scores(np.exp(scores))
 
 
 def _best(request: _Request, scores: np.ndarray) -> Decoded:
-    return request.label_space.decode_best(scores), Scores(scores).softmax()
+    return request.label_space.best_names(scores), Scores(scores).softmax()
 
 
 def _score(request: _Request) -> Decoded:
@@ -144,7 +144,7 @@ def _sets_by_steps(request: _Request, *, tuned: bool) -> Decoded:
         request.model, request.template, request.prompts, space.texts, none=space.none,
         **request.options,
     )  # fmt: skip
-    return _above_half(space, scores) if tuned else (space.decode(sets), Scores(scores))
+    return _above_half(space, scores) if tuned else (space.to_names(sets), Scores(scores))
 
 
 def _sets_by_questions(request: _Request) -> Decoded:
@@ -159,7 +159,7 @@ def _above_half(space: LabelSpace, probs: np.ndarray) -> Decoded:
     """Labels of a probability of at least one half."""
     scores = Scores(probs)
     sets = scores.labels_above(0.5, may_be_empty=bool(space.none))
-    return space.decode(sets), scores
+    return space.to_names(sets), scores
 
 
 DECODERS: dict[str, Callable[[_Request], Decoded]] = {  # one label per document

@@ -34,7 +34,9 @@ def choose_examples(
         There are fewer training documents than examples.
     """
     if num_examples > len(labels):
-        raise ValueError(f"num_examples: {num_examples} of {len(labels)} training documents")
+        raise ValueError(
+            f"num_examples: {num_examples} are more than the {len(labels)} training documents"
+        )
     if num_examples == 0:
         return [[]] * num_prompts
     if choice == "nearest":

@@ -39,7 +39,7 @@ def features_of(run: "Run") -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     features, costs = run.frozen_features(
         load_tokenizer(params.model_id), params.pooling_grid, params.layer_grid
     )
-    run.spent["train"] += run.spent["validation"]  # whose features choose pooling and penalty
+    run.costs["train"] += run.costs["validation"]  # whose features choose pooling and penalty
     return features, {key: value for key, value in costs["train"].items() if key != "spent"}
 
 
@@ -75,7 +75,7 @@ def resources_of(
         Resources of the frozen model (`features_of`); empty without one.
     """
     head_params = (num_features + 1) * num_classes
-    seconds, joules = run.spent["train"]
+    seconds, joules = run.costs["train"]
     return (
         run.machine_resources()
         | about_model

@@ -81,7 +81,7 @@ class Classifier:
         generated = self.threshold is None
         threshold = 1.0 if generated else self.threshold
         may_be_empty = generated or bool(self.label_space.none)
-        return self.label_space.decode(scores.labels_above(threshold, may_be_empty=may_be_empty))
+        return self.label_space.to_names(scores.labels_above(threshold, may_be_empty=may_be_empty))
 
     def predict_stream(
         self, texts: Iterable[str], *, chunk_size: int = 4096

@@ -1,6 +1,7 @@
 """A run: its documents and labels, the steps that every notebook shares, and what it leaves."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams, StudyParams
-from lib.data.audit import audit
+from lib.data.auditing import audit
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.evaluation.metrics import tune_threshold
@@ -39,6 +40,8 @@ from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.record import fingerprints, open_run, saved_gib, write_run
 from lib.storage import atomic_path
 
+log = logging.getLogger(__name__)
+
 
 class Run:
     """One run of an arm.
@@ -55,7 +58,7 @@ class Run:
         Of the arithmetic.
     folder
         Output of the run; there from `open` on.
-    spent
+    costs
         `Cost` per split: of training, and of answering validation and test.
 
     Raises
@@ -77,7 +80,7 @@ class Run:
         if isinstance(params, FinetuneParams):
             params = params.with_min_steps(len(self.splits["train"]))
         self.params = params
-        self.spent = dict.fromkeys(self.splits, Cost())
+        self.costs = dict.fromkeys(self.splits, Cost())
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
@@ -85,7 +88,7 @@ class Run:
         return f"{machine}\n{sizes}; {len(self.label_space):,} labels"
 
     def audit(self) -> pd.DataFrame:
-        """Findings about the documents, which apply to all arms alike; see `lib.data.audit`."""
+        """Findings about the documents, which apply to all arms alike; see `lib.data.auditing`."""
         return audit(self.splits, on_leakage=self.params.audit)
 
     def open(self) -> None:
@@ -110,7 +113,7 @@ class Run:
         """Add the seconds and joules of a block to those of a split."""
         start = meter(self.device)
         yield
-        self.spent[split] += meter(self.device) - start
+        self.costs[split] += meter(self.device) - start
 
     @cached_property
     def train_counts(self) -> np.ndarray:
@@ -159,7 +162,9 @@ class Run:
                 file=self.folder / "checkpoints" / "targets.npy",
                 device=self.device,
             )
-            self.spent["train"] += spent
+            self.costs["train"] += spent
+            log.info("%s scored %s documents in %.0f s",
+                     params.teacher, f"{len(targets):,}", spent.seconds)  # fmt: skip
             return targets
         indices = self.label_space.indices(self.splits["train"]["labels"])
         return indices if params.multi_label else [labels[0] for labels in indices]
@@ -198,9 +203,9 @@ class Run:
         return prompts
 
     def _frozen_embeddings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
-        spent = self.spent["train"]
+        training = self.costs["train"]
         features, _ = self.frozen_features(tokenizer, ["mean"], [1])
-        self.spent["train"] = spent  # an untrained model has no training
+        self.costs["train"] = training  # an untrained model has none
         return {name: next(iter(kinds.values())) for name, kinds in features.items()}
 
     def frozen_features(
@@ -220,7 +225,7 @@ class Run:
             fast=params.fast,
         )
         for name in self.splits:
-            self.spent[name] += Cost(*costs[name]["spent"])
+            self.costs[name] += Cost(*costs[name]["spent"])
         return features, costs
 
     def cache_lower_layers(
@@ -244,7 +249,7 @@ class Run:
             token_budget=params.token_budget,
         )
         for name in states:
-            self.spent[name] += costs[name]
+            self.costs[name] += costs[name]
         return states
 
     def tune_threshold(self, scores: Scores) -> float:
@@ -260,7 +265,7 @@ class Run:
 
     def labels_above(self, scores: Scores, threshold: float) -> list[list[str]]:
         """Names of each document's labels; see `choose`."""
-        return self.label_space.decode(self.choose(scores, threshold))
+        return self.label_space.to_names(self.choose(scores, threshold))
 
     def machine_resources(self) -> dict[str, Any]:
         """Resources that every run has: device, threads, precision, peak memory and disk."""
@@ -317,7 +322,7 @@ class Run:
             with atomic_path(self.folder / f"{name}.csv") as path:
                 table.to_csv(path, index=False)
         num_test = len(self.splits["test"])
-        seconds, joules = self.spent["test"]
+        seconds, joules = self.costs["test"]
         answering = {
             "infer_docs_per_second": num_test / seconds,
             "infer_joules_per_doc": joules / num_test,

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
-from lib.config.choices import SET_THRESHOLDS
-from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import f1_scores, tune_threshold
-from lib.evaluation.scores import Labels
 from lib.head.losses import HeadLoss
-from lib.head.model import predict_logits
 from lib.machine import GIB, NO_COST, Cost, meter
 from lib.model.forward import (
     last_hidden_states,
@@ -27,7 +22,6 @@ from lib.model.forward import (
 )
 from lib.model.memory import ROW_BYTES, fit_into_memory
 from lib.model.parts import pretrained
-from lib.prompt.decode import decode_labels
 from lib.training.trainer import (
     DocumentTrainer,
     Evaluate,
@@ -120,7 +114,7 @@ def finetune_instruction(
     ValueError
         A document has no supervised token, or nothing but supervised tokens.
     """
-    if not params.num_epochs:  # the model is asked as it is
+    if not params.num_epochs:  # zero-shot
         return pd.DataFrame({"step": []}), dict.fromkeys(TRAIN_RESOURCES, 0.0) | {
             "train_joules": 0 * meter(pretrained(model).device).joules  # NaN without a counter
         }
@@ -168,52 +162,6 @@ def answer_log_probs(
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
 
 
-def evaluate_embedding(
-    model: nn.Module,
-    *,
-    documents: Sequence[Sequence[int]],
-    y_true: Labels,
-    multi_label: bool,
-    may_be_empty: bool = False,
-    **options: Any,
-) -> dict[str, float]:
-    """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
-
-    Single labels are the best ones. Label sets take the threshold of highest F1, by the study's
-    rule on empty sets (`Scores.labels_above`). The options are those of `predict_logits`.
-    """
-    logits = predict_logits(model, documents, **options)
-    if not multi_label:
-        return f1_scores(y_true, logits.labels_above(np.inf))
-    empty = {"may_be_empty": may_be_empty}
-    threshold = tune_threshold(y_true, logits, **empty)
-    return f1_scores(y_true, logits.labels_above(threshold, **empty))
-
-
-def evaluate_instruction(
-    model: nn.Module,
-    *,
-    label_space: LabelSpace,
-    y_true: np.ndarray,
-    strategy: str,
-    multi_label: bool = False,
-    **decoding: Any,
-) -> dict[str, float]:
-    """F1 scores and `out_of_set_rate` of `decode_labels`; `y_true` is (N, C) bool.
-
-    Scored label sets take the threshold of highest F1, as in `evaluate_embedding`.
-    """
-    options = {"strategy": strategy, "multi_label": multi_label, **decoding}
-    preds, scores = decode_labels(model, label_space=label_space, **options)
-    answered, outside = label_space.encode(preds), label_space.outside(preds)
-    if multi_label and strategy in SET_THRESHOLDS:
-        empty = {"may_be_empty": bool(label_space.none)}
-        answered = scores.labels_above(tune_threshold(y_true, scores, **empty), **empty)
-        outside &= False
-    f1 = f1_scores(y_true, answered, outside=outside)
-    return {"out_of_set_rate": float(outside.mean())} | f1
-
-
 def _finetune(
     model: nn.Module,
     examples: Sequence[Example],
@@ -223,7 +171,7 @@ def _finetune(
     *,
     output_dir: str | Path,
     cached: Sequence[np.ndarray] = (),
-    spent: Cost = NO_COST,
+    setup_cost: Cost = NO_COST,
     num_documents: int = 0,
     head_rate: float = 0.0,
     reserved_gib: float = 0.0,
@@ -237,7 +185,7 @@ def _finetune(
         there is resumed from; the result equals an uninterrupted run.
     cached
         States below the first adapted layer, one (T, H) array per example; or none.
-    spent
+    setup_cost
         Cost of these documents before training (cached layers, a teacher), which counts as
         training.
     num_documents
@@ -288,7 +236,7 @@ def _finetune(
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
 
     # What it has cost.
-    cost = spent + spent_on_training(trainer.state.log_history)
+    cost = setup_cost + spent_on_training(trainer.state.log_history)
     documents = (num_documents or len(examples)) * params.num_epochs
     rates = (documents / cost.seconds, tokens / cost.seconds)
     resources = dict(zip(TRAIN_RESOURCES, (*cost, *rates), strict=True))

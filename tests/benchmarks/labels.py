@@ -148,7 +148,7 @@ def measure(loaded, *, listed: bool) -> list[dict]:
         if name == "generate":
             preds = [parse_labels(answer, called) for answer in found[name]]
         elif name != "exhaustive":
-            preds = called.decode_best(found[name])
+            preds = called.best_names(found[name])
             seen = found[name][0, :EXHAUSTIVE]
             finished = np.isfinite(seen)
             row["largest_gap"] = np.abs(seen - exact)[finished].max(initial=0.0)

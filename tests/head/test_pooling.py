@@ -10,7 +10,7 @@ from lib.head.model import EmbeddingModel, predict_logits
 from lib.head.pooling import AttentionPooling, PoolingHead, pool
 from lib.machine import choose_dtype
 from lib.model.adapters import add_lora
-from lib.training.finetune import evaluate_embedding
+from lib.training.evaluate import evaluate_embedding
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 DOCUMENTS = [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100, 200, 300, 2, 2]]

@@ -109,16 +109,18 @@ def test_removing_an_arm_runs_the_comparison_alone(tmp_path):
     arms = {file.stem for file in params.glob("*.yaml")} - {"common"}
     arms = sorted(arms, reverse=True)  # so that distill is not older than its teacher embedding
     runs = [f"runs/smoke/{arm}/seed-0/metrics.json" for arm in arms]
-    for name in (*runs, "runs/smoke/05_compare.ipynb", "figures/smoke/report.html"):
+    made = ("runs/smoke/05_compare.ipynb", "figures/smoke/report.html")
+    for name in (*runs, *made):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
+    (tmp_path / "figures/smoke/notebooks").mkdir()
     done = snakemake("--dry-run", folder=tmp_path)
     assert "Nothing to be done" in done.stdout + done.stderr
     (params / "zero_shot.yaml").unlink()
     done = snakemake("--dry-run", folder=tmp_path)
     planned = re.findall(r"output: \S*/smoke/(\S+)", done.stdout + done.stderr)
-    assert sorted(planned) == ["05_compare.ipynb", "report.html"]
+    assert sorted(planned) == ["05_compare.ipynb", "notebooks", "report.html"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from conftest import papermill, snakemake
 
 from lib.config.study import load_params
 from lib.data.load import load_splits
-from lib.report.tables import distillation, stack_predictions
+from lib.report.tables import compare_with_teachers, stack_predictions
 from lib.runs.classifier import load_classifier
 from lib.runs.record import OPTIONAL_RESOURCES, RESOURCE_KEYS, read_predictions, read_runs
 from lib.storage import ROOT
@@ -82,6 +82,19 @@ def test_the_report_is_one_file_with_every_figure(smoke_study):
     assert len(pd.read_csv(folder / "pairwise.csv")) == 2 * 21
 
 
+def test_executed_notebooks_are_beside_the_report_without_paths_of_the_machine(smoke_study):
+    folder = smoke_study / "figures" / "smoke" / "notebooks"
+    numbers = {"tfidf": "02", "frozen": "02", "instruction": "04", "zero_shot": "04"}
+    names = {f"{numbers.get(arm, '03')}_{arm}" for arm in ARMS} | {"05_compare"}
+    assert {file.stem for file in folder.glob("*.ipynb")} == names
+    for file in folder.glob("*.ipynb"):
+        assert file.stat().st_size < 2**20
+        text = file.read_text()
+        assert not re.search(r"/(home|root|tmp|Users)/|" + re.escape(str(ROOT)), text)
+        cells = nbformat.reads(text, 4).cells
+        assert any(cell.get("outputs") for cell in cells)
+
+
 def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison(smoke_study):
     def planned():
         done = snakemake("--dry-run", folder=smoke_study)
@@ -96,14 +109,14 @@ def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison
         times = file.stat()
         os.utime(file)
         outputs = {f"{arm}/seed-0/metrics.json" for arm in touched}
-        assert planned() == (outputs | {"05_compare.ipynb", "report.html"}, False)
+        assert planned() == (outputs | {"05_compare.ipynb", "report.html", "notebooks"}, False)
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_a_student_shows_its_teacher_and_pays_for_its_scores(smoke_study):
     runs = read_runs("smoke", runs_dir=str(smoke_study / "runs"))
     y_true, y_preds = stack_predictions(runs)
-    (row,) = distillation(runs, y_true, y_preds, num_resamples=100).to_dict("records")
+    (row,) = compare_with_teachers(runs, y_true, y_preds, num_resamples=100).to_dict("records")
     assert (row["student"], row["teacher"]) == ("distill", "embedding")
     assert 0 < row["micro_f1_kept_low"] <= row["micro_f1_kept"] <= row["micro_f1_kept_high"]
     assert row["params_share"] < 0.2

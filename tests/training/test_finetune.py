@@ -24,12 +24,8 @@ from lib.model.forward import maybe_compiled
 from lib.model.load import load_backbone
 from lib.model.memory import fit_into_memory
 from lib.training import trainer
-from lib.training.finetune import (
-    evaluate_embedding,
-    evaluate_instruction,
-    finetune_embedding,
-    finetune_instruction,
-)
+from lib.training.evaluate import evaluate_embedding, evaluate_instruction
+from lib.training.finetune import finetune_embedding, finetune_instruction
 from lib.training.trainer import MicroBatchCollator
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
@@ -373,7 +369,7 @@ def test_a_rung_counts_the_empty_set_as_an_answer_and_others_outside(monkeypatch
     ):
         decoded = (answers, Scores(np.zeros((3, 2))))
         monkeypatch.setattr(
-            "lib.training.finetune.decode_labels", lambda *_, found=decoded, **__: found
+            "lib.training.evaluate.decode_labels", lambda *_, found=decoded, **__: found
         )
         metrics = evaluate_instruction(
             None, label_space=space, y_true=truth, strategy="steps", multi_label=True

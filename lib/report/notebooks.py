@@ -1,0 +1,34 @@
+"""Executed notebooks beside the report, for readers who run nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+
+from lib.storage import ROOT, atomic_path
+
+
+def publish_notebooks(executed: Mapping[str, Path], folder: Path) -> None:
+    """Copy notebooks that papermill has executed, without what belongs to the machine.
+
+    Folders of this machine, timings of cells, the state of widgets and what the kernel wrote
+    about itself are left out; code, results, figures and the run's own log stay.
+    """
+    for name, source in executed.items():
+        notebook = nbformat.read(source, as_version=4)
+        for key in ("papermill", "widgets"):
+            notebook.metadata.pop(key, None)
+        for cell in notebook.cells:
+            cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+            cell.outputs = [o for o in cell.get("outputs", []) if _is_shown(o)]
+            if cell.cell_type != "code":
+                del cell.outputs
+        text = nbformat.writes(notebook)
+        for place in (ROOT, Path.home()):
+            text = text.replace(f"{place}/", "")
+        with atomic_path(folder / f"{name}.ipynb") as path:
+            path.write_text(text + "\n", encoding="utf-8")
+
+
+def _is_shown(output: nbformat.NotebookNode) -> bool:
+    return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
