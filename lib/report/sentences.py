@@ -14,15 +14,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from lib.evaluation.curves import Curve
 from lib.evaluation.intervals import ALPHA
 from lib.evaluation.significance import distinguishable
-from lib.report.wording import (
-    format_delta,
-    format_f1,
-    format_money,
-    format_p,
-    format_range,
-    format_time,
-    join,
-)
+from lib.report import wording
+from lib.report.wording import format_delta, format_f1, format_p, format_range, join
 
 RULES = """\
 - Two arms are **distinguishable** where the paired 95 % interval of their difference in micro-F1
@@ -174,8 +167,8 @@ def fill(template: str, **facts: Any) -> str:
 def _compile(template: str) -> Template:
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {
-        "f1": format_f1, "delta": format_delta, "p": format_p, "money": format_money,
-        "time": format_time, "listed": join, "with_deltas": _with_deltas,
+        "f1": format_f1, "delta": format_delta, "p": format_p, "money": wording.format_money,
+        "time": wording.format_time, "listed": join, "with_deltas": _with_deltas,
     }  # fmt: skip
     return environment.from_string(template)
 
@@ -255,7 +248,7 @@ def describe_curves(table: pd.DataFrame, curves: Mapping[str, Curve], crossed: p
     table, curves, crossed
         Of `learning_curves`, `resample_curves` and `crossings`.
     """
-    sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.taught]))
+    sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.uses_training_data]))
     ends = [int(size) for size in dict.fromkeys((sizes[0], sizes[-1]))]
     lines = [_describe_leader(table, curves, size) for size in ends]
     lines += _describe_crossings(crossed)
@@ -267,7 +260,7 @@ def describe_curves(table: pd.DataFrame, curves: Mapping[str, Curve], crossed: p
 
 def _describe_leader(table: pd.DataFrame, curves: Mapping[str, Curve], size: int) -> str:
     """The leader at a size, and what the others reach; certain leads are not marked here."""
-    present = [name for name, curve in curves.items() if not curve.taught or size in curve.sizes]
+    present = [name for name, c in curves.items() if not c.uses_training_data or size in c.sizes]
     at_size = table[table["train_size"].isin([0, size]) & table["approach"].isin(present)]
     columns = {"micro_f1": "f1", "micro_f1_low": "low", "micro_f1_high": "high"}
     ranked = at_size.sort_values("micro_f1", ascending=False)
