@@ -29,10 +29,9 @@ from lib.model.memory import (
     weights_gib,
 )
 from lib.model.tokens import encode_cached
-from lib.prompt.answers import order_labels
+from lib.prompt.answers import answer_texts
 from lib.prompt.label_trie import LabelTrie
-from lib.prompt.listing import build_template
-from lib.prompt.template import NO, YES, PromptTemplate
+from lib.prompt.template import NO, YES, PromptTemplate, build_template
 from lib.runs.rates import Machine, measure_machine
 
 ANSWER_TOKENS = 8  # of a free answer, assumed
@@ -226,7 +225,7 @@ def _prompt_work(
     template, labels = build_template(tokenizer, config, names, params)
     train = lengths["train"]
     answers = [
-        len(template.answer_ids(*order_labels(row, labels))) for row in splits["train"]["labels"]
+        len(template.answer_ids(*answer_texts(row, labels))) for row in splits["train"]["labels"]
     ]
     # Behind each held-out document; examples precede it, computed again if they differ per prompt.
     added = _tokens_to_answer(params, template, labels, max(answers))
