@@ -25,8 +25,8 @@ RULES = """\
   about an arm only where a difference of {{ "%g" % margin }} could have been found (minimum detectable
   difference, 80 % power at 5 %). **Too little data**: it says nothing about any of them.
 - **Cheaper tie**: an arm costs the money of its seconds of training and of classifying
-  {{ "{:,}".format(num_documents) }} documents, at {{ "%g" % dollars_per_core_hour }} dollars an hour of each CPU core that it was
-  given, or {{ "%g" % dollars_per_gpu_hour }} dollars an hour of a GPU. Candidates are the tied arms that the tie
+  {{ "{:,}".format(num_documents) }} documents, at {{ "%g" % dollars_per_core_hour }} dollars per hour of each CPU core that it was
+  given, or {{ "%g" % dollars_per_gpu_hour }} dollars per hour of a GPU. Candidates are the tied arms that the tie
   says something about, and whose interval excludes that they lose more than {{ "%g" % margin }}. Cheaper is
   one of which the best arm costs at least {{ "%g" % cost_factor }} times as much. Of the cheaper ones that
   cost at most {{ "%g" % cost_factor }} times what the cheapest costs, that of the highest micro-F1 is
@@ -50,7 +50,7 @@ REASONS = {
         {% endif %}
         could hardly have been found,
         {% endif %}
-        and {{ "%g" % margin }} would matter; more test documents or seeds would tell""",
+        and {{ "%g" % margin }} would matter; more test documents or seeds would decide it""",
     "costs unknown": "none of the tied arms is known to be cheaper at little loss",
     "cheaper": """
         {{ arm }} is not distinguishable from {{ best }},
@@ -79,7 +79,7 @@ and is **not distinguishable** from {{ not_distinguishable_from | with_deltas }}
 HEAD_OR_PROMPT = """
 Head against prompt:
 {% if not pair %}
-not both have run, so this study does not tell.
+not both have run, so this study has no answer.
 {% else %}
 {% if pair.arm %}
 the {{ "head" if pair.arm == pair.head else "prompt" }} is better
@@ -154,7 +154,7 @@ the most.
 CURVE_INTERVALS = """
 Intervals are 95 %, over test documents
 {%- if most_seeds > 1 %} and {{ seeds }} seeds{% else %} alone: each arm has one seed{% endif -%}
-; the differences at the largest size tell which leads are certain there.
+; the differences at the largest size show which leads are certain there.
 """
 
 
