@@ -20,10 +20,12 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from transformers import PreTrainedTokenizerBase
 
+from lib.config.arms import StudyParams
 from lib.head.model import EmbeddingModel, predict_logits
-from lib.machine import choose_device, choose_dtype
+from lib.machine import choose_device, choose_dtype, configure_process
 from lib.model.load import load_backbone, load_tokenizer
 from lib.model.tokens import encode_documents
+from lib.report.figures.style import set_plot_style
 from lib.report.wording import beginning, shorten
 
 # As many symbols as colours, so that grey print works
@@ -79,6 +81,15 @@ def project(embeddings: np.ndarray, *, seed: int) -> np.ndarray:
     # Its thousands of short parallel steps wait for each other where other work shares the cores.
     with threadpool_limits(1):
         return tsne.fit_transform(embeddings)
+
+
+def set_up(params: StudyParams) -> None:
+    """Seeds, threads, and how a notebook shows figures, tables and maps."""
+    configure_process(seed=params.seed, num_threads=params.threads)
+    set_plot_style()
+    draw_maps_locally()
+    pd.set_option("display.max_colwidth", 200)
+    pd.set_option("display.html.use_mathjax", False)  # a dollar is no formula
 
 
 def draw_maps_locally() -> None:

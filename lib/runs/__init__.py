@@ -13,6 +13,7 @@ export         a run as a plain transformers model
 from lib.runs import baselines
 from lib.runs.classifier import load_classifier
 from lib.runs.models import load_arm_model, save_arm_model
+from lib.runs.plan import plan_here
 from lib.runs.run import Run
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "baselines",
     "load_arm_model",
     "load_classifier",
+    "plan_here",
     "save_arm_model",
 ]

@@ -34,6 +34,7 @@ from lib.prompt.label_trie import LabelTrie
 from lib.prompt.listing import build_template
 from lib.prompt.template import NO, YES, PromptTemplate
 from lib.runs.rates import Machine, measure_machine
+from lib.storage import ROOT
 
 ANSWER_TOKENS = 8  # of a free answer, assumed
 
@@ -98,6 +99,17 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
         rows.append(row)
     table = pd.DataFrame(rows)
     return table if price else table.drop(columns="cost")
+
+
+def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:
+    """The `plan` of a study in `params/`, by rates of this machine that are measured for a while.
+
+    Empty if there is no study of that name. `seconds` is the time that the measurement takes.
+    """
+    folder = ROOT / "params" / params.study
+    if not folder.is_dir():
+        return pd.DataFrame()
+    return plan(folder, machine=measure_this_machine(params, seconds=seconds))
 
 
 def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machine:

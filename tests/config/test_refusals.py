@@ -348,7 +348,7 @@ SHOWN = ("wrong delimiter", "missing column", "blank label", "several labels", "
          "labels that differ by case", "label only in test", "group missing")  # fmt: skip
 
 
-def test_readme_shows_what_faulty_files_say(load, tmp_path):
+def test_the_docs_show_what_faulty_files_say(load, tmp_path):
     lines = []
     for case in SHOWN:
         (files, options), _ = CASES[case]
@@ -357,7 +357,7 @@ def test_readme_shows_what_faulty_files_say(load, tmp_path):
         message = str(caught.value).replace(f"{tmp_path}/", "data/mine-")
         lines.append(message)
     shown = "```\n" + "\n".join(lines) + "\n```"
-    assert shown in (ROOT / "README.md").read_text(encoding="utf-8"), shown
+    assert shown in (ROOT / "docs/your-data.md").read_text(encoding="utf-8"), shown
 
 
 def test_there_are_at_least_25_kinds_of_bad_input():
