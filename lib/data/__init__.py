@@ -1,1 +1,33 @@
-"""Documents in, splits out: files, labels, sampling and the audit."""
+"""Documents in, splits out.
+
+load             a study's train, validation and test documents, from its parameters
+tables           rows of files, packages and hub data sets, as they are
+delimited        CSV, TSV and Orange's .tab; encodings
+documents        rows to documents: text, labels and id, each checked with its row
+labels           the study's labels, their texts for prompts, their hierarchy, their support
+written_lists    label lists that a file contains as text
+sampling         stratified, grouped or by time, from the data seed alone
+auditing         leakage, repeats, unusable labels, damaged text
+near_duplicates  texts that are in several splits
+words            the words of a text in any script
+wipo/            the reader of the WIPO-Alpha collection
+"""
+
+from lib.data.auditing import audit
+from lib.data.labels import LabelSpace
+from lib.data.load import load_splits, take_train
+from lib.data.near_duplicates import find_duplicates
+from lib.data.wipo.read import read_wipo_alpha
+from lib.data.words import find_words
+from lib.errors import DataError
+
+__all__ = [
+    "DataError",
+    "LabelSpace",
+    "audit",
+    "find_duplicates",
+    "find_words",
+    "load_splits",
+    "read_wipo_alpha",
+    "take_train",
+]

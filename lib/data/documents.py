@@ -10,8 +10,8 @@ import pandas as pd
 
 from lib.config.data import DataParams
 from lib.data.delimited import MAX_SHOWN
-from lib.data.labels import read_lists
 from lib.data.tables import as_objects, cell_text, require_columns
+from lib.data.written_lists import read_lists
 from lib.errors import DataError
 from lib.ipc import cut_code
 

@@ -1,8 +1,5 @@
-"""Label names: the study's fixed list, their texts for prompts, their hierarchy, their support."""
+"""The study's labels: their fixed order, texts for prompts, hierarchy and support."""
 
-import ast
-import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,17 +19,9 @@ from lib.errors import DataError
 from lib.ipc import LEVELS, cut_code, parent
 from lib.storage import ROOT
 
-DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (chosen here)
+DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (our choice)
 NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
 NUM_TOP = 100  # labels of a document whose scores are then kept
-
-# A list written as text, by Python, JSON or NumPy (which puts no commas).
-_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
-_MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
-# The name of what holds it: array([...], dtype=object), frozenset({...}), set().
-_HOLDER = re.compile(r"(?:array|(?:frozen)?set)\((.*?)\s*(?:,\s*dtype=[^\[\](){}]*)?\)", re.DOTALL)
-_LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
-_BARE_LIST = re.compile(r"\s*\[[^\[\]]*,[^\[\]]*\]\s*")
 
 
 @dataclass(frozen=True)
@@ -42,11 +31,11 @@ class LabelSpace:
     Attributes
     ----------
     names
-        C distinct labels, as they stand in the data.
+        C distinct labels, as the data spell them.
     texts
-        What a prompt calls them, in the same order; the names themselves unless told otherwise.
+        Their texts in prompts, in the same order; by default the names.
     none
-        What a prompt calls an empty label set; "" in a study where every document has a label.
+        The text of an empty label set in prompts; "" in a study where every document has a label.
     """
 
     names: tuple[str, ...]
@@ -56,14 +45,14 @@ class LabelSpace:
     def __post_init__(self) -> None:
         texts = tuple(self.texts) or tuple(self.names)
         object.__setattr__(self, "texts", texts)
-        called = (*texts, self.none) if self.none else texts
-        spelled = Counter(normal_form(text.lower()) for text in called)
-        if repeated := [text for text, count in spelled.items() if count > 1]:
+        shown = (*texts, self.none) if self.none else texts
+        spellings = Counter(normal_form(text.lower()) for text in shown)
+        if repeated := [text for text, count in spellings.items() if count > 1]:
             raise DataError(f"labels: several are called {repeated[0]!r}; each needs its own text")
 
     @classmethod
     def from_splits(cls, splits: DatasetDict, *, label_names: str = "") -> Self:
-        """Every label of any split, sorted, so that absent classes count alike in every arm.
+        """Every label of any split, sorted, so that an absent class counts the same in every arm.
 
         Parameters
         ----------
@@ -83,12 +72,12 @@ class LabelSpace:
                 f"{ROOT / label_names}: none of its labels ({', '.join(list(texts)[:3])} ...) is a "
                 f"label of the data ({', '.join(names[:3])} ...)"
             )
-        called = tuple(texts.get(name, name) for name in names)
+        shown = tuple(texts.get(name, name) for name in names)
         if all(len(row) for split in splits.values() for row in split["labels"]):
-            return cls(tuple(names), called)
-        taken = {normal_form(text.lower()) for text in called}
+            return cls(tuple(names), shown)
+        taken = {normal_form(text.lower()) for text in shown}
         free = (word for word in NONE if word not in taken)
-        return cls(tuple(names), called, texts.get("", "") or next(free))
+        return cls(tuple(names), shown, texts.get("", "") or next(free))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -100,7 +89,7 @@ class LabelSpace:
 
     @property
     def sparse(self) -> bool:
-        """Whether arrays of documents by labels are sparse, because there are so many labels."""
+        """True if there are so many labels that arrays of documents by labels are sparse."""
         return len(self) > DENSE_LABELS
 
     def require_dense(self, notebook: str) -> None:
@@ -119,8 +108,8 @@ class LabelSpace:
     def encode(self, labels: Iterable[Sequence[str]]) -> np.ndarray | csr_array:
         """Multi-hot targets, (N, C) bool, of N documents' label lists; names outside are skipped.
 
-        Predictions may hold no label at all, or one outside the set: their row stays empty there,
-        so that they count as errors. The array is sparse if there are more than `DENSE_LABELS`.
+        A prediction without a label, or with one outside the set, has no entry for it and so counts
+        as an error. The array is sparse if there are more than `DENSE_LABELS`.
         """
         columns = self.indices(labels)
         starts = np.cumsum([0, *map(len, columns)])
@@ -135,7 +124,7 @@ class LabelSpace:
         found = [names.isdisjoint(row) and bool(len(row) or not self.none) for row in answers]
         return np.array(found, dtype=bool)
 
-    def decode(self, multi_hot: np.ndarray | csr_array) -> list[list[str]]:
+    def to_names(self, multi_hot: np.ndarray | csr_array) -> list[list[str]]:
         """Label lists, in label order, of an (N, C) bool array, dense or sparse."""
         rows = csr_array(multi_hot)
         rows.eliminate_zeros()
@@ -144,8 +133,8 @@ class LabelSpace:
             [self.names[c] for c in rows.indices[start:end]] for start, end in pairwise(rows.indptr)
         ]
 
-    def decode_best(self, scores: np.ndarray) -> list[list[str]]:
-        """The label with the highest score, as lists of one, of an (N, C) float array."""
+    def best_names(self, scores: np.ndarray) -> list[list[str]]:
+        """The label with the highest score of each document, a list of one, of (N, C) scores."""
         return [[self.names[c]] for c in scores.argmax(axis=1)]
 
     def verbalized(self, verbalizer: str) -> Self:
@@ -191,10 +180,10 @@ def cut_label(label: str, level: str) -> str:
 
 
 def check_spelling(labels: Iterable[str], source: str) -> None:
-    """Raise `DataError` if two labels differ by what is not seen, or by case or spaces alone."""
-    spelled: dict[str, str] = {}
+    """Raise `DataError` if two labels differ by invisible characters, case or spaces alone."""
+    spellings: dict[str, str] = {}
     for label in labels:
-        other = spelled.setdefault(normal_form(label.lower()), label)
+        other = spellings.setdefault(normal_form(label.lower()), label)
         if other == label:
             continue
         if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:
@@ -211,18 +200,18 @@ def check_spelling(labels: Iterable[str], source: str) -> None:
 def apply_min_support(
     frames: Mapping[str, pd.DataFrame], *, train: str, min_support: int, rare_labels: str
 ) -> dict[str, pd.DataFrame]:
-    """Frames in which labels of fewer than `min_support` training documents are dealt with.
+    """The parts' tables without labels of fewer than `min_support` training documents.
 
     Parameters
     ----------
     frames
-        For each part a table with `labels` (list[str]).
+        Per part a table with `labels` (list[str]).
     train
         The part whose documents count as support.
     rare_labels
-        "keep": nothing changes. "drop": they vanish from every split, and with them documents that
-        have no other label; a label set that was empty before stays. "merge": they become their IPC
-        parent (subclass to class to section), until that has the support or no parent is left.
+        "keep": nothing changes. "drop": rare labels go, and with them documents that have no other
+        label; a label set that was empty before stays. "merge": they become their IPC parent
+        (subclass to class to section), until that has the support or no parent is left.
 
     Raises
     ------
@@ -231,12 +220,15 @@ def apply_min_support(
     """
     if rare_labels == "keep":
         return dict(frames)
+    # The new name of each label, None for one that goes.
     counts = Counter(label for labels in frames[train]["labels"] for label in labels)
-    known = {label for frame in frames.values() for labels in frame["labels"] for label in labels}
+    names = {label for frame in frames.values() for labels in frame["labels"] for label in labels}
     if rare_labels == "merge":
-        renamed = _merged(frames[train], known, min_support)
+        renamed = _merged(frames[train], names, min_support)
     else:
-        renamed = {x: x if counts[x] >= min_support else None for x in known}
+        renamed = {x: x if counts[x] >= min_support else None for x in names}
+
+    # Rename, and leave out documents that lose all their labels.
     result = {}
     for name, frame in frames.items():
         labels = [sorted({renamed[x] for x in row if renamed[x]}) for row in frame["labels"]]
@@ -250,9 +242,9 @@ def apply_min_support(
     return result
 
 
-def _merged(train: pd.DataFrame, known: Iterable[str], min_support: int) -> dict[str, str]:
-    """What each label becomes; from the finest level up, so that siblings meet in the parent."""
-    renamed = {label: label for label in known}
+def _merged(train: pd.DataFrame, names: Iterable[str], min_support: int) -> dict[str, str]:
+    """New names of labels; from the finest level up, so that siblings meet in their parent."""
+    renamed = {label: label for label in names}
     for level in reversed(LEVELS[1:]):
         counts = Counter(x for row in train["labels"] for x in {renamed[label] for label in row})
         for label, now in renamed.items():
@@ -260,53 +252,3 @@ def _merged(train: pd.DataFrame, known: Iterable[str], min_support: int) -> dict
             if fine and counts[now] < min_support:
                 renamed[label] = parent(now)
     return renamed
-
-
-def read_lists(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
-    """A column in which lists written as text are lists; names in brackets stay names."""
-    several = mode != "single"
-    texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
-    lists = texts.map(_as_list)
-    told = [
-        found is not None and (several or len(found) > 1 or "'" in text or '"' in text)
-        for text, found in zip(texts, lists, strict=True)
-    ]
-    others = texts[[found is None for found in lists]]
-    if any(told) and len(others):
-        fewer, is_list = (others, "no") if len(others) < sum(told) else (texts[told], "a")
-        raise DataError(
-            f"{source}: document {rows[fewer.index[0]]}: {values.name!r} is {fewer.iloc[0]!r}, "
-            f"{is_list} list written as text, unlike that of other rows; write all of them alike"
-        )
-    if any(told):
-        listed = [lists.get(at, value) for at, value in values.items()]
-        return pd.Series(listed, name=values.name, dtype=object)
-    bare = others[others.map(_BARE_LIST.fullmatch).notna()]
-    if several and len(bare):
-        raise DataError(
-            f"{source}: document {rows[bare.index[0]]}: {values.name!r} is {bare.iloc[0]!r}, a "
-            "list written as text without quotation marks; join the labels by a character and name "
-            "it as label_delimiter"
-        )
-    return values
-
-
-def _as_list(text: str) -> list | None:
-    """The list that a text writes down, None if it is another text."""
-    text = text.strip()
-    if held := _HOLDER.fullmatch(text):
-        text = held[1] or "[]"
-    quoted = "'" in text or '"' in text
-    if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
-        return None
-    try:
-        found = json.loads(text)
-        if isinstance(found, list):
-            return found
-    except ValueError:
-        pass
-    items = re.findall(_ITEM, text)
-    try:
-        return [ast.literal_eval(item) for item in items]
-    except (ValueError, SyntaxError):  # of 001 or 2020-01-01, which are texts
-        return None if quoted else items

@@ -1,4 +1,4 @@
-"""Calibration: does confidence mean what it says, and what could be automated by it?
+"""Calibration: confidence against accuracy, and the answers that could be given automatically.
 
 Scores count as probabilities where they lie in [0, 1] and, for single labels, sum to 1. Generated
 answers, whose scores are 0 and 1, have no confidence. Constants without a source are our choices.
@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit, softmax
 from statsmodels.stats.proportion import proportion_confint
 
-MIN_PROB = 1e-12  # stands for 0, which has no logarithm
+MIN_PROB = 1e-12  # in place of 0, which has no logarithm
 MIN_ANSWERED = 20  # validation documents that a threshold must rest on
 MIN_SET_PROB = 0.01  # probability of a label in a set; nearly all pairs are below it
 ECE_BINS, RELIABILITY_BINS = 15, 10
@@ -46,7 +46,10 @@ class ScoredSplit(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """Probabilities of test documents, (N, C), as given and at the temperature of validation."""
+    """Probabilities of test documents, as given and scaled by a temperature fitted on validation.
+
+    `probs`, `scaled` and `truth` are (N, C), `right` is (N,); see `ScoredSplit`.
+    """
 
     probs: np.ndarray
     scaled: np.ndarray
@@ -57,9 +60,9 @@ class Calibrated(NamedTuple):
 
     @classmethod
     def fit(cls, validation: ScoredSplit, test: ScoredSplit, *, multi_label: bool) -> Self | None:
-        """Test probabilities, scaled; None where scores are none, or only the best were kept.
+        """Test probabilities, scaled; None if scores are no probabilities or not of all labels.
 
-        None as well where no label is given 0.01 or more: nothing is said with any confidence then.
+        None as well if no label has a probability of 0.01 or more, as there is no confidence then.
         """
         probs, truth, right = test
         both = np.concatenate([validation.scores, probs])
@@ -72,10 +75,10 @@ class Calibrated(NamedTuple):
         return cls(probs, scaled, temperature, truth, right, **options)
 
     def answers(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Confidence and correctness, (M,) each, of what calibration is about, at these `probs`.
+        """Confidence and correctness, (M,) each, with these `probs`, given or scaled.
 
-        Of every answer; for label sets, of every pair of document and label that is given 0.01 or
-        more before scaling, because the others would fill every bin.
+        Of every answer; for label sets, of every pair of document and label with a probability of
+        0.01 or more before scaling, because the others would fill every bin.
         """
         if not self.multi_label:
             return probs.max(axis=1), self.right
@@ -229,8 +232,8 @@ def automated(validation: ScoredSplit, test: ScoredSplit, wanted: float) -> tupl
 
     NaN without confidences; the precision is also NaN where nothing is answered.
     """
-    if validation.confidence is None or test.confidence is None:
+    confidence, of_validation = test.confidence, validation.confidence
+    if confidence is None or of_validation is None:
         return np.nan, np.nan
-    threshold = choose_threshold(validation.confidence, validation.right, wanted)
-    given = test.confidence >= threshold
+    given = confidence >= choose_threshold(of_validation, validation.right, wanted)
     return float(given.mean()), float(test.right[given].mean()) if given.any() else np.nan

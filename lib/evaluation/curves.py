@@ -57,10 +57,8 @@ def learning_curves(
 
     Parameters
     ----------
-    y_true, y_preds
-        See `lib.report.tables.stack_predictions`.
-    groups
-        See `lib.report.tables.read_groups`.
+    y_true, y_preds, groups
+        See `f1_intervals`.
 
     Returns
     -------
@@ -76,7 +74,7 @@ def learning_curves(
 
 
 def seed_points(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row per run: `approach train_size seed micro_f1 macro_f1`, from `read_runs`."""
+    """A row per run: `approach train_size seed micro_f1 macro_f1`, from a table of runs."""
     names = [split_arm(arm) for arm in runs["arm"]]
     points = pd.DataFrame(names, columns=["approach", "train_size"], index=runs.index)
     return points.join(runs[["seed", *AVERAGES]])
@@ -198,14 +196,16 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
         sizes = _common_sizes(curves[a], curves[b])
         if len(sizes) < 2:
             continue
+        # a is the one that leads at the largest size
         values, samples = difference(curves[a], curves[b], sizes)
         if values[-1] < 0:
             a, b, values, samples = b, a, -values, -samples
+        # the crossing of the curves, and those of their resamples, (R,)
         seen, crossing = _crossing(sizes, values[None])[0], _crossing(sizes, samples)
-        crosses = (crossing > 0) & (crossing < np.inf)
-        low, high = np.quantile(crossing, QUANTILES, method="inverted_cdf")
-        p = (1 + np.count_nonzero(~crosses)) / (1 + len(crosses))
         seen = seen if 0 < seen < np.inf else np.nan
+        low, high = np.quantile(crossing, QUANTILES, method="inverted_cdf")
+        crosses = (crossing > 0) & (crossing < np.inf)
+        p = (1 + np.count_nonzero(~crosses)) / (1 + len(crosses))
         rows.append((a, b, seen, low, high, crosses.mean(), p))
     table = pd.DataFrame(rows, columns=columns)
     if len(table):
@@ -235,8 +235,10 @@ def _crossing(sizes: np.ndarray, differences: np.ndarray) -> np.ndarray:
     """
     x, ahead = np.log2(sizes), differences > 0
     crosses = ~ahead[:, 0] & ahead[:, -1]
+    # the last size before a turn, (R,)
     turns = ~ahead[:, :-1] & ahead[:, 1:]  # (R, K - 1)
-    last = len(sizes) - 2 - turns[:, ::-1].argmax(axis=1)  # (R,)
+    last = len(sizes) - 2 - turns[:, ::-1].argmax(axis=1)
+    # the zero of the line between that size and the next
     rows = np.arange(len(differences))
     before, after = differences[rows, last], differences[rows, last + 1]
     rise = np.where(crosses, after - before, 1)

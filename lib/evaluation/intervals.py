@@ -37,13 +37,6 @@ QUANTILES = (ALPHA / 2, 1 - ALPHA / 2)  # of resamples, for a 95 % interval
 NORMAL = 1.959964  # quantile of the standard normal at 1 - ALPHA / 2
 
 
-class Interval(NamedTuple):
-    """A 95 % interval, in F1."""
-
-    low: float
-    high: float
-
-
 class Spread(NamedTuple):
     """A score or a difference in F1, and its variation over documents and over seeds.
 
@@ -66,12 +59,12 @@ class Spread(NamedTuple):
     df_seeds: np.ndarray
 
 
-def arm_interval(arm: Arm) -> Interval:
-    """The interval of one arm's mean F1, in [0, 1]."""
+def arm_interval(arm: Arm) -> tuple[float, float]:
+    """The 95 % interval of one arm's mean F1, in [0, 1]."""
     num_units, value = len(arm.pseudo), arm.values.mean()
     top = arm.weights.sum()  # macro-F1 stays below 1 where labels have no test document
     if num_units < 2 or top == 0:
-        return Interval(0.0, 1.0)
+        return 0.0, 1.0
     # limits of F1 as a share of its highest value
     share, count = min(value / top, 1.0), effective_count(arm.errors / top, arm.weights / top)
     low, high = share_limits(np.array(share), np.array(count))
@@ -86,9 +79,9 @@ def arm_interval(arm: Arm) -> Interval:
     return _around(_spread(value, [arm], errors, variance), least=0.0)
 
 
-def paired_interval(spread: Spread | None) -> Interval:
-    """The interval of F1(a) - F1(b) on the same documents, in [-1, 1]; see `paired_spread`."""
-    return Interval(-1.0, 1.0) if spread is None else _around(spread, least=-1.0)
+def paired_interval(spread: Spread | None) -> tuple[float, float]:
+    """The 95 % interval of F1(a) - F1(b), in [-1, 1]; see `paired_spread`."""
+    return (-1.0, 1.0) if spread is None else _around(spread, least=-1.0)
 
 
 def paired_spread(a: Arm, b: Arm) -> Spread | None:
@@ -174,13 +167,13 @@ def _spread(value: float, arms: Sequence[Arm], errors: np.ndarray, variance: flo
     return Spread(float(value), *map(float, errors), shared, seeds, df_seeds)
 
 
-def _around(spread: Spread, *, least: float) -> Interval:
+def _around(spread: Spread, *, least: float) -> tuple[float, float]:
     """The interval around a spread, never narrower than over documents alone."""
     halves = []
     for error in (spread.below, spread.above):
         both = half_width(np.array(spread.shared * error**2), spread.seeds, spread.df_seeds)
         halves.append(max(NORMAL * error, float(both)))
-    return Interval(max(spread.value - halves[0], least), min(spread.value + halves[1], 1.0))
+    return max(spread.value - halves[0], least), min(spread.value + halves[1], 1.0)
 
 
 def half_width(documents: np.ndarray, seeds: np.ndarray, df: np.ndarray) -> np.ndarray:
@@ -220,12 +213,14 @@ def f1_intervals(
     """A row per arm: `arm num_seeds`, each average's mean over seeds, `_low` and `_high` in [0, 1].
 
     The averages are micro-F1, macro-F1, in which a label without a test document counts 0, and
-    `macro_f1_supported`, over the other labels alone.
+    `macro_f1_supported`, over the other labels alone. Intervals are 95 %, see the module.
 
     Parameters
     ----------
-    y_true, y_preds, groups
-        See `measure_arms`.
+    y_true, y_preds
+        (N, C) bool, and for each arm (S, N, C) bool, S of its own.
+    groups
+        (N,) of each document; None where documents are independent.
     """
     arms = measure_arms(y_true, y_preds, groups=groups)
     rows = []

@@ -62,12 +62,7 @@ def measure_arms(
 ) -> dict[tuple[str, str], Arm]:
     """For each arm and each of micro-, macro- and supported macro-F1, an `Arm`.
 
-    Parameters
-    ----------
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool, S of its own.
-    groups
-        (N,) of each document; None where documents are independent.
+    For parameters see `lib.evaluation.intervals.f1_intervals`.
     """
     codes = group_codes(groups)
     truth = by_unit(by_label(y_true), codes)

@@ -57,12 +57,14 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
 
 def _of_documents(a: Arm, b: Arm, variance: float, *, mid_p: bool) -> float:
     """The difference that McNemar's test finds, at least 2.8 standard errors of that variance."""
+    # gains and losses as counts of events, each worth `event` in F1
     change = b.errors - a.errors  # (N,)
-    event = 1 / effective_count(np.abs(change), a.weights)  # F1 per gain or loss
+    event = 1 / effective_count(np.abs(change), a.weights)
     gains, losses = (np.maximum(x, 0).sum() / event for x in (change, -change))
     middle = math.sqrt((gains + 0.5) * (losses + 0.5))
     poisson_events = events = _events_needed(middle, mid_p)
-    for _ in range(5):  # the difference itself does not vary, so fewer do
+    # fewer than of Poisson counts, because the documents are N and their mean change is given
+    for _ in range(5):
         both = math.hypot(events, 2 * middle)
         centred = math.sqrt(max(1 - events**2 * event / both, 0))
         events = poisson_events * (1 - Z_POWER / NORMAL_SUM * (1 - centred))
@@ -120,10 +122,11 @@ def _table(mid_p: bool) -> tuple[np.ndarray, np.ndarray]:
 def _solve(middle: float, mid_p: bool) -> float:
     """The events found with 80 % power, by bisection."""
     low, high = 0.0, 20 + 6 * math.sqrt(middle)
-    for _ in range(16):
+    for _ in range(16):  # halvings
         events = (low + high) / 2
         both = math.hypot(events, 2 * middle)  # gains + losses expected
         counts = np.arange(int(max(0, both - 6 * math.sqrt(both))), int(both + 6 * both**0.5) + 8)
+        # power at each number of differing documents, then over their Poisson distribution
         least = _least_difference(mid_p)[counts]
         gain = (1 + events / both) / 2
         hit = binom.sf((counts + least) // 2 - 1, counts, gain)

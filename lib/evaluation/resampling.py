@@ -61,16 +61,10 @@ def resample_f1(
     Davison & Hinkley 1997, section 3.8), the same for every arm and seed. In macro-F1 a label that
     a resample happens to miss is left out of that resample's mean, because a 0 for it would bias
     every resample downwards; a label that the whole test split lacks counts 0, as it does in the
-    score itself.
-
-    Parameters
-    ----------
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool, S of its own.
-    groups
-        (N,) of each document; None where documents are independent.
+    score itself. For parameters see `lib.evaluation.intervals.f1_intervals`.
     """
     codes = group_codes(groups)
+    # counts once; then blocks of resamples, each a product with weights
     counts = {arm: unit_counts(y_true, y_pred, codes) for arm, y_pred in y_preds.items()}
     truth = by_unit(by_label(y_true), codes)
     num_known = np.count_nonzero(truth.sum(axis=1))
@@ -113,6 +107,7 @@ def randomization(
     counts = {arm: unit_counts(y_true, y_preds[arm], codes) for arm in arms}
     exchanges = [_exchanges(counts[a], counts[b]) for a, b in pairs]
     num_labels, num_units = by_unit(by_label(y_true), codes).shape
+    # the differences as they are, then after random exchanges, a block at a time
     nothing = np.zeros((num_units, 1), dtype=np.float32)
     observed = [np.abs(_mean_difference(of_pair, nothing)) for of_pair in exchanges]  # (2, 1) each
     at_least = np.zeros((len(pairs), 2))

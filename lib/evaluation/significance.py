@@ -53,15 +53,11 @@ def compare_all(
 
     Parameters
     ----------
-    y_true
-        (N, C) bool.
-    y_preds
-        For each arm (S, N, C) bool. McNemar takes the arm's first seed; a document is right when
-        its whole label set is.
+    y_true, y_preds, groups
+        See `f1_intervals`. McNemar takes an arm's first seed; a document is right if its whole
+        label set is.
     reference
         Compare every other arm with this one alone; "" for every pair.
-    groups
-        (N,) of each document; None where documents are independent.
     num_resamples
         Of the randomization test.
 
@@ -86,6 +82,7 @@ def compare_all(
     # arms whose micro-F1 is the share of right documents
     single = group_codes(groups) is None and _one_label(y_true)
     accuracy = {arm: single and len(p) == 1 and _one_label(p[0]) for arm, p in y_preds.items()}
+    # everything that is of a pair
     rows = []
     for (a, b), of_pair in zip(pairs, p_values, strict=True):
         p_mcnemar = mcnemar(correct[a], correct[b])

@@ -11,15 +11,15 @@ from lib.evaluation.metrics import f1_scores
 
 
 def parts_by_support(train_counts: np.ndarray) -> pd.Categorical:
-    """The part of each label, (C,), by its training documents: the tail first, the head last."""
+    """The part of each label, (C,), by its training documents: the rarest labels first."""
     bounds = [-1, 0, 5, 20, 100, np.inf]
     names = ["unseen", "1–5 documents", "6–20", "21–100", "over 100"]
     return pd.cut(np.asarray(train_counts), bounds, labels=names)
 
 
 def parts_by_length(texts: Sequence[str]) -> pd.Categorical:
-    """The quarter of each document, (N,), by its words; fewer parts where many are equally long."""
-    lengths = np.array([len(text.split()) for text in texts])
+    """The quarter of each document, (N,), by its words; fewer parts if many are equally long."""
+    lengths = np.array([len(text.split()) for text in texts])  # words
     bounds = np.unique(np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1], method="lower"))
     upper = bounds[1:] if len(bounds) > 1 else bounds
     lower = [bounds[0], *(upper[:-1] + 1)]
@@ -39,12 +39,10 @@ def f1_by_part(
 
     Parameters
     ----------
-    y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
+    y_true, y_preds, groups
+        See `f1_intervals`; the mean over seeds is given.
     documents, labels
         The part of each document, (N,), or of each label, (C,): one of the two.
-    groups
-        (N,) the group of each document; None where documents are independent.
 
     Returns
     -------
@@ -68,19 +66,20 @@ def f1_by_part(
     for part in parts.categories:
         chosen = np.flatnonzero(parts == part)
         truth = y_true.take(chosen, axis)
-        if truth.any():
-            of_part = {arm: preds.take(chosen, axis + 1) for arm, preds in y_preds.items()}
-            cut = groups is not None and documents is not None
-            table = f1_intervals(truth, of_part, groups=groups[chosen] if cut else groups)
-            tables.append(table.assign(part=part, size=len(chosen)))
+        if not truth.any():
+            continue
+        preds = {arm: p.take(chosen, axis + 1) for arm, p in y_preds.items()}
+        cut = groups is not None and axis == 0
+        table = f1_intervals(truth, preds, groups=groups[chosen] if cut else groups)
+        tables.append(table.assign(part=part, size=len(chosen)))
+    columns = ["arm", "part", "size", "micro_f1", "low", "high"]
     if not tables:
-        columns = ["arm", "part", "size", "micro_f1", "low", "high"]
         return pd.DataFrame(columns=columns).astype({"part": parts.dtype})
     table = pd.concat(tables, ignore_index=True)
     table = table.rename(columns={"micro_f1_low": "low", "micro_f1_high": "high"})
-    known = [part for part in parts.categories if part in set(table["part"])]
-    table["part"] = pd.Categorical(table["part"], known, ordered=True)
-    return table[["arm", "part", "size", "micro_f1", "low", "high"]]
+    present = [part for part in parts.categories if part in set(table["part"])]
+    table["part"] = pd.Categorical(table["part"], present, ordered=True)
+    return table[columns]
 
 
 def f1_by_level(
@@ -132,11 +131,12 @@ def errors_by_level(
     if (y_true.sum(axis=1) != 1).any():
         raise ValueError("y_true: errors by level need one label per document; use f1_by_level")
     coarse = [contains.argmax(axis=1) for contains in levels.values()]  # each (C,)
-    spoken = [level.replace("_", " ") for level in levels]
-    steps = [f"right {a}, wrong {b}" for a, b in pairwise(spoken)]
-    outcomes = ["no answer", f"wrong {spoken[0]}", *steps, "right"]
+    names = [level.replace("_", " ") for level in levels]
+    steps = [f"right {a}, wrong {b}" for a, b in pairwise(names)]
+    outcomes = ["no answer", f"wrong {names[0]}", *steps, "right"]
     rows = {}
     for arm, preds in y_preds.items():
+        # the number of each answer's outcome, from 0: levels that agree from the coarsest on
         true, answered = y_true.argmax(axis=1), preds.argmax(axis=2)  # (N,), (S, N)
         agree = np.stack([labels[answered] == labels[true] for labels in coarse])  # (L, S, N)
         reached = 1 + np.cumprod(agree, axis=0).sum(axis=0)  # 1: not even the coarsest level

@@ -82,7 +82,7 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
 
 @torch.no_grad()
 def _is_linear(module: nn.Module) -> bool:
-    """True if a layer is linear and no more: some routers are one and choose experts as well."""
+    """True if a layer is linear and nothing else: some routers also choose experts."""
     if not isinstance(module, nn.Linear) or type(module) in PLAIN_LAYERS:
         return isinstance(module, (nn.Linear, Conv1D))
     weight = module.weight

@@ -25,10 +25,12 @@ UNKNOWN = "that this code does not reproduce; use another model"
 
 @torch.no_grad()
 def check_logits(model: PreTrainedModel) -> bool:
-    """True; a `ValueError` if the model cannot answer a prompt, token by token, as computed here.
+    """True if `next_token_logits` are those of the model itself, so that it can answer a prompt.
 
-    `next_token_logits` have to be what its own forward pass gives, and must not depend on tokens
-    that follow.
+    Raises
+    ------
+    ValueError
+        They are not, or they depend on tokens that follow.
     """
     name = type(model).__name__
     if not isinstance(model.get_output_embeddings(), nn.Module):
@@ -60,7 +62,13 @@ def _near(ours: Tensor, theirs: Tensor) -> bool:
 
 @torch.no_grad()
 def check_padding(model: PreTrainedModel) -> bool:
-    """True; a `ValueError` unless two documents of a batch have the states that each has alone."""
+    """True if two documents of a padded batch have the states that each has alone.
+
+    Raises
+    ------
+    ValueError
+        They have not, or states have another width than the config says.
+    """
     decoder, name = decoder_of(model), type(model).__name__
     ids, mask = document_rows(decoder, 3, 11)
     documents = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
@@ -93,9 +101,9 @@ def reads_last_block(model: PreTrainedModel) -> bool:
 
 
 def check_training(model: PreTrainedModel) -> bool:
-    """True, after a forward and a backward pass over two documents; what they raise otherwise.
+    """True after a forward and a backward pass over two documents, or the error that they raise.
 
-    Neither gradients nor the state of random generators stay changed.
+    Gradients and random generators are afterwards as they were.
     """
     decoder = decoder_of(model)
     ids, mask = document_rows(decoder, 3, 7)
@@ -114,7 +122,7 @@ def check_training(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def generates_padded(model: PreTrainedModel) -> bool:
-    """True if prompts padded on the left get the logits that each has alone, two tokens on."""
+    """True if prompts padded on the left get the logits that each has alone, two tokens later."""
     short, long = made_up_tokens(model, 3, 11)
     pad_token = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     rows = [[pad_token] * (len(long) - len(short)) + short, long]
@@ -123,7 +131,7 @@ def generates_padded(model: PreTrainedModel) -> bool:
         together = _first_logits(model, rows, masks)
         alone = [_first_logits(model, [p], [[1] * len(p)])[0] for p in (short, long)]
     scores = [x.float().log_softmax(-1) for x in (together, torch.stack(alone))]
-    off = (scores[0] - scores[1]).abs().median(dim=-1).values  # (2,): a prompt each
+    off = (scores[0] - scores[1]).abs().median(dim=-1).values  # (2,): one per prompt
     return float(off.max()) <= SCORE_TOLERANCE[exact]
 
 

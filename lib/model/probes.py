@@ -1,8 +1,8 @@
-"""Short passes that find out what is exact for a loaded model, each remembered on disk.
+"""Short passes that find out which shortcuts are exact for a loaded model, remembered on disk.
 
 Shortcuts (packed documents, label trees, padded batches) rest on what a model's layers do with
-positions, masks and caches. Names of architectures do not tell, so each shortcut is compared with
-plain passes, one text at a time, on a few made-up tokens. What differs is not used.
+positions, masks and caches. The name of an architecture does not say, so each shortcut is compared
+with plain passes, one text at a time, on a few made-up tokens. Shortcuts that differ are not used.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +17,9 @@ from lib.model.parts import pretrained
 
 WINDOW = 6  # of a sliding window while packing is probed
 CASTABLE = 2**29  # bytes of 16-bit weights up to which a probe computes in float32
-# Largest deviations that count as rounding, of states relative to their norm and of
-# log-probabilities in nats; in 16 bits larger, since the same pass in another batch differs by as
-# much (chosen here).
+# Largest deviations that count as rounding (our choice), in float32 and in 16 bits, where the same
+# pass in another batch differs by as much: of states relative to their norm, of log-probabilities
+# in nats.
 STATE_TOLERANCE = {True: 1e-3, False: 0.1}
 SCORE_TOLERANCE = {True: 2e-3, False: 0.3}
 
@@ -63,7 +63,7 @@ class Probes:
 
 
 def probes_of(model: nn.Module) -> Probes:
-    """The probes that `load_backbone` hung on a model, or new ones, hung on it now."""
+    """The probes that `load_backbone` attached to a model, or new ones, attached to it now."""
     inner = pretrained(model)
     if not isinstance(getattr(inner, "probes", None), Probes):
         inner.probes = Probes()
@@ -95,7 +95,7 @@ def document_rows(model: PreTrainedModel, *lengths: int) -> tuple[Tensor, Tensor
 
 @contextmanager
 def in_float32(model: PreTrainedModel) -> Iterator[bool]:
-    """Let a small model that is not packed in 4 bits compute in float32; whether it does.
+    """Let a small model that is not packed in 4 bits compute in float32; true if it does.
 
     Rounding then hides nothing. Weights are taken back afterwards as they were, bit for bit.
     """
@@ -117,7 +117,7 @@ def in_float32(model: PreTrainedModel) -> Iterator[bool]:
 
 @contextmanager
 def short_window(model: PreTrainedModel) -> Iterator[None]:
-    """Let a sliding window be `WINDOW` tokens, so that a short document is longer than it."""
+    """Shorten a sliding window to `WINDOW` tokens, so that a short document is longer than it."""
     config = model.config.get_text_config()
     places = [config, *(m for m in model.modules() if m is not model)]
     before = [(p, vars(p)["sliding_window"]) for p in places if vars(p).get("sliding_window")]
@@ -131,7 +131,7 @@ def short_window(model: PreTrainedModel) -> Iterator[None]:
 
 
 def states_alone(model: PreTrainedModel, documents: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Last hidden states, (T, H) float32 each, of documents that each have a pass of their own."""
+    """Last hidden states, (T, H) float32 each, of documents by one plain pass per document."""
     states = []
     for document in documents:
         ids = torch.tensor([list(document)], device=model.device)
@@ -143,8 +143,8 @@ def states_alone(model: PreTrainedModel, documents: Sequence[Sequence[int]]) -> 
 def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
     """True if states of the same tokens, (T, H), differ by rounding alone.
 
-    In 16 bits the median token decides: one token near a border of a mixture of experts may go to
-    another expert and differ by itself.
+    In 16 bits the median token decides: a token between two experts of a mixture may go to the
+    other one and differ by itself.
     """
     if ours.shape != theirs.shape or not torch.isfinite(ours).all():
         return False
@@ -153,7 +153,7 @@ def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
 
 
 def window_of(model: PreTrainedModel) -> int | None:
-    """Tokens within which every layer sees all that comes before; None for any number of them."""
+    """Longest text, in tokens, in which every layer sees all that comes before; None if any."""
     config = model.config.get_text_config()
     names = ("sliding_window", "attention_chunk_size", "window_size")
     if set(getattr(config, "layer_types", None) or ()) == {"full_attention"}:
@@ -164,10 +164,10 @@ def window_of(model: PreTrainedModel) -> int | None:
 
 
 def alone_beyond(model: PreTrainedModel) -> int | None:
-    """Tokens from which on a text's states depend on what is beside it in a batch; None: never.
+    """Longest text, in tokens, whose states do not depend on the rest of its batch; None if any.
 
-    Rotary positions of some types follow the longest text of a batch, and some layers choose among
-    all columns of a batch which ones they attend to.
+    Rotary positions of some types follow the longest text of a batch, and some layers choose the
+    columns that they attend to among all columns of a batch.
     """
     config = model.config.get_text_config()
     sizes = [getattr(config, name, None) for name in ("index_topk", "keep_window_size")]

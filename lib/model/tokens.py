@@ -1,4 +1,4 @@
-"""Texts as token ids that hold no structure of the model, and the lengths that a model takes."""
+"""Texts as token ids, none of them read as structure; and the lengths that a model takes."""
 
 import json
 import unicodedata
@@ -15,18 +15,18 @@ from transformers import PretrainedConfig, PreTrainedTokenizer, PreTrainedTokeni
 from lib.errors import ModelError, ParamsError
 from lib.storage import cached, computing_fingerprint
 
-CHUNK = 1000  # texts tokenized at once: the tokenizer keeps much more of each than its ids
+TEXTS_AT_ONCE = 1000  # the tokenizer keeps much more of each text than its ids
 UNREADABLE = "\x00token {}\x00"  # name of a token that no text spells
-# Models whose position numbers begin behind that of the padding token.
+# Models that number positions from the padding token's id on.
 COUNTS_FROM_PADDING = ("camembert", "ibert", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
 
 
 def structure_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that a template, a frame or padding writes, and a text never does.
+    """Ids of structure: a template, a frame or padding writes them, and a text never does.
 
-    They are the special tokens and all other added ones (`<think>`, `<tool_call>`). Vocabulary are
-    those added tokens that hold no punctuation and are not flagged as special: runs of spaces
-    (GPT-NeoX, Gemma) and words of a field.
+    They are the special tokens and all other added ones (`<think>`, `<tool_call>`), but not added
+    tokens without punctuation that are not flagged as special: runs of spaces (GPT-NeoX, Gemma) and
+    words of a field.
     """
     added = tokenizer.added_tokens_decoder
     words = {i for i, token in added.items() if not token.special and _is_word(token.content)}
@@ -34,24 +34,23 @@ def structure_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def _is_word(content: str) -> bool:
-    """No character but letters, marks, digits and spaces; "▁" is SentencePiece's space."""
+    """True for letters, marks, digits and spaces alone; "▁" is SentencePiece's space."""
     characters = content.replace("▁", " ")
     return not any(unicodedata.category(c)[0] in "PS" or c == "\x00" for c in characters)
 
 
 class TextEncoder:
-    """A tokenizer that takes every text for text.
+    """A tokenizer that reads every text as plain text.
 
     A text that spells a special or another added token ("</s>", "[SEP]", "<think>") is tokenized
-    like any other text, also where it does so after normalization only ("＜/s＞") and where the
-    vocabulary of the tokenizer's model itself holds that token (Unigram models do). All other texts
-    have the ids that the tokenizer gives them. Settings for padding and truncation that were saved
-    with the tokenizer have no effect.
+    like any other text, also if it does so after normalization only ("＜/s＞") or if the vocabulary
+    of the tokenizer's model itself contains that token (as in Unigram models). All other texts have
+    the tokenizer's own ids. Saved settings for padding and truncation have no effect.
 
     Raises
     ------
     ModelError
-        The tokenizer is of a kind whose tokens cannot be told apart.
+        The tokenizer is of a kind in which text and structure look the same.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -68,10 +67,10 @@ class TextEncoder:
     def __call__(
         self, texts: Sequence[str], *, max_length: int | None = None, frame: bool = False
     ) -> list[list[int]]:
-        """Ids of each text, at most `max_length` of them.
+        """Up to `max_length` ids of each text, and the model's frame ([CLS], [SEP]) with `frame`.
 
-        They are the first ones, or the last ones where the tokenizer's `truncation_side` is "left".
-        With `frame` the model's own frame (such as [CLS] and [SEP]) comes on top.
+        A text is cut at its end, or at its beginning if the tokenizer's `truncation_side` is
+        "left".
         """
         if not self.tokenizer.is_fast:
             return [self._slow_ids(text, max_length, frame) for text in texts]
@@ -86,17 +85,11 @@ class TextEncoder:
         return [encoding.ids for encoding in encodings]
 
     def _slow_ids(self, text: str, max_length: int | None, frame: bool) -> list[int]:
-        """Ids by a tokenizer in Python, a token that is structure spelled by its characters."""
-        spelled = []
+        """Ids by a tokenizer in Python; a token of structure is spelled by its characters."""
+        spelled: list[str] = []
         for token in self._slow_tokens(text):
-            is_text = self._is_text(token)
-            spelled += (
-                [token]
-                if is_text
-                else filter(
-                    self._is_text, [part for letter in token for part in self._slow_tokens(letter)]
-                )
-            )
+            letters = chain.from_iterable(map(self._slow_tokens, token))
+            spelled += [token] if self._is_text(token) else filter(self._is_text, letters)
         ids = self.tokenizer.convert_tokens_to_ids(spelled)
         if max_length is not None and len(ids) > max_length:
             left = self.tokenizer.truncation_side == "left"
@@ -112,9 +105,10 @@ class TextEncoder:
 
 
 def _text_backend(tokenizer: PreTrainedTokenizerBase, structure: frozenset[int]) -> Tokenizer:
-    """A copy of a fast tokenizer's backend in which tokens of structure have unreadable names.
+    """A copy of a fast tokenizer's backend in which no text spells a token of structure.
 
-    All ids are the same. The unknown token is still what unknown characters become.
+    Such tokens have unreadable names; all ids are the same. Unknown characters still become the
+    unknown token.
     """
     try:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -123,6 +117,7 @@ def _text_backend(tokenizer: PreTrainedTokenizerBase, structure: frozenset[int])
             f"{tokenizer.name_or_path}: its tokenizer has no form as JSON ({error}); use another"
         ) from None
     rules["truncation"] = rules["padding"] = None  # as saved; neither is asked for
+    # Structure gets names that no text spells: as added tokens, in the vocabulary, in merges.
     names = {index: UNREADABLE.format(index) for index in structure}
     for token in rules["added_tokens"]:
         token["content"] = names.get(token["id"], token["content"])
@@ -163,14 +158,14 @@ def encode_documents(
     max_length: int,
     add_special_tokens: bool,
 ) -> list[list[int]]:
-    """At most `max_length` ids of each text, none of them read out of the text as structure.
+    """Up to `max_length` ids of each text, none of them read as structure (`TextEncoder`).
 
-    With `add_special_tokens` the model's own frame (such as [CLS] and [SEP]) comes on top.
+    With `add_special_tokens` the model's frame (such as [CLS] and [SEP]) is added to them.
     """
     encode = text_encoder(tokenizer)
     ids: list[list[int]] = []
-    for start in range(0, len(texts), CHUNK):
-        chunk = texts[start : start + CHUNK]
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        chunk = texts[start : start + TEXTS_AT_ONCE]
         ids += encode(chunk, max_length=max_length, frame=add_special_tokens)
     return ids
 
@@ -202,10 +197,10 @@ def encode_cached(
 
 
 def require_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Raise `ModelError` where a token that a run uses has no row in the model's embedding.
+    """Raise `ModelError` if a token that a run uses has no row in the model's embedding.
 
     Used are the ordinary vocabulary, padding, the unknown token, the frame of a document, and what
-    the chat template writes. Further added tokens never stand in an input.
+    the chat template writes. No input contains other added tokens.
 
     Parameters
     ----------
@@ -226,7 +221,7 @@ def require_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
 
 
 def require_context(config: PretrainedConfig, prompt_length: int, answer_length: int) -> None:
-    """Raise `ParamsError` where a model's context is too short for a prompt and its answer."""
+    """Raise `ParamsError` if a model's context is too short for a prompt and its answer."""
     limit = context_limit(config)
     if limit is not None and prompt_length + answer_length > limit:
         raise ParamsError(
@@ -237,7 +232,7 @@ def require_context(config: PretrainedConfig, prompt_length: int, answer_length:
 
 
 def require_positions(config: PretrainedConfig, documents: Iterable[Sequence[int]]) -> None:
-    """Raise `ParamsError` where a document, its frame included, has more tokens than positions."""
+    """Raise `ParamsError` if a document, its frame included, has more tokens than positions."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and config.model_type in COUNTS_FROM_PADDING:
         limit -= config.pad_token_id + 1
@@ -250,5 +245,5 @@ def require_positions(config: PretrainedConfig, documents: Iterable[Sequence[int
 
 
 def context_limit(config: PretrainedConfig) -> int | None:
-    """Tokens of a prompt and its answer that a model takes; None where its config does not say."""
+    """Longest prompt with its answer, in tokens; None if the model's config does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -1,4 +1,4 @@
-"""Where a model's files are: in a package, in a folder or on the hub; checked, and readable."""
+"""A model's files: found in a package, in a folder or on the hub, verified, and readable."""
 
 import errno
 import logging
@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lib.errors import InputError, ModelError
+from lib.machine import GIB
 from lib.storage import (
     CACHE,
     ROOT,
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def unusable(model_id: str, error: Exception, what: str = "cannot be loaded") -> ModelError:
-    """The error for those of safetensors, torch, hub and config: they share no base class."""
+    """An error of safetensors, torch, hub or config, which share no base class, in one line."""
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
     return ModelError(f"{model_id}: {what}: {kind}{first_line}")
@@ -34,9 +35,8 @@ def resolve_model(model_id: str) -> str:
     """A folder or hub id that `from_pretrained` loads.
 
     `package:<python package>/<file or folder>` is found among the installed packages and verified
-    against the checksum in its wheel; a GGUF file (packaged or local) is dequantized once into a
-    cache of bf16 safetensors keyed by its SHA-256 and by the code that reads it. A path that exists
-    is itself; everything else is taken for a hub id.
+    against the checksum in its wheel. A GGUF file (packaged or local) is dequantized once, into a
+    cache of bf16 safetensors. Any other path that exists is returned; everything else is a hub id.
 
     Raises
     ------
@@ -56,12 +56,11 @@ def resolve_model(model_id: str) -> str:
 def model_fingerprint(model_id: str) -> str:
     """URL-safe SHA-256 of a local or packaged model's weights and config.
 
-    Of a hub id it is the name, with the commit that lies in the hub's cache, if any; the network is
-    not asked.
+    For a hub id: the name, with the commit in the hub's cache, if any; the network is not asked.
     """
     folder = Path(resolve_model(model_id))
     if folder.is_dir():
-        # Where there are both, transformers reads safetensors.
+        # If there are both, transformers reads safetensors.
         weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
         files = [*weights, *folder.glob("config.json")]
         return "-".join(checksum(file)[:16] for file in files) or model_id
@@ -84,8 +83,8 @@ def _dequantized(gguf: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     needed, free = 4 * gguf.stat().st_size, free_bytes()  # 4 bits -> 16 bits
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 2**30:.1f} GiB needed for dequantized weights, "
-                      f"{free / 2**30:.1f} GiB free; make room", str(CACHE))  # fmt: skip
+        raise OSError(errno.ENOSPC, f"{needed / GIB:.1f} GiB needed for dequantized weights, "
+                      f"{free / GIB:.1f} GiB free; make room", str(CACHE))  # fmt: skip
     log.info("dequantizing %s, once, into the cache", gguf.name)
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:

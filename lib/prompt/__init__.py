@@ -1,10 +1,11 @@
 """Approach 2: ask about a document, and read the answer.
 
-template       the prompt: instruction, document, examples
-listing        what a prompt lists
+template       the prompt: instruction, listed labels, examples, document
+frame          the texts of a chat template around a document and its answer
 inputs         prompts with answers to train on
 answers        labels as answers, and answers as labels
-decode         answers by every strategy of the ladder
+decode         answers by every decoding of the ladder, in a table
+label_sets     label sets, one label after another or one question per label
 label_scores, label_trie    likelihoods of whole labels, with shared beginnings computed once
 search, branches            the most probable label, found best first
 examples       examples in a prompt, and questions about single labels
@@ -14,8 +15,7 @@ from lib.prompt.decode import decode_labels
 from lib.prompt.inputs import require_room, training_examples
 from lib.prompt.label_scores import score_labels
 from lib.prompt.label_trie import LabelTrie
-from lib.prompt.listing import build_template
-from lib.prompt.template import PromptTemplate
+from lib.prompt.template import PromptTemplate, build_template
 
 __all__ = [
     "LabelTrie",

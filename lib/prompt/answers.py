@@ -16,7 +16,7 @@ OUTER = " .,:;!?…\"'`*_()[]{}<>«»“”„‘’。，、！？；：「」�
 PEELED = 8  # at most so many of them are taken off one by one at each end, then all
 
 
-def order_labels(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
+def answer_texts(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
     """The answer for a label set: its texts in label order.
 
     One order for every document, because a model cannot learn an order that means nothing

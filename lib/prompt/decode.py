@@ -1,11 +1,14 @@
-"""From prompts to labels by every strategy of the ladder, for one label and for label sets."""
+"""From prompts to labels by every decoding of the ladder, for one label and for label sets."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import expit, logsumexp
+from scipy.special import logsumexp
 from torch import nn
 
 from lib.data.labels import LabelSpace
@@ -17,12 +20,11 @@ from lib.model.parts import pretrained
 from lib.model.probes import probes_of
 from lib.prompt.answers import parse_labels
 from lib.prompt.label_scores import score_labels
+from lib.prompt.label_sets import score_label_sets, score_questions
 from lib.prompt.search import search_labels
-from lib.prompt.template import NEUTRAL, NO, YES, PromptTemplate
+from lib.prompt.template import NEUTRAL, PromptTemplate
 
 log = logging.getLogger(__name__)
-
-MAX_LABELS = 20  # of a generated set (chosen here)
 
 
 @torch.inference_mode()
@@ -68,112 +70,112 @@ def generate_answers(
     return answers
 
 
-def score_label_sets(
-    model: nn.Module,
-    template: PromptTemplate,
-    prompts: Sequence[Sequence[int]],
-    label_texts: Sequence[str],
-    *,
-    none: str = "",
-    token_budget: int,
-    compute_dtype: torch.dtype,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Answer with label sets, label by label; no label twice, nothing but labels.
+@dataclass(frozen=True)
+class _Request:
+    """Prompts to answer, and the model and labels to answer them with."""
 
-    Each step scores every label as the next one, by the likelihood of its whole text with what ends
-    it, the end token or a separator; the best label that is not yet in the set joins it, and its
-    own ending tells whether the set is complete. A label's score is its largest probability over
-    the steps (arXiv 2505.17510, section 5): the first step alone is near 0 for all labels but one.
+    model: nn.Module
+    template: PromptTemplate
+    prompts: Sequence[Sequence[int]]
+    label_space: LabelSpace
+    max_new_tokens: int
+    options: Mapping[str, Any]  # `token_budget` and `compute_dtype`
 
-    Parameters
-    ----------
-    prompts
-        Token ids of N prompts.
-    label_texts
-        What C labels are called; none holds the separator.
-    none
-        The answer for an empty set, which competes in the first step; "" where there is none.
+    @property
+    def answers(self) -> list[list[int]]:
+        """Token ids of every label as an answer."""
+        return [self.template.answer_ids(text) for text in self.label_space.texts]
 
-    Returns
-    -------
-    sets, scores
-        (N, C) bool, and (N, C) float32 probabilities.
+    def likelihoods(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """(N, C) log-probabilities of whole labels."""
+        return score_labels(self.model, prompts, self.answers, **self.options)
+
+
+Decoded = tuple[list[list[str]], Scores]  # labels of N prompts, and (N, C) float32 scores
+
+
+def _generate(request: _Request, *, multi_label: bool) -> Decoded:
+    texts = generate_answers(
+        request.model, request.template, request.prompts,
+        max_new_tokens=request.max_new_tokens, **request.options,
+    )  # fmt: skip
+    space = request.label_space
+    preds = [parse_labels(text, space, multi_label=multi_label) for text in texts]
+    return preds, Scores(space.encode(preds).astype(np.float32))
+
+
+def _search(request: _Request, *, greedy: bool) -> Decoded:
+    scores = search_labels(
+        request.model, request.prompts, request.answers, greedy=greedy, **request.options
+    )
+    return request.label_space.best_names(scores), Scores(np.exp(scores))
+
+
+def _best(request: _Request, scores: np.ndarray) -> Decoded:
+    return request.label_space.best_names(scores), Scores(scores).softmax()
+
+
+def _score(request: _Request) -> Decoded:
+    return _best(request, request.likelihoods(request.prompts))
+
+
+def _score_per_token(request: _Request) -> Decoded:
+    scores = request.likelihoods(request.prompts)
+    scores /= [len(ids) for ids in request.answers]
+    return _best(request, scores)
+
+
+def _score_calibrated(request: _Request) -> Decoded:
+    """Contextual calibration (arXiv 2102.09690, section 5): W = diag(p)^-1.
+
+    p is the mean of the labels' probabilities over `NEUTRAL` documents.
     """
-    num_labels = len(label_texts)
-    separator, end = template.separator_ids, [template.end_id]
-    sets = np.zeros((len(prompts), num_labels), dtype=bool)
-    best_scores = np.zeros((len(prompts), num_labels), dtype=np.float32)
-    answered = [list(prompt) for prompt in prompts]
-    active = np.arange(len(prompts))
-    for step in range(min(MAX_LABELS, num_labels)):
-        pieces = [template.piece_ids(text, first=step == 0) for text in label_texts]
-        empty = [template.answer_ids(none)] if none and step == 0 else []
-        log_probs = score_labels(
-            model,
-            [answered[i] for i in active],
-            [piece + ending for ending in (end, separator) for piece in pieces] + empty,
-            token_budget=token_budget,
-            compute_dtype=compute_dtype,
-        )
-        ends, continues = log_probs[:, :num_labels], log_probs[:, num_labels : 2 * num_labels]
-        scores = np.where(sets[active], -np.inf, np.logaddexp(ends, continues))
-        best_scores[active] = np.maximum(best_scores[active], np.exp(scores))
-        if empty:  # the empty set is likelier than any first label
-            some = log_probs[:, -1] < scores.max(axis=1)
-            active, scores, ends, continues = (x[some] for x in (active, scores, ends, continues))
-        best, rows = scores.argmax(axis=1), np.arange(len(active))
-        sets[active, best] = True
-        for i, label in zip(active, best, strict=True):
-            answered[i] += pieces[label] + separator
-        active = active[continues[rows, best] > ends[rows, best]]
-        if not len(active):
-            break
-    return sets, best_scores
+    scores = request.likelihoods(request.prompts)
+    neutral = [request.template.prompt_ids(text) for text in NEUTRAL]
+    priors = request.likelihoods(neutral).astype(np.float64)
+    priors -= logsumexp(priors, axis=1, keepdims=True)
+    scores -= logsumexp(priors, axis=0)  # the mean, up to a constant
+    return _best(request, scores)
 
 
-def score_questions(
-    model: nn.Module,
-    template: PromptTemplate,
-    prompts: Sequence[Sequence[int]],
-    label_texts: Sequence[str],
-    *,
-    token_budget: int,
-    compute_dtype: torch.dtype,
-) -> np.ndarray:
-    """Whether each label applies, asked one by one: p(Yes) / (p(Yes) + p(No)), (N, C) float32.
+def _sets_by_steps(request: _Request, *, tuned: bool) -> Decoded:
+    space = request.label_space
+    sets, scores = score_label_sets(
+        request.model, request.template, request.prompts, space.texts, none=space.none,
+        **request.options,
+    )  # fmt: skip
+    return _above_half(space, scores) if tuned else (space.to_names(sets), Scores(scores))
 
-    The questions are branches behind the document (`score_labels`): its keys are computed once for
-    all labels that fit a pass with it, and what questions begin with once as well.
 
-    Parameters
-    ----------
-    prompts
-        As rendered for label answers; the question is put in behind the document.
-    label_texts
-        What C labels are called.
-    """
-    documents = [prompt[: len(prompt) - len(template.suffix_ids)] for prompt in prompts]
-    words = [template.piece_ids(word, first=True) for word in (YES, NO)]
-    questions = [template.question_ids(text) for text in label_texts]
-    room = token_budget - max(map(len, documents))
-    log_odds = np.empty((len(prompts), len(label_texts)), dtype=np.float32)
-    at_once = max(1, room // max(map(len, questions)))
-    for start in range(0, len(questions), at_once):
-        asked = questions[start : start + at_once]
-        yes, no = np.split(
-            score_labels(
-                model,
-                documents,
-                [question + word for word in words for question in asked],
-                given=[len(question) for question in asked] * 2,
-                token_budget=token_budget,
-                compute_dtype=compute_dtype,
-            ),
-            2,
-            axis=1,
-        )
-        log_odds[:, start : start + at_once] = yes - no
-    return expit(log_odds)
+def _sets_by_questions(request: _Request) -> Decoded:
+    space = request.label_space
+    scores = score_questions(
+        request.model, request.template, request.prompts, space.texts, **request.options
+    )
+    return _above_half(space, scores)
+
+
+def _above_half(space: LabelSpace, probs: np.ndarray) -> Decoded:
+    """Labels of a probability of at least one half."""
+    scores = Scores(probs)
+    sets = scores.labels_above(0.5, may_be_empty=bool(space.none))
+    return space.to_names(sets), scores
+
+
+DECODERS: dict[str, Callable[[_Request], Decoded]] = {  # one label per document
+    "generate": partial(_generate, multi_label=False),
+    "greedy": partial(_search, greedy=True),
+    "search": partial(_search, greedy=False),
+    "score": _score,
+    "score_length": _score_per_token,
+    "score_prior": _score_calibrated,
+}
+SET_DECODERS: dict[str, Callable[[_Request], Decoded]] = {
+    "generate": partial(_generate, multi_label=True),
+    "steps": partial(_sets_by_steps, tuned=False),
+    "score": partial(_sets_by_steps, tuned=True),
+    "yes_no": _sets_by_questions,
+}
 
 
 def decode_labels(
@@ -187,66 +189,39 @@ def decode_labels(
     max_new_tokens: int,
     token_budget: int,
     compute_dtype: torch.dtype,
-) -> tuple[list[list[str]], Scores]:
+) -> Decoded:
     """Predicted labels of N prompts and their scores, float32.
 
     Parameters
     ----------
     strategy
-        "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
-        elsewhere, and an answer outside the set predicts nothing.
+        For one label per document:
 
-        "greedy", "search": see `search_labels`; scores are the probabilities of the labels that
-        the search has finished, 0 elsewhere.
+        - "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
+          elsewhere, and an answer outside the set predicts nothing.
+        - "greedy", "search": see `search_labels`; scores are the probabilities of the labels that
+          the search has finished, 0 elsewhere.
+        - "score": the label of highest likelihood (`score_labels`); "score_length": of highest mean
+          log-probability per token; "score_prior": of highest likelihood relative to its mean
+          over documents without content (`NEUTRAL`). Scores sum to 1.
 
-        "score": the label of highest likelihood (`score_labels`). "score_length": of highest mean
-        log-probability a token. "score_prior": of highest likelihood relative to what the model
-        answers where the document says nothing (contextual calibration, arXiv 2102.09690,
-        section 5: W = diag(p)^-1, p the mean over `NEUTRAL` documents). Scores sum to 1.
-
-        For label sets there are "generate", "steps" (`score_label_sets`) and "score", the labels
-        whose score there is at least a half; callers may tune another threshold. So is "yes_no",
-        where each label is asked about (`score_questions`).
+        For label sets: "generate"; "steps" (`score_label_sets`); "score", the labels whose score
+        there is at least one half; "yes_no", the same of `score_questions`. Callers may tune
+        another threshold for the last two.
     max_new_tokens
         Longest free answer.
+
+    Raises
+    ------
+    ValueError
+        The strategy does not give single labels, or not label sets.
     """
+    decoders = SET_DECODERS if multi_label else DECODERS
+    if strategy not in decoders:
+        kind = "label sets" if multi_label else "single labels"
+        raise ValueError(
+            f"decoding: {strategy!r} does not answer with {kind}; use one of {', '.join(decoders)}"
+        )
     options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
-    if strategy == "generate":
-        answers = generate_answers(
-            model, template, prompts, max_new_tokens=max_new_tokens, **options
-        )
-        preds = [parse_labels(a, label_space, multi_label=multi_label) for a in answers]
-        return preds, Scores(label_space.encode(preds).astype(np.float32))
-    if multi_label and strategy in ("steps", "score"):
-        sets, probs = score_label_sets(
-            model, template, prompts, label_space.texts, none=label_space.none, **options
-        )
-        scores = Scores(probs)
-        chosen = (
-            sets
-            if strategy == "steps"
-            else scores.labels_above(0.5, may_be_empty=bool(label_space.none))
-        )
-        return label_space.decode(chosen), scores
-    if multi_label and strategy == "yes_no":
-        probs = score_questions(model, template, prompts, label_space.texts, **options)
-        scores = Scores(probs)
-        sets = scores.labels_above(0.5, may_be_empty=bool(label_space.none))
-        return label_space.decode(sets), scores
-    label_texts = [template.answer_ids(text) for text in label_space.texts]
-    if not multi_label and strategy in ("greedy", "search"):
-        greedy = strategy == "greedy"
-        scores = search_labels(model, prompts, label_texts, greedy=greedy, **options)
-        return label_space.decode_best(scores), Scores(np.exp(scores))
-    if not multi_label and strategy in ("score", "score_length", "score_prior"):
-        scores = score_labels(model, prompts, label_texts, **options)
-        if strategy == "score_length":
-            scores /= [len(ids) for ids in label_texts]
-        if strategy == "score_prior":
-            neutral = [template.render(text) for text in NEUTRAL]
-            priors = score_labels(model, neutral, label_texts, **options).astype(np.float64)
-            priors -= logsumexp(priors, axis=1, keepdims=True)
-            scores -= logsumexp(priors, axis=0)  # the mean, up to a constant
-        return label_space.decode_best(scores), Scores(scores).softmax()
-    kind = "label sets" if multi_label else "single labels"
-    raise ValueError(f"decoding: {strategy!r} does not answer with {kind}")
+    request = _Request(model, template, prompts, label_space, max_new_tokens, options)
+    return decoders[strategy](request)

@@ -9,10 +9,9 @@ from transformers import PretrainedConfig
 from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.model.tokens import require_context
-from lib.prompt.answers import order_labels
+from lib.prompt.answers import answer_texts
 from lib.prompt.examples import choose_questions
-from lib.prompt.listing import SPARE
-from lib.prompt.template import NO, YES, PromptTemplate
+from lib.prompt.template import EXTRA_ANSWER_TOKENS, NO, YES, PromptTemplate
 
 
 def training_examples(
@@ -40,16 +39,17 @@ def training_examples(
     if params.decoding == "yes_no":
         columns = prompt_labels.indices(labels)
         asked = choose_questions(columns, num_labels=len(prompt_labels), seed=params.seed)
-        prompts = {i: template.render(texts[i]) for i, *_ in asked}
+        prompts = {i: template.prompt_ids(texts[i]) for i, *_ in asked}
         answers = [template.answer_ids(YES if applies else NO) for *_, applies in asked]
-        questions = [template.ask(prompts[i], prompt_labels.texts[c]) for i, c, _ in asked]
+        questions = [
+            template.with_question(prompts[i], prompt_labels.texts[c]) for i, c, _ in asked
+        ]
         pairs = [(q + a, len(a)) for q, a in zip(questions, answers, strict=True)]
         ids = [f"{ids[i]}/{prompt_labels.names[c]}" for i, c, _ in asked]
     else:
-        answers = [order_labels(row, prompt_labels) for row in labels]
+        answers = [answer_texts(row, prompt_labels) for row in labels]
         pairs = [
-            template.render_with_answer(text, *answer)
-            for text, answer in zip(texts, answers, strict=True)
+            template.with_answer(text, *answer) for text, answer in zip(texts, answers, strict=True)
         ]
     return [
         {"id": name, "input_ids": tokens, "target": num_answer}
@@ -73,7 +73,8 @@ def require_room(
         They do not fit into the model's context.
     """
     answers = [len(template.answer_ids(text)) for text in prompt_labels.texts]
-    max_new_tokens = max(answers + [example["target"] for example in examples]) + SPARE
+    max_new_tokens = max(answers + [example["target"] for example in examples])
+    max_new_tokens += EXTRA_ANSWER_TOKENS
     lengths = [len(prompt) for split in prompts.values() for prompt in split]
     lengths += [len(example["input_ids"]) - example["target"] for example in examples]
     longest = max(lengths)

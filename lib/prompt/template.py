@@ -1,54 +1,86 @@
 """Prompts and answers as token ids."""
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Self
 
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import _compile_jinja_template
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lib.config.arms import InstructionParams
+from lib.data.labels import LabelSpace
 from lib.errors import ModelError
-from lib.model.tokens import TextEncoder, text_encoder
+from lib.model.tokens import TextEncoder, context_limit, text_encoder
 from lib.prompt.answers import SEPARATOR
+from lib.prompt.frame import chat_frame, plain_frame
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-MARK = "\x00document\x00"  # stands for the document while the template is cut to pieces
-ANSWER = "\x00answer\x00"  # and for an example's answer
-INSTRUCTION = "\x00instruction\x00"  # and for an instruction that spells a token of structure
-NEUTRAL = ("N/A", "[MASK]", "")  # documents that say nothing (arXiv 2102.09690, section 5)
-Example = tuple[str, Sequence[str]]  # a document and the texts of its labels
+INSTRUCTION = "\x00instruction\x00"  # marks an instruction that spells a token of structure
+NEUTRAL = ("N/A", "[MASK]", "")  # documents without content (arXiv 2102.09690, section 5)
 QUESTION = "\n\nAnswer Yes or No. Does this label apply: {label}?"  # ends where labels differ
 YES, NO = "Yes", "No"
-TODAY = datetime(2024, 7, 26)  # what a chat template is told; Llama 3.1's default
-PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
+EXTRA_ANSWER_TOKENS = 8  # of a free answer, beside its labels; our choice
+Example = tuple[str, Sequence[str]]  # a document and the texts of its labels
 
 
-class Frame(NamedTuple):
-    """The texts around two documents and their answers, the first of which is an example's."""
+def build_template(
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    label_space: LabelSpace,
+    params: InstructionParams,
+) -> tuple["PromptTemplate", LabelSpace]:
+    """The prompt of a run, and the labels with their texts in prompts and answers.
 
-    start: str  # ahead of the first document
-    example: str  # between it and its answer
-    turn: str  # from the end of that answer to the next document
-    suffix: str  # between the last document and its answer
-    end: str  # behind the last answer
+    A list of labels that leaves no room in the model's context for documents of `max_length`
+    tokens, examples included, is left out, which is logged.
+    """
+    prompt_labels = label_space.verbalized(params.verbalizer)
+    options = {
+        "instruction": params.instruction,
+        "multi_label": params.multi_label,
+        "none": prompt_labels.none,
+        "max_length": params.max_length,
+        "plain": params.template == "plain",
+    }
+    if params.labels_in_prompt:
+        listed = label_list(prompt_labels, label_space)
+        template = PromptTemplate.build(tokenizer, labels=listed, **options)
+        # Tokens of the longest prompt with its answers, against the model's context.
+        answer = max(len(template.answer_ids(text)) for text in prompt_labels.texts)
+        turn = params.max_length + answer + EXTRA_ANSWER_TOKENS
+        frame = len(template.prefix_ids) + len(template.suffix_ids)
+        needed = frame + (params.num_examples + 1) * turn
+        limit = context_limit(config)
+        if limit is None or needed <= limit:
+            return template, prompt_labels
+        logger.warning(
+            f"the {len(prompt_labels):,} labels are left out of the prompt: with their list of "
+            f"{len(template.prefix_ids):,} tokens it takes {needed:,} of a context of {limit:,}"
+        )
+    return PromptTemplate.build(tokenizer, **options), prompt_labels
+
+
+def label_list(prompt_labels: LabelSpace, label_space: LabelSpace) -> list[str]:
+    """Label texts for a prompt; a code is followed by its meaning in brackets: "A (farming)"."""
+    return [
+        text if meaning == text else f"{text} ({meaning})"
+        for text, meaning in zip(prompt_labels.texts, label_space.texts, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
     """A prompt as token ids: `prefix_ids` + the document, truncated + `suffix_ids`.
 
-    The parts are tokenized apart, so the loss mask follows from lengths and truncation can only
-    ever touch a document. In documents, labels and the instruction, text that looks like a special
-    token is text.
+    The parts are tokenized apart, so the loss mask follows from lengths, and truncation touches
+    documents alone. In documents, labels and the instruction, text that looks like a special token
+    is text.
 
-    An answer stands where the chat template writes one in its history, behind a header or a closed,
-    empty thought. Some templates open a thought or a channel of thinking where an answer is to be
-    generated: labels would be trained and scored inside it.
+    An answer follows what the chat template writes ahead of one in its history: a header, or a
+    closed, empty thought. Where an answer is to be generated, some templates open a thought or a
+    channel of thinking; labels would be trained and scored inside it.
 
     Attributes
     ----------
@@ -57,14 +89,14 @@ class PromptTemplate:
     lead
         A space between suffix and answer, which is tokenized with the answer.
     example_ids
-        What stands between an example's document and its answer; like `suffix_ids`, unless the
+        Tokens between an example's document and its answer; those of `suffix_ids`, unless the
         template writes earlier turns differently.
     turn_ids
-        What stands between an example's answer and the next document, the end of the turn included.
+        Tokens between an example's answer and the next document, the end of the turn included.
     end_id
-        What ends an answer: what the chat template writes there, or the tokenizer's end token.
+        Token that ends an answer: the chat template's, or the tokenizer's end token.
     chat
-        Whether the prompt is the tokenizer's own chat template.
+        True if the prompt is the tokenizer's own chat template.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -92,49 +124,55 @@ class PromptTemplate:
     ) -> Self:
         """Template for a tokenizer: its own chat template if it has one, a plain one otherwise.
 
-        A chat template that writes the date (Llama 3.2, SmolLM3) writes `TODAY` whatever the day,
+        A chat template that writes the date (Llama 3.2, SmolLM3) writes `lib.prompt.frame.TODAY`,
         so that runs repeat.
 
         Parameters
         ----------
         instruction
-            What the model is asked to do, ahead of the document.
+            The task, in words, ahead of the document.
         labels
-            Label texts to list after the instruction; none where they are left out.
+            Label texts to list after the instruction.
         multi_label
-            Whether the list is one to choose several from.
+            True if several of the listed labels may be chosen.
         none
             The answer where no label applies, if that happens.
         max_length
             Most tokens of the document; template, label list and answer come on top.
         plain
-            Use the plain template whatever the tokenizer has.
+            True for the plain template even if the tokenizer has one of its own.
 
         Raises
         ------
         ModelError
             The chat template has no place for a document and its answer, or nothing ends an answer.
         """
+        # The instruction, with the labels to choose from.
         if labels:
             several = f"one or several of these, with {SEPARATOR!r} between them"
             choice = several if multi_label else "one of"
             instruction = f"{instruction} Answer with {choice}: {', '.join(labels)}."
         if none:
             instruction += f" If none applies, answer with {none!r}."
+
+        # Texts around document and answer. An instruction that spells a token of structure is
+        # marked, so that it can be tokenized as plain text.
         encode = text_encoder(tokenizer)
         spelled = set(_ids(tokenizer, instruction)) & encode.structure - {tokenizer.unk_token_id}
         shown = INSTRUCTION if spelled else instruction
         chat = bool(tokenizer.chat_template) and not plain
-        frame = _chat_frame(tokenizer, shown) if chat else _plain_frame(shown)
+        frame = chat_frame(tokenizer, shown) if chat else plain_frame(shown)
         end_id = _end_id(tokenizer, encode, (frame.end, frame.turn) if chat else ())
         lead = " " if frame.suffix.endswith(" ") else ""
         suffix, example = (text.removesuffix(lead) for text in (frame.suffix, frame.example))
+
+        # Token ids of each part. A chat template writes its own begin token.
         start, *quoted = _ahead_of_text(tokenizer, frame.start).split(INSTRUCTION)
         prefix_ids = _ids(tokenizer, start)
         for text in quoted:
             prefix_ids += encode([instruction])[0] + _ids_behind(tokenizer, text)
         if not chat and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
-            prefix_ids = [tokenizer.bos_token_id, *prefix_ids]  # a chat template writes its own
+            prefix_ids = [tokenizer.bos_token_id, *prefix_ids]
         turn_ids = _ids_behind(tokenizer, _ahead_of_text(tokenizer, frame.turn))
         return cls(
             tokenizer=tokenizer,
@@ -149,8 +187,8 @@ class PromptTemplate:
             chat=chat,
         )
 
-    def render(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
-        """Prompt ids of one document, behind examples of other documents and their answers."""
+    def prompt_ids(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
+        """Token ids of one document's prompt, behind examples of other documents with answers."""
         ids = list(self.prefix_ids)
         for text, labels in examples:
             ids += [*self._document_ids(text), *self.example_ids, *self.answer_ids(*labels)[:-1]]
@@ -160,19 +198,19 @@ class PromptTemplate:
     def _document_ids(self, document: str) -> list[int]:
         return self._encode([document], max_length=self.max_length)[0]
 
-    def render_with_answer(self, document: str, *labels: str) -> tuple[list[int], int]:
-        """Ids of prompt + answer + end token, and how many of them, at the end, are supervised."""
+    def with_answer(self, document: str, *labels: str) -> tuple[list[int], int]:
+        """Ids of prompt + answer + end token, and the number of supervised ones at their end."""
         answer_ids = self.answer_ids(*labels)
-        return self.render(document) + answer_ids, len(answer_ids)
+        return self.prompt_ids(document) + answer_ids, len(answer_ids)
 
-    def ask(self, prompt: Sequence[int], label: str) -> list[int]:
-        """A rendered prompt that also asks, behind its document, whether a label applies."""
+    def with_question(self, prompt: Sequence[int], label: str) -> list[int]:
+        """Ids of a prompt with a question behind its document: does this label apply?"""
         document = list(prompt[: len(prompt) - len(self.suffix_ids)])
         return document + self.question_ids(label)
 
     def question_ids(self, label: str) -> list[int]:
-        """Ids from the end of a document to where Yes or No is answered about a label."""
-        self.piece_ids(label, first=True)  # refuses one that tokenizes to nothing
+        """Ids between the end of a document and the answer, Yes or No, about a label."""
+        self.label_ids(label, first=True)  # refuses one that tokenizes to nothing
         return [*self._text_behind("a", QUESTION.format(label=label)), *self.suffix_ids]
 
     def answer_ids(self, *labels: str) -> list[int]:
@@ -186,12 +224,12 @@ class PromptTemplate:
         ValueError
             A label tokenizes to nothing.
         """
-        ids = self.piece_ids(labels[0], first=True)
+        ids = self.label_ids(labels[0], first=True)
         for label in labels[1:]:
-            ids += self.separator_ids + self.piece_ids(label, first=False)
+            ids += self.separator_ids + self.label_ids(label, first=False)
         return [*ids, self.end_id]
 
-    def piece_ids(self, label: str, *, first: bool) -> list[int]:
+    def label_ids(self, label: str, *, first: bool) -> list[int]:
         """Ids of one label of an answer, at its start or behind a separator."""
         if not label.strip() or not self._encode([label])[0]:
             raise ValueError(f"label {label!r} tokenizes to nothing, so it cannot be an answer")
@@ -205,7 +243,7 @@ class PromptTemplate:
 
     @property
     def separator_ids(self) -> list[int]:
-        """Ids of what stands between two labels."""
+        """Ids of the separator between two labels."""
         return self._text_behind("a", SEPARATOR)
 
     @cached_property
@@ -217,7 +255,7 @@ class PromptTemplate:
         return _ids(self.tokenizer, self.suffix)
 
     def _text_behind(self, before: str, text: str) -> list[int]:
-        """Ids of a text as it continues another, to which some tokenizers add no space."""
+        """Ids of a text as it continues another, where some tokenizers add no space."""
         return _continued(lambda part: self._encode([part])[0], before, text)
 
 
@@ -257,70 +295,3 @@ def _end_id(tokenizer: PreTrainedTokenizerBase, encode: TextEncoder, behind: Seq
             "answer; name one in its tokenizer_config.json"
         )
     return tokenizer.eos_token_id
-
-
-def _plain_frame(instruction: str) -> Frame:
-    start, between = PLAIN_TEMPLATE.format(instruction=instruction, document=MARK).split(MARK)
-    return Frame(start, f"{between} ", "\n\nText: ", f"{between} ", "")
-
-
-def _chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
-    """Text of the chat template around two documents and their answers.
-
-    Tried in turn: contents as strings and as lists of parts; the instruction as a message of the
-    system and in the first turn; a history that ends with an answer, as in training, and one that
-    does not.
-
-    Raises
-    ------
-    ModelError
-        The template takes none of these, or drops some of them.
-    """
-    name, reason = tokenizer.name_or_path, "the tokenizer's chat template drops the user's message"
-    for content in (str, lambda text: [{"type": "text", "text": text}]):
-        user = {"role": "user", "content": content(MARK)}
-        answer = {"role": "assistant", "content": content(ANSWER)}
-        system = {"role": "system", "content": content(instruction)}
-        merged = {"role": "user", "content": content(f"{instruction}\n\n{MARK}")}
-        for first in ([system, user], [merged]):  # some refuse a system message or move it away
-            for last in ([answer], []):
-                history = [*first, answer, user, *last]
-                try:
-                    text = _render_chat(tokenizer, history)
-                except Exception as error:  # a template is code, and may raise anything
-                    if content is str:
-                        reason = f"its chat template fails: {' '.join(str(error).split())}"
-                    continue
-                expected = [MARK, ANSWER, MARK, ANSWER][: len(history) - len(first) + 1]
-                parts = re.split(f"{MARK}|{ANSWER}", text)
-                found = re.findall(f"{MARK}|{ANSWER}", text) == expected
-                if found and instruction.strip() in parts[0]:
-                    frame = Frame(*parts) if last else Frame(*parts[:3], parts[1], "")
-                    _report_generation(tokenizer, history[: len(first) + 2], frame)
-                    return frame
-    raise ModelError(f'{name}: {reason}; set template: "plain"')
-
-
-def _render_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict], *, generation: bool = False
-) -> str:
-    template = tokenizer.get_chat_template()
-    _compile_jinja_template(template).globals["strftime_now"] = TODAY.strftime
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
-    )
-
-
-def _report_generation(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict], frame: Frame
-) -> None:
-    """Log where the template would have the model generate, if it writes no answer there."""
-    try:
-        opened = _render_chat(tokenizer, messages, generation=True).split(MARK)[-1]
-    except Exception:  # it is not used
-        return
-    if opened != frame.suffix:
-        log.info(
-            "%s: answers stand behind %r, as in the chat template's history; to generate, the "
-            "template writes %r", tokenizer.name_or_path, frame.suffix, opened,
-        )  # fmt: skip

@@ -1,1 +1,33 @@
-"""Tables, figures and sentences of the explored data and of the comparison."""
+"""Tables, figures and sentences of 01_explore_data and 05_compare.
+
+study             results of a study, and the folder that its report is written to
+tables            finished runs side by side
+recommendation    the arm to pick, by stated rules
+sentences         what the numbers say, as templates
+wording           numbers, names and lists in sentences
+calibration       confidence of arms
+slices            F1 by parts of the test split
+disagreements     documents that one of two arms gets right
+explore, browse   documents and labels before anything is trained
+figures           every figure of the comparison
+
+Notebooks take functions from `explore`, `browse`, `disagreements` and `figures` by the file's name.
+"""
+
+from lib.report.figures.style import save_figure, set_plot_style
+from lib.report.recommendation import RULES, recommend
+from lib.report.sentences import conclude_effects, describe_curves, three_sentences
+from lib.report.study import StudyResults
+from lib.report.tables import show_table
+
+__all__ = [
+    "RULES",
+    "StudyResults",
+    "conclude_effects",
+    "describe_curves",
+    "recommend",
+    "save_figure",
+    "set_plot_style",
+    "show_table",
+    "three_sentences",
+]

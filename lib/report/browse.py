@@ -1,4 +1,7 @@
-"""What 01_explore_data lets one look through: a map of the documents, and a browser of them."""
+"""A map of the documents, and a browser of them, for 01_explore_data.
+
+Limits and sizes without a source are our choices.
+"""
 
 import html
 import textwrap
@@ -17,24 +20,52 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from transformers import PreTrainedTokenizerBase
 
-from lib.report.wording import shorten
+from lib.head.model import EmbeddingModel, predict_logits
+from lib.machine import choose_device, choose_dtype
+from lib.model.load import load_backbone, load_tokenizer
+from lib.model.tokens import encode_documents
+from lib.report.wording import beginning, shorten
 
-# Chosen here, as all sizes below: as many symbols as colours, so that grey print works.
+# As many symbols as colours, so that grey print works
 SYMBOLS = ["circle", "square", "diamond", "cross", "x"]
 SYMBOLS += ["triangle-up", "triangle-down", "star", "hexagon"]
 PALETTE = [colour for i, colour in enumerate(sns.color_palette("colorblind").as_hex()) if i != 7]
+MAX_COLOURED = 9  # labels that have a colour of their own in the map
+TWIN_CHARACTERS, HOVER_CHARACTERS = 160, 240  # of a text in the table of twins, and in the map
 
 
-def side_by_side(
-    splits: DatasetDict, pairs: pd.DataFrame, *, characters: int = 160
-) -> pd.DataFrame:
+def side_by_side(splits: DatasetDict, pairs: pd.DataFrame) -> pd.DataFrame:
     """Pairs of `find_duplicates` with both texts' beginnings, the most similar first."""
     texts = {(n, i): t for n, s in splits.items() for i, t in zip(s["id"], s["text"], strict=True)}
     table = pairs.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
     for side in ("", "other_"):
         keys = zip(table[f"{side}split"], table[f"{side}id"], strict=True)
-        table[f"{side}text"] = [_beginning(texts[key], characters) for key in keys]
+        table[f"{side}text"] = [beginning(texts[key], TWIN_CHARACTERS) for key in keys]
     return table[["similarity", "split", "id", "text", "other_split", "other_id", "other_text"]]
+
+
+def embed(
+    documents: Dataset, model_id: str, *, max_length: int, token_budget: int, device: str
+) -> np.ndarray:
+    """Mean-pooled embeddings of N documents by a frozen encoder, (N, H) float32.
+
+    Parameters
+    ----------
+    model_id
+        See `lib.model.load.load_backbone`.
+    max_length, token_budget
+        Tokens of a document that are read, and of a micro-batch.
+    device
+        "auto", "cpu" or "cuda".
+    """
+    place = choose_device(device)
+    dtype = choose_dtype(place)
+    backbone = load_backbone(model_id, quantization="none", dtype=dtype, device=place)
+    embedder = EmbeddingModel(backbone, num_labels=0, mode="mean", compute_dtype=dtype)
+    tokenizer = load_tokenizer(model_id)
+    options = {"max_length": max_length, "add_special_tokens": True}
+    tokens = encode_documents(tokenizer, documents["text"], **options)
+    return predict_logits(embedder, tokens, token_budget=token_budget).values
 
 
 def project(embeddings: np.ndarray, *, seed: int) -> np.ndarray:
@@ -53,7 +84,7 @@ def project(embeddings: np.ndarray, *, seed: int) -> np.ndarray:
 def draw_maps_locally() -> None:
     """Let JupyterLab draw plotly's figures with plotly's own extension, without a network.
 
-    The button that uploads a figure, and with it the texts in it, to Plotly's cloud is taken away.
+    There is no button that uploads a figure, and with it the texts in it, to Plotly's cloud.
     """
     plotly.io.renderers["plotly_mimetype"].config = {
         "showSendToCloud": False,
@@ -63,21 +94,19 @@ def draw_maps_locally() -> None:
     plotly.io.renderers.default = "plotly_mimetype"
 
 
-def plot_map(points: np.ndarray, documents: Dataset, *, most: int = 9) -> go.Figure:
-    """Interactive map of N documents at `points`, (N, 2); hovering shows what each one is.
+def plot_map(points: np.ndarray, documents: Dataset) -> go.Figure:
+    """Interactive map of N documents at `points`, (N, 2); hovering shows id, labels and text.
 
-    Colour and symbol follow the `most` most frequent labels; a document that has several of these
-    is drawn as the rarest of them.
+    Colour and symbol follow the nine most frequent labels; a document that has several of these is
+    drawn as the rarest of them.
     """
+    # Each document's label, by rank
     counts = Counter(chain.from_iterable(documents["labels"]))
-    shown = [name for name, _ in counts.most_common(most)]
+    shown = [name for name, _ in counts.most_common(MAX_COLOURED)]
     rank = {name: i for i, name in enumerate(shown)}
-    group = np.array(
-        [
-            max((rank[x] for x in row if x in rank), default=len(shown))
-            for row in documents["labels"]
-        ]
-    )
+    ranks = [[rank[x] for x in row if x in rank] for row in documents["labels"]]
+    group = np.array([max(row, default=len(shown)) for row in ranks])
+    # A trace per label
     hover = np.array([_hover(document) for document in documents], dtype=object)
     looks = zip([*shown, "other"], [*PALETTE[: len(shown)], "#bbbbbb"],
                 [*SYMBOLS[: len(shown)], "circle-open"], strict=True)  # fmt: skip
@@ -91,6 +120,7 @@ def plot_map(points: np.ndarray, documents: Dataset, *, most: int = 9) -> go.Fig
                 name=html.escape(shorten(name)),
                 hovertext=hover[rows], hoverinfo="text",
             )  # fmt: skip
+    # No axes: neither directions nor distances have a unit
     fig.update_xaxes(visible=False)
     fig.update_yaxes(visible=False, scaleanchor="x")
     fig.update_layout(
@@ -101,7 +131,7 @@ def plot_map(points: np.ndarray, documents: Dataset, *, most: int = 9) -> go.Fig
 
 
 def document_html(document: Mapping, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
-    """One document as HTML, escaped: id, labels, and its text with the part that is cut in grey."""
+    """One document as HTML, escaped: id, labels, and its text, in grey from `max_length` on."""
     text = document["text"]
     offsets = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -122,6 +152,7 @@ def browse(
     splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> widgets.VBox:
     """A widget that steps through the documents of a chosen split and label."""
+    # Controls
     labels = {name: list(split["labels"]) for name, split in splits.items()}
     names = sorted(set(chain.from_iterable(chain.from_iterable(labels.values()))))
     split = widgets.Dropdown(options=list(splits), description="split")
@@ -148,6 +179,7 @@ def browse(
     def step(button: widgets.Button) -> None:
         number.value += 1 if button is forth else -1  # the widget itself keeps within its bounds
 
+    # Controls react, and the first document is shown
     for widget, react in ((split, choose), (label, choose), (number, show)):
         widget.observe(react, "value")
     for button in (back, forth):
@@ -160,9 +192,5 @@ def browse(
 
 def _hover(document: Mapping) -> str:
     lines = [document["id"], *textwrap.wrap("; ".join(document["labels"]), 70)[:4], ""]
-    lines += textwrap.wrap(_beginning(document["text"], 240), 70)
+    lines += textwrap.wrap(beginning(document["text"], HOVER_CHARACTERS), 70)
     return "<br>".join(html.escape(line) for line in lines)
-
-
-def _beginning(text: str, characters: int) -> str:
-    return shorten(" ".join(text[: 4 * characters].split()), characters)

@@ -1,12 +1,16 @@
 """Documents that one approach gets right and the other wrong, to be read one by one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
 from datasets import Dataset
 
-from lib.report.wording import shorten
+from lib.report.recommendation import QUESTION
+from lib.report.wording import beginning, shorten
+
+# Our choices: characters of a text or of a list of labels, and documents of a table
+MAX_CHARACTERS, MAX_DOCUMENTS = 400, 30
 
 
 def choose_pair(arms: Sequence[str]) -> tuple[str, str]:
@@ -16,20 +20,21 @@ def choose_pair(arms: Sequence[str]) -> tuple[str, str]:
     ----------
     arms
         At least two, the best first.
+
+    Raises
+    ------
+    ValueError
+        There is one arm alone.
     """
-    if {"embedding", "instruction"} <= set(arms):
-        return "embedding", "instruction"
+    if set(QUESTION) <= set(arms):
+        return QUESTION
     if len(arms) < 2:
         raise ValueError(f"arms: {list(arms)}; a disagreement needs two")
     return arms[0], arms[1]
 
 
 def find_disagreements(
-    documents: Dataset,
-    a: tuple[str, pd.DataFrame],
-    b: tuple[str, pd.DataFrame],
-    *,
-    characters: int = 400,
+    documents: Dataset, a: tuple[str, pd.DataFrame], b: tuple[str, pd.DataFrame]
 ) -> pd.DataFrame:
     """Documents whose whole label set one arm gets right and the other wrong.
 
@@ -39,8 +44,6 @@ def find_disagreements(
         The test split: `id` and `text`.
     a, b
         Name of an arm and its `lib.runs.record.read_predictions` of this split, of one seed.
-    characters
-        Of a text or label list, at most.
 
     Returns
     -------
@@ -55,16 +58,18 @@ def find_disagreements(
         An arm predicted other documents, or in another order.
     """
     table = pd.DataFrame({"id": documents["id"], "text": documents["text"]})
-    table["text"] = [_beginning(text, characters) for text in table["text"]]
-    table["true"] = [_join(labels, characters) for labels in a[1]["y_true"]]
+    table["text"] = [beginning(text, MAX_CHARACTERS) for text in table["text"]]
+    table["true"] = list(map(_in_one, a[1]["y_true"]))
+    # Answers and scores of both arms
     right = {}
     for arm, predictions in (a, b):
         if list(predictions["id"]) != list(documents["id"]):
             raise ValueError(f"{arm}: its predictions are of other documents than were loaded")
         answers = zip(predictions["y_true"], predictions["y_pred"], strict=True)
         right[arm] = pd.Series([set(true) == set(answer) for true, answer in answers], dtype=bool)
-        table[arm] = [_join(labels, characters) or "no label" for labels in predictions["y_pred"]]
+        table[arm] = [_in_one(labels) or "no label" for labels in predictions["y_pred"]]
         table[f"{arm} score"] = [float(max(scores)) for scores in predictions["scores"]]
+    # Those that one alone gets right, by the score of the other
     found = []
     for one, other in ((a[0], b[0]), (b[0], a[0])):
         chosen = table[right[one] & ~right[other]]
@@ -73,34 +78,31 @@ def find_disagreements(
     return pd.concat(found, ignore_index=True)
 
 
-def disagreements_html(table: pd.DataFrame, *, most: int = 30) -> str:
-    """Two tables that fold out, at most `most` documents each, as HTML that needs nothing else.
+def disagreements_html(table: pd.DataFrame) -> str:
+    """Two tables that fold out, of up to 30 documents each, as HTML that needs nothing else.
 
-    Everything that a document or a label says is escaped; neither is read as a formula.
+    The texts and labels in it are escaped and not read as formulas.
 
     Parameters
     ----------
     table
-        What `find_disagreements` returns.
+        See `find_disagreements`.
     """
     arms = [name for name in table.columns if f"{name} score" in table.columns]
     parts = []
     for arm, other in (arms, arms[::-1]):
         rows = table[table["right"] == arm].drop(columns="right")
-        shown = f", the first {most} shown" if len(rows) > most else ""
+        shown = f", the first {MAX_DOCUMENTS} shown" if len(rows) > MAX_DOCUMENTS else ""
         summary = f"Only {arm} is right, {other} is not: {len(rows):,} document"
         summary += f"{'' if len(rows) == 1 else 's'}{shown}"
         with pd.option_context("display.max_colwidth", None):
-            body = rows[:most].to_html(index=False, escape=True, border=0, float_format="%.3f",
-                                       justify="left")  # fmt: skip
+            body = rows[:MAX_DOCUMENTS].to_html(
+                index=False, escape=True, border=0, float_format="%.3f", justify="left"
+            )
         parts.append(f"<details><summary>{escape(summary)}</summary>{body}</details>")
     style = "text-align: left; overflow: auto; max-height: 40em"
     return f'<div class="tex2jax_ignore mathjax_ignore" style="{style}">{"".join(parts)}</div>'
 
 
-def _join(labels: Iterable[str], characters: int) -> str:
-    return shorten("; ".join(labels), characters)
-
-
-def _beginning(text: str, characters: int) -> str:
-    return shorten(" ".join(text[: 4 * characters].split()), characters)
+def _in_one(labels: Sequence[str]) -> str:
+    return shorten("; ".join(labels), MAX_CHARACTERS)

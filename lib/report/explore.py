@@ -1,6 +1,9 @@
-"""What 01_explore_data shows of labelled documents: figures and tables."""
+"""Figures and tables of labelled documents, for 01_explore_data.
 
-from collections.abc import Sequence
+Limits without a source are our choices.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -12,7 +15,7 @@ import seaborn as sns
 from datasets import DatasetDict
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 from sklearn.feature_extraction.text import CountVectorizer
 from transformers import PreTrainedTokenizerBase
 
@@ -21,34 +24,45 @@ from lib.data.words import find_words, normal_form
 from lib.model.tokens import encode_documents
 from lib.report.figures.fonts import tick_labels
 
+MAX_LABELS, MAX_COOCCURRING = 45, 20  # labels of a figure of counts, and of a heat map
+SPLIT_MARKERS = "osD"
+MAX_WORDS = 8  # words per label
+MIN_Z = 1.96  # standard deviations from which a word is shown: two-sided 5 % of one test
+PRIOR = 10.0  # weight of the prior: documents that contain each word at its overall rate
 
-def plot_class_counts(splits: DatasetDict, label_space: LabelSpace, *, most: int = 45) -> Figure:
+
+def plot_class_counts(splits: DatasetDict, label_space: LabelSpace) -> Figure:
     """Documents of each label in each split, on a log scale, the most frequent labels first.
 
-    With more than `most` labels, a second panel shows the training documents of all of them.
+    With more than 45 labels, a second panel shows the training documents of all of them.
     """
+    # Counts per label and split
     table = pd.DataFrame(
         {name: label_space.encode(split["labels"]).sum(axis=0) for name, split in splits.items()},
         index=label_space.names,
     ).sort_values("train", ascending=False, kind="stable")
-    counts, panels = table[:most], 1 + (len(table) > most)
+    counts, panels = table[:MAX_LABELS], 1 + (len(table) > MAX_LABELS)
     ticks = tick_labels(counts.index)
     ratios = {"width_ratios": [len(counts), 15][:panels]}
     size = (max(5.0, 1.5 + 0.16 * len(counts)) + 2.3 * (panels - 1), 3.8)
     fig, axs = plt.subplots(1, panels, figsize=size, squeeze=False, gridspec_kw=ratios)
-    places = np.arange(len(counts))
-    for (name, column), marker, aside in zip(counts.items(), "osD", (-0.2, 0, 0.2), strict=True):
-        axs[0, 0].plot(places + aside, column.replace(0, np.nan), marker, ms=3.5, label=name)
-    axs[0, 0].set(yscale="log", ylabel="documents", xlim=(-1, len(counts)))
-    axs[0, 0].set_xticks(places, ticks, rotation=90, size=7)
-    axs[0, 0].legend(frameon=False)
+    # A mark per label and split, a little apart
+    ax, places = axs[0, 0], np.arange(len(counts))
+    looks = zip(counts.items(), SPLIT_MARKERS, (-0.2, 0, 0.2), strict=True)
+    for (name, column), marker, aside in looks:
+        ax.plot(places + aside, column.replace(0, np.nan), marker, ms=3.5, label=name)
+    ax.set(yscale="log", ylabel="documents", xlim=(-1, len(counts)))
+    ax.set_xticks(places, ticks, rotation=90, size=7)
+    ax.legend(frameon=False)
+    # All labels by rank
     if panels > 1:
-        axs[0, 0].set_title(f"the {most} most frequent of {len(table)} labels", size=9)
-        axs[0, 1].plot(range(1, len(table) + 1), table["train"].replace(0, np.nan), color="black")
-        axs[0, 1].axvline(most, color="0.5", ls=":")
-        axs[0, 1].set_title("all labels", size=9)
-        axs[0, 1].set(xscale="log", yscale="log", xlabel="rank", ylabel="training documents")
-        axs[0, 1].xaxis.set_major_formatter("{x:g}")
+        ax.set_title(f"the {MAX_LABELS} most frequent of {len(table)} labels", size=9)
+        ax = axs[0, 1]
+        ax.plot(range(1, len(table) + 1), table["train"].replace(0, np.nan), color="black")
+        ax.axvline(MAX_LABELS, color="0.5", ls=":")
+        ax.set_title("all labels", size=9)
+        ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="training documents")
+        ax.xaxis.set_major_formatter("{x:g}")
     for ax in axs[0]:
         ax.yaxis.set_major_formatter("{x:g}")
     fig.tight_layout()
@@ -56,13 +70,13 @@ def plot_class_counts(splits: DatasetDict, label_space: LabelSpace, *, most: int
 
 
 def plot_labels_per_document(splits: DatasetDict) -> Figure:
-    """Share of each split's documents that have one label, two, three and so on."""
+    """Share of each split's documents with one label, two, three and so on."""
     shares = {
         name: pd.Series([len(labels) for labels in split["labels"]]).value_counts(normalize=True)
         for name, split in splits.items()
     }
     fig, ax = plt.subplots(figsize=(6, 2.8))
-    for (name, share), marker in zip(shares.items(), "osD", strict=True):
+    for (name, share), marker in zip(shares.items(), SPLIT_MARKERS, strict=True):
         share = share.sort_index()
         ax.plot(share.index, share, marker=marker, ms=4, lw=1, label=name)
     ax.set(xlabel="labels of a document", ylabel="share of the split", yscale="log")
@@ -82,9 +96,9 @@ def cooccurrence(y: np.ndarray) -> np.ndarray:
     return counts / np.maximum(np.diag(counts), 1)[:, None]
 
 
-def plot_cooccurrence(y: np.ndarray, names: Sequence[str], *, most: int = 20) -> Figure:
-    """Heat map of P(column | row) among the most frequent labels; the diagonal is left out."""
-    top = np.argsort(-y.sum(axis=0), kind="stable")[:most]
+def plot_cooccurrence(y: np.ndarray, names: Sequence[str]) -> Figure:
+    """Heat map of P(column | row) among the 20 most frequent labels; the diagonal is left out."""
+    top = np.argsort(-y.sum(axis=0), kind="stable")[:MAX_COOCCURRING]
     ticks = tick_labels(names[c] for c in top)
     size = 2.4 + 0.24 * len(top)
     fig, ax = plt.subplots(figsize=(size + 1.2, size))
@@ -106,7 +120,7 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np
 
 
 def plot_token_lengths(lengths: Sequence[int], max_length: int) -> Figure:
-    """Histogram of tokens a document, with the line behind which texts are cut."""
+    """Histogram of tokens per document, with the line behind which texts are cut."""
     fig, ax = plt.subplots(figsize=(6, 2.8))
     bins = int(np.clip(2 * np.sqrt(len(lengths)), 8, 60))
     sns.histplot(np.maximum(lengths, 1), ax=ax, bins=bins, log_scale=True)
@@ -119,29 +133,15 @@ def plot_token_lengths(lengths: Sequence[int], max_length: int) -> Figure:
     return fig
 
 
-def _pairs(text: str) -> list[str]:
-    """Pairs of characters with their marks, spaces counted."""
-    characters = regex.findall(r"\X", normal_form(text))
-    return list(map("".join, pairwise(characters)))
-
-
-def telling_terms(
-    texts: Sequence[str],
-    y: np.ndarray,
-    names: Sequence[str],
-    *,
-    terms: int = 8,
-    least_z: float = 1.96,
-    prior: float = 10.0,
-) -> pd.DataFrame:
-    """The words whose presence tells most for each label, the label with most documents first.
+def distinctive_words(texts: Sequence[str], y: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    """The most distinctive words of each label, the label with most documents first.
 
     Log-odds of a word in the label's documents against all others, with a Dirichlet prior in
     proportion to the whole, over their standard deviation: Monroe, Colaresi and Quinn (2008),
-    "Fightin' Words", Political Analysis 16(4), equations 16, 20 and 22. A word counts once a
-    document and must stand in two of the label's, so that no single text decides. Stop words need
-    no list: they tell little, and where they do ("who", "where"), they are shown. Texts without
-    spaces are cut into pairs of characters.
+    "Fightin' Words", Political Analysis 16(4), equations 16, 20 and 22. A word counts once per
+    document and must be in two of the label's, so that no single text decides. Stop words need no
+    list: they are seldom distinctive, and where they are ("who", "where"), they are shown. Texts
+    without spaces are cut into pairs of characters.
 
     Parameters
     ----------
@@ -149,44 +149,52 @@ def telling_terms(
         N texts and their labels, (N, C) bool.
     names
         C names of labels.
-    terms
-        Words to show a label.
-    least_z
-        Standard deviations below which a word is not shown; 1.96 is the two-sided 5 % of one test.
-    prior
-        Weight of the prior: so many documents that hold each word at its overall rate.
 
     Returns
     -------
     DataFrame
-        `label` str, `documents` int, `terms` str, joined by spaces; "" if nothing is certain.
+        `label` str, `documents` int, `words` str, joined by spaces; "" if nothing is certain.
     """
-    spaced = np.median([len(text) / max(len(text.split()), 1) for text in texts]) < 20
-    cut = partial(find_words, least=2) if spaced else _pairs
-    vectorizer = CountVectorizer(
-        binary=True, max_features=50_000, dtype=np.float64, tokenizer=cut, token_pattern=None
-    )
     support = y.sum(axis=0)
     order = np.argsort(-support, kind="stable")
     result = pd.DataFrame({"label": np.array(names, dtype=object), "documents": support})
+    # Documents that contain each word, (N, V)
+    vectorizer = CountVectorizer(
+        binary=True, max_features=50_000, dtype=np.float64, tokenizer=_cutter(texts),
+        token_pattern=None,
+    )  # fmt: skip
     try:
-        counts = csr_array(vectorizer.fit_transform(texts))  # (N, V)
+        counts = csr_array(vectorizer.fit_transform(texts))
     except ValueError:  # no word at all
-        return result.assign(terms="").iloc[order].reset_index(drop=True)
-    here = (csr_array(y.T.astype(np.float64)) @ counts).tocoo()  # (C, V), words that occur
-    total = counts.sum(axis=0)  # (V,)
-    mass = prior * total.sum() / len(texts)
-    alpha = prior * total[here.col] / len(texts)
-    size = here.sum(axis=1)[here.row]
-    there, others = total[here.col] - here.data, total.sum() - size
-    with np.errstate(divide="ignore", invalid="ignore"):  # a vocabulary of one word
-        odds_here = (here.data + alpha) / (size + mass - here.data - alpha)
-        odds_there = (there + alpha) / (others + mass - there - alpha)
-        z = np.log(odds_here / odds_there) / np.sqrt(1 / (here.data + alpha) + 1 / (there + alpha))
-    words = vectorizer.get_feature_names_out()[here.col]
-    table = pd.DataFrame({"row": here.row, "word": words, "z": z})
-    certain = (table["z"] >= least_z) & (here.data > 1)
-    table = table[certain].sort_values(["row", "z"], ascending=[True, False])
-    best = table.groupby("row").head(terms).groupby("row")["word"].agg(" ".join)
-    result["terms"] = best.reindex(range(len(result)), fill_value="")
+        return result.assign(words="").iloc[order].reset_index(drop=True)
+    y_kw = (csr_array(y.T.astype(np.float64)) @ counts).tocoo()  # (C, V): label k, word w
+    words = vectorizer.get_feature_names_out()[y_kw.col]
+    table = pd.DataFrame({"label": y_kw.row, "word": words, "z": _z_scores(y_kw, counts)})
+    # The words that are certain, the most distinctive first
+    table = table[(table["z"] >= MIN_Z) & (y_kw.data > 1)]
+    table = table.sort_values(["label", "z"], ascending=[True, False])
+    best = table.groupby("label").head(MAX_WORDS).groupby("label")["word"].agg(" ".join)
+    result["words"] = best.reindex(range(len(result)), fill_value="")
     return result.iloc[order].reset_index(drop=True)
+
+
+def _z_scores(y_kw: coo_array, counts: csr_array) -> np.ndarray:
+    """Log-odds ratio over its standard deviation, of each entry of `y_kw`: in the paper's names."""
+    y_w = counts.sum(axis=0)  # (V,)
+    n = y_w.sum()
+    alpha_w = PRIOR * y_w[y_kw.col] / counts.shape[0]
+    alpha_0 = PRIOR * n / counts.shape[0]
+    # The label, k, and all other documents, j
+    y_k, n_k = y_kw.data, y_kw.sum(axis=1)[y_kw.row]
+    y_j, n_j = y_w[y_kw.col] - y_k, n - n_k
+    with np.errstate(divide="ignore", invalid="ignore"):  # a vocabulary of one word
+        odds_k = (y_k + alpha_w) / (n_k + alpha_0 - y_k - alpha_w)
+        odds_j = (y_j + alpha_w) / (n_j + alpha_0 - y_j - alpha_w)
+        return np.log(odds_k / odds_j) / np.sqrt(1 / (y_k + alpha_w) + 1 / (y_j + alpha_w))
+
+
+def _cutter(texts: Sequence[str]) -> Callable[[str], list[str]]:
+    """Words of at least two characters; of texts without spaces pairs of characters with marks."""
+    if np.median([len(text) / max(len(text.split()), 1) for text in texts]) < 20:
+        return partial(find_words, least=2)
+    return lambda text: list(map("".join, pairwise(regex.findall(r"\X", normal_form(text)))))

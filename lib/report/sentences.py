@@ -24,8 +24,6 @@ from lib.report.wording import (
     join,
 )
 
-AVERAGE_NAMES = {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
-
 RULES = """\
 - Two arms are **distinguishable** where the paired 95 % interval of their difference in micro-F1
   excludes zero and Holm's adjusted p is below {{ "%g" % alpha }}.
@@ -139,7 +137,7 @@ interval and Holm-adjusted test: {{ (certain or ["none"]) | listed }}.
 
 LEADER = """
 With {{ "{:,}".format(size) }} training documents **{{ best.name }}**
-{{ "has the highest" if others else "reaches a" }} {{ average }},
+{{ "has the highest" if others else "reaches a" }} micro-F1,
 {{ "as %s," % (level | listed) if level }} {{ best.f1 | f1 }}
 ({{ best.low | f1 }} to {{ best.high | f1 }})
 {%- if behind %}, before {{ behind | listed }}{% endif %}.
@@ -183,7 +181,7 @@ def _compile(template: str) -> Template:
 
 
 def _with_deltas(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """ "tfidf (+0.036) and frozen (no difference)"."""
+    """List as "tfidf (+0.036) and frozen (no difference)"."""
     deltas = ["no difference" if p["delta"] == 0 else format_delta(p["delta"]) for p in pairs]
     return join([f"{pair['arm']} ({delta})" for pair, delta in zip(pairs, deltas, strict=True)])
 
@@ -249,22 +247,17 @@ def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:
     )
 
 
-def describe_curves(
-    table: pd.DataFrame,
-    curves: Mapping[str, Curve],
-    crossed: pd.DataFrame,
-    average: str = "micro_f1",
-) -> str:
+def describe_curves(table: pd.DataFrame, curves: Mapping[str, Curve], crossed: pd.DataFrame) -> str:
     """A Markdown list: who leads with few and with many documents, and crossings.
 
     Parameters
     ----------
     table, curves, crossed
-        Of `learning_curves`, `resample_curves` and `crossings`, the last two of the same average.
+        Of `learning_curves`, `resample_curves` and `crossings`.
     """
     sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.taught]))
     ends = [int(size) for size in dict.fromkeys((sizes[0], sizes[-1]))]
-    lines = [_describe_leader(table, curves, size, average) for size in ends]
+    lines = [_describe_leader(table, curves, size) for size in ends]
     lines += _describe_crossings(crossed)
     num_seeds = table["num_seeds"][table["train_size"] > 0]
     few, many = int(num_seeds.min()), int(num_seeds.max())
@@ -272,20 +265,18 @@ def describe_curves(
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _describe_leader(
-    table: pd.DataFrame, curves: Mapping[str, Curve], size: int, average: str
-) -> str:
+def _describe_leader(table: pd.DataFrame, curves: Mapping[str, Curve], size: int) -> str:
     """The leader at a size, and what the others reach; certain leads are not marked here."""
     present = [name for name, curve in curves.items() if not curve.taught or size in curve.sizes]
     at_size = table[table["train_size"].isin([0, size]) & table["approach"].isin(present)]
-    columns = {"approach": "name", average: "f1"}
-    columns |= {f"{average}_low": "low", f"{average}_high": "high"}
-    ranked = at_size.sort_values(average, ascending=False).rename(columns=columns)
+    columns = {"micro_f1": "f1", "micro_f1_low": "low", "micro_f1_high": "high"}
+    ranked = at_size.sort_values("micro_f1", ascending=False)
+    ranked = ranked.rename(columns={"approach": "name"} | columns)
     best, *others = ranked.to_dict("records")
     level = [row["name"] for row in others if row["f1"] == best["f1"]]
     behind = [f"{x['name']} {format_f1(x['f1'])}" for x in others if x["name"] not in level]
     facts = {"size": size, "best": best, "others": others, "level": level, "behind": behind}
-    return fill(LEADER, average=AVERAGE_NAMES[average], **facts)
+    return fill(LEADER, **facts)
 
 
 def _describe_crossings(crossed: pd.DataFrame) -> list[str]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 from scipy.sparse import csr_array
 
 from lib.config.study import load_study
@@ -19,21 +21,41 @@ from lib.runs.record import (
     read_label_space,
     read_predictions,
 )
+from lib.storage import ROOT
 
-# Said for one run alone, or of where it lies.
+# Parameters of one run alone, or of its place on disk.
 OF_A_RUN = {"seed", "train_size", "runs_dir", "figures_dir"}
 
 
+def show_table(
+    table: pd.DataFrame, formats: Mapping | None = None, *, na_rep: str | None = "–", **options: Any
+) -> Styler:
+    """A table for a report: no index, three decimals, spaces in the names of columns.
+
+    Parameters
+    ----------
+    formats
+        Of single columns, as `Styler.format` takes them.
+    na_rep
+        Text of a missing number; None: the column's format decides.
+    options
+        Others of `Styler.format`.
+    """
+    shown = table.style.format(formats, na_rep=na_rep, **{"precision": 3} | options)
+    names = [name.replace("_", " ") for name in table]
+    return shown.hide(axis="index").relabel_index(names, axis="columns")
+
+
 def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int]) -> str:
-    """Which of the study's runs are not there, such as "embedding: seed 2"; "" if all are.
+    """The study's runs that are missing, such as "embedding: seed 2"; "" if none is.
 
     Parameters
     ----------
     runs
         See `lib.runs.record.read_runs`.
     arms, seeds
-        Of the study; no arms for those that have run. An arm that learns from nothing runs with the
-        first seed alone where others have training sizes ("embedding@64").
+        Of the study; no arms for those that have run. An arm that is not trained runs with the
+        first seed alone if others have training sizes ("embedding@64").
     """
     arms = list(arms) or list(runs["arm"].unique())
     sized = any("@" in arm for arm in arms)
@@ -47,16 +69,16 @@ def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int
 
 
 def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
-    """Where runs were made by hand with other parameters than the study's files say; "" if nowhere.
+    """Parameters of runs that differ from the study's files; "" if there are none.
 
-    Such as "embedding: learning_rate is 0.004, in its file 0.002".
+    Such as "embedding: learning_rate is 0.004, in its file 0.002", of a run that was made by hand.
 
     Parameters
     ----------
     runs
         See `lib.runs.record.read_runs`.
     study_dir
-        Holds the study's parameters files; where there is none, nothing is said.
+        Contains the study's parameters files; without it no run differs.
     """
     arms = load_study(study_dir) if study_dir.is_dir() else {}
     changed = dict.fromkeys(
@@ -72,7 +94,7 @@ def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
 
 
 def at_largest_size(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of a study with training sizes the runs at the largest, "embedding@64" called "embedding".
+    """The runs at the largest training size, "embedding@64" called "embedding".
 
     Arms without a size stay, and so does every run of a study without sizes.
     """
@@ -83,7 +105,7 @@ def at_largest_size(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
-    """The parameters in which arms that have them differ: a row each, a column for each arm."""
+    """The parameters in which arms that have them differ: a row per parameter, a column per arm."""
     first = runs.groupby("arm", sort=False)["params"].first()
     table = pd.DataFrame(first.tolist(), index=first.index).astype(object).T
     table = table.drop(index=["arm", "seed", "notebook", *FINGERPRINTS], errors="ignore")
@@ -142,7 +164,7 @@ def read_groups(runs: pd.DataFrame) -> np.ndarray | None:
 
 
 def units_of(groups: np.ndarray | None) -> str:
-    """The units that intervals are over, for captions: "test documents", or so many groups."""
+    """The units that intervals are over, for captions: "test documents", or groups of them."""
     codes = group_codes(groups)
     if codes is None:
         return "test documents"
@@ -198,15 +220,15 @@ def compare_runs(
     return pd.DataFrame(rows), pairwise
 
 
-def distillation(
+def compare_with_teachers(
     runs: pd.DataFrame,
     y_true: np.ndarray,
     y_preds: Mapping[str, np.ndarray],
     *,
     groups: np.ndarray | None = None,
-    num_resamples: int = 5000,
+    num_resamples: int,
 ) -> pd.DataFrame:
-    """What students keep of their teachers and what that costs, a row for each student.
+    """The F1 that students keep of their teachers' and what that costs, a row per student.
 
     Parameters
     ----------
@@ -236,18 +258,50 @@ def distillation(
             continue
         ours, theirs = means.loc[student], means.loc[teacher]
         row = {"student": student, "teacher": teacher}
+        # F1 kept, resampled over the documents of both
         pair = {arm: y_preds[arm] for arm in (student, teacher)}
         options = {"groups": groups, "num_resamples": num_resamples}
         samples = resample_f1(y_true, pair, **options)  # (2, S, R) each
         kept = samples[student].mean(axis=1) / samples[teacher].mean(axis=1)  # (2, R)
         for average, ratios in zip(AVERAGES, kept, strict=True):
-            name = f"{average}_kept"
             low, high = np.quantile(ratios, QUANTILES)
-            row[name] = ours[average] / theirs[average]
-            row |= {f"{name}_low": low, f"{name}_high": high}
+            row[f"{average}_kept"] = ours[average] / theirs[average]
+            row |= {f"{average}_kept_low": low, f"{average}_kept_high": high}
+        # What the student costs
         row["speedup"] = ours["infer_docs_per_second"] / theirs["infer_docs_per_second"]
         row["params_share"] = ours["total_params"] / theirs["total_params"]
         row["train_seconds"] = ours["train_seconds"]
         row["train_seconds_with_teacher"] = ours["train_seconds"] + theirs["train_seconds"]
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def paper_context(comparison: pd.DataFrame, *, data: str) -> pd.DataFrame:
+    """Our arms, the best first, and below them the paper's (arXiv 2512.12677), for orientation.
+
+    None of the paper's rows can be set against ours: its patents are proprietary, its 14-label set
+    is probably a slice of WIPO's vision technologies and not the IPC collection WIPO-Alpha (Fall et
+    al. 2003), its models are others than ours, and neither the average of its F1 nor its data split
+    is known to us.
+
+    Parameters
+    ----------
+    comparison
+        `arm micro_f1 micro_f1_low micro_f1_high trainable_params`, a row per arm.
+    data
+        Name of our documents.
+
+    Returns
+    -------
+    DataFrame
+        `source system data f1 f1_low f1_high trainable_params`; `source` is "this study" or
+        "context: other data"; our F1 is micro-F1.
+    """
+    ours = comparison[["arm", "micro_f1", "micro_f1_low", "micro_f1_high", "trainable_params"]]
+    ours.columns = ["system", "f1", "f1_low", "f1_high", "trainable_params"]
+    theirs = pd.read_csv(ROOT / "figures" / "paper.csv")
+    rows = [
+        ours.assign(source="this study", data=data), theirs.assign(source="context: other data")
+    ]  # fmt: skip
+    columns = ["source", "system", "data", "f1", "f1_low", "f1_high", "trainable_params"]
+    return pd.concat(rows, ignore_index=True)[columns]

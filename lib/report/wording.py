@@ -14,17 +14,17 @@ MAX_DIGITS = 7  # up to which digits are added; after them every digit is printe
 
 
 def format_f1(value: float | None, *marks: float) -> str:
-    """ "0.912": three decimals, or more where these would read 0, 1 or a mark that it is not."""
+    """Score as "0.912": three decimals, or more if these would read 0, 1 or a mark it is not."""
     return _rounded(value, (0, 1, *marks), ".{}f", 3)
 
 
 def format_delta(value: float | None) -> str:
-    """ "+0.012": as `format_f1`, with its sign; "0.000" of no difference at all."""
+    """Difference as "+0.012": as `format_f1`, with its sign; "0.000" of no difference at all."""
     return "0.000" if value == 0 else _rounded(value, (-1, 0, 1), "+.{}f", 3)
 
 
 def format_p(p: float | None) -> str:
-    """ "p = 0.012", or "p < 0.001" where more digits would pretend to precision.
+    """Significance as "p = 0.012", or "p < 0.001" where more digits would pretend to precision.
 
     Never 0.05 of a p that is above or below it.
     """
@@ -33,12 +33,12 @@ def format_p(p: float | None) -> str:
 
 
 def format_money(dollars: float) -> str:
-    """ "1.20 dollars"."""
+    """Money as "1.20 dollars"."""
     return f"{dollars:,.2f} dollars" if dollars >= 0.01 else "less than a cent"
 
 
 def format_time(seconds: float) -> str:
-    """ "90 s", "12 min" or "3.5 h"."""
+    """Time as "90 s", "12 min" or "3.5 h"."""
     if seconds < 1:
         return "less than a second"
     if seconds < 120:
@@ -47,7 +47,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_saving(dear: float, cheap: float) -> str:
-    """ "2.6 times less": the ratio of two costs, in either order."""
+    """Ratio of two costs as "2.6 times less", in either order."""
     dear, cheap = max(dear, cheap), min(dear, cheap)
     if cheap == 0:
         return "next to nothing"
@@ -56,12 +56,12 @@ def format_saving(dear: float, cheap: float) -> str:
 
 
 def format_range(few: int, many: int) -> str:
-    """ "1 to 3", or "3" where both are the same."""
+    """Range as "1 to 3", or "3" if both are the same."""
     return f"{many}" if few == many else f"{few} to {many}"
 
 
 def join(items: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """List as "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 

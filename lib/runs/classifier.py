@@ -26,7 +26,7 @@ from lib.machine import choose_device, choose_dtype
 from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_documents, require_context
 from lib.prompt.decode import decode_labels
-from lib.prompt.listing import build_template
+from lib.prompt.template import build_template
 from lib.runs.baselines import BASELINE, label_scores
 from lib.runs.models import load_arm_model
 from lib.runs.record import FINGERPRINTS, read_label_space
@@ -81,7 +81,7 @@ class Classifier:
         generated = self.threshold is None
         threshold = 1.0 if generated else self.threshold
         may_be_empty = generated or bool(self.label_space.none)
-        return self.label_space.decode(scores.labels_above(threshold, may_be_empty=may_be_empty))
+        return self.label_space.to_names(scores.labels_above(threshold, may_be_empty=may_be_empty))
 
     def predict_stream(
         self, texts: Iterable[str], *, chunk_size: int = 4096
@@ -172,7 +172,7 @@ def _instruction_scores(
         answer = max(len(template.question_ids(text)) for text in labels.texts)
 
     def score(texts: Sequence[str]) -> Scores:
-        prompts = [template.render(text) for text in texts]
+        prompts = [template.prompt_ids(text) for text in texts]
         require_context(model.config, max(map(len, prompts), default=0), answer)
         preds, scores = decode_labels(
             model,

@@ -193,16 +193,11 @@ def read_runs(
         seed = int(folder.name.removeprefix("seed-"))
         if (arms and arm not in arms) or (seeds and seed not in seeds):
             continue
-        if not (folder / "train_counts.json").exists():
-            raise ValueError(f"{folder}: an earlier version wrote this run; run the arm again")
-        metrics, resources = (
-            json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
-        )
-        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-        about = {"arm": arm, "seed": seed, "folder": folder, "params": params}
-        rows.append(dict.fromkeys(OPTIONAL_RESOURCES) | about | metrics | resources)
+        row = {"arm": arm, "seed": seed, "folder": folder} | _read_run(folder)
+        rows.append(row)
+        # runs by what they have to share
+        params, labels = row["params"], (folder / "labels.json").read_text()
         ids = tuple(read_predictions(folder)["id"])
-        labels = (folder / "labels.json").read_text()
         held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
         size = params.get("train_size", 0)
         sample = trained.setdefault((size, seed if size else None), {})
@@ -218,6 +213,17 @@ def read_runs(
     return pd.DataFrame(rows)
 
 
+def _read_run(folder: Path) -> dict[str, Any]:
+    """Parameters, metrics and resources of one run."""
+    if not (folder / "train_counts.json").exists():
+        raise ValueError(f"{folder}: an earlier version wrote this run; run the arm again")
+    metrics, resources = (
+        json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
+    )
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    return {"params": params} | dict.fromkeys(OPTIONAL_RESOURCES) | metrics | resources
+
+
 def read_predictions(folder: Path, split: str | None = "test") -> pd.DataFrame:
     """`id split y_true y_pred scores` of one split or of both, in the order of the documents.
 
@@ -229,9 +235,9 @@ def read_predictions(folder: Path, split: str | None = "test") -> pd.DataFrame:
 
 
 def read_label_space(folder: Path) -> LabelSpace:
-    """The label space that a run used, from `labels.json`: names, in order, with their texts.
+    """The label space of a run, from `labels.json`: names, in order, with their texts.
 
-    The text of "" is what an empty label set is called.
+    There, "" has the text for an empty label set.
     """
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     none = labels.pop("", "")
@@ -239,6 +245,6 @@ def read_label_space(folder: Path) -> LabelSpace:
 
 
 def read_train_counts(folder: Path) -> np.ndarray:
-    """Training documents of each label of a run, (C,) int64, in label order."""
+    """Training documents per label of a run, (C,) int64, in label order."""
     counts = json.loads((folder / "train_counts.json").read_text(encoding="utf-8"))
     return np.array(list(counts.values()))

@@ -33,7 +33,7 @@ from lib.model import cache_lower_layers
 from lib.model.load import count_parameters
 from lib.model.parts import pretrained
 from lib.model.tokens import encode_cached, encode_documents
-from lib.prompt.answers import order_labels
+from lib.prompt.answers import answer_texts
 from lib.prompt.examples import choose_examples
 from lib.prompt.template import PromptTemplate
 from lib.runs.distillation import check_teacher, soft_targets
@@ -193,11 +193,11 @@ class Run:
                     embeddings=(embeddings[name], embeddings["train"]) if nearest else None,
                 )
                 answered = {
-                    i: (train[i]["text"], order_labels(train[i]["labels"], prompt_labels))
+                    i: (train[i]["text"], answer_texts(train[i]["labels"], prompt_labels))
                     for i in {i for row in rows for i in row}
                 }
                 prompts[name] = [
-                    template.render(text, [answered[i] for i in row])
+                    template.prompt_ids(text, [answered[i] for i in row])
                     for text, row in zip(self.splits[name]["text"], rows, strict=True)
                 ]
         return prompts
@@ -265,7 +265,7 @@ class Run:
 
     def labels_above(self, scores: Scores, threshold: float) -> list[list[str]]:
         """Names of each document's labels; see `choose`."""
-        return self.label_space.decode(self.choose(scores, threshold))
+        return self.label_space.to_names(self.choose(scores, threshold))
 
     def machine_resources(self) -> dict[str, Any]:
         """Resources that every run has: device, threads, precision, peak memory and disk."""

@@ -140,7 +140,7 @@ def make_case(name: str, tokenizer, num_documents: int) -> dict:
         "texts": texts,
         "ids": ids,
         "targets": [label_space.names.index(labels[0]) for labels in chosen["labels"]],
-        "prompts": [template.render(text) for text in texts],
+        "prompts": [template.prompt_ids(text) for text in texts],
         "answers": [template.answer_ids(labels[0]) for labels in chosen["labels"]],
         "label_answers": [template.answer_ids(label) for label in label_space.names],
     }

@@ -74,7 +74,7 @@ def tune(model, template, splits, texts, dtype):
     """The model with adapters that have learnt to answer the training documents."""
     model = add_lora(model, LoraParams(lora_r=8, lora_alpha=16, lora_layers=LAYERS))
     pairs = [
-        template.render_with_answer(text, texts[label])
+        template.with_answer(text, texts[label])
         for text, (label,) in zip(splits["train"]["text"], splits["train"]["labels"], strict=True)
     ]
     examples = [
@@ -117,7 +117,7 @@ def measure(loaded, *, listed: bool) -> list[dict]:
     )
     answers = [template.answer_ids(text) for text in texts]
     rows = splits["test"].shuffle(seed=0).select(range(DOCUMENTS))
-    prompts = [template.render(text) for text in rows["text"]]
+    prompts = [template.prompt_ids(text) for text in rows["text"]]
     options = {"token_budget": TOKEN_BUDGET, "compute_dtype": dtype}
     longest = max(map(len, prompts)) + NEW_TOKENS
     contenders = {
@@ -148,7 +148,7 @@ def measure(loaded, *, listed: bool) -> list[dict]:
         if name == "generate":
             preds = [parse_labels(answer, called) for answer in found[name]]
         elif name != "exhaustive":
-            preds = called.decode_best(found[name])
+            preds = called.best_names(found[name])
             seen = found[name][0, :EXHAUSTIVE]
             finished = np.isfinite(seen)
             row["largest_gap"] = np.abs(seen - exact)[finished].max(initial=0.0)

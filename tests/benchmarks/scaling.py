@@ -34,7 +34,7 @@ from lib.model.batches import pad
 from lib.model.load import load_backbone
 from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.weights import resolve_model
-from lib.report.figures.scores import save_figure, set_plot_style
+from lib.report import save_figure, set_plot_style
 from lib.runs.rates import measure_machine
 from lib.storage import ROOT, atomic_path
 

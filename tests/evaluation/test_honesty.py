@@ -17,7 +17,7 @@ from lib.evaluation.intervals import arm_interval, paired_interval, paired_sprea
 from lib.evaluation.jackknife import SUPPORTED, measure_arms
 from lib.evaluation.resampling import AVERAGES
 from lib.evaluation.significance import compare_all, distinguishable
-from lib.report.recommendation import recommend
+from lib.report import recommend
 
 FOUR = np.array([0.4, 0.3, 0.2, 0.1])  # frequencies of labels
 DIFFICULTY, OF_ARM, SEEDS = 1.0, 0.5, 0.1  # standard deviations; 0.1 of seeds is 0.02 in accuracy

@@ -15,7 +15,7 @@ def test_softmax_is_stable_for_large_and_very_unlikely_logits():
 def test_a_set_is_never_empty_and_holds_what_reaches_the_threshold():
     scores = Scores(np.array([[0.9, 0.6, 0.1, 0.5], [0.1, 0.3, 0.2, 0.0]]))
     sets = scores.labels_above(0.5)
-    assert SPACE.decode(sets) == [["a", "b", "d"], ["b"]]
+    assert SPACE.to_names(sets) == [["a", "b", "d"], ["b"]]
 
 
 @pytest.mark.parametrize("labels", [None, np.array([[2, 0], [1, 2]])])

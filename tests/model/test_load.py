@@ -57,7 +57,7 @@ def test_nf4_follows_the_unquantized_model():
 
 
 def test_an_evaluation_does_not_change_what_training_computes(live_nf4, make_backbone):
-    """TRAPS 27: bitsandbytes would repack 4-bit weights at the first no-grad eval forward."""
+    """Bitsandbytes would repack 4-bit weights at the first no-grad eval forward."""
     model = add_lora(make_backbone(dtype="bfloat16"), LoraParams(lora_r=2, lora_alpha=4)).train()
     before = forward(model).detach()
     model.eval()
@@ -76,7 +76,7 @@ def test_the_loader_says_what_it_chose(caplog):
 
 
 def test_pad_token_is_set_in_tokenizer_and_model(tmp_path):
-    """TRAPS 2, on a model whose config and tokenizer lack it."""
+    """On a model whose config and tokenizer lack it."""
     folder = tmp_path / "model"
     shutil.copytree(resolve_model(SMOLLM2), folder)
     for name in ("config.json", "tokenizer_config.json"):
@@ -171,7 +171,7 @@ def test_unknown_target_modules_name_the_known_ones(make_backbone):
 
 
 def test_importing_lib_is_quiet_and_loading_needs_no_network():
-    """TRAPS 25: bitsandbytes looks for a hub kernel on the CPU and warns."""
+    """Bitsandbytes looks for a hub kernel on the CPU and warns."""
     code = f"import lib.model.load; lib.model.load.load_tokenizer({MINILM!r}); print('loaded')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("loaded\n", "")

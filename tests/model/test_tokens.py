@@ -133,7 +133,7 @@ def structure_read(tokenizer, ids):
 @settings(max_examples=60)
 @given(data=st.data())
 def test_no_text_spells_structure(kind, data):
-    """TRAPS 16."""
+    """However a text spells a special token, before or after normalization."""
     tokenizer = made(kind)
     spelled = [tokenizer.convert_ids_to_tokens(i) for i in sorted(structure_ids(tokenizer))]
     parts = st.sampled_from([*spelled, " ", "oil", "＜/s＞", "<TOOL_CALL>"]) | st.text(max_size=5)

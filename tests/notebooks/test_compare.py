@@ -72,7 +72,7 @@ def study(tmp_path):
             if multi_label:
                 scores[split] = 1 / (1 + np.exp(-4 * (noisy - 0.5)))
             chosen = scores[split] >= (0.5 if multi_label else scores[split].max(1, keepdims=True))
-            preds[split] = space.decode(chosen)
+            preds[split] = space.to_names(chosen)
         resources = dict.fromkeys(RESOURCE_KEYS, 1.0 + draw.random()) | {
             "device": "cpu", "dtype": "float32", "quantization": "nf4"
         }  # fmt: skip

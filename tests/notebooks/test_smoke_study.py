@@ -14,7 +14,7 @@ from conftest import papermill, snakemake
 
 from lib.config.study import load_params
 from lib.data.load import load_splits
-from lib.report.tables import distillation, stack_predictions
+from lib.report.tables import compare_with_teachers, stack_predictions
 from lib.runs.classifier import load_classifier
 from lib.runs.record import OPTIONAL_RESOURCES, RESOURCE_KEYS, read_predictions, read_runs
 from lib.storage import ROOT
@@ -116,7 +116,7 @@ def test_a_second_study_runs_nothing_and_a_touched_arm_itself_and_the_comparison
 def test_a_student_shows_its_teacher_and_pays_for_its_scores(smoke_study):
     runs = read_runs("smoke", runs_dir=str(smoke_study / "runs"))
     y_true, y_preds = stack_predictions(runs)
-    (row,) = distillation(runs, y_true, y_preds, num_resamples=100).to_dict("records")
+    (row,) = compare_with_teachers(runs, y_true, y_preds, num_resamples=100).to_dict("records")
     assert (row["student"], row["teacher"]) == ("distill", "embedding")
     assert 0 < row["micro_f1_kept_low"] <= row["micro_f1_kept"] <= row["micro_f1_kept_high"]
     assert row["params_share"] < 0.2

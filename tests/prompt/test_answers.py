@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.data.labels import LabelSpace
-from lib.prompt.answers import order_labels, parse_labels
+from lib.prompt.answers import answer_texts, parse_labels
 
 
 def squash(text):
@@ -69,7 +69,7 @@ def test_generated_label_sets_are_read_back(answer, labels):
 
 @given(st.sets(st.sampled_from(TOPICS.names), min_size=1))
 def test_every_label_set_survives_being_answered(labels):
-    answer = "; ".join(order_labels(list(labels), TOPICS))
+    answer = "; ".join(answer_texts(list(labels), TOPICS))
     assert set(parse_labels(answer, TOPICS, multi_label=True)) == labels
 
 
@@ -143,7 +143,7 @@ def test_a_long_answer_of_punctuation_is_read_at_once():
 
 def test_the_word_for_an_empty_set_is_read_back_and_told_from_an_answer_outside():
     space = LabelSpace(("toxic", "insult"), none="none")
-    assert order_labels([], space) == ["none"]
+    assert answer_texts([], space) == ["none"]
     assert parse_labels(" None. ", space, multi_label=True) == []
     assert parse_labels("toxic; none", space, multi_label=True) == ["toxic"]
     assert parse_labels("dunno", space, multi_label=True) == [""]

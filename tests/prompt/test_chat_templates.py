@@ -9,7 +9,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lib.errors import ModelError
-from lib.prompt.template import TODAY, PromptTemplate
+from lib.prompt.frame import TODAY
+from lib.prompt.template import PromptTemplate
 
 TOKENS = (
     "<think>", "</think>", "<|im_sep|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>",
@@ -268,18 +269,18 @@ def many(tokenizer):
 def test_an_answer_stands_where_it_stands_in_the_history(many, monkeypatch, caplog, name):
     published = TEMPLATES[name]
     monkeypatch.setattr(many, "chat_template", published.source)
-    with caplog.at_level(logging.INFO, logger="lib.prompt.template"):
+    with caplog.at_level(logging.INFO, logger="lib.prompt.frame"):
         template = PromptTemplate.build(many, instruction="Name the topic.", max_length=9)
     assert template.suffix + template.lead == published.suffix
     assert many.decode([template.end_id]) == published.end
     lead = template.lead
     assert many.decode(template.example_ids) + lead == (published.example or published.suffix)
-    ids, num_answer = template.render_with_answer("Cocoa rose.", "nat-gas")
+    ids, num_answer = template.with_answer("Cocoa rose.", "nat-gas")
     assert many.decode(ids[-num_answer:]) == f"{lead}nat-gas{published.end}"
     assert ids[-num_answer:] == template.answer_ids("nat-gas")
     if published.opens:
         assert caplog.messages == [
-            f"somebody/something: answers stand behind {published.suffix!r}, as in the chat "
+            f"somebody/something: answers follow {published.suffix!r}, as in the chat "
             f"template's history; to generate, the template writes {published.opens!r}"
         ]
     else:
@@ -308,7 +309,9 @@ def test_a_prompt_and_its_answer_are_the_templates_own_history(
         for m in messages:
             m["content"] = [{"type": "text", "text": m["content"]}]
     history = many.apply_chat_template(messages, tokenize=False, enable_thinking=False)
-    shown = many.decode(template.render("Cocoa rose.", examples) + template.answer_ids("earn")[:-1])
+    shown = many.decode(
+        template.prompt_ids("Cocoa rose.", examples) + template.answer_ids("earn")[:-1]
+    )
     assert history.startswith(shown)
     behind = history.removeprefix(shown).lstrip()
     assert behind.startswith(many.decode([template.end_id])) or not behind  # GLM's last turn
@@ -388,7 +391,7 @@ def test_smollm2_reads_the_same_prompts_as_ever(tokenizer):
     template = PromptTemplate.build(tokenizer, instruction="Name the topic.", max_length=12)
     answer = [517, 94, 43, 32142, 29, 21149, 2]
     assert template.answer_ids("earn", "nat-gas") == answer
-    assert template.render("Cocoa rose in May.", example) == [
+    assert template.prompt_ids("Cocoa rose in May.", example) == [
         1, 9690, 198, 5820, 260, 4234, 30, 2, 198, 1, 4093, 198, 39367, 6641, 30, 2, 198, 1, 520,
         9531, 198, *answer, 198, 1, 4093, 198, 51, 406, 9677, 8739, 281, 2405, 30, 2, 198, 1, 520,
         9531, 198,
@@ -401,7 +404,7 @@ def test_smollm2_reads_the_same_prompts_as_ever(tokenizer):
     plain = PromptTemplate.build(tokenizer, instruction="Name the topic.", max_length=12, **options)
     answer = [5301, 43, 32142, 29, 21149, 2]
     assert plain.answer_ids("earn", "nat-gas") == answer
-    assert plain.render("Cocoa rose in May.", example) == [
+    assert plain.prompt_ids("Cocoa rose in May.", example) == [
         5820, 260, 4234, 30, 19842, 351, 582, 355, 1545, 282, 623, 28, 351, 637, 42372, 826, 601,
         42, 5301, 28, 32142, 29, 21149, 30, 198, 198, 8060, 42, 216, 39367, 6641, 30, 198, 198,
         21350, 42, *answer, 198, 198, 8060, 42, 216, 51, 406, 9677, 8739, 281, 2405, 30, 198, 198,

@@ -9,8 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lib.config.arms import DECODINGS, SET_DECODINGS
 from lib.data.labels import LabelSpace
 from lib.model.load import load_backbone
-from lib.prompt.decode import decode_labels, score_label_sets, score_questions
+from lib.prompt.decode import DECODERS, SET_DECODERS, decode_labels
 from lib.prompt.label_scores import score_labels
+from lib.prompt.label_sets import score_label_sets, score_questions
 from lib.prompt.label_trie import LabelTrie
 from lib.prompt.search import search_labels
 from lib.prompt.template import NEUTRAL, PromptTemplate
@@ -63,7 +64,7 @@ def exhaustive(model, prompts, answers):
 @pytest.mark.parametrize("token_budget", [1, 500])
 def test_scores_equal_exhaustive_scoring_of_whole_labels(model, template, token_budget):
     """TRAPS 14. In fp32, sums of up to seven log-probabilities agree to 1e-3."""
-    prompts = [template.render(text) for text in TEXTS]
+    prompts = [template.prompt_ids(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     options = {"token_budget": token_budget, "compute_dtype": torch.float32}
     scores = score_labels(model, prompts, answers, **options)
@@ -79,7 +80,7 @@ def test_no_prompts_have_no_scores(small_model):
 def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(make_backbone, template):
     """TRAPS 4: within 1 % of scores of 80 nats and more, with equal predictions."""
     small = make_backbone("lm", layers=8, dtype="bfloat16")
-    prompts = [template.render(text) for text in TEXTS]
+    prompts = [template.prompt_ids(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     together, alone = (
         score_labels(small, prompts, answers, token_budget=b, compute_dtype=torch.bfloat16)
@@ -90,7 +91,7 @@ def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(make_back
 
 
 def test_training_and_scoring_see_the_same_likelihood(model, template):
-    ids, num = template.render_with_answer(TEXTS[0], NAMES[0])
+    ids, num = template.with_answer(TEXTS[0], NAMES[0])
     batch = {
         "input_ids": torch.tensor([[*ids, 2, 2]]),
         "attention_mask": torch.tensor([[1] * len(ids) + [0, 0]]),
@@ -107,7 +108,7 @@ def test_logits_are_computed_at_answer_positions_only(make_backbone, template, m
     small = make_backbone("lm")
     rows = []
     small.lm_head.register_forward_hook(lambda m, inputs, _: rows.append(inputs[0].shape))
-    ids, num = template.render_with_answer(TEXTS[1], NAMES[0])
+    ids, num = template.with_answer(TEXTS[1], NAMES[0])
     mask = torch.ones(1, len(ids), dtype=torch.long)
     batch = {
         "input_ids": torch.tensor([ids]),
@@ -142,7 +143,7 @@ def test_labels_with_the_same_tokens_are_refused():
 @pytest.mark.parametrize("greedy", [True, False])
 def test_search_finds_what_scoring_every_label_finds(model, template, token_budget, greedy):
     """Best-first search is exact; any label found has its own score."""
-    prompts = [template.render(text) for text in TEXTS]
+    prompts = [template.prompt_ids(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     options = {"token_budget": token_budget, "compute_dtype": torch.float32}
     found = search_labels(model, prompts, answers, greedy=greedy, **options)
@@ -180,7 +181,7 @@ def test_any_label_set_is_scored_and_searched_exactly(small_model, labels):
 
 def test_greedy_follows_the_most_probable_allowed_token(model, template):
     answers = [template.answer_ids(name) for name in NAMES]
-    prompt = template.render(TEXTS[1])
+    prompt = template.prompt_ids(TEXTS[1])
     answer: list[int] = []
     while answer not in answers:
         allowed = sorted({a[len(answer)] for a in answers if a[: len(answer)] == answer})
@@ -197,7 +198,7 @@ SETS = ("corn", "gas", "grain", "natural gas")
 
 def test_label_sets_are_answered_label_by_label(small_model, template):
     """Scores are those of whole texts; no label comes twice, and there is always one."""
-    prompts = [template.render(text) for text in TEXTS]
+    prompts = [template.prompt_ids(text) for text in TEXTS]
     options = {"token_budget": 500, "compute_dtype": torch.float32}
     sets, scores = score_label_sets(small_model, template, prompts, SETS, **options)
     assert sets.any(axis=1).all()
@@ -206,7 +207,7 @@ def test_label_sets_are_answered_label_by_label(small_model, template):
         answered, seen = list(prompt), np.zeros(len(SETS), dtype=bool)
         expected = np.zeros(len(SETS))
         for step in range(len(SETS)):
-            pieces = [template.piece_ids(name, first=step == 0) for name in SETS]
+            pieces = [template.label_ids(name, first=step == 0) for name in SETS]
             endings = [[2], template.separator_ids]
             ends, goes = (
                 exhaustive(small_model, [answered], [p + ending for p in pieces])[0]
@@ -226,13 +227,13 @@ def test_label_sets_are_answered_label_by_label(small_model, template):
 @pytest.mark.parametrize("token_budget", [1, 90, 2000])
 def test_questions_about_labels_are_answered_as_in_plain_passes(tiny_model, template, token_budget):
     """However many labels share a pass, each is asked about as if it were the only one."""
-    prompts = [template.render(text) for text in TEXTS]
+    prompts = [template.prompt_ids(text) for text in TEXTS]
     options = {"token_budget": token_budget, "compute_dtype": torch.float32}
     scores = score_questions(tiny_model, template, prompts, NAMES, **options)
-    yes, no = (template.piece_ids(word, first=True)[0] for word in ("Yes", "No"))
+    yes, no = (template.label_ids(word, first=True)[0] for word in ("Yes", "No"))
     for i, prompt in enumerate(prompts):
         for j, name in enumerate(NAMES):
-            ids = template.ask(prompt, name)
+            ids = template.with_question(prompt, name)
             with torch.inference_mode():
                 logits = tiny_model(input_ids=torch.tensor([ids])).logits[0, -1]
             expected = logits[[yes, no]].softmax(-1)[0].item()
@@ -240,7 +241,7 @@ def test_questions_about_labels_are_answered_as_in_plain_passes(tiny_model, temp
 
 
 def test_what_is_given_of_an_answer_is_not_scored(tiny_model, template):
-    prompts = [template.render(text) for text in TEXTS]
+    prompts = [template.prompt_ids(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     options = {"token_budget": 500, "compute_dtype": torch.float32}
     given = [len(answer) - 1 for answer in answers]
@@ -271,7 +272,7 @@ def decode(model, template, space, strategy, **options):
     return decode_labels(
         model,
         template=template,
-        prompts=[template.render(text) for text in TEXTS],
+        prompts=[template.prompt_ids(text) for text in TEXTS],
         label_space=space,
         strategy=strategy,
         max_new_tokens=12,
@@ -279,6 +280,11 @@ def decode(model, template, space, strategy, **options):
         compute_dtype=torch.float32,
         **options,
     )
+
+
+def test_every_decoding_of_the_parameters_has_a_decoder():
+    assert set(DECODERS) == set(DECODINGS)
+    assert set(SET_DECODERS) == set(SET_DECODINGS)
 
 
 @pytest.mark.parametrize("strategy", DECODINGS)
@@ -301,12 +307,12 @@ def test_likelihoods_are_corrected_for_length_and_for_what_is_always_likely(mode
     space = LabelSpace(NAMES)
     texts = [template.answer_ids(name) for name in NAMES]
     options = {"token_budget": 500, "compute_dtype": torch.float32}
-    raw = score_labels(model, [template.render(text) for text in TEXTS], texts, **options)
+    raw = score_labels(model, [template.prompt_ids(text) for text in TEXTS], texts, **options)
     _, scores = decode(model, template, space, "score")
     np.testing.assert_allclose(scores, softmax(raw, axis=1), rtol=1e-3)
     _, scores = decode(model, template, space, "score_length")
     np.testing.assert_allclose(scores, softmax(raw / [len(t) for t in texts], axis=1), rtol=1e-3)
-    neutral = score_labels(model, [template.render(x) for x in NEUTRAL], texts, **options)
+    neutral = score_labels(model, [template.prompt_ids(x) for x in NEUTRAL], texts, **options)
     _, scores = decode(model, template, space, "score_prior")
     expected = softmax(raw, axis=1) / softmax(neutral, axis=1).mean(axis=0)
     np.testing.assert_allclose(scores, expected / expected.sum(1, keepdims=True), rtol=2e-3)
@@ -329,7 +335,7 @@ def test_strategies_that_do_not_apply_are_errors(model, template, strategy, mult
 
 def test_an_empty_set_is_answered_where_its_word_is_likelier_than_any_label(small_model, template):
     options = {"token_budget": 512, "compute_dtype": torch.float32}
-    prompts = [template.render(text) for text in ("grain is up", "oil", "")]
+    prompts = [template.prompt_ids(text) for text in ("grain is up", "oil", "")]
     plain, scores = score_label_sets(small_model, template, prompts, SETS, **options)
     assert plain.any(axis=1).all()
     ends = [template.answer_ids(text) for text in ("none", *SETS)]

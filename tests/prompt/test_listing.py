@@ -3,7 +3,7 @@ from transformers import LlamaConfig
 
 from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
-from lib.prompt.listing import build_template, label_list
+from lib.prompt.template import build_template, label_list
 
 NAMED = LabelSpace(("A01", "B02"), ("farming", "physics"))
 

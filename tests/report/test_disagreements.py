@@ -40,7 +40,7 @@ def test_nothing_in_a_document_becomes_html_or_a_formula():
     assert 'class="tex2jax_ignore mathjax_ignore"' in page
 
 
-def test_the_page_stays_small_and_tells_what_it_leaves_out():
+def test_the_page_stays_small_and_names_what_it_leaves_out():
     ids = [str(number) for number in range(5000)]
     documents = Dataset.from_dict({"id": ids, "text": ["word & " * 999] * 5000})
     right = pd.DataFrame({"id": ids, "y_true": [["a"]] * 5000})

@@ -9,15 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.evaluation.significance import compare_all
+from lib.report import RULES, conclude_effects, recommend, three_sentences
 from lib.report.recommendation import (
     COST_FACTOR,
     MARGIN,
     NUM_DOCUMENTS,
     PRICES,
-    RULES,
-    recommend,
 )
-from lib.report.sentences import conclude_effects, three_sentences
 
 
 def arms(num_threads=2, **rows):

@@ -11,8 +11,7 @@ from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
 from lib.data.labels import LabelSpace
 from lib.errors import ParamsError
 from lib.evaluation.scores import Scores
-from lib.report.tables import distillation as compare_with_teachers
-from lib.report.tables import stack_predictions
+from lib.report.tables import compare_with_teachers, stack_predictions
 from lib.runs import distillation
 from lib.runs.classifier import Classifier
 from lib.runs.distillation import check_teacher, soft_targets
@@ -177,4 +176,4 @@ def test_a_study_without_students_has_an_empty_table(write, tmp_path):
     write("one")
     runs = read_runs("s", runs_dir=str(tmp_path))
     y_true, y_preds = stack_predictions(runs)
-    assert compare_with_teachers(runs, y_true, y_preds).empty
+    assert compare_with_teachers(runs, y_true, y_preds, num_resamples=10).empty

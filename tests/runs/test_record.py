@@ -4,11 +4,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from datasets import Dataset, DatasetDict
-from transformers import BertConfig, BertModel
 
-from lib.config.arms import BaselineParams, EmbeddingParams, StudyParams
+from lib.config.arms import BaselineParams, StudyParams
 from lib.config.study import load_params
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
@@ -23,11 +21,11 @@ from lib.report.tables import (
 from lib.runs.record import (
     RESOURCE_KEYS,
     fingerprints,
-    measure_resources,
     open_run,
     read_predictions,
     read_runs,
     read_train_counts,
+    saved_gib,
     write_run,
 )
 from lib.storage import atomic_path
@@ -170,16 +168,11 @@ def test_a_cost_that_earlier_versions_did_not_measure_is_unknown(write, tmp_path
     assert np.isnan(sizes["old"])
 
 
-def test_what_a_run_has_saved_is_measured(tmp_path):
-    params = EmbeddingParams(study="mine", arm="one", runs_dir=str(tmp_path))
-    sizes = {"vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
-    model = BertModel(BertConfig(**sizes))
-    model.quantization, model.nf4_share = "none", 0.0  # as the loader writes them
-    options = (params, model, model, torch.float32)
-    assert measure_resources(*options)["model_disk_gib"] is None
-    (params.run_dir / "model").mkdir(parents=True)
-    (params.run_dir / "model" / "adapter.safetensors").write_bytes(b"x" * 2**20)
-    assert measure_resources(*options)["model_disk_gib"] == 2**-10
+def test_disk_is_what_the_run_saves_as_its_model(tmp_path):
+    assert saved_gib(tmp_path) is None
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "adapter.safetensors").write_bytes(b"x" * 2**20)
+    assert saved_gib(tmp_path) == 2**-10
 
 
 def test_a_run_of_an_earlier_version_is_to_be_run_again(write, tmp_path):

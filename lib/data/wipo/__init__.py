@@ -1,1 +1,9 @@
-"""The WIPO-Alpha collection of patents."""
+"""The WIPO-Alpha collection of patents, an XML file each, as labelled splits.
+
+read  files listed, parsed in parallel, cached
+xml   one file to a document; entities stay inert
+"""
+
+from lib.data.wipo.read import read_wipo_alpha
+
+__all__ = ["read_wipo_alpha"]

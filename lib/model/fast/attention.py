@@ -108,6 +108,7 @@ def packed_attention_forward(
     ValueError
         Documents are packed, and the model does not pass their boundaries on.
     """
+    # Decoding and scoring.
     if prefix is not None:
         shared = prefix.layers[module.layer_idx]
         out = attend_with_shared_prefix(
@@ -120,7 +121,8 @@ def packed_attention_forward(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    # Under autocast rotary positions may leave queries and keys in fp32; values keep the dtype.
+    # Packed documents. Under autocast rotary positions may leave queries and keys in fp32; values
+    # keep the dtype.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (S, heads, D)
     window, causal = sliding_window or 0, module.is_causal
     if q.is_cuda and _flash_suits(q):
@@ -173,14 +175,17 @@ def attend_with_shared_prefix(
     query, key, value, mask
         (B, heads, T, D), (B, key heads, L, D) twice, and (B, 1, T, L) to be added to the scores.
     """
+    # Queries by key head; for the prefix, those of all rows in one product.
     rows, key_heads = query.shape[0], key.shape[1]
     q = query.unflatten(1, (key_heads, -1)).to(value.dtype)  # (B, K, R, T, D)
     shared = q.transpose(0, 1).flatten(1, 3)[None]  # (1, K, B R T, D)
     near = mask.expand(-1, q.shape[2], -1, -1).flatten(1, 2)[:, None]  # (B, 1, R T, L)
+    # Each part by itself, with the sum of its exponentials.
     far, far_sum = _attend(shared, prefix_keys, prefix_values, 0.0, scale)
     far = far[0].unflatten(1, (rows, -1)).transpose(0, 1)  # (B, K, R T, D)
     far_sum = far_sum[0].unflatten(1, (rows, -1)).transpose(0, 1)
     own, own_sum = _attend(q.flatten(2, 3), key, value, near, scale)
+    # Their mean, weighted by these sums.
     share = (far_sum - own_sum).sigmoid().to(own.dtype)
     return (own + share * (far - own)).unflatten(2, q.shape[2:4]).flatten(1, 2)
 

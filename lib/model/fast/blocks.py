@@ -44,6 +44,7 @@ class BlockForward:
         self.checkpointed = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The block's output, by the compiled pass if there is one."""
         forward = self.compiled or self.original
         if self.checkpointed:
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lib.machine import Cost, meter
+from lib.machine import NO_COST, Cost, meter
 from lib.model.batches import micro_batches, pad
 from lib.model.fast.attention import is_packed
 from lib.model.fast.blocks import decoder_slice
@@ -28,7 +28,7 @@ from lib.storage import cached, computing_fingerprint, free_bytes, read_json
 
 log = logging.getLogger(__name__)
 
-KEPT_SHARE = 0.5  # of the free disk that kept states may take
+MAX_DISK_SHARE = 0.5  # of the free disk, for states (our choice)
 
 
 def cache_lower_layers(
@@ -65,12 +65,14 @@ def cache_lower_layers(
         For each split, of the pass that made them.
     """
     backbone, first_layer = decoder_of(model), first_adapted_layer(model)
+    # Useful, possible and exact?
     num_tokens = sum(len(d) for documents in splits.values() for d in documents)
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
-    suits = first_layer > 0 and is_packed(backbone) and needed <= KEPT_SHARE * free_bytes()
+    suits = first_layer > 0 and is_packed(backbone) and needed <= MAX_DISK_SHARE * free_bytes()
     few = next(iter(splits.values()))[:2]
     if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
-        return {}, dict.fromkeys(splits, Cost())
+        return {}, dict.fromkeys(splits, NO_COST)
+    # One pass per split, or what an earlier run has kept of it.
     code = computing_fingerprint("model.fast.cached_layers", "model.load")  # made the backbone
     rules = [fingerprint, backbone.device.type, str(backbone.dtype), first_layer,
              torch.get_num_threads(), token_budget]  # both decide how sums are rounded  # fmt: skip
@@ -94,7 +96,6 @@ def states_below(
     backbone: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
-    *,
     first_layer: int,
     compute_dtype: torch.dtype,
 ) -> Tensor:
@@ -118,7 +119,7 @@ def _is_exact(
     ids, mask = (x.to(backbone.device) for x in pad(documents, backbone.config.pad_token_id))
     options = {"compute_dtype": compute_dtype}
     try:
-        lower = states_below(backbone, ids, mask, first_layer=first_layer, **options)
+        lower = states_below(backbone, ids, mask, first_layer, compute_dtype)
         whole = last_hidden_states(backbone, ids, mask, **options)
         parts = last_hidden_states(backbone, ids, mask, cached=lower, **options)
     except AttributeError:  # no `layers`
@@ -137,25 +138,21 @@ def _compute(
     compute_dtype: torch.dtype,
     token_budget: int,
 ) -> None:
-    start = meter(backbone.device)
+    """Write all documents' states, row after row, and the cost of the pass."""
+    start, device = meter(backbone.device), backbone.device
     lengths = np.array([len(d) for d in documents])
     starts = np.cumsum([0, *lengths])
     kind = np.float32 if backbone.dtype == torch.float32 else np.int16
     shape = (int(starts[-1]), backbone.config.hidden_size)
+    rows = np.lib.format.open_memmap(folder / "states.npy", "w+", dtype=kind, shape=shape)
     with maybe_compiled(backbone, shape[0]):
-        rows = np.lib.format.open_memmap(folder / "states.npy", "w+", dtype=kind, shape=shape)
         for batch in micro_batches(lengths.tolist(), token_budget, packed=True):
             ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
-            states = states_below(
-                backbone,
-                ids.to(backbone.device),
-                mask.to(backbone.device),
-                first_layer=first_layer,
-                compute_dtype=compute_dtype,
-            )
-            states = states.cpu() if kind == np.float32 else states.cpu().view(torch.int16)
+            ids, mask = ids.to(device), mask.to(device)
+            states = states_below(backbone, ids, mask, first_layer, compute_dtype).cpu()
+            states = states if kind == np.float32 else states.view(torch.int16)
             for i, part in zip(batch, states.split(lengths[batch].tolist()), strict=True):
                 rows[starts[i] : starts[i + 1]] = part.numpy()
-        rows.flush()
-    cost = json.dumps(list(meter(backbone.device) - start))  # seconds and joules
+    rows.flush()
+    cost = json.dumps(list(meter(device) - start))
     (folder / "cost.json").write_text(cost, encoding="utf-8")

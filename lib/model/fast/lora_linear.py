@@ -1,8 +1,13 @@
-"""LoRA on a frozen linear layer, forward and backward in as few passes over memory as it takes.
+"""LoRA on a frozen linear layer, in as few passes over memory as possible.
 
-peft computes `base(x) + lora_B(lora_A(x)) * scaling`: four operations forward, each with its own
-pass over the output and, in training, with its own saved tensors. Here the adapter is added into
-the base layer's output, and into the gradient of its input, by the matrix product itself.
+peft computes `base(x) + lora_B(lora_A(x)) * scaling`: four operations, each with its own pass over
+the output and, in training, its own saved tensors. Here the matrix product itself adds the adapter
+to the base layer's output, and to the gradient of its input:
+
+```
+x (N, in) --+-- W, frozen, in 4 bits -------------> y (N, out)
+            +-- A --> h (N, r) -- B, added in place --^
+```
 """
 
 from typing import Any
@@ -27,7 +32,7 @@ _OPERATORS.define(
 def _lora_linear(
     x: Tensor, weight: list[Tensor], blocks: list[int], bias: Tensor | None, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(N, out) and what its gradient needs, (N, r)."""
+    """The output (N, out), and h (N, r) for the gradient."""
     dense = _dense(weight, blocks, (b.shape[0], a.shape[1]), x.dtype)
     hidden = x @ a.T
     return functional.linear(x, dense, bias).addmm_(hidden, b.T), hidden
@@ -53,23 +58,14 @@ def _lora_linear_backward(
     return grad_x, grad_hidden.T @ x, (hidden.T @ grad).T
 
 
-def _fake_forward(
-    x: Tensor, weight: list[Tensor], blocks: list[int], bias: Tensor | None, a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor]:
+def _fake_forward(x: Tensor, *parts: Any) -> tuple[Tensor, Tensor]:
+    *_, a, b = parts
     rows = x.shape[0]  # not `len`, which would fix it for the compiler
     return x.new_empty(rows, b.shape[0]), x.new_empty(rows, a.shape[0])
 
 
-def _fake_backward(
-    grad: Tensor,
-    x: Tensor,
-    hidden: Tensor,
-    weight: list[Tensor],
-    blocks: list[int],
-    a: Tensor,
-    b: Tensor,
-    wanted: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad: Tensor, x: Tensor, *parts: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, a, b, wanted = parts
     grad_x = torch.empty_like(x) if wanted else grad.new_empty(0)
     return grad_x, torch.empty_like(a), b.new_empty(b.shape[::-1]).T
 
@@ -86,9 +82,10 @@ class _LoRALinear(torch.autograd.Function):
     """y = x W^T + c + (x A^T) B^T, W and c frozen (arXiv 2106.09685, eq. 3, the scale within B).
 
     With g = dL/dy and h = x A^T: dL/dx = g W + (g B) A, dL/dA = (g B)^T x, dL/dB = g^T h. A 4-bit
-    W is dequantized in both passes and never kept; x is shared with the layers beside it. Each
-    pass is an operator that a compiler does not look into: it would take the products in place
-    apart, and copy what they add to, and it would keep W from one pass to the other.
+    W is dequantized in both passes and never kept; x is shared with the layers beside it.
+
+    Each pass is registered as one opaque operator. Otherwise torch.compile would split the in-place
+    additions (extra copies) and keep the dequantized W from the forward to the backward pass.
     """
 
     @staticmethod
@@ -98,7 +95,7 @@ class _LoRALinear(torch.autograd.Function):
         out, hidden = torch.ops.head_or_prompt.lora_linear(rows, *_parts(base), bias, a, b)
         ctx.save_for_backward(x, hidden, a, b)
         ctx.base = base
-        return out  # (N, out), no view: models may change what they get in place
+        return out  # (N, out), no view: some models change it in place
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
@@ -111,10 +108,10 @@ class _LoRALinear(torch.autograd.Function):
 
 
 def _parts(base: nn.Linear) -> tuple[list[Tensor], list[int]]:
-    """A layer's weight as an operator takes it: a matrix, or 4-bit values and their scales.
+    """A layer's weight as an operator takes it, and the sizes of bitsandbytes' blocks.
 
-    The scales of bitsandbytes' blocks of values may be 8-bit values with scales themselves (double
-    quantization, arXiv 2305.14314, section 3); the numbers are the sizes of both kinds of blocks.
+    A matrix; or 4-bit values and the scales of their blocks, which may be 8-bit values with scales
+    themselves (double quantization, arXiv 2305.14314, section 3).
     """
     if not isinstance(base, bnb.nn.Linear4bit):
         return [base.weight], []
@@ -141,7 +138,7 @@ def _dense(
 
 
 class _FusedForward:
-    """The forward pass of the two classes below; what it does not know, it leaves to peft."""
+    """The forward pass of the two classes below; other cases are left to peft."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or not self._plain():
@@ -179,5 +176,5 @@ class FusedLinear4bit(_FusedForward, lora.Linear4bit):
     """peft's LoRA layer of a bitsandbytes `Linear4bit`."""
 
 
-# What `LoraConfig._register_custom_module` takes, peft's extension point for one's own layers.
+# For `LoraConfig._register_custom_module`, peft's extension point for layers of one's own.
 FUSED_LAYERS = {bnb.nn.Linear4bit: FusedLinear4bit, nn.Linear: FusedLinear}

@@ -1,5 +1,19 @@
-"""Attention within each of many packed documents, and its gradient, as an operator of torch."""
+"""Attention within each of many packed documents, and its gradient, as an operator of torch.
 
+Documents are sorted by length, so that neighbours are about as long. A group is a padded mini-batch
+of neighbours; within it, blocks of queries see no more keys than they may:
+
+```
+packed (S,)     aaa bbb cccc ddddddd eeeeeeee        one document (T, T), causal, in blocks
+groups          [a b c, T = 4] [d e, T = 8]             keys
+                                                        x x
+aaa-  each (g, K, R, T, D): g documents,       queries  x x         a block of queries
+bbb-  K key heads, R query heads per                    x x x x     and the keys up to
+cccc  key head, T tokens of D numbers                   x x x x     its last query
+```
+"""
+
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,9 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Queries computed at once; what lies beyond the diagonal block is never computed.
-BLOCK, SMALLEST_BLOCK = 128, 64
-SLACK = 1.25  # documents are padded, for attention alone, to at most this share of their length
+BLOCK, SMALLEST_BLOCK = 128, 64  # queries computed at once (our choice)
+MAX_PADDING_RATIO = 1.25  # tokens of a padded group per real token, at most (our choice)
 
 
 @torch.library.custom_op("head_or_prompt::packed_attention", mutates_args=())
@@ -20,10 +33,9 @@ def packed_attention(
 ) -> Tensor:
     """Attention within each document, softmax(scale q k^T) v, (S, heads, D).
 
-    Documents of about one length are computed together, in blocks of queries that see no more keys
-    than they may: the tiling of arXiv 2205.14135, but of matrix products of the library. Query
-    heads that share a key head are rows of one product. No (T, T) matrix is kept for the backward
-    pass, which computes it again.
+    The tiling of arXiv 2205.14135, by matrix products of the library. Query heads that share a key
+    head are rows of one product. The backward pass computes probabilities again, so that no (T, T)
+    matrix is kept.
 
     Parameters
     ----------
@@ -34,17 +46,17 @@ def packed_attention(
     window
         Keys that a query sees, itself included; 0 for all up to it.
     causal
-        Whether a query sees no key after it. Otherwise it sees the whole document, and `window` is
-        0.
+        True if a query sees no key after it. Otherwise it sees the whole document, and `window`
+        is 0.
     """
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    out = _unfilled(q)
     for group in _groups(tuple(offsets.tolist()), offsets.device):
         qg, kg, vg = (group.gather(x, k.shape[1]) for x in (q, k, v))
         kf, vf = _flat(kg), _flat(vg)  # (g K, T, D)
         og = group.place(out, k.shape[1])
         for rows, keys in _blocks(group.length, window, causal):
             mask = group.mask(qg, rows, keys, window, causal)
-            probs = _softmax(_flat(qg[:, :, :, rows]), kf[:, keys], mask, scale)
+            probs = _softmax(_flat(qg[:, :, :, rows]), kf[:, keys], mask, scale)  # (g K, R b, n)
             og[:, :, :, rows] = (probs @ vf[:, keys]).view(*qg.shape[:3], -1, q.shape[-1])
         group.scatter(out, og)
     return out
@@ -61,7 +73,8 @@ def _backward(
     window: int,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    """dL/dq, dL/dk and dL/dv (arXiv 2205.14135, appendix B.2), group by group, block by block."""
+    dq, dk, dv = _unfilled(q), _unfilled(k), _unfilled(v)
     for group in _groups(tuple(offsets.tolist()), offsets.device):
         qg, kg, vg = (group.gather(x, k.shape[1]) for x in (q, k, v))
         dog = group.gather(grad, k.shape[1], zero_padding=True)
@@ -70,14 +83,18 @@ def _backward(
         dqg = group.place(dq, k.shape[1])
         for rows, keys in _blocks(group.length, window, causal):
             queries, do = _flat(qg[:, :, :, rows]), _flat(dog[:, :, :, rows])  # (g K, R b, D)
+            # The probabilities of the forward pass, computed again.
             mask = group.mask(qg, rows, keys, window, causal)
             probs = _softmax(queries, kf[:, keys], mask, scale)
+            # Through the product with values, then through the softmax.
             dvf[:, keys].baddbmm_(probs.mT, do)
             dprobs = do @ vf[:, keys].mT
             dscores = torch._softmax_backward_data(dprobs, probs, -1, probs.dtype)
+            # Through the product of queries and keys.
             products = (dscores @ kf[:, keys]).mul_(scale)
             dqg[:, :, :, rows] = products.view(*qg.shape[:3], -1, q.shape[-1])
             dkf[:, keys].baddbmm_(dscores.mT, queries, alpha=scale)
+        # Back into the order of packed tokens.
         group.scatter(dq, dqg)
         group.scatter(dk, dkf.view(kg.shape))
         group.scatter(dv, dvf.view(vg.shape))
@@ -85,24 +102,17 @@ def _backward(
 
 
 @packed_attention.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, scale: float, window: int, causal: bool
-) -> Tensor:
-    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+def _(q: Tensor, *_: Any) -> Tensor:
+    return _unfilled(q)
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offsets: Tensor,
-    scale: float,
-    window: int,
-    causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _unfilled(q), _unfilled(k), _unfilled(v)
+
+
+def _unfilled(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -120,18 +130,18 @@ packed_attention.register_autograd(_differentiate, setup_context=_save)
 
 @dataclass(frozen=True)
 class _Group:
-    """g documents of about one length that stand side by side, padded to the longest of them.
+    """g neighbouring documents of about one length, padded to the longest of them.
 
-    `index` (g T,) says which token stands where, `real` (tokens,) where the real ones stand, and
-    `padding` the rest of these places; all are None where no document is padded.
+    Where no document is padded, the last three are None, and results may be views of the packed
+    rows themselves (`place`), so that `scatter` has nothing to copy.
     """
 
-    start: int
-    stop: int
-    length: int
-    index: Tensor | None = None
-    real: Tensor | None = None
-    padding: Tensor | None = None
+    start: int  # first packed row
+    stop: int  # behind the last one
+    length: int  # T
+    index: Tensor | None = None  # (g T,): the packed row at each place
+    real: Tensor | None = None  # (stop - start,): the places of real tokens
+    padding: Tensor | None = None  # the other places
 
     def gather(self, x: Tensor, key_heads: int, *, zero_padding: bool = False) -> Tensor:
         """(S, heads, D) -> (g, K, R, T, D): R query heads share each of K key heads."""
@@ -143,22 +153,22 @@ class _Group:
         return self._by_head(rows, key_heads)
 
     def place(self, out: Tensor, key_heads: int) -> Tensor:
-        """Where to write (g, K, R, T, D) results: within `out` itself unless there is padding."""
+        """The array for (g, K, R, T, D) results: a view of `out` itself unless there is padding."""
         if self.index is None:
             return self._by_head(out[self.start : self.stop], key_heads)
         return self._by_head(out.new_empty(len(self.index), *out.shape[1:]), key_heads)
 
     def scatter(self, out: Tensor, x: Tensor) -> None:
-        """The reverse of `gather`, into (S, heads, D), leaving out what stands at padding."""
+        """The reverse of `gather`, into (S, heads, D), without padding."""
         rows = x.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)  # (g T, heads, D)
         part = out[self.start : self.stop]
         if self.index is not None:
             torch.index_select(rows, 0, self.real, out=part)
-        elif rows.data_ptr() != part.data_ptr():
+        elif rows.data_ptr() != part.data_ptr():  # else it is a view of `out`
             part.copy_(rows)
 
     def mask(self, q: Tensor, rows: slice, keys: slice, window: int, causal: bool) -> Tensor:
-        """What is added to the scores of a block of (g, K, R, T, D) queries: -inf, or nothing."""
+        """Mask to add to scores of a block of (g, K, R, T, D) queries: -inf at hidden keys."""
         if causal:  # padding comes after all that is real, so it is hidden as well
             block = (rows.start, rows.stop, keys.start, keys.stop)
             return _causal_mask(*block, window, q.shape[2], q.dtype, q.device)
@@ -174,12 +184,12 @@ class _Group:
 
 @lru_cache(maxsize=16)  # all layers, in both passes, ask for the same
 def _groups(bounds: tuple[int, ...], device: torch.device) -> tuple[_Group, ...]:
-    """Neighbours grouped while padding them to the longest adds little."""
+    """Neighbours, grouped as long as padding them to the longest adds little."""
     lengths = [stop - start for start, stop in pairwise(bounds)]
     groups, first = [], 0
     for last in range(1, len(lengths) + 1):
         members = lengths[first : last + 1]
-        if last == len(lengths) or len(members) * max(members) > SLACK * sum(members):
+        if last == len(lengths) or len(members) * max(members) > MAX_PADDING_RATIO * sum(members):
             groups.append(_group(bounds[first : last + 1], device))
             first = last
     return tuple(groups)
@@ -202,9 +212,11 @@ def _group(bounds: tuple[int, ...], device: torch.device) -> _Group:
 def _blocks(length: int, window: int, causal: bool) -> Iterator[tuple[slice, slice]]:
     """Blocks of queries, and the keys that some query of the block sees.
 
-    Up to twice `BLOCK` a causal document is halved, which spares a quarter of its products.
+    A causal document of up to twice `BLOCK` tokens is halved, which saves a quarter of its
+    products.
     """
-    block = min(BLOCK, max(SMALLEST_BLOCK, -(-length // 2))) if causal else BLOCK
+    halved = max(SMALLEST_BLOCK, math.ceil(length / 2))
+    block = min(BLOCK, halved) if causal else BLOCK
     for start in range(0, length, block):
         first = max(0, start - window + 1) if window else 0
         stop = min(start + block, length)
@@ -232,7 +244,7 @@ def _causal_mask(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """(R b, n), to be added to scores: what the queries start to stop see of keys first to last."""
+    """Mask (R b, n) to add to scores of queries start to stop and keys first to last."""
     i = torch.arange(start, stop, device=device)[:, None]
     j = torch.arange(first, last, device=device)
     hidden = (j > i) | (j <= i - window) if window else j > i

@@ -1,1 +1,11 @@
-"""Figures of the report."""
+"""Figures of the comparison, each a function of tables that returns a figure.
+
+style         colours, markers, legends, scales, and how a figure is saved
+scores        F1 of each arm, and differences between pairs
+curves        F1 by training documents
+cost          F1 against time, energy, memory
+confidence    reliability, and precision by coverage
+slices        F1 by parts of the test split
+details       labels, confusion, training, layers, decoding
+fonts         an installed font for every script
+"""

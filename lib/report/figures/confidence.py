@@ -1,4 +1,4 @@
-"""Figures of confidence: does it mean what it says, and what could be automated by it?"""
+"""Figures of confidence: against accuracy, and by the share of documents that it answers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,15 +15,18 @@ from lib.evaluation.calibration import (
     reliability,
 )
 from lib.report.calibration import WANTED, ScoredRun
-from lib.report.figures.scores import MOST_LINES, arm_styles, label_ends, lowest_shown, wrap
+from lib.report.figures.style import (
+    MAX_LINES,
+    arm_styles,
+    label_ends,
+    lowest_shown,
+    panel_grid,
+    wrap,
+)
 
 
 def plot_reliability(
-    scored: Mapping[str, Sequence[ScoredRun]],
-    arms: Sequence[str],
-    *,
-    multi_label: bool,
-    most: int = MOST_LINES,
+    scored: Mapping[str, Sequence[ScoredRun]], arms: Sequence[str], *, multi_label: bool
 ) -> Figure | None:
     """Accuracy against confidence, a panel for each arm that has probabilities; None without any.
 
@@ -35,22 +38,16 @@ def plot_reliability(
     scored
         See `lib.report.calibration.read_scores`.
     arms
-        The first `most` of them that have probabilities are drawn.
+        The first six of them that have probabilities are drawn.
     """
     panels = {}
     for arm in arms:
-        if len(panels) < most and (tables := _pooled(scored[arm], multi_label)):
+        if len(panels) < MAX_LINES and (tables := _pooled(scored[arm], multi_label)):
             panels[arm] = tables
     if not panels:
         return None
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    fig, axs = plt.subplots(rows, columns, figsize=(0.5 + 2.5 * columns, 0.5 + 2.5 * rows),
-                            sharex=True, sharey=True, squeeze=False,
-                            layout="constrained")  # fmt: skip
+    fig, axs = panel_grid(len(panels), 3, inches=2.5, margin=0.5, sharex=True, sharey=True)
     styles = arm_styles(list(panels))
-    for ax in axs.flat[len(panels) :]:
-        ax.set_axis_off()
     for ax, (arm, tables) in zip(axs.flat, panels.items(), strict=False):
         ax.axline((0, 0), slope=1, color="0.5", lw=0.8, ls="--")
         for table, hollow in zip(tables, (False, True), strict=True):
@@ -84,21 +81,18 @@ def _pooled(runs: Sequence[ScoredRun], multi_label: bool) -> list[pd.DataFrame]:
 
 
 def plot_risk_coverage(
-    scored: Mapping[str, Sequence[ScoredRun]],
-    arms: Sequence[str],
-    *,
-    most: int = MOST_LINES,
+    scored: Mapping[str, Sequence[ScoredRun]], arms: Sequence[str]
 ) -> Figure | None:
     """Precision against the share of test documents that are answered, the surest first.
 
-    Single labels. The first seed of the first `most` arms that have a confidence; None without any.
-    Markers: where the confidence lands that reached a wanted precision (dotted) on validation. An
-    arm with less than half the median precision is off the scale.
+    Single labels. The first seed of the first six arms that have a confidence; None without any.
+    Markers: the confidence that reached a wanted precision (dotted) on validation. An arm with less
+    than half the median precision is off the scale.
     """
     chosen = {}
     for arm in arms:
         run = scored[arm][0]
-        if len(chosen) < most and all(split.confidence is not None for split in run):
+        if len(chosen) < MAX_LINES and all(split.confidence is not None for split in run):
             chosen[arm] = run
     if not chosen:
         return None

@@ -1,4 +1,4 @@
-"""Figures of what stands behind the comparison: labels, training, layers, decoding."""
+"""Figures of the details behind the comparison: labels, training, layers, decoding."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,27 +13,30 @@ from seaborn.utils import relative_luminance
 from sklearn.metrics import confusion_matrix, f1_score
 
 from lib.report.figures.fonts import tick_labels
-from lib.report.figures.scores import (
-    MOST_LINES,
+from lib.report.figures.style import (
+    MAX_LINES,
     add_legend,
     arm_styles,
     label_ends,
+    panel_grid,
     row_height,
     wrap,
 )
 
-READABLE = 14  # columns of a heat map; numbers in more would be too small in a page's width
+# Our choices, in view of a page's width
+MAX_NUMBERED = 14  # columns of a heat map up to which its cells have numbers
+MAX_LABELS, MAX_CONFUSED = 52, 12  # labels of a heat map of F1, and of a confusion matrix
 
 
 def plot_class_f1(
-    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 52
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> Figure:
     """Heat map of F1 by arm and label, the labels with most test documents first.
 
     `y_true` is (N, C) bool, each of `y_preds` (S, N, C) bool: the mean over seeds is shown.
     """
     support = y_true.sum(axis=0)
-    order = np.argsort(-support, kind="stable")[:most]
+    order = np.argsort(-support, kind="stable")[:MAX_LABELS]
     options = {"average": None, "zero_division": 0}
     scores = pd.DataFrame(
         {arm: np.mean([f1_score(y_true, p, **options) for p in ps], axis=0)
@@ -42,7 +45,7 @@ def plot_class_f1(
     ticks = tick_labels(names[i] for i in order)
     scores.columns = [f"{name} ({support[i]})" for name, i in zip(ticks, order, strict=True)]
     scores.index = list(map(wrap, scores.index))
-    readable = len(order) <= READABLE
+    readable = len(order) <= MAX_NUMBERED
     width = max(5.0, 2.2 + (0.45 if readable else 0.185) * len(order))
     height = (
         0.7 + row_height(scores.index, 0.3) * len(scores) + 0.065 * max(map(len, scores.columns))
@@ -67,28 +70,23 @@ def _contrast(ax: Axes) -> None:
 
 
 def plot_confusion(
-    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str], *, most: int = 12
+    y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> Figure:
     """Row-normalised confusion of each given arm's first seed, over the most frequent labels.
 
     Rarer labels share "other"; "none" are answers outside the label set.
     """
-    frequent = np.argsort(-y_true.sum(axis=0), kind="stable")[:most]
+    frequent = np.argsort(-y_true.sum(axis=0), kind="stable")[:MAX_CONFUSED]
     index = {label: i for i, label in enumerate(frequent)}
     ticks = tick_labels((names[i] for i in frequent), 20)
-    ticks += (["other"] if len(names) > most else []) + ["none"]
+    ticks += (["other"] if len(names) > MAX_CONFUSED else []) + ["none"]
     last = len(ticks) - 1
 
     def column(multi_hot: np.ndarray) -> np.ndarray:
         best = [index.get(c, last - 1) for c in multi_hot.argmax(axis=1)]
         return np.where(multi_hot.any(axis=1), best, last)
 
-    columns = min(2, len(y_preds))
-    rows = -(-len(y_preds) // columns)
-    size = (4.4 * columns, 4.4 * rows)
-    fig, axs = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for ax in axs.flat[len(y_preds) :]:
-        ax.set_axis_off()
+    fig, axs = panel_grid(len(y_preds), 2, inches=4.4)
     for ax, (arm, preds) in zip(axs.flat, y_preds.items(), strict=False):
         counts = confusion_matrix(column(y_true), column(preds[0]), labels=range(len(ticks)))
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -107,17 +105,20 @@ def plot_confusion(
     return fig
 
 
-def plot_history(
-    histories: Mapping[str, Sequence[pd.DataFrame]], *, most: int = MOST_LINES
-) -> Figure:
+def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """Training loss and validation micro-F1 against epochs, a line for each run of each arm.
 
-    Of more than `most` arms, the first seed alone, and those that are best on validation are named;
+    Of more than six arms, the first seed alone, and those that are best on validation are named;
     the others are grey.
+
+    Parameters
+    ----------
+    histories
+        Of each arm the `history.parquet` of its runs: `epoch loss eval_micro_f1`.
     """
-    few = len(histories) <= most
+    few = len(histories) <= MAX_LINES
     best = {arm: runs[0]["eval_micro_f1"].max() for arm, runs in histories.items()}
-    named = sorted(best, key=best.get, reverse=True)[:most]
+    named = sorted(best, key=best.get, reverse=True)[:MAX_LINES]
     styles, ends = arm_styles(list(histories)), {}
     fig, axs = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     for arm in sorted(histories, key=lambda arm: arm in named):
@@ -149,7 +150,7 @@ def plot_sweep(sweep: pd.DataFrame) -> Figure:
     table = pd.concat([parts.astype({"layer": int}), sweep["micro_f1"]], axis=1)
     grid = table.pivot_table(index="pooling", columns="layer", values="micro_f1", aggfunc="max")
     grid = grid[sorted(grid.columns, reverse=True)]  # deep in the model on the left
-    readable = grid.shape[1] <= READABLE
+    readable = grid.shape[1] <= MAX_NUMBERED
     width = 1.8 + (0.62 if readable else 0.25) * grid.shape[1]
     fig, ax = plt.subplots(figsize=(max(4, width), max(2.2, 1.2 + 0.4 * len(grid))))
     sns.heatmap(grid, annot=readable, fmt=".3f", cmap="viridis", ax=ax, annot_kws={"size": 8},
@@ -168,7 +169,7 @@ def plot_ladder(rungs: pd.DataFrame) -> Figure:
     ----------
     rungs
         `arm`, `decoding` (from free to forced, in that order), `micro_f1`, `out_of_set_rate` and
-        `docs_per_second`; several seeds of an arm stand as several points.
+        `docs_per_second`; several seeds of an arm are several points.
     """
     order = list(dict.fromkeys(rungs["decoding"]))[::-1]
     styles = arm_styles(list(rungs["arm"].unique()))

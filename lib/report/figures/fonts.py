@@ -1,4 +1,4 @@
-"""Fonts for what figures say: an installed one for each character that the usual one lacks.
+"""Fonts for the texts of figures: an installed one for each character that the usual one lacks.
 
 matplotlib draws a character with the first of a text's font families that has it, and a box where
 none has. Label names come in any script, so the families are chosen by the characters.
@@ -20,11 +20,11 @@ from matplotlib.text import Text
 from lib.report.wording import shorten
 
 log = logging.getLogger(__name__)
-SHOWN = 12  # characters that a message names (chosen here)
+MAX_NAMED = 12  # characters that a message names (our choice)
 
 
 def tick_labels(names: Iterable[str], characters: int = 32) -> list[str]:
-    """Names of labels to stand beside an axis: shortened, on one line, their "$" no mathematics.
+    """Names of labels for an axis: shortened, on one line, their "$" no mathematics.
 
     Texts that are made after this call are drawn in fonts that have the names' characters.
     """
@@ -51,10 +51,10 @@ def cover(fig: Figure) -> str:
 def describe_missing(characters: str) -> str:
     """A sentence on characters that no installed font has, with their scripts."""
     scripts = dict.fromkeys(unicodedata.name(c, "unnamed").split()[0].lower() for c in characters)
-    more = f" and {len(characters) - SHOWN} more" if len(characters) > SHOWN else ""
+    more = f" and {len(characters) - MAX_NAMED} more" if len(characters) > MAX_NAMED else ""
     return (
-        f"Boxes stand for characters that no installed font has: {characters[:SHOWN]}{more} "
-        f"({', '.join(list(scripts)[:SHOWN])}); install a font that has them, such as Noto's."
+        f"Boxes stand for characters that no installed font has: {characters[:MAX_NAMED]}{more} "
+        f"({', '.join(list(scripts)[:MAX_NAMED])}); install a font that has them, such as Noto's."
     )
 
 

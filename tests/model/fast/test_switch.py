@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from lib import storage
+from lib.config.groups import HeadParams, LoraParams
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.model import add_lora, cache_lower_layers, last_hidden_states, load_backbone
 from lib.model.batches import pad
@@ -50,7 +51,7 @@ def load(model_id, fast, head="none"):
 
 def with_adapters(model):
     """Adapters on the last two layers, that change something from the start."""
-    model = add_lora(model, r=4, alpha=8, last_layers=2)
+    model = add_lora(model, LoraParams(lora_r=4, lora_alpha=8, lora_layers=2))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -74,7 +75,8 @@ def head_results(model_id, fast):
     ids, mask = pad(DOCUMENTS, backbone.config.pad_token_id)
     with torch.no_grad():
         states = last_hidden_states(backbone, ids, mask, compute_dtype=F32)
-    model = with_adapters(EmbeddingModel(backbone, num_labels=3, mode="last", compute_dtype=F32))
+    head = HeadParams(pooling="last")
+    model = with_adapters(EmbeddingModel(backbone, head, num_labels=3, compute_dtype=F32))
     before = predict_logits(model, DOCUMENTS, token_budget=64)
     gradient = step(model, nn.functional.cross_entropy(model(ids, mask), TARGETS))
     after = predict_logits(model, DOCUMENTS, token_budget=64)
@@ -103,11 +105,11 @@ def test_results_agree_within_rounding(model_id, results):
 def shortcuts(model, monkeypatch, cache):
     """Names of the shortcuts that a model with adapters takes."""
     monkeypatch.setattr(storage, "CACHE", cache)
-    with maybe_compiled(model, 10**9):  # wraps blocks, compiles nothing
-        pass
     states, _ = cache_lower_layers(
         model, {"train": DOCUMENTS}, compute_dtype=F32, fingerprint="x", token_budget=64
     )
+    with maybe_compiled(model, 10**9):  # wraps blocks; without a pass nothing is compiled
+        pass
     fused = tuple(FUSED_LAYERS.values())
     taken = {
         "packed": is_packed(model) and skips_padding(model),
@@ -123,6 +125,6 @@ def test_a_model_that_is_not_fast_takes_no_shortcut(make_backbone, monkeypatch, 
     every = {"packed", "fused", "compiled", "cached", "dequantized"}
     for fast, expected in ((True, every), (False, set())):
         backbone = make_backbone(layers=3, dtype="float32", fast=fast)
-        model = EmbeddingModel(backbone, num_labels=3, mode="mean", compute_dtype=F32)
+        model = EmbeddingModel(backbone, HeadParams(), num_labels=3, compute_dtype=F32)
         model = with_adapters(model)
         assert shortcuts(model, monkeypatch, tmp_path / str(fast)) == expected

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seaborn.utils import relative_luminance
+from sklearn.metrics import confusion_matrix, f1_score
 
 from lib.evaluation.slices import f1_by_part, parts_by_length, parts_by_support
+from lib.report import save_figure
 from lib.report.calibration import read_scores
 from lib.report.figures.confidence import plot_reliability, plot_risk_coverage
 from lib.report.figures.cost import COSTS, pareto_front, plot_cost
@@ -22,15 +24,9 @@ from lib.report.figures.details import (
     plot_ladder,
     plot_sweep,
 )
-from lib.report.figures.scores import (
-    choose_pairs,
-    lowest_shown,
-    plot_forest,
-    plot_pairwise,
-    save_figure,
-    wrap,
-)
-from lib.report.slices import plot_slices
+from lib.report.figures.scores import choose_pairs, plot_forest, plot_pairwise
+from lib.report.figures.slices import plot_slices
+from lib.report.figures.style import lowest_shown, wrap
 
 ARMS = ("embedding", "instruction", "encoder", "frozen", "tfidf", "zero_shot", "instruction@512",
         "head_mlp", "layers_8", "rank_64", "embedding_rank_64_all_linear_lr_1e-3_seeded",
@@ -102,8 +98,24 @@ def assert_legible(fig, most_inches=9.5):
             assert box.y1 <= frame.y1
 
 
-def test_the_forest_is_legible(arms):
-    assert_legible(plot_forest(make_comparison(arms)))
+def drawn(ax, markersize=7):
+    """Points of this size, (P, 2), in the order in which they were drawn."""
+    lines = [line for line in ax.lines if line.get_markersize() == markersize]
+    points = [point for line in lines for point in zip(*line.get_data(), strict=True)]
+    return np.array(points, dtype=float).reshape(-1, 2)
+
+
+def test_the_forest_shows_every_arm_on_the_scale_with_its_interval(arms):
+    comparison = make_comparison(arms)
+    fig = plot_forest(comparison)
+    assert_legible(fig)
+    near = comparison[(comparison["arm"] != "zero_shot")][::-1]  # the best on top
+    for ax, average in zip(fig.axes, ("micro_f1", "macro_f1"), strict=True):
+        np.testing.assert_array_equal(drawn(ax)[:, 0], near[average])
+        ends = [bar.get_segments()[0][:, 0] for bar in ax.collections]
+        np.testing.assert_array_equal(ends, near[[f"{average}_low", f"{average}_high"]])
+        off = [text.get_text() for text in ax.texts if "off the scale" in text.get_text()]
+        assert len(off) == len(comparison) - len(near)
 
 
 def test_each_seed_of_several_stands_in_the_forest():
@@ -118,8 +130,13 @@ def test_each_seed_of_several_stands_in_the_forest():
 def test_an_arm_without_interval_has_its_point():
     comparison = make_comparison(["embedding", "tfidf"])
     comparison.loc[0, ["micro_f1_low", "micro_f1_high"]] = np.nan
-    assert_legible(plot_forest(comparison))
-    assert_legible(plot_cost(comparison))
+    forest, costs = plot_forest(comparison), plot_cost(comparison)
+    assert_legible(forest)
+    assert_legible(costs)
+    assert drawn(forest.axes[0])[:, 0].tolist() == comparison["micro_f1"][::-1].tolist()
+    assert drawn(costs.axes[0])[:, 1].tolist() == comparison["micro_f1"].tolist()
+    ends = forest.axes[0].collections[1].get_segments()[0][:, 0]  # of the first arm, on top
+    assert ends.tolist() == [comparison["micro_f1"][0]] * 2
 
 
 def test_the_pairs_are_legible_and_of_many_those_with_the_best_arm_are_drawn():
@@ -127,7 +144,11 @@ def test_the_pairs_are_legible_and_of_many_those_with_the_best_arm_are_drawn():
     pairs = choose_pairs(table)
     assert len(pairs) == 11
     assert set(pairs["arm_a"]) == {"embedding"}
-    assert_legible(plot_pairwise(table))
+    fig = plot_pairwise(table)
+    assert_legible(fig)
+    shown = drawn(fig.axes[0], plt.rcParams["lines.markersize"])[:-2, 0]  # but the line at zero
+    near = pairs[pairs["arm_b"] != "zero_shot"]["delta"][::-1]
+    np.testing.assert_array_equal(np.sort(shown)[: len(near)], np.sort(near))
     assert_legible(plot_pairwise(make_pairwise(make_comparison(ARMS[:2]))))
 
 
@@ -169,6 +190,11 @@ def test_costs_are_legible(arms):
     fig = plot_cost(make_comparison(arms))
     assert len([ax for ax in fig.axes if ax.axison]) == len(COSTS)
     assert_legible(fig)
+    comparison = make_comparison(arms)
+    seconds = drawn(fig.axes[0])
+    np.testing.assert_array_equal(seconds[:, 0], comparison["train_seconds"])
+    near = (comparison["arm"] != "zero_shot").to_numpy()  # the other one is at the bottom
+    np.testing.assert_array_equal(seconds[near, 1], comparison["micro_f1"][near])
 
 
 def test_an_arm_without_costs_or_on_another_device_hides_no_other():
@@ -225,7 +251,10 @@ def test_parts_without_a_true_label_are_not_drawn():
 
 def test_a_run_that_was_never_evaluated_has_its_loss():
     history = pd.DataFrame({"epoch": [1.0], "loss": [1.0], "eval_micro_f1": [np.nan]})
-    plot_history({"embedding": [history]}).draw_without_rendering()
+    fig = plot_history({"embedding": [history]})
+    fig.draw_without_rendering()
+    assert drawn(fig.axes[0], 4).tolist() == [[1.0, 1.0]]
+    assert not len(drawn(fig.axes[1], 4))
 
 
 costs_and_f1 = st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0, np.nan]), st.integers(0, 3)))
@@ -240,14 +269,23 @@ def test_the_pareto_front_holds_what_nothing_beats(arms):
         assert front[i] == (not beaten and np.isfinite(c))
 
 
-def test_labels_are_legible(arms):
+def test_labels_show_f1_and_confusion(arms):
     y_true, y_preds = make_predictions(arms, 600)
     assert_legible(plot_class_f1(y_true, y_preds, NAMES), most_inches=13)
     chosen = {arm: y_preds[arm] for arm in arms[-3:]}
     assert_legible(plot_confusion(y_true, chosen, NAMES))
     few, few_preds = make_predictions(arms[-2:], 3)
-    assert_legible(plot_class_f1(few, few_preds, NAMES[:3]))
-    assert_legible(plot_confusion(few, few_preds, NAMES[:3]))
+    classes, confusion = (f(few, few_preds, NAMES[:3]) for f in (plot_class_f1, plot_confusion))
+    assert_legible(classes)
+    assert_legible(confusion)
+    order = np.argsort(-few.sum(axis=0), kind="stable")
+    expected = [f1_score(few, preds[0], average=None)[order] for preds in few_preds.values()]
+    np.testing.assert_allclose(classes.axes[0].collections[0].get_array(), expected)
+    preds = few_preds[arms[-1]][0][:, order].argmax(axis=1)
+    counts = confusion_matrix(few[:, order].argmax(axis=1), preds)
+    percents = confusion.axes[len(arms[-2:]) - 1].collections[0].get_array()
+    np.testing.assert_allclose(percents[:, :3], 100 * counts / counts.sum(axis=1, keepdims=True))
+    assert not percents[:, 3].any()  # no answer outside the label set
 
 
 def test_dollars_in_labels_are_no_mathematics():
@@ -266,25 +304,40 @@ def test_parts_are_legible(arms):
         ),
         "length": f1_by_part(y_true, y_preds, documents=lengths),
     }
-    assert_legible(plot_slices(tables), most_inches=12)
+    fig = plot_slices(tables)
+    assert_legible(fig, most_inches=12)
+    for ax, table in zip(fig.axes, tables.values(), strict=True):
+        first = table[table["arm"] == arms[0]]
+        means = ax.containers[0][0].get_ydata().astype(float)
+        np.testing.assert_allclose(means, first["micro_f1"].astype(float))
+        ends = np.array(ax.containers[0][2][0].get_segments(), dtype=float)[:, :, 1]
+        np.testing.assert_allclose(ends, first[["low", "high"]].astype(float))
 
 
-def test_training_is_legible(arms):
+def test_training_shows_loss_and_f1_of_every_epoch(arms):
     rows = [{"epoch": e / 4, "loss": 2 / e} for e in range(1, 13)]
     rows += [{"epoch": e, "eval_micro_f1": 0.6 + e / 100} for e in (1, 2, 3)]
     fig = plot_history({arm: [pd.DataFrame(rows)] * 2 for arm in arms})
     assert_legible(fig)
     assert len(fig.axes[1].texts) == min(len(arms), 6)
+    runs = 2 * len(arms) if len(arms) <= 6 else len(arms)  # of many arms the first seed alone
+    assert drawn(fig.axes[1], 4).tolist() == [[1, 0.61], [2, 0.62], [3, 0.63]] * runs
+    assert drawn(fig.axes[0], 4)[:12, 1].tolist() == [2 / e for e in range(1, 13)]
 
 
 def test_decoding_and_layers_are_legible(arms):
     decodings = pd.DataFrame({"decoding": ["generate", "score"], "docs_per_second": [3.0, 7.0]})
     rungs = decodings.merge(pd.DataFrame({"arm": arms}), how="cross")
     rungs = rungs.assign(micro_f1=0.5, out_of_set_rate=0.1)
-    assert_legible(plot_ladder(rungs))
+    fig = plot_ladder(rungs)
+    assert_legible(fig)
+    assert drawn(fig.axes[2]).tolist() == [[3.0, 1.0], [7.0, 0.0]] * len(arms)  # free on top
     for num_layers in (1, 30):
-        sweep = [(f"mean of layer -{n}", 0.5) for n in range(1, num_layers + 1)]
-        assert_legible(plot_sweep(pd.DataFrame(sweep, columns=["features", "micro_f1"])), 10)
+        sweep = [(f"mean of layer -{n}", n / 100) for n in range(1, num_layers + 1)]
+        fig = plot_sweep(pd.DataFrame(sweep, columns=["features", "micro_f1"]))
+        assert_legible(fig, 10)
+        shown = np.ravel(fig.axes[0].collections[0].get_array())
+        np.testing.assert_allclose(shown, [n / 100 for n in range(num_layers, 0, -1)])
 
 
 def test_confidence_is_legible(arms, tmp_path):
@@ -297,8 +350,17 @@ def test_confidence_is_legible(arms, tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"a": "a", "b": "b", "c": "c"}))
     runs = pd.DataFrame({"arm": arms, "seed": 0, "folder": tmp_path})
     scored = read_scores(runs)
-    assert_legible(plot_reliability(scored, arms, multi_label=False))
-    assert_legible(plot_risk_coverage(scored, arms))
+    bins = plot_reliability(scored, arms, multi_label=False)
+    coverage = plot_risk_coverage(scored, arms)
+    for fig in (bins, coverage):
+        assert_legible(fig)
+    test = table[table["split"] == "test"]
+    right = np.array([a == b for a, b in zip(test["y_true"], test["y_pred"], strict=True)])
+    confidence, accuracy = bins.axes[0].containers[0][0].get_data()
+    assert accuracy.mean() == pytest.approx(right.mean())  # bins of equally many answers
+    assert confidence.mean() == pytest.approx(np.stack(test["scores"]).max(axis=1).mean())
+    share, precision = coverage.axes[0].lines[0].get_data()
+    assert (share[-1], precision[-1]) == (1, pytest.approx(right.mean()))
 
 
 def test_long_names_break_behind_underscores_and_lose_nothing():

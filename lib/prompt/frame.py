@@ -1,0 +1,109 @@
+"""Texts around a document and its answer, cut out of a tokenizer's chat template."""
+
+import logging
+import re
+from datetime import datetime
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from lib.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+DOCUMENT = "\x00document\x00"  # marks the document while the template is cut to pieces
+ANSWER = "\x00answer\x00"  # and an example's answer
+TODAY = datetime(2024, 7, 26)  # date of every chat template; Llama 3.1's default
+PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
+
+
+class Frame(NamedTuple):
+    """The texts around two documents and their answers, the first of which is an example's.
+
+    ```
+    start <example's document> example <its answer> turn <document> suffix <answer> end
+    ```
+    """
+
+    start: str
+    example: str
+    turn: str  # from the end of the example's answer to the next document
+    suffix: str
+    end: str
+
+
+def plain_frame(instruction: str) -> Frame:
+    """Frame of `PLAIN_TEMPLATE`, for tokenizers without a chat template."""
+    text = PLAIN_TEMPLATE.format(instruction=instruction, document=DOCUMENT)
+    start, between = text.split(DOCUMENT)
+    return Frame(start, f"{between} ", "\n\nText: ", f"{between} ", "")
+
+
+def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
+    """Frame of the tokenizer's own chat template.
+
+    A conversation of marked documents and answers is rendered and cut at the marks:
+
+    ```
+    <|user|>Topic? DOCUMENT<|end|><|assistant|>ANSWER<|end|><|user|>DOCUMENT ...
+    start = "<|user|>Topic? ", example = "<|end|><|assistant|>", turn = "<|end|><|user|>", ...
+    ```
+
+    Tried in turn: contents as strings and as lists of parts; the instruction as a message of the
+    system and in the first turn; a history that ends with an answer, as in training, and one that
+    does not.
+
+    Raises
+    ------
+    ModelError
+        The template takes none of these, or drops some of them.
+    """
+    name, reason = tokenizer.name_or_path, "the tokenizer's chat template drops the user's message"
+    for content in (str, lambda text: [{"type": "text", "text": text}]):
+        user = {"role": "user", "content": content(DOCUMENT)}
+        answer = {"role": "assistant", "content": content(ANSWER)}
+        system = {"role": "system", "content": content(instruction)}
+        merged = {"role": "user", "content": content(f"{instruction}\n\n{DOCUMENT}")}
+        for first in ([system, user], [merged]):  # some refuse a system message or move it away
+            for last in ([answer], []):
+                history = [*first, answer, user, *last]
+                try:
+                    text = _render_chat(tokenizer, history)
+                except Exception as error:  # a template is code, and may raise anything
+                    if content is str:
+                        reason = f"its chat template fails: {' '.join(str(error).split())}"
+                    continue
+                expected = [DOCUMENT, ANSWER, DOCUMENT, ANSWER][: len(history) - len(first) + 1]
+                parts = re.split(f"{DOCUMENT}|{ANSWER}", text)
+                found = re.findall(f"{DOCUMENT}|{ANSWER}", text) == expected
+                if found and instruction.strip() in parts[0]:
+                    frame = Frame(*parts) if last else Frame(*parts[:3], parts[1], "")
+                    _report_generation(tokenizer, history[: len(first) + 2], frame)
+                    return frame
+    raise ModelError(f'{name}: {reason}; set template: "plain"')
+
+
+def _render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], *, generation: bool = False
+) -> str:
+    template = tokenizer.get_chat_template()
+    _compile_jinja_template(template).globals["strftime_now"] = TODAY.strftime
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+    )
+
+
+def _report_generation(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], frame: Frame
+) -> None:
+    """Log where the template would have the model generate, if it writes no answer there."""
+    try:
+        opened = _render_chat(tokenizer, messages, generation=True).split(DOCUMENT)[-1]
+    except Exception:  # it is not used
+        return
+    if opened != frame.suffix:
+        log.info(
+            "%s: answers follow %r, as in the chat template's history; to generate, the template "
+            "writes %r", tokenizer.name_or_path, frame.suffix, opened,
+        )  # fmt: skip

@@ -1,0 +1,184 @@
+"""Style of every figure: colours and markers by arm, legends, scales, and how a figure is saved.
+
+Limits without a source are our choices.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from sklearn.isotonic import isotonic_regression
+
+from lib.report.figures.fonts import cover, describe_missing
+from lib.storage import atomic_path
+
+# Colour (of seaborn's "colorblind" palette) and marker of the arms that studies share.
+KNOWN_ARMS = {
+    "embedding": (0, "o"),
+    "instruction": (3, "P"),
+    "encoder": (2, "^"),
+    "frozen": (9, "D"),
+    "tfidf": (7, "s"),
+    "zero_shot": (1, "v"),
+}
+OTHER_COLOURS, OTHER_MARKERS = (4, 5, 8, 6, 2, 3, 0, 9, 1, 7), "X<>*hpd8"
+MAX_LINES = 6  # arms whose lines can be told apart in one panel
+
+
+def set_plot_style() -> None:
+    """Seaborn's "paper" context with the colour-blind palette, for every figure of the study."""
+    sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.05)
+    plt.rcParams |= {"figure.dpi": 84, "savefig.dpi": 200, "axes.titleweight": "bold"}
+    plt.rcParams |= {"axes.titlelocation": "left", "pdf.fonttype": 42}
+
+
+def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
+    """Colour and marker of each arm; the arms of the quick study keep theirs in every study.
+
+    Others take colours that none of these has here; of more than there are, colours go round the
+    circle of hues.
+    """
+    colours = sns.color_palette("colorblind", 10)
+    others = sorted(set(arms) - set(KNOWN_ARMS))
+    looks = {arm: (colours[colour], marker) for arm, (colour, marker) in KNOWN_ARMS.items()}
+    taken = {KNOWN_ARMS[arm][0] for arm in arms if arm in KNOWN_ARMS}
+    hues = [colours[colour] for colour in OTHER_COLOURS if colour not in taken]
+    if len(others) > len(hues):
+        hues = sns.husl_palette(len(others), l=0.55)
+    looks |= {a: (h, m) for a, h, m in zip(others, hues, cycle(OTHER_MARKERS), strict=False)}
+    return {arm: {"color": looks[arm][0], "marker": looks[arm][1]} for arm in arms}
+
+
+def wrap(name: str, characters: int = 28) -> str:
+    """The name in lines of about `characters`, cut behind "_" if it can be, nothing lost."""
+    lines = textwrap.wrap(name.replace("_", "_ "), characters)
+    return "\n".join(line.replace("_ ", "_") for line in lines)
+
+
+def row_height(names: Sequence[str], single: float) -> float:
+    """Inches of a row that holds any of the wrapped names, `single` if they take one line."""
+    return max(single, 0.23 + 0.15 * max(name.count("\n") for name in names))
+
+
+def panel_grid(
+    count: int, max_columns: int, *, inches: float, margin: float = 0.0, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, (rows, columns), for `count` square panels; spare axes are empty.
+
+    Parameters
+    ----------
+    inches, margin
+        Side of a panel, and what the figure has besides.
+    options
+        Of `plt.subplots`.
+    """
+    columns = min(max_columns, count)
+    rows = math.ceil(count / columns)
+    size = (margin + inches * columns, margin + inches * rows)
+    fig, axs = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", **options
+    )
+    for ax in axs.flat[count:]:
+        ax.set_axis_off()
+    return fig, axs
+
+
+def add_legend(fig: Figure, ax: plt.Axes) -> None:
+    """Names above the panels, in as many rows as they need; the figure grows by them."""
+    handles, labels = ax.get_legend_handles_labels()
+    labels = list(map(wrap, labels))
+    width, panels = fig.get_size_inches()
+    longest = max(len(line) for name in labels for line in name.split("\n"))
+    columns = int(np.clip(width / (0.5 + 0.075 * longest), 1, min(6, len(labels))))
+    rows = math.ceil(len(labels) / columns)
+    columns = math.ceil(len(labels) / rows)  # rows of about one length
+    height = 0.05 + row_height(labels, 0.22) * rows
+    fig.set_size_inches(width, panels + height)
+    fig.legend(handles, labels, loc="upper center", ncols=columns, frameon=False)
+    fig.tight_layout(rect=(0, 0, 1, panels / (panels + height)))
+
+
+def on_scale(f1: pd.Series) -> pd.Series:
+    """True for each arm with at least half the median F1: a panel shows little that reaches lower.
+
+    Parameters
+    ----------
+    f1
+        Each arm's score, (A,) float in [0, 1].
+    """
+    return f1 >= 0.5 * f1.median()
+
+
+def lowest_shown(f1: Mapping[str, float], lows: Mapping[str, float]) -> float:
+    """The lower end of a panel: below the lowest value of the arms that are `on_scale`.
+
+    Parameters
+    ----------
+    f1, lows
+        Each arm's score, and the lowest value that is drawn of it.
+    """
+    f1 = pd.Series(f1)
+    return max(min(lows[arm] for arm in f1.index[on_scale(f1)]) - 0.02, 0.0)
+
+
+def label_ends(
+    ax: plt.Axes, ends: Mapping[str, tuple[float, float]], styles: Mapping[str, dict]
+) -> None:
+    """Names right of the panel, each joined to the end of its line, none over another.
+
+    A line that ends in the left half is not joined: that would look as if it went on.
+
+    Parameters
+    ----------
+    ends
+        The end of each arm's line, (x, y) in data coordinates, with the panel's limits set.
+    styles
+        See `arm_styles`.
+    """
+    if not ends:
+        return
+    # The panel's place and size
+    fig = ax.get_figure()
+    ax.autoscale_view()
+    fig.draw_without_rendering()
+    panel = ax.get_window_extent()
+    width, points = panel.width * 72 / fig.dpi, panel.height * 72 / fig.dpi
+    # Names from the bottom up, and the least distances between their middles
+    arms = sorted(ends, key=lambda arm: ends[arm][1])
+    lines = np.array([wrap(arm).count("\n") + 1 for arm in arms])
+    gaps = 5.5 * (lines[1:] + lines[:-1]) / points
+    steps = np.concatenate([[0], np.cumsum(gaps)])
+    # Heights as near to the ends of the lines as these distances allow
+    to_panel = ax.transData + ax.transAxes.inverted()
+    reached, heights = np.array([to_panel.transform(ends[arm]) for arm in arms]).reshape(-1, 2).T
+    heights = isotonic_regression(heights - steps) + steps
+    heights = np.minimum(heights, 1 - steps[-1] + steps)
+    leader = {"arrowstyle": "-", "color": "0.5", "lw": 0.8, "ls": ":", "shrinkB": 0}
+    leader["relpos"] = (0, 0.5)
+    for arm, far, height in zip(arms, reached, heights, strict=True):
+        ax.annotate(wrap(arm), ends[arm], (1 + 22 / width, height), textcoords="axes fraction",
+                    va="center", size=8.5, arrowprops=leader if far > 0.5 else None)  # fmt: skip
+        ax.plot(1 + 16 / width, height, ms=5, mec="black", mew=0.5, clip_on=False,
+                transform=ax.transAxes, **styles[arm])  # fmt: skip
+
+
+def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
+    """Write `<name>.png` (200 dpi), `.pdf` and `.caption.md` into the folder.
+
+    The caption names characters that no installed font has.
+    """
+    if missing := cover(fig):
+        caption += f" {describe_missing(missing)}"
+    for ending, metadata in (("png", None), ("pdf", {"CreationDate": None})):
+        with atomic_path(folder / f"{name}.{ending}") as path:
+            fig.savefig(path, bbox_inches="tight", metadata=metadata)
+    with atomic_path(folder / f"{name}.caption.md") as path:
+        path.write_text(caption + "\n", encoding="utf-8")

@@ -1,0 +1,214 @@
+"""Results of a study: its finished runs, compared, and the folder that its report is written to."""
+
+import json
+from functools import cached_property
+
+import pandas as pd
+from datasets import Dataset
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+
+from lib.config.arms import CompareParams
+from lib.data.load import load_splits
+from lib.errors import DataError, ModelError
+from lib.evaluation.curves import crossings, learning_curves, resample_curves
+from lib.evaluation.slices import (
+    errors_by_level,
+    f1_by_level,
+    f1_by_part,
+    parts_by_length,
+    parts_by_support,
+)
+from lib.ipc import LEVELS
+from lib.model.load import load_tokenizer
+from lib.report.calibration import ScoredRun, calibration_table, read_scores
+from lib.report.figures.style import save_figure
+from lib.report.recommendation import recommend
+from lib.report.sentences import conclude_effects, describe_curves, three_sentences
+from lib.report.slices import parts_by_truncation
+from lib.report.tables import (
+    at_largest_size,
+    changed_params,
+    compare_runs,
+    missing_runs,
+    read_groups,
+    stack_predictions,
+    units_of,
+)
+from lib.report.wording import format_range
+from lib.runs.record import read_label_space, read_predictions, read_runs, read_train_counts
+from lib.storage import ROOT, atomic_path
+
+
+class StudyResults:
+    """Finished runs of a study and their comparison at the largest training size.
+
+    Attributes
+    ----------
+    every_run, runs
+        See `lib.runs.record.read_runs`: of all training sizes, and of the largest.
+    shared
+        Parameters of the run with the most training documents.
+    y_true, y_preds
+        See `lib.report.tables.stack_predictions`.
+    resampling
+        `num_resamples` and `groups`, as all resampling functions take them.
+    comparison, pairwise
+        See `lib.report.tables.compare_runs`.
+    """
+
+    def __init__(self, params: CompareParams) -> None:
+        self.params, self.folder = params, ROOT / params.figures_dir / params.study
+        self.every_run = read_runs(
+            params.study, runs_dir=params.runs_dir, arms=params.arms, seeds=params.seeds
+        )
+        self.runs = at_largest_size(self.every_run)
+        largest = max(self.runs.itertuples(), key=lambda run: run.params.get("train_size", 0))
+        self.shared, self._largest = largest.params, largest.folder
+        self.multi_label = self.shared["label_mode"] == "multi"
+        self.label_space = read_label_space(largest.folder)
+        self.y_true, self.y_preds = stack_predictions(self.runs)
+        self.resampling = {"num_resamples": params.num_resamples, "groups": read_groups(self.runs)}
+        self.comparison, self.pairwise = compare_runs(
+            self.runs, self.y_true, self.y_preds, reference=params.reference, **self.resampling
+        )
+
+    @cached_property
+    def about(self) -> str:
+        """The data and the command, for captions."""
+        absent = self.comparison["num_labels_without_test"].max()
+        none = f" ({absent:.0f} without a test document: 0 in macro-F1)" if absent else ""
+        size = self.shared.get("train_size") or self.shared["num_train"] or "all"
+        return (
+            f"{len(self.y_true):,} test documents, {len(self.label_space)} labels{none}, {size} "
+            f"training documents; `make study STUDY={self.params.study}`."
+        )
+
+    @cached_property
+    def intervals(self) -> str:
+        """The units that intervals are over, for captions."""
+        few, many = self.comparison["num_seeds"].min(), self.comparison["num_seeds"].max()
+        seeds = "" if many == 1 else f" and {format_range(few, many)} seeds"
+        return f"95 % intervals over {units_of(self.resampling['groups'])}{seeds}."
+
+    @property
+    def gaps(self) -> str:
+        """Markdown on runs that are missing or have other parameters than asked; "" if none."""
+        missing = missing_runs(self.every_run, arms=self.params.arms, seeds=self.params.seeds)
+        changed = changed_params(self.every_run, ROOT / "params" / self.params.study)
+        parts = [f"**Not all of the study has run.** Missing: {missing}."] * bool(missing)
+        if changed:
+            parts.append(f"**Not all runs are what the study's files ask for.** {changed}.")
+        return "\n\n".join(parts)
+
+    def save(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table as `<name>.csv` into the folder."""
+        with atomic_path(self.folder / f"{name}.csv") as path:
+            table.to_csv(path, index=False, float_format="%.6g")
+
+    def write(self, text: str, name: str) -> None:
+        """Write a text as a file of this name into the folder."""
+        with atomic_path(self.folder / name) as path:
+            path.write_text(text + "\n", encoding="utf-8")
+
+    def show(self, fig: Figure | None, name: str, caption: str) -> None:
+        """Save a figure with its caption and print the caption; nothing without a figure."""
+        if fig is not None:
+            save_figure(fig, self.folder, name, f"{caption} {self.about}")
+            display(Markdown(f"*{caption} {self.about}*"))
+
+    def answer(self) -> str:
+        """The study's answer in Markdown, written as `conclusion.md` and `recommendation.json`."""
+        if self.params.reference:
+            answer = conclude_effects(self.pairwise, self.params.reference)
+        else:
+            recommendation = recommend(self.comparison, self.pairwise)
+            answer = three_sentences(recommendation)
+            self.write(json.dumps(recommendation, indent=2), "recommendation.json")
+        self.write(answer, "conclusion.md")
+        return answer
+
+    @property
+    def has_sizes(self) -> bool:
+        """True if arms have run at several training sizes."""
+        return self.every_run["arm"].str.contains("@").any()
+
+    def learning_curves(self) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+        """Tables of curves and of crossings, and what they say; all written into the folder."""
+        y_true, y_preds = stack_predictions(self.every_run)
+        table = learning_curves(y_true, y_preds, groups=self.resampling["groups"])
+        curves = resample_curves(y_true, y_preds, **self.resampling)
+        crossed = crossings(curves)
+        self.save(table, "curves")
+        self.save(crossed, "crossings")
+        reading = describe_curves(table, curves, crossed)
+        self.write(reading, "curves.md")
+        return table, crossed, reading
+
+    @cached_property
+    def scored(self) -> dict[str, list[ScoredRun]]:
+        """See `read_scores`."""
+        return read_scores(self.runs)
+
+    def calibration(self) -> pd.DataFrame:
+        """See `calibration_table`; written into the folder."""
+        table = calibration_table(self.scored, multi_label=self.multi_label)
+        self.save(table, "calibration")
+        return table
+
+    @cached_property
+    def documents(self) -> Dataset | None:
+        """The test documents; None where they are not, because a report needs predictions alone."""
+        try:
+            documents = load_splits(self.params)["test"]
+            self._tokenizer = load_tokenizer(self.params.model_id)
+            return documents
+        except (DataError, ModelError) as error:
+            print(error)
+            return None
+
+    def slices(self) -> dict[str, pd.DataFrame]:
+        """F1 by parts of the labels and, where they are at hand, of the documents."""
+
+        def of(**parts: pd.Categorical) -> pd.DataFrame:
+            groups = self.resampling["groups"]
+            return f1_by_part(self.y_true, self.y_preds, groups=groups, **parts)
+
+        support = parts_by_support(read_train_counts(self._largest))
+        tables = {"training documents of a label": of(labels=support)}
+        if self.documents is not None:
+            texts, max_length = self.documents["text"], self.params.max_length
+            cut = parts_by_truncation(texts, self._tokenizer, max_length=max_length)
+            tables["words of a document"] = of(documents=parts_by_length(texts))
+            tables["what is read"] = of(documents=cut)
+        return tables
+
+    def levels(self) -> dict[str, pd.DataFrame]:
+        """F1 and, of single labels, errors by level of the label hierarchy; empty without one."""
+        level = self.shared["label_level"]
+        levels = LEVELS[: LEVELS.index(level) + 1] if level else ()
+        levels = {level: self.label_space.rolled_up(level)[1] for level in levels}
+        if len(levels) < 2:
+            return {}
+        tables = {
+            "Micro-F1 with the same answers cut to coarser levels of the hierarchy:": f1_by_level
+        }
+        if not self.multi_label:
+            title = "At which level answers go wrong, as shares of the documents:"
+            tables[title] = errors_by_level
+        inputs = (self.y_true, self.y_preds, levels)
+        return {title: compute(*inputs) for title, compute in tables.items()}
+
+    def answers_of(self, arm: str) -> tuple[str, pd.DataFrame]:
+        """An arm's name and its predictions on test, of its first seed."""
+        runs = self.runs[self.runs["arm"] == arm].sort_values("seed")
+        return arm, read_predictions(runs["folder"].iloc[0])
+
+    def histories(self) -> dict[str, list[pd.DataFrame]]:
+        """Training histories by arm, of the arms that are trained in epochs."""
+        found: dict[str, list[pd.DataFrame]] = {}
+        for arm, folder in zip(self.runs["arm"], self.runs["folder"], strict=True):
+            history = pd.read_parquet(folder / "history.parquet")
+            if "eval_micro_f1" in history:
+                found.setdefault(arm, []).append(history)
+        return found

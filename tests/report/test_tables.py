@@ -1,0 +1,37 @@
+"""Tables of the report that need no run."""
+
+import numpy as np
+import pandas as pd
+
+from lib.report import show_table
+from lib.report.tables import paper_context
+from lib.storage import ROOT
+
+
+def test_the_papers_rows_are_below_ours_and_are_called_context():
+    ours = {"arm": "embedding", "micro_f1": 0.7, "micro_f1_low": 0.68, "micro_f1_high": 0.72}
+    table = paper_context(pd.DataFrame([ours | {"trainable_params": 1e6}]), data="patents")
+    paper = pd.read_csv(ROOT / "figures" / "paper.csv")
+    assert table["source"].tolist() == ["this study", *["context: other data"] * len(paper)]
+    assert table.loc[0, ["system", "data", "f1"]].tolist() == ["embedding", "patents", 0.7]
+    assert not set(table["data"][1:]) & {"patents"}
+    assert table["f1"][1:].tolist() == paper["f1"].tolist()
+
+
+def test_each_row_of_the_paper_names_its_source():
+    paper = pd.read_csv(ROOT / "figures" / "paper.csv")
+    assert paper["source"].str.contains("arXiv 2512.12677").all()
+    assert paper["f1"].between(0, 1).all()
+    assert not paper.duplicated(["system", "data"]).any()
+
+
+def test_a_table_has_spaces_in_its_names_and_a_dash_for_what_is_missing():
+    table = pd.DataFrame({"arm": ["a", "b"], "micro_f1": [0.12345, np.nan], "params": [1e6, 2.0]})
+    page = show_table(table, {"params": "{:,.0f}"}).to_html()
+    assert "micro f1" in page
+    for text in ("0.123", "–", "1,000,000"):
+        assert f">{text}</td>" in page
+    plain = show_table(
+        table, {"micro_f1": lambda x: "none" if np.isnan(x) else "some"}, na_rep=None
+    )
+    assert ">none</td>" in plain.to_html()
