@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """What a user gave cannot be used; the message is one line that says what, where and why."""
+    """A user's input cannot be used; the message is one line: the value, its place, the remedy."""
 
 
 class ParamsError(InputError):

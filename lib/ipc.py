@@ -4,9 +4,9 @@ import re
 
 LEVELS = ("section", "class", "subclass", "main_group")
 
-# A code ends after any level. Behind the subclass stand 033 and 08 (WIPO-Alpha), 0033 and 080000
-# (WIPO Standard ST.8), 33/08, or 33 alone; without a space before it, of at most three digits, or
-# of four as in ST.8 (0033) and indexing codes (2115): of others the end of the group is not seen.
+# A code ends after any level. The subclass is followed by 033 and 08 (WIPO-Alpha), 0033 and 080000
+# (WIPO Standard ST.8), 33/08, or 33 alone; without a space before it, that has up to three digits,
+# or four as in ST.8 (0033) and indexing codes (2115): otherwise the group's end is not clear.
 CODE = re.compile(
     r"([A-H])(?:(\d\d)(?:([A-Z])"
     r"(?:(\d{4})\d{6}|(\d{3})\d{2,6}|\s*(\d{1,4})/\d{2,6}|\s+(\d{1,4})|(\d{1,3}|[02]\d{3}))?)?)?"
@@ -58,7 +58,7 @@ def parent(label: str) -> str | None:
 def _labels(code: str) -> list[str]:
     match = CODE.fullmatch(code.strip().upper())
     section, digits, letter, *groups = match.groups() if match else [None] * 6
-    group = int(next(filter(None, groups), 0))  # 0 is no main group, but stands in real data
+    group = int(next(filter(None, groups), 0))  # 0 is no main group, but is in real data
     if section is None:
         raise ValueError(
             f"IPC code {code!r} is malformed; write it as in 'A01B03308' or 'A01B 33/08', "

@@ -1,4 +1,4 @@
-"""The ground for all files: written whole or not at all, verified, cached, and their code known.
+"""Files written whole or not at all, packaged files verified, results cached, code fingerprinted.
 
 A cached result is a folder of files that does not change once it is there:
 
@@ -128,7 +128,7 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
     kind
         Folder of the cache, such as "tokens".
     key
-        What decides the content beside the code: any value that JSON takes.
+        All else that decides the content, as a value that JSON takes.
     write
         Writes files into the empty folder that it is given.
     code
@@ -139,7 +139,7 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
     fault = _fault(folder)
     if not fault:
         return folder
-    # A damaged folder makes room; what other processes have left behind unfinished goes.
+    # Remove a damaged folder, and unfinished ones that other processes have left.
     if folder.exists():
         log.warning("%s: %s; computing it anew", folder, fault)
         shutil.rmtree(folder, ignore_errors=True)
@@ -159,7 +159,7 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
 
 
 def cached_json(kind: str, key: Any, compute: Callable[[], Any], *, code: str) -> Any:
-    """What `compute` returns, a value that JSON takes, computed once: see `cached`."""
+    """A value that JSON takes, computed once: see `cached`."""
 
     def write(folder: Path) -> None:
         (folder / "value.json").write_text(json.dumps(compute()), encoding="utf-8")
@@ -179,7 +179,7 @@ def free_bytes() -> int:
 
 
 def _fault(folder: Path) -> str:
-    """What is wrong with a folder of the cache, "" if nothing is."""
+    """The fault of a folder of the cache, "" if it is sound."""
     try:
         for name, (size, recorded) in read_json(folder / CHECKSUMS).items():
             file = folder / name

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from lib import storage
 from lib.config.data import DataParams
-from lib.data.load import load_splits
+from lib.data import load_splits
 from lib.model.load import load_backbone, load_tokenizer
 from lib.model.weights import resolve_model
 from lib.storage import ROOT

@@ -24,8 +24,8 @@ IMBALANCE = 10
 MIN_NAME_LENGTH = 4  # characters of a label that is looked for in texts
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
-# Four letters of À to ÿ in a row: Cyrillic, Greek, Hebrew or Chinese bytes read as Latin-1, or as
-# Windows-1252. Words of no language that is written so have as many.
+# Four letters of À to ÿ in a row are in no language's words: Cyrillic, Greek, Hebrew or Chinese
+# bytes, read as Latin-1 or Windows-1252. ftfy's badness misses some.
 _FOREIGN = re.compile(r"[À-ÖØ-öø-ÿ]{4}|\ufffd|ï¿½|锟斤拷")
 
 

@@ -1,4 +1,4 @@
-"""Text files as people have them, decoded, and their delimited cells; nothing is lost unsaid."""
+"""Text files as people have them, decoded, and their delimited cells; no row is lost in silence."""
 
 import csv
 import gzip
@@ -28,17 +28,18 @@ MARKS = {
 LEGACY = [f"cp{n}" for n in (866, 874, *range(1250, 1259), 932, 949)]
 LEGACY += [f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)]
 LEGACY += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp"]
-# What announces characters of two bytes in encodings of 7 bits, which are UTF-8 too (ISO 2022).
+# Escape sequences of encodings of 7 bits (ISO 2022), whose bytes are valid UTF-8 too.
 ISO_2022 = {b"B": "ISO-2022-JP", b"@": "ISO-2022-JP", b")C": "ISO-2022-KR", b")A": "ISO-2022-CN"}
 ESCAPED = re.compile(rb"\x1b\$(B|@|\)C|\)A)")
-SAMPLE = 200_000  # bytes that the detector of encodings reads (chosen here)
 COMMONEST = "cp1252"  # the first among equals, as in browsers for Western locales
-EVEN = 0.05  # difference of the detector's measure of mess that tells nothing (chosen here)
 # A Latin letter beside one of another alphabet, as in no word.
 MIXED = re.compile(r"[A-Za-z][\u0370-\u0fff]|[\u0370-\u0fff][A-Za-z]")
-CANDIDATES = 4  # encodings that an error names (chosen here)
-TELLING = 1000  # lines among which an error looks for the one to show (chosen here)
-MAX_SHOWN = 60  # characters of a line that an error shows (chosen here)
+# Our choices.
+MAX_SAMPLE = 200_000  # bytes that the detector of encodings reads
+EQUAL_MESS = 0.05  # difference in the detector's measure of mess that decides nothing
+MAX_CANDIDATES = 4  # encodings that an error names
+MAX_LINES = 1000  # among which an error looks for the one to show
+MAX_SHOWN = 60  # characters of a line that an error shows
 Record = tuple[int, int, list[str]]  # its first line and last line, from 1, and its cells
 
 
@@ -74,7 +75,7 @@ def read_text(path: Path, *, packed: bool = False) -> str:
 
 
 def _advice(raw: bytes, encoding: str) -> str:
-    """The remedy for bytes that are not of the encoding that they ought to be of."""
+    """The remedy for bytes that are not of the expected encoding."""
     if encoding not in ("utf-8", "utf-8-sig"):
         return "it is damaged or cut off after its byte order mark; get the file anew"
     if b"\x00" in raw:
@@ -90,14 +91,14 @@ def _advice(raw: bytes, encoding: str) -> str:
     )
     if good > bad:
         return "most of the file is UTF-8; mend that line, which is damaged or of another encoding"
-    # Lines of ASCII say nothing about the encoding.
-    telling = [line for line in raw.split(b"\n") if not line.isascii()]
-    likely = _likely(raw, b"\n".join(telling)[:SAMPLE])
+    # Only lines beyond ASCII distinguish encodings; one that they read differently is shown.
+    lines = [line for line in raw.split(b"\n") if not line.isascii()]
+    likely = _likely(raw, b"\n".join(lines)[:MAX_SAMPLE])
     if not likely:
         return "convert the file to UTF-8 from the encoding that it was written in"
-    line = max(telling[:TELLING], key=lambda line: len({line.decode(name) for name in likely}))
+    line = max(lines[:MAX_LINES], key=lambda line: len({line.decode(name) for name in likely}))
     names = [name.replace("_", "-").upper() for name in likely]
-    where = "the line" if line == telling[0] else "a line"
+    where = "the line" if line == lines[0] else "a line"
     read = [
         f"{name}, as which {where} reads {line.decode(encoding).strip()[:MAX_SHOWN]!r}"
         for name, encoding in zip(names, likely, strict=True)
@@ -111,7 +112,7 @@ def _advice(raw: bytes, encoding: str) -> str:
 def _likely(raw: bytes, sample: bytes) -> list[str]:
     """The legacy encodings that read a sample about equally well, the likeliest first.
 
-    One code page stands for all that read it alike; Windows-1252, the commonest, where it may.
+    Of code pages that read it the same one is listed, Windows-1252, the commonest, if among them.
     """
     found: list[tuple[float, float, str]] = []
     for match in charset_normalizer.from_bytes(sample, cp_isolation=LEGACY):
@@ -123,13 +124,13 @@ def _likely(raw: bytes, sample: bytes) -> list[str]:
             continue
         found.append((mixed + match.chaos, -match.coherence, name))
     found.sort(key=lambda entry: entry[0] >= 1)  # those that mix alphabets last
-    even = [entry for entry in found if entry[0] <= found[0][0] + EVEN]
+    even = [entry for entry in found if entry[0] <= found[0][0] + EQUAL_MESS]
     first = [name for *how, name in even if name == COMMONEST and how == list(even[0][:2])]
-    return list(dict.fromkeys([*first, *(name for *_, name in even)]))[:CANDIDATES]
+    return list(dict.fromkeys([*first, *(name for *_, name in even)]))[:MAX_CANDIDATES]
 
 
 def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
-    """The rows of a `.csv`, `.tsv` or Orange `.tab` file, as strings; None where a row is short.
+    """The rows of a `.csv`, `.tsv` or Orange `.tab` file, as strings; None for cells left out.
 
     Cells are quoted as in RFC 4180: a quotation mark opens at the start of a cell, closes before a
     delimiter or the end of a line, and is doubled within. A `.tab` has no quoting.
@@ -158,7 +159,7 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
         if len(cells) > width and any(cell.strip() for cell in cells[width:]):
             raise DataError(
                 f"{path}: document {row} (line {line}) has {len(cells)} cells, the header {width}; "
-                f"quote a cell that holds {delimiter!r}: {delimiter.join(cells)[:MAX_SHOWN]!r}"
+                f"quote a cell that contains {delimiter!r}: {delimiter.join(cells)[:MAX_SHOWN]!r}"
             )
         rows.append(cells[:width] + [None] * (width - len(cells)))
     if ending != ".tab":
@@ -211,13 +212,13 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimiter: str) -> None:
     """Raise `DataError` for a cell of several lines that are rows themselves."""
-    known: list[set[str]] = [set() for _ in header]  # values of each column that are one line
+    columns: list[set[str]] = [set() for _ in header]  # the values of one line in each column
     for _, _, cells in body:
-        for values, cell in zip(known, cells, strict=False):
+        for values, cell in zip(columns, cells, strict=False):
             values.update([cell] if "\n" not in cell else ())
     for row, (start, end, cells) in enumerate(body, start=1):
         for at, cell in enumerate(cells if end > start else ()):
-            if _swallows(cell, at, len(cells), known, delimiter):
+            if _swallows(cell, at, len(cells), columns, delimiter):
                 raise DataError(
                     f"{path}: document {row} (line {start}): a quotation mark opens {header[at]!r} "
                     f"and swallows the rows after it: {cell.splitlines()[0][:MAX_SHOWN]!r}; "
@@ -225,30 +226,32 @@ def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimit
                 )
 
 
-def _swallows(cell: str, at: int, width: int, known: list[set[str]], delimiter: str) -> bool:
-    """True if a cell holds rows: an opening quotation mark was closed by that of a later row.
+def _swallows(cell: str, at: int, width: int, columns: list[set[str]], delimiter: str) -> bool:
+    """True if a cell contains rows: its opening quotation mark was closed by that of a later row.
 
     Proper cells of several lines stay. In a cell of swallowed rows, the first and the last line
-    have as many cells as the header, and some of them hold what other rows hold in that column:
-    before the cell and behind it or, as an id is like no other, on one side where each line between
-    has the cells of a row.
+    have as many cells as the header, and some of them are values of other rows in that column:
+    both before and after the quoted cell, or, because an id is like no other, on one side if each
+    line between has the cells of a row.
     """
     lines = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if len(lines) < 2:
         return False
-    if delimiter == "\t" and delimiter in cell:  # no text holds tabs
+    if delimiter == "\t" and delimiter in cell:  # no text contains tabs
         return True
+
+    # Cells of the first line after the quoted one, and of the last line before it.
     first, last = lines[0].split(delimiter), lines[-1].split(delimiter)
     if at + len(first) != width or len(last) != at + 1:
         return False
-    behind = list(zip(first[1:], known[at + 1 :], strict=False))
-    before = list(zip(last[:-1], known[:at], strict=False))
-    sides = [
-        any(value and value in values for value, values in found)
-        for found in (behind, before)
-        if found
-    ]
+    after = list(zip(first[1:], columns[at + 1 :], strict=False))
+    before = list(zip(last[:-1], columns[:at], strict=False))
+
+    # Sides on which some cell is a value of its column.
+    sides = [any(v and v in values for v, values in cells) for cells in (after, before) if cells]
     between = all(line.count(delimiter) == width - 1 for line in lines[1:-1] if line)
-    most = max(map(len, known))  # ids; that one of them comes again tells nothing
-    told = any(v and v in of and 2 * len(of) <= most for v, of in (*behind, *before))
-    return bool(sides) and (all(sides) or (told and between))
+    most = max(map(len, columns))  # of ids, say, where a value that is seen again proves nothing
+    in_labels = any(
+        v and v in values and 2 * len(values) <= most for v, values in (*after, *before)
+    )
+    return bool(sides) and (all(sides) or (in_labels and between))

@@ -17,7 +17,7 @@ from lib.ipc import cut_code
 
 # Cells of indicator columns, in lower case; numbers such as 1.0 are whole before.
 YES, NO = {"1", "true", "t", "yes", "y", "x"}, {"0", "false", "f", "no", "n"}
-TIME = r"\d[T ]\d"  # where a time begins behind a date
+TIME = r"\d[T ]\d"  # where a time begins after a date
 ZONE = re.compile(TIME + r".*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)
 
 
@@ -192,12 +192,12 @@ def _labels(
 def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], str]:
     """A function that sets the cells of a row into a template, whatever the columns' names.
 
-    A field is a column's name in braces, as it is, or with a conversion or format behind it as in
-    `str.format`; doubled braces stand for one.
+    A field is a column's name in braces, followed by a conversion or format as in `str.format`, if
+    any; a doubled brace is a brace.
     """
     names = "|".join(map(re.escape, sorted(columns, key=len, reverse=True)))
-    known = rf"\{{({names})((?:![rsa])?(?::[^{{}}]*)?)\}}"
-    field = re.compile(known + r"|\{\{|\}\}|\{([^{}]*)\}|[{}]")
+    known_field = rf"\{{({names})((?:![rsa])?(?::[^{{}}]*)?)\}}"
+    field = re.compile(known_field + r"|\{\{|\}\}|\{([^{}]*)\}|[{}]")
     found = list(field.finditer(template))
     if lone := [match for match in found if match[0] in "{}"]:
         raise DataError(

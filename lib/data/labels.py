@@ -21,7 +21,7 @@ from lib.storage import ROOT
 
 DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (our choice)
 NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
-NUM_TOP = 100  # labels of a document whose scores are then kept
+NUM_TOP = 100  # labels per document whose scores are then kept
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _check_classes(splits: dict[str, pd.DataFrame], source: str, allow_unseen: b
     if len(seen) + empty < 2 or not seen:
         raise DataError(
             f"{source}: train has one class only: {seen or 'the empty set'}; there is nothing to "
-            "tell apart"
+            "learn"
         )
     for name in ("validation", "test"):
         documents = splits[name]

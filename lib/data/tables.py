@@ -96,18 +96,18 @@ def _located(sources: dict[str, str]) -> dict[str, Path]:
 
 
 def read_table(path: Path, name: str = "") -> pd.DataFrame:
-    """The documents of a CSV, TSV, Orange `.tab`, JSON Lines or Parquet file, a row each.
+    """The documents of a CSV, TSV, Orange `.tab`, JSON Lines or Parquet file, one per row.
 
-    Cells of delimited files are strings; the index counts rows of the file from 0, in which blank
-    lines count but are no rows. Endings are read in either case; `.gz` may stand behind those of
-    text files. A `.json` file holds JSON Lines or one list of objects.
+    Cells of delimited files are strings; the index counts lines of the file from 0, blank ones
+    too, which are no rows. Endings are read in either case, and with `.gz` after those of text
+    files. A `.json` file contains JSON Lines or one list of objects.
 
     Parameters
     ----------
     path
         The file.
     name
-        What its ending is read from, where that is not its path.
+        The name that its ending is read from, by default its path.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     raise DataError(
         f"{path}: ending {''.join(suffixes[-1 - packed :])!r} is none of tab csv tsv jsonl ndjson "
-        "json parquet, nor one of text with .gz behind it; convert the file"
+        "json parquet, nor one of text with .gz after it; convert the file"
     )
 
 
@@ -232,7 +232,7 @@ def _name_class(names: Sequence[str], value: object) -> str | list | None:
     """The name of a class, None for -1 or null (not labelled); of each one in a list."""
     if isinstance(value, np.ndarray):
         return [_name_class(names, number) for number in value]
-    if isinstance(value, str):  # of a delimited file, which holds a number or the name itself
+    if isinstance(value, str):  # of a delimited file: a number, or the name itself
         value = value.strip()
         if not re.fullmatch(r"-?\d+", value):
             return value or None

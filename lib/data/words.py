@@ -1,6 +1,6 @@
 """The words of a text in any script, and the form in which equal texts are equal.
 
-TF-IDF, duplicates, the audit, telling terms and the parser of answers share this one definition.
+TF-IDF, duplicates, the audit, distinctive words and the parser of answers share it.
 """
 
 import re
@@ -15,7 +15,7 @@ UNSPACED += r"\U00020000-\U0003ffff"
 MARKS = r"\p{Mn}\p{Mc}"
 # One character of a word, for `regex`: `\w` of `re`, marks, and the joiners of Persian and Indic.
 WORD_CHARACTER = rf"[\p{{L}}\p{{N}}_{MARKS}\u200c\u200d]"
-# A character that makes a word go on; where no spaces stand, a word may end before any letter.
+# A character that makes a word go on; in scripts without spaces, a word may end before any letter.
 JOINED = rf"(?:[[\p{{L}}\p{{N}}_]--[{UNSPACED}]]|[{MARKS}\u200c\u200d])"
 # Zero-width characters, soft hyphens, directions and variants; the tags of flags are seen.
 _INVISIBLE = regex.compile(
@@ -32,7 +32,7 @@ _WORD = {
 def normal_form(text: str) -> str:
     """The text in Unicode's composed form (NFC), without invisible characters, spaces single.
 
-    Texts that look alike are mostly equal then: "café" of four or of five characters, or with a
+    Texts that look the same are mostly equal then: "café" of four or of five characters, or with a
     no-break space or a zero-width space in it. Case stays.
     """
     if not text.isascii() or not text.isprintable():

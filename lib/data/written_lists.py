@@ -11,7 +11,7 @@ from lib.errors import DataError
 # NumPy puts no commas.
 _ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
 _MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
-# The name of what holds it: array([...], dtype=object), frozenset({...}), set().
+# The type around it: array([...], dtype=object), frozenset({...}), set().
 _HOLDER = re.compile(r"(?:array|(?:frozen)?set)\((.*?)\s*(?:,\s*dtype=[^\[\](){}]*)?\)", re.DOTALL)
 _LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
 _BARE_LIST = re.compile(r"\s*\[[^\[\]]*,[^\[\]]*\]\s*")

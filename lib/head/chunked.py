@@ -1,6 +1,6 @@
-"""Losses and best labels of a hundred thousand labels, a chunk of labels at a time.
+"""Losses and best labels of a hundred thousand labels, one chunk of labels at a time.
 
-No (B, C) logits, probabilities and gradients stand in memory at once.
+Memory never holds all (B, C) logits, probabilities and gradients at once.
 """
 
 from collections.abc import Iterator
@@ -12,27 +12,27 @@ from torch.nn import functional
 
 from lib.head.losses import HeadLoss
 
-CHUNK = 4096  # labels computed at once: 1 MiB of logits for 64 documents (chosen here)
+LABELS_AT_ONCE = 4096  # 1 MiB of logits for 64 documents; our choice
 
 
 def chunked_loss(
     features: Tensor, rows: Tensor, bias: Tensor | None, targets: Tensor, loss: HeadLoss
 ) -> Tensor:
-    """The loss of logits = features rows^T + bias, differentiable in all three.
+    """Loss of logits = features rows^T + bias, differentiable in all three.
 
     Parameters
     ----------
     features, rows, bias
         (B, D), (C, D) and (C,) float32; the bias may be None.
     targets
-        (B,) int64: a label each. (B, K) int64: label sets, filled up with -1; then the loss and its
-        gradient are computed `CHUNK` labels at a time, and equal those of all at once. (B, C)
-        float32: probabilities, in which cross-entropy without class weights is linear.
+        (B,) int64: one label per document. (B, K) int64: label sets, filled up with -1; the loss
+        and its gradient are then computed `LABELS_AT_ONCE` at a time, and equal those of all at
+        once. (B, C) float32: probabilities, in which cross-entropy without class weights is linear.
 
     Raises
     ------
     ValueError
-        Probabilities for a loss that is made for labels.
+        Probabilities as targets of a loss that is made for labels.
     """
     soft = targets.is_floating_point()
     if soft and (loss.kind != "cross_entropy" or loss.weights is not None):
@@ -42,14 +42,14 @@ def chunked_loss(
         )
     if targets.ndim == 1 or (soft and not loss.multi_label):
         return loss.of_labels(functional.linear(features, rows, bias), targets)
-    if loss.num_labels <= CHUNK:
+    if loss.num_labels <= LABELS_AT_ONCE:
         logits, everything = functional.linear(features, rows, bias), slice(0, loss.num_labels)
         return loss.of_sets(logits, _multi_hot(targets, everything), everything)
     return _ChunkedLoss.apply(features, rows, bias, targets, loss)
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Gradients are computed with the loss, a chunk at a time, as its logits are at hand then."""
+    """Loss with its gradients, which are computed chunk by chunk while the logits are there."""
 
     @staticmethod
     def forward(
@@ -107,8 +107,8 @@ def _logits(features: Tensor, rows: Tensor, bias: Tensor | None, labels: slice) 
 
 
 def _chunks(num_labels: int) -> Iterator[slice]:
-    for start in range(0, num_labels, CHUNK):
-        yield slice(start, min(start + CHUNK, num_labels))
+    for start in range(0, num_labels, LABELS_AT_ONCE):
+        yield slice(start, min(start + LABELS_AT_ONCE, num_labels))
 
 
 def _multi_hot(targets: Tensor, labels: slice) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class LinearHead(nn.Linear):
-    """A weight for each dimension and label, in float32."""
+    """One weight per dimension and label, in float32."""
 
     def __init__(self, hidden_size: int, num_labels: int, bias: bool) -> None:
         super().__init__(hidden_size, num_labels, bias=bias, dtype=torch.float32)

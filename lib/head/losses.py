@@ -1,4 +1,4 @@
-"""Losses of a head, for one label a document or for label sets."""
+"""Losses of a head, for one label per document or for label sets."""
 
 from dataclasses import dataclass
 
@@ -21,21 +21,21 @@ class HeadLoss:
     Attributes
     ----------
     kind
-        One label a document (softmax): "cross_entropy"; "focal" (arXiv 1708.02002, equation 4, with
-        p the softmax); "logit_adjusted" (arXiv 2007.07314, equation 10, tau = 1). Label sets
+        One label per document (softmax): "cross_entropy"; "focal" (arXiv 1708.02002, equation 4,
+        with p the softmax); "logit_adjusted" (arXiv 2007.07314, equation 10, tau = 1). Label sets
         (sigmoid): "cross_entropy", that is binary; "focal"; "asymmetric" (arXiv 2009.14119,
         equation 7; gamma 0 for positives); "logit_adjusted", with the log odds of each label added.
     num_labels
         C.
     weights
-        (C,) float32, or None. Of a document's label, or of a label's positives.
+        (C,) float32, or None: of a document's label, or of a label's positives.
     prior
-        (C,) float32, or None: what "logit_adjusted" adds to logits in training, and only there.
+        (C,) float32, or None: added to logits by "logit_adjusted", in training alone.
     smoothing
         Label smoothing in [0, 1) (arXiv 1512.00567, section 7); a label of a set becomes
         1 - smoothing / 2, another one smoothing / 2.
     multi_label
-        What targets that are probabilities stand for: a sigmoid for each label, or one softmax.
+        True if probabilities as targets are one sigmoid per label, False if one softmax.
     """
 
     kind: str

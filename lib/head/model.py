@@ -1,6 +1,6 @@
 """A backbone with a pooling head, and what it predicts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from lib.config.arms import EmbeddingParams
 from lib.config.groups import HeadParams
+from lib.data.labels import DENSE_LABELS
 from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
@@ -45,19 +46,31 @@ class EmbeddingModel(nn.Module):
         self.head = head.to(backbone.device)
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        targets: Tensor | None = None,
-        loss: HeadLoss | None = None,
-        cached_states: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """What `PoolingHead` makes of right-padded (B, T) input: logits, loss or best labels.
+        self, input_ids: Tensor, attention_mask: Tensor, cached_states: Tensor | None = None
+    ) -> Tensor:
+        """(B, C) float32 logits of right-padded (B, T) input.
 
         `cached_states` are those that enter the first adapted layer, (S, H) of all S real tokens.
         """
+        return self.head(self._states(input_ids, attention_mask, cached_states), attention_mask)
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        targets: Tensor,
+        loss: HeadLoss,
+        cached_states: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of the head, summed over documents; input as in `forward`."""
         states = self._states(input_ids, attention_mask, cached_states)
-        return self.head(states, attention_mask, targets, loss)
+        return self.head.loss(states, attention_mask, targets, loss)
+
+    def top(
+        self, input_ids: Tensor, attention_mask: Tensor, cached_states: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The largest logits and their labels (`PoolingHead.top`); input as in `forward`."""
+        return self.head.top(self._states(input_ids, attention_mask, cached_states), attention_mask)
 
     def _states(
         self, input_ids: Tensor, attention_mask: Tensor, cached_states: Tensor | None
@@ -94,11 +107,12 @@ def predict_logits(
         document are kept.
     """
     model.eval()
-    results = _in_batches(model, documents, token_budget, cached_states)
-    if not isinstance(results[0], tuple):
-        return Scores(np.stack(results))
-    values, labels = (np.stack(part) for part in zip(*results, strict=True))
-    return Scores(values, labels, model.head.num_labels)
+    num_labels = model.head.num_labels
+    if num_labels <= DENSE_LABELS:
+        (logits,) = _in_batches(model, model, documents, token_budget, cached_states)
+        return Scores(logits)
+    values, labels = _in_batches(model, model.top, documents, token_budget, cached_states)
+    return Scores(values, labels, num_labels)
 
 
 def predict_probabilities(
@@ -116,25 +130,24 @@ def predict_probabilities(
 
 def _in_batches(
     model: nn.Module,
+    predict: Callable[..., Tensor | tuple[Tensor, ...]],
     documents: Sequence[Sequence[int]],
     token_budget: int,
     cached_states: Sequence[np.ndarray],
-) -> list:
-    """The model's output for each document, as arrays in their order."""
+) -> list[np.ndarray]:
+    """Each output of `predict` for all documents, (N, ...), in their order."""
     device = next(model.parameters()).device
     lengths = [len(d) for d in documents]
-    outputs: list = [None] * len(documents)
+    batches = micro_batches(lengths, token_budget, packed=skips_padding(model))
+    results = []
     with maybe_compiled(model, sum(lengths)):
-        for batch in micro_batches(lengths, token_budget, packed=skips_padding(model)):
+        for batch in batches:
             ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
             known = {}
             if cached_states:
                 known["cached_states"] = join_states([cached_states[i] for i in batch]).to(device)
-            result = model(ids.to(device), mask.to(device), **known)
-            if isinstance(result, tuple):
-                rows = zip(*(part.cpu().numpy() for part in result), strict=True)
-            else:
-                rows = result.cpu().numpy()
-            for i, row in zip(batch, rows, strict=True):
-                outputs[i] = row
-    return outputs
+            result = predict(ids.to(device), mask.to(device), **known)
+            parts = result if isinstance(result, tuple) else (result,)
+            results.append([part.cpu().numpy() for part in parts])
+    order = np.argsort(np.concatenate(batches))  # micro-batches are cut by length
+    return [np.concatenate(parts)[order] for parts in zip(*results, strict=True)]

@@ -1,4 +1,4 @@
-"""From hidden states to one embedding a document, and from there to logits."""
+"""From hidden states to one embedding per document, and from there to logits."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lib.config.choices import POOLINGS
 from lib.config.groups import HeadParams
-from lib.data.labels import DENSE_LABELS, NUM_TOP
+from lib.data.labels import NUM_TOP
 from lib.head.chunked import chunked_loss, chunked_top
 from lib.head.classifiers import KINDS
 from lib.head.losses import HeadLoss
@@ -15,19 +15,19 @@ NUM_LATENTS = 64  # of attention pooling; NV-Embed trains 512 on far more text
 
 
 def pool(hidden_states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
-    """One embedding a document, (B, H) float32, the same under left, right and no padding.
+    """One embedding per document, (B, H) float32, the same under left, right and no padding.
 
     Parameters
     ----------
     hidden_states
         (B, T, H), any float dtype; computed in float32.
     attention_mask
-        (B, T), 1 at real tokens. Token ids are never looked at: a pad token may occur in a text.
+        (B, T), 1 at real tokens; it alone tells padding, since a text may contain the pad token.
     mode
         "last": the last real token (arXiv 2512.12677). "cls": the first one, where an encoder has
         its [CLS]. "mean": the mean over real tokens. "weighted_mean": real token t of 1..n weighs
-        t, since a causal model has read more by then (SGPT, arXiv 2202.08904). "max":
-        the largest value of each dimension.
+        t, since a causal model has read more by then (SGPT, arXiv 2202.08904). "max": the largest
+        value of each dimension.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
 
 
 def read_positions(attention_mask: Tensor, mode: str) -> Tensor:
-    """Where `mode` reads hidden states, (B, T) bool: at one real token of each row, or at all."""
+    """Positions that `mode` reads, (B, T) bool: one real token of each row, or all of them."""
     mask = attention_mask.bool()
     if mode == "cls":
         return mask & (mask.cumsum(dim=1) == 1)
@@ -60,12 +60,11 @@ def read_positions(attention_mask: Tensor, mode: str) -> Tensor:
 
 
 class AttentionPooling(nn.Module):
-    """Latent attention: tokens attend to trained latents, pass an MLP, and are averaged.
+    """Latent attention in float32: tokens attend to latents, pass an MLP, and are averaged.
 
     With Q the (T, H) hidden states and K = V the (R, H) latents, O = softmax(Q K^T / sqrt(H)) V,
     then Q + O goes through an MLP with a residual (latent attention of NV-Embed, arXiv 2405.17428;
-    residuals as in the authors' code). Both added terms start at zero, so that
-    untrained it is the mean. All of it in float32.
+    residuals as in the authors' code). Both added terms start at zero: untrained, it is the mean.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -95,12 +94,12 @@ class AttentionPooling(nn.Module):
 class PoolingHead(nn.Module):
     """Pools first and classifies then: C logits for B documents, never for B x T positions.
 
-    The weights are float32 and stay out of autocast and of 4-bit quantization.
+    The weights are float32; the head computes outside of autocast and of 4-bit quantization.
 
     Parameters
     ----------
     num_labels
-        C; with 0 there is no classifier and the pooled embedding itself is returned.
+        C; with 0 there is no classifier, and the pooled embedding is in the place of logits.
     params
         Its `pooling` is a mode of `pool`, or "attention" for `AttentionPooling`; its `head` and
         `head_bias` choose the classifier (`lib.head.classifiers`).
@@ -117,49 +116,45 @@ class PoolingHead(nn.Module):
 
     @torch.no_grad()
     def init_bias(self, label_counts: np.ndarray, num_documents: int) -> None:
-        """Let the untrained head give each label its share of the training documents.
+        """Start each label at its share of the training documents, given (C,) documents per label.
 
-        Without it most steps of a multi-label training go into learning that labels are rare
+        Otherwise most steps of a multi-label training go into learning that labels are rare
         (arXiv 1708.02002, section 3.3). Shares are (n + 1) / (N + 2), so never 0 or 1.
-
-        Parameters
-        ----------
-        label_counts
-            (C,) training documents of each label.
         """
         shares = (torch.as_tensor(label_counts) + 1) / (num_documents + 2)
         self.classifier.bias.copy_(torch.logit(shares))
 
-    def embed(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, H) float32 of (B, T, H) hidden states."""
-        if self.attention is not None:
-            return self.attention(hidden_states, attention_mask)
-        return pool(hidden_states, attention_mask, self.mode)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor,
-        targets: Tensor | None = None,
-        loss: HeadLoss | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits, the loss, or the best labels of (B, T, H) hidden states.
-
-        Returns
-        -------
-        Tensor
-            (B, C) float32 logits. With `targets` and `loss`, the loss summed over documents.
-        scores, labels
-            Without a loss and with more than `DENSE_LABELS` labels, the `NUM_TOP` largest logits
-            and their labels, both (B, NUM_TOP): all (N, C) would not fit in memory.
-        """
+    def features(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, D) float32: pooled embeddings of (B, T, H) states, as the classifier reads them."""
         with torch.autocast(attention_mask.device.type, enabled=False):
-            pooled = self.embed(hidden_states, attention_mask)  # (B, H)
-            if self.classifier is None:
-                return pooled
-            features, weight = self.classifier.features(pooled), self.classifier.weight
-            if loss is not None:
-                return chunked_loss(features, weight, self.classifier.bias, targets, loss)
-            if self.num_labels > DENSE_LABELS:
-                return chunked_top(features, weight, self.classifier.bias, NUM_TOP)
-            return nn.functional.linear(features, weight, self.classifier.bias)
+            if self.attention is not None:
+                pooled = self.attention(hidden_states, attention_mask)
+            else:
+                pooled = pool(hidden_states, attention_mask, self.mode)
+            return pooled if self.classifier is None else self.classifier.features(pooled)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, C) float32 logits of (B, T, H) hidden states."""
+        features = self.features(hidden_states, attention_mask)
+        if self.classifier is None:
+            return features
+        with torch.autocast(attention_mask.device.type, enabled=False):
+            return nn.functional.linear(features, self.classifier.weight, self.classifier.bias)
+
+    def loss(
+        self, hidden_states: Tensor, attention_mask: Tensor, targets: Tensor, loss: HeadLoss
+    ) -> Tensor:
+        """Loss summed over documents; never holds all logits of very many labels (`chunked`)."""
+        features = self.features(hidden_states, attention_mask)
+        with torch.autocast(attention_mask.device.type, enabled=False):
+            weight, bias = self.classifier.weight, self.classifier.bias
+            return chunked_loss(features, weight, bias, targets, loss)
+
+    def top(self, hidden_states: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The `NUM_TOP` largest logits and their labels, both (B, NUM_TOP), in order.
+
+        For more than `DENSE_LABELS` labels, whose (N, C) logits would not fit in memory.
+        """
+        features = self.features(hidden_states, attention_mask)
+        with torch.autocast(attention_mask.device.type, enabled=False):
+            return chunked_top(features, self.classifier.weight, self.classifier.bias, NUM_TOP)

@@ -11,9 +11,9 @@ from lib.data.words import JOINED, normal_form
 from lib.errors import DataError
 
 SEPARATOR = ";"  # between the labels of an answer
-GOES_ON = rf"(?:{JOINED}|-)"  # a character that a word goes on with: hyphens count as letters
-OUTER = " .,:;!?…\"'`*_()[]{}<>«»“”„‘’。，、！？；：「」『』"  # what may stand around an answer
-PEELED = 8  # at most so many of them are taken off one by one at each end, then all
+WORD_CHARACTER = rf"(?:{JOINED}|-)"  # hyphens count as letters
+PUNCTUATION = " .,:;!?…\"'`*_()[]{}<>«»“”„‘’。，、！？；：「」『』"  # that may surround an answer
+MAX_PEELED = 8  # punctuation marks taken off one by one at each end; after them, all
 
 
 def answer_texts(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
@@ -25,29 +25,29 @@ def answer_texts(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
     Raises
     ------
     DataError
-        There are several labels and some text holds ";", so that answers could not be read back.
+        There are several labels and some text contains ";": answers could not be read back.
     """
     texts = [label_space.texts[c] for c in label_space.indices([labels])[0]]
     if not texts and label_space.none:
         return [label_space.none]
     unclear = [text for text in label_space.texts if SEPARATOR in text] if len(texts) > 1 else []
     if unclear:
-        raise DataError(f"label {unclear[0]!r} holds {SEPARATOR!r}, which stands between labels")
+        raise DataError(f"label {unclear[0]!r} contains {SEPARATOR!r}, which separates labels")
     return texts
 
 
 def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = False) -> list[str]:
-    """The label that a free answer names, as a list of one; empty if it names none or several.
+    """Label that a free answer names, as a list of one; empty if it names none or several.
 
     The whole answer is compared first: as it is, then with as little of the punctuation around it
-    taken off as makes it a label, and at last with labels that lack theirs as well. If it is none,
-    labels are looked for as whole words in it. Case does not count: no two labels of a space are
-    equal without it. Nothing is ever guessed: an answer outside the set, or one that fits several
-    labels equally well, is an error of the model and is counted as one.
+    taken off as makes it a label, and at last with labels without theirs as well. An answer that is
+    no label is searched for labels as whole words. Case does not count: no two labels of a space
+    are equal without it. Nothing is ever guessed: an answer outside the set, or one that fits
+    several labels equally well, is an error of the model and is counted as one.
 
-    With `multi_label`, each part of the answer between ";" is read so, and may name several; parts
-    that name none are passed over. The list is in label order; where label sets may be empty, it is
-    empty if the answer is the word for that, `[""]` if it names none.
+    With `multi_label`, each part of the answer between ";" is read in this way and may name
+    several labels; parts that name none are passed over. The list is in label order. If label sets
+    may be empty, it is empty for the word that says so, and `[""]` for an answer that names none.
     """
     texts = tuple(map(normal_form, label_space.texts))
     found: set[int] = set()
@@ -66,15 +66,15 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
 
 def _whole_answer(answer: str, texts: tuple[str, ...]) -> set[int]:
     """Columns of the label that the whole answer is, or of those that fit it equally well."""
-    left = min(PEELED, len(answer) - len(answer.lstrip(OUTER)))
-    right = min(PEELED, len(answer) - len(answer.rstrip(OUTER)))
+    left = min(MAX_PEELED, len(answer) - len(answer.lstrip(PUNCTUATION)))
+    right = min(MAX_PEELED, len(answer) - len(answer.rstrip(PUNCTUATION)))
     for total in range(left + right + 1):  # characters taken off, at the left and at the right
         ends = range(max(0, total - right), min(left, total) + 1)
         forms = [answer[i : len(answer) - total + i] for i in ends]
         if columns := _equal(filter(None, forms), texts):
             return columns
-    bare = answer.strip(OUTER)
-    without = tuple(label.strip(OUTER) for label in texts)
+    bare = answer.strip(PUNCTUATION)
+    without = tuple(label.strip(PUNCTUATION) for label in texts)
     return (_equal([bare], texts) or _equal([bare], without)) if bare else set()
 
 
@@ -94,15 +94,15 @@ def _columns(texts: tuple[str, ...]) -> dict[str, set[int]]:
 
 
 def _words(answer: str, texts: tuple[str, ...]) -> Iterator[set[int]]:
-    """Columns of each label that stands in an answer as whole words.
+    """Columns of each label that an answer contains as whole words.
 
     A label inside a longer one ("gas" in "natural gas") does not count. A label of one letter is
     read only as a whole answer: "a" is a word of any sentence.
     """
     by_text, end = _columns(texts), 0
-    longer = [label for label in by_text if len(label.strip(OUTER)) > 1]
+    longer = [label for label in by_text if len(label.strip(PUNCTUATION)) > 1]
     alternatives = "|".join(map(regex.escape, sorted(longer, key=len, reverse=True))) or r"(?!)"
-    pattern = rf"(?V1)(?<!{GOES_ON})(?=({alternatives})(?!{GOES_ON}))"
+    pattern = rf"(?V1)(?<!{WORD_CHARACTER})(?=({alternatives})(?!{WORD_CHARACTER}))"
     for match in regex.finditer(pattern, answer.lower()):
         start, word = match.start(), match[1]  # the longest one that begins there
         if start + len(word) <= end:

@@ -1,5 +1,6 @@
-"""Which documents stand in a prompt as examples, and what a model is trained to answer."""
+"""Examples in a prompt, and questions to train on."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,11 +20,11 @@ def choose_examples(
     Parameters
     ----------
     choice
-        "random": the same for every prompt. "balanced": the same for every prompt, of as many
-        labels as there can be, and of labels equally often. "nearest": those of the largest cosine
-        with the prompt's own document, the nearest last, next to it (arXiv 2101.06804, section 3).
+        "random": the same for every prompt. "balanced": the same for every prompt, with as many
+        different labels as possible, equally often. "nearest": those of the largest cosine with the
+        prompt's own document, the nearest last, next to it (arXiv 2101.06804, section 3).
     labels
-        Of each training document; the first one counts for the balance.
+        Labels of each training document; the first one counts for the balance.
     embeddings
         For "nearest": (N, H) float of the prompts' documents, and those of the training documents.
 
@@ -33,7 +34,9 @@ def choose_examples(
         There are fewer training documents than examples.
     """
     if num_examples > len(labels):
-        raise ValueError(f"num_examples: {num_examples} of {len(labels)} training documents")
+        raise ValueError(
+            f"num_examples: {num_examples} are more than the {len(labels)} training documents"
+        )
     if num_examples == 0:
         return [[]] * num_prompts
     if choice == "nearest":
@@ -42,11 +45,12 @@ def choose_examples(
         return order[:, -num_examples:].tolist()
     shuffled = np.random.default_rng(seed).permutation(len(labels)).tolist()
     if choice == "balanced":
-        seen: dict[str, int] = {}
+        # The first document of each label, then the second of each, and so on.
+        seen: Counter[str] = Counter()
         turns = []
         for i in shuffled:
-            seen[labels[i][0]] = turn = seen.get(labels[i][0], -1) + 1
-            turns.append(turn)
+            turns.append(seen[labels[i][0]])
+            seen[labels[i][0]] += 1
         shuffled = [shuffled[j] for j in np.argsort(turns, kind="stable")]
     return [shuffled[:num_examples]] * num_prompts
 
@@ -54,15 +58,15 @@ def choose_examples(
 def choose_questions(
     labels: Sequence[Sequence[int]], *, num_labels: int, seed: int
 ) -> list[tuple[int, int, bool]]:
-    """Questions to train on: a document, a label and whether it applies, in document order.
+    """Questions to train on, in document order: a document, a label, and True if it applies.
 
-    Every label of a document, and as many that it does not have, drawn by how many documents have
-    them: a label alone does not tell the answer.
+    For each document, all of its labels and as many others, drawn in proportion to their
+    documents, so that the answer cannot be guessed from the label alone.
 
     Parameters
     ----------
     labels
-        Columns of each document's labels.
+        Label columns of each document.
     """
     generator = np.random.default_rng(seed)
     counts = np.bincount([c for row in labels for c in row], minlength=num_labels).astype(float)

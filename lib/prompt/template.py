@@ -204,7 +204,7 @@ class PromptTemplate:
         return self.prompt_ids(document) + answer_ids, len(answer_ids)
 
     def with_question(self, prompt: Sequence[int], label: str) -> list[int]:
-        """Ids of a prompt with a question behind its document: does this label apply?"""
+        """Ids of a prompt that asks behind its document if a label applies."""
         document = list(prompt[: len(prompt) - len(self.suffix_ids)])
         return document + self.question_ids(label)
 

@@ -79,7 +79,7 @@ def plot_labels_per_document(splits: DatasetDict) -> Figure:
     for (name, share), marker in zip(shares.items(), SPLIT_MARKERS, strict=True):
         share = share.sort_index()
         ax.plot(share.index, share, marker=marker, ms=4, lw=1, label=name)
-    ax.set(xlabel="labels of a document", ylabel="share of the split", yscale="log")
+    ax.set(xlabel="labels per document", ylabel="share of the split", yscale="log")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(frameon=False)
@@ -126,7 +126,7 @@ def plot_token_lengths(lengths: Sequence[int], max_length: int) -> Figure:
     sns.histplot(np.maximum(lengths, 1), ax=ax, bins=bins, log_scale=True)
     ax.axvline(max_length, color="black", ls="--")
     ax.set_title(f"dashed: max_length = {max_length}", size=9)
-    ax.set(xlabel="tokens of a document", ylabel="documents")
+    ax.set(xlabel="tokens per document", ylabel="documents")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     fig.tight_layout()

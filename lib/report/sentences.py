@@ -14,15 +14,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from lib.evaluation.curves import Curve
 from lib.evaluation.intervals import ALPHA
 from lib.evaluation.significance import distinguishable
-from lib.report.wording import (
-    format_delta,
-    format_f1,
-    format_money,
-    format_p,
-    format_range,
-    format_time,
-    join,
-)
+from lib.report import wording
+from lib.report.wording import format_delta, format_f1, format_p, format_range, join
 
 RULES = """\
 - Two arms are **distinguishable** where the paired 95 % interval of their difference in micro-F1
@@ -32,8 +25,8 @@ RULES = """\
   about an arm only where a difference of {{ "%g" % margin }} could have been found (minimum detectable
   difference, 80 % power at 5 %). **Too little data**: it says nothing about any of them.
 - **Cheaper tie**: an arm costs the money of its seconds of training and of classifying
-  {{ "{:,}".format(num_documents) }} documents, at {{ "%g" % dollars_per_core_hour }} dollars an hour of each CPU core that it was
-  given, or {{ "%g" % dollars_per_gpu_hour }} dollars an hour of a GPU. Candidates are the tied arms that the tie
+  {{ "{:,}".format(num_documents) }} documents, at {{ "%g" % dollars_per_core_hour }} dollars per hour of each CPU core that it was
+  given, or {{ "%g" % dollars_per_gpu_hour }} dollars per hour of a GPU. Candidates are the tied arms that the tie
   says something about, and whose interval excludes that they lose more than {{ "%g" % margin }}. Cheaper is
   one of which the best arm costs at least {{ "%g" % cost_factor }} times as much. Of the cheaper ones that
   cost at most {{ "%g" % cost_factor }} times what the cheapest costs, that of the highest micro-F1 is
@@ -57,7 +50,7 @@ REASONS = {
         {% endif %}
         could hardly have been found,
         {% endif %}
-        and {{ "%g" % margin }} would matter; more test documents or seeds would tell""",
+        and {{ "%g" % margin }} would matter; more test documents or seeds would decide it""",
     "costs unknown": "none of the tied arms is known to be cheaper at little loss",
     "cheaper": """
         {{ arm }} is not distinguishable from {{ best }},
@@ -86,7 +79,7 @@ and is **not distinguishable** from {{ not_distinguishable_from | with_deltas }}
 HEAD_OR_PROMPT = """
 Head against prompt:
 {% if not pair %}
-not both have run, so this study does not tell.
+not both have run, so this study has no answer.
 {% else %}
 {% if pair.arm %}
 the {{ "head" if pair.arm == pair.head else "prompt" }} is better
@@ -161,7 +154,7 @@ the most.
 CURVE_INTERVALS = """
 Intervals are 95 %, over test documents
 {%- if most_seeds > 1 %} and {{ seeds }} seeds{% else %} alone: each arm has one seed{% endif -%}
-; the differences at the largest size tell which leads are certain there.
+; the differences at the largest size show which leads are certain there.
 """
 
 
@@ -174,8 +167,8 @@ def fill(template: str, **facts: Any) -> str:
 def _compile(template: str) -> Template:
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {
-        "f1": format_f1, "delta": format_delta, "p": format_p, "money": format_money,
-        "time": format_time, "listed": join, "with_deltas": _with_deltas,
+        "f1": format_f1, "delta": format_delta, "p": format_p, "money": wording.format_money,
+        "time": wording.format_time, "listed": join, "with_deltas": _with_deltas,
     }  # fmt: skip
     return environment.from_string(template)
 
@@ -255,7 +248,7 @@ def describe_curves(table: pd.DataFrame, curves: Mapping[str, Curve], crossed: p
     table, curves, crossed
         Of `learning_curves`, `resample_curves` and `crossings`.
     """
-    sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.taught]))
+    sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.uses_training_data]))
     ends = [int(size) for size in dict.fromkeys((sizes[0], sizes[-1]))]
     lines = [_describe_leader(table, curves, size) for size in ends]
     lines += _describe_crossings(crossed)
@@ -267,7 +260,7 @@ def describe_curves(table: pd.DataFrame, curves: Mapping[str, Curve], crossed: p
 
 def _describe_leader(table: pd.DataFrame, curves: Mapping[str, Curve], size: int) -> str:
     """The leader at a size, and what the others reach; certain leads are not marked here."""
-    present = [name for name, curve in curves.items() if not curve.taught or size in curve.sizes]
+    present = [name for name, c in curves.items() if not c.uses_training_data or size in c.sizes]
     at_size = table[table["train_size"].isin([0, size]) & table["approach"].isin(present)]
     columns = {"micro_f1": "f1", "micro_f1_low": "low", "micro_f1_high": "high"}
     ranked = at_size.sort_values("micro_f1", ascending=False)

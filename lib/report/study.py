@@ -11,30 +11,16 @@ from matplotlib.figure import Figure
 from lib.config.arms import CompareParams
 from lib.data.load import load_splits
 from lib.errors import DataError, ModelError
-from lib.evaluation.curves import crossings, learning_curves, resample_curves
-from lib.evaluation.slices import (
-    errors_by_level,
-    f1_by_level,
-    f1_by_part,
-    parts_by_length,
-    parts_by_support,
-)
+from lib.evaluation import crossings, f1_by_part, learning_curves, resample_curves
+from lib.evaluation.slices import errors_by_level, f1_by_level, parts_by_length, parts_by_support
 from lib.ipc import LEVELS
 from lib.model.load import load_tokenizer
+from lib.report import tables
 from lib.report.calibration import ScoredRun, calibration_table, read_scores
 from lib.report.figures.style import save_figure
 from lib.report.recommendation import recommend
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
 from lib.report.slices import parts_by_truncation
-from lib.report.tables import (
-    at_largest_size,
-    changed_params,
-    compare_runs,
-    missing_runs,
-    read_groups,
-    stack_predictions,
-    units_of,
-)
 from lib.report.wording import format_range
 from lib.runs.record import read_label_space, read_predictions, read_runs, read_train_counts
 from lib.storage import ROOT, atomic_path
@@ -62,14 +48,17 @@ class StudyResults:
         self.every_run = read_runs(
             params.study, runs_dir=params.runs_dir, arms=params.arms, seeds=params.seeds
         )
-        self.runs = at_largest_size(self.every_run)
+        self.runs = tables.at_largest_size(self.every_run)
         largest = max(self.runs.itertuples(), key=lambda run: run.params.get("train_size", 0))
         self.shared, self._largest = largest.params, largest.folder
         self.multi_label = self.shared["label_mode"] == "multi"
         self.label_space = read_label_space(largest.folder)
-        self.y_true, self.y_preds = stack_predictions(self.runs)
-        self.resampling = {"num_resamples": params.num_resamples, "groups": read_groups(self.runs)}
-        self.comparison, self.pairwise = compare_runs(
+        self.y_true, self.y_preds = tables.stack_predictions(self.runs)
+        self.resampling = {
+            "num_resamples": params.num_resamples,
+            "groups": tables.read_groups(self.runs),
+        }
+        self.comparison, self.pairwise = tables.compare_runs(
             self.runs, self.y_true, self.y_preds, reference=params.reference, **self.resampling
         )
 
@@ -89,15 +78,16 @@ class StudyResults:
         """The units that intervals are over, for captions."""
         few, many = self.comparison["num_seeds"].min(), self.comparison["num_seeds"].max()
         seeds = "" if many == 1 else f" and {format_range(few, many)} seeds"
-        return f"95 % intervals over {units_of(self.resampling['groups'])}{seeds}."
+        return f"95 % intervals over {tables.units_of(self.resampling['groups'])}{seeds}."
 
     @property
     def gaps(self) -> str:
         """Markdown on runs that are missing or have other parameters than asked; "" if none."""
-        missing = missing_runs(self.every_run, arms=self.params.arms, seeds=self.params.seeds)
-        changed = changed_params(self.every_run, ROOT / "params" / self.params.study)
-        parts = [f"**Not all of the study has run.** Missing: {missing}."] * bool(missing)
-        if changed:
+        asked = {"arms": self.params.arms, "seeds": self.params.seeds}
+        parts = []
+        if missing := tables.missing_runs(self.every_run, **asked):
+            parts.append(f"**Not all of the study has run.** Missing: {missing}.")
+        if changed := tables.changed_params(self.every_run, ROOT / "params" / self.params.study):
             parts.append(f"**Not all runs are what the study's files ask for.** {changed}.")
         return "\n\n".join(parts)
 
@@ -135,7 +125,7 @@ class StudyResults:
 
     def learning_curves(self) -> tuple[pd.DataFrame, pd.DataFrame, str]:
         """Tables of curves and of crossings, and what they say; all written into the folder."""
-        y_true, y_preds = stack_predictions(self.every_run)
+        y_true, y_preds = tables.stack_predictions(self.every_run)
         table = learning_curves(y_true, y_preds, groups=self.resampling["groups"])
         curves = resample_curves(y_true, y_preds, **self.resampling)
         crossed = crossings(curves)
@@ -175,29 +165,27 @@ class StudyResults:
             return f1_by_part(self.y_true, self.y_preds, groups=groups, **parts)
 
         support = parts_by_support(read_train_counts(self._largest))
-        tables = {"training documents of a label": of(labels=support)}
+        found = {"training documents of a label": of(labels=support)}
         if self.documents is not None:
             texts, max_length = self.documents["text"], self.params.max_length
             cut = parts_by_truncation(texts, self._tokenizer, max_length=max_length)
-            tables["words of a document"] = of(documents=parts_by_length(texts))
-            tables["what is read"] = of(documents=cut)
-        return tables
+            found["words of a document"] = of(documents=parts_by_length(texts))
+            found["what is read"] = of(documents=cut)
+        return found
 
     def levels(self) -> dict[str, pd.DataFrame]:
         """F1 and, of single labels, errors by level of the label hierarchy; empty without one."""
         level = self.shared["label_level"]
         levels = LEVELS[: LEVELS.index(level) + 1] if level else ()
-        levels = {level: self.label_space.rolled_up(level)[1] for level in levels}
         if len(levels) < 2:
             return {}
-        tables = {
-            "Micro-F1 with the same answers cut to coarser levels of the hierarchy:": f1_by_level
-        }
+        inputs = {level: self.label_space.rolled_up(level)[1] for level in levels}
+        title = "Micro-F1 with the same answers cut to coarser levels of the hierarchy:"
+        found = {title: f1_by_level(self.y_true, self.y_preds, inputs)}
         if not self.multi_label:
             title = "At which level answers go wrong, as shares of the documents:"
-            tables[title] = errors_by_level
-        inputs = (self.y_true, self.y_preds, levels)
-        return {title: compute(*inputs) for title, compute in tables.items()}
+            found[title] = errors_by_level(self.y_true, self.y_preds, inputs)
+        return found
 
     def answers_of(self, arm: str) -> tuple[str, pd.DataFrame]:
         """An arm's name and its predictions on test, of its first seed."""

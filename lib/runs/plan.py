@@ -4,11 +4,11 @@ Documents are read and tokenized as the arms will read them; weights are not loa
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from datasets import Dataset, DatasetDict
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import BaselineParams, InstructionParams, StudyParams
@@ -193,53 +193,48 @@ def _count_work(
         name: [len(ids) for ids in encode_cached(tokenizer, split["text"], **options)]
         for name, split in splits.items()
     }
-    if isinstance(params, BaselineParams):
-        return _frozen_work(lengths)
-    epochs = params.num_epochs
-    if epochs:
-        epochs = params.with_min_steps(len(lengths["train"])).num_epochs
-    if isinstance(params, InstructionParams):
-        return _prompt_work(params, config, tokenizer, splits, lengths, epochs)
-    return Work(lengths["train"], _held_out(lengths, epochs), num_epochs=epochs)
-
-
-def _frozen_work(lengths: dict[str, list[int]]) -> Work:
-    """Every document once, in one forward pass."""
-    return Work(lengths["train"], [n for split in lengths.values() for n in split])
-
-
-def _held_out(lengths: dict[str, list[int]], epochs: int) -> list[int]:
-    """Validation after each epoch and at the end, then test."""
-    return lengths["validation"] * (epochs + 1) + lengths["test"]
+    train = lengths["train"]
+    if isinstance(params, BaselineParams):  # a frozen embedding: every document once
+        return Work(train, [n for split in lengths.values() for n in split])
+    epochs = params.num_epochs and params.with_min_steps(len(train)).num_epochs
+    held_out = lengths["validation"] * (epochs + 1) + lengths["test"]
+    if not isinstance(params, InstructionParams):
+        return Work(train, held_out, num_epochs=epochs)
+    names = LabelSpace.from_splits(splits, label_names=params.label_names)
+    template, labels = build_template(tokenizer, config, names, params)
+    work = Work(train, held_out, num_epochs=epochs)
+    return _prompt_work(params, template, labels, splits["train"]["labels"], work)
 
 
 def _prompt_work(
     params: InstructionParams,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    splits: DatasetDict,
-    lengths: dict[str, list[int]],
-    epochs: int,
+    template: PromptTemplate,
+    labels: LabelSpace,
+    train_labels: Sequence[Sequence[str]],
+    documents: Work,
 ) -> Work:
-    names = LabelSpace.from_splits(splits, label_names=params.label_names)
-    template, labels = build_template(tokenizer, config, names, params)
-    train = lengths["train"]
-    answers = [
-        len(template.answer_ids(*answer_texts(row, labels))) for row in splits["train"]["labels"]
-    ]
+    """The work on prompts and answers, given that on the documents alone."""
+    train = documents.train
+    answers = [len(template.answer_ids(*answer_texts(row, labels))) for row in train_labels]
     # Behind each held-out document; examples precede it, computed again if they differ per prompt.
     added = _tokens_to_answer(params, template, labels, max(answers))
     if params.example_choice == "nearest" or params.decoding == "generate":
         added += params.num_examples * (sum(train) + sum(answers)) // len(train)
-    passes = _passes(params, splits["train"])
-    held_out = [round(passes * (n + added)) for n in _held_out(lengths, epochs)]
-    # A training sequence per document, or per question.
+    passes = 1.0
+    if params.multi_label and params.decoding not in ("generate", "yes_no"):
+        passes = sum(map(len, train_labels)) / len(train)  # one per label of a set
+    held_out = [round(passes * (n + added)) for n in documents.held_out]
+    # A training sequence per document or, with yes_no, two questions per label of a document.
     if params.decoding == "yes_no":
-        train, answers = _question_lengths(template, labels, splits["train"], train)
+        asked = max(len(template.question_ids(text)) for text in labels.texts)
+        asked -= len(template.suffix_ids)
+        rows = zip(train, train_labels, strict=True)
+        train = [n + asked for n, row in rows for _ in range(2 * len(row))]
+        answers = [max(len(template.answer_ids(word)) for word in (YES, NO))] * len(train)
     prompt = len(template.prefix_ids) + len(template.suffix_ids)
     sequences = [n + prompt + answer for n, answer in zip(train, answers, strict=True)]
     supervised = min(params.batch_size * max(answers), params.token_budget)
-    return Work(sequences, held_out, supervised, epochs)
+    return Work(sequences, held_out, supervised, documents.num_epochs)
 
 
 def _tokens_to_answer(
@@ -255,22 +250,3 @@ def _tokens_to_answer(
     if params.decoding.startswith("score") or params.multi_label:
         return frame + len(LabelTrie.build([template.answer_ids(t) for t in labels.texts]).tokens)
     return frame + longest_answer
-
-
-def _passes(params: InstructionParams, train: Dataset) -> float:
-    """Passes per document: one per label of a set if the set is built label by label."""
-    if params.multi_label and params.decoding not in ("generate", "yes_no"):
-        return sum(map(len, train["labels"])) / len(train)
-    return 1.0
-
-
-def _question_lengths(
-    template: PromptTemplate, labels: LabelSpace, train: Dataset, lengths: list[int]
-) -> tuple[list[int], list[int]]:
-    """Tokens of questions, two per label of a document, and of their answers."""
-    asked = max(len(template.question_ids(text)) for text in labels.texts)
-    asked -= len(template.suffix_ids)
-    rows = zip(lengths, train["labels"], strict=True)
-    questions = [n + asked for n, row in rows for _ in range(2 * len(row))]
-    answer = max(len(template.answer_ids(word)) for word in (YES, NO))
-    return questions, [answer] * len(questions)

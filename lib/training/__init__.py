@@ -1,17 +1,12 @@
 """One training loop for both approaches.
 
-finetune       head or prompt: the loss and the evaluation of each
+finetune       head or prompt: the loss of each, and how both train
+evaluate       F1 scores of each, and the ladder: one model that answers in every way
 trainer        optimizer steps of micro-batches, on transformers' Trainer
-ladder         one model, answering in every way
 """
 
-from lib.training.finetune import (
-    evaluate_embedding,
-    evaluate_instruction,
-    finetune_embedding,
-    finetune_instruction,
-)
-from lib.training.ladder import climb_ladder
+from lib.training.evaluate import climb_ladder, evaluate_embedding, evaluate_instruction
+from lib.training.finetune import finetune_embedding, finetune_instruction
 
 __all__ = [
     "climb_ladder",

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
-from lib.config.choices import SET_THRESHOLDS
-from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import f1_scores, tune_threshold
-from lib.evaluation.scores import Labels
 from lib.head.losses import HeadLoss
-from lib.head.model import predict_logits
 from lib.machine import GIB, NO_COST, Cost, meter
 from lib.model.forward import (
     last_hidden_states,
@@ -27,7 +22,6 @@ from lib.model.forward import (
 )
 from lib.model.memory import ROW_BYTES, fit_into_memory
 from lib.model.parts import pretrained
-from lib.prompt.decode import decode_labels
 from lib.training.trainer import (
     DocumentTrainer,
     Evaluate,
@@ -61,13 +55,12 @@ def finetune_embedding(
     Parameters
     ----------
     examples
-        One mapping a training document: `id` str, `input_ids` list[int], `target` int, the label's
-        index, or a list of them where a document may have several labels, or (C,) float32
-        probabilities (`runs.distillation`); optionally `cached_states`, those that enter the first
-        adapted layer.
+        One mapping per training document: `id` str; `input_ids` list[int]; `target` int, the
+        label's index, or a list of them for label sets, or (C,) float32 probabilities
+        (`runs.distillation`); optionally `cached_states`, which enter the first adapted layer.
     head_loss
-        Summed over a document's labels where it may have several: with "cross_entropy", -log p of
-        the label set if labels were independent.
+        For label sets summed over labels: with "cross_entropy", -log p of the label set if labels
+        were independent.
     evaluate
         Validation metrics of the model, at least `micro_f1`; called after every epoch.
     options
@@ -76,14 +69,14 @@ def finetune_embedding(
     Returns
     -------
     history, resources
-        A row per logged step (`step`, `epoch`, `loss`, `learning_rate`, `eval_*`), and
+        One row per logged step (`step`, `epoch`, `loss`, `learning_rate`, `eval_*`), and
         `train_seconds` and `train_joules` (evaluation left out), `train_docs_per_second`,
-        `train_tokens_per_second` (real tokens). The model holds the weights of the epoch that was
-        best on validation.
+        `train_tokens_per_second` (real tokens). Afterwards the model has the weights of the epoch
+        that was best on validation.
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        return model(
+        return model.loss(
             batch["input_ids"],
             batch["attention_mask"],
             batch["targets"],
@@ -106,15 +99,15 @@ def finetune_instruction(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train a causal language model on its answers: -log p(answer | prompt), end token included.
 
-    The loss is the sum over a document's answer tokens and the mean over documents, so it is the
-    cross-entropy of whole labels that `score_labels` ranks by. Logits are computed at answer
+    The loss is summed over a document's answer tokens and averaged over documents: the
+    cross-entropy of whole labels, by which `score_labels` ranks. Logits are computed at answer
     positions alone.
 
     Parameters
     ----------
     examples
-        As in `finetune_embedding`, but `input_ids` is prompt + answer, and
-        `target` is the number of answer tokens at its end.
+        As in `finetune_embedding`, but `input_ids` is prompt + answer, and `target` the number of
+        answer tokens at its end.
 
     Raises
     ------
@@ -146,8 +139,8 @@ def answer_log_probs(
 ) -> Tensor:
     """log p(token | tokens before) of every answer token in a right-padded micro-batch, 1-D fp32.
 
-    `batch` holds `input_ids` and `attention_mask`, (B, T), and `targets`, (B,): how many of a row's
-    last real tokens are its answer; and optionally `cached_states`, (S, H) of all S real tokens.
+    `batch` contains `input_ids` and `attention_mask`, (B, T); `targets`, (B,), the number of answer
+    tokens at the end of each row; optionally `cached_states`, (S, H) of all S real tokens.
     """
     input_ids = batch["input_ids"]
     lengths = batch["attention_mask"].sum(dim=1, keepdim=True)  # (B, 1)
@@ -167,53 +160,6 @@ def answer_log_probs(
     logits = next_token_logits(model, states[before_answer], compute_dtype)  # (answer tokens, V)
     following = input_ids.roll(-1, dims=1)[before_answer]
     return -nn.functional.cross_entropy(logits.float(), following, reduction="none")
-
-
-def evaluate_embedding(
-    model: nn.Module,
-    *,
-    documents: Sequence[Sequence[int]],
-    y_true: Labels,
-    multi_label: bool,
-    may_be_empty: bool = False,
-    **options: Any,
-) -> dict[str, float]:
-    """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
-
-    Of its best labels; where documents may have several, at the threshold that suits them best, by
-    the study's rule on empty sets (`Scores.labels_above`). The options are those of
-    `predict_logits`.
-    """
-    logits = predict_logits(model, documents, **options)
-    if not multi_label:
-        return f1_scores(y_true, logits.labels_above(np.inf))
-    empty = {"may_be_empty": may_be_empty}
-    threshold = tune_threshold(y_true, logits, **empty)
-    return f1_scores(y_true, logits.labels_above(threshold, **empty))
-
-
-def evaluate_instruction(
-    model: nn.Module,
-    *,
-    label_space: LabelSpace,
-    y_true: np.ndarray,
-    strategy: str,
-    multi_label: bool = False,
-    **decoding: Any,
-) -> dict[str, float]:
-    """F1 scores and `out_of_set_rate` of what `decode_labels` answers; `y_true` is (N, C) bool.
-
-    Scored label sets are judged at the threshold that suits them best, as in `evaluate_embedding`.
-    """
-    options = {"strategy": strategy, "multi_label": multi_label, **decoding}
-    preds, scores = decode_labels(model, label_space=label_space, **options)
-    answered, outside = label_space.encode(preds), label_space.outside(preds)
-    if multi_label and strategy in SET_THRESHOLDS:
-        empty = {"may_be_empty": bool(label_space.none)}
-        answered = scores.labels_above(tune_threshold(y_true, scores, **empty), **empty)
-        outside &= False
-    f1 = f1_scores(y_true, answered, outside=outside)
-    return {"out_of_set_rate": float(outside.mean())} | f1
 
 
 def _finetune(
@@ -251,15 +197,63 @@ def _finetune(
     """
     if len(cached):
         examples = [e | {"cached_states": x} for e, x in zip(examples, cached, strict=True)]
-    num_epochs, batch_size = params.num_epochs, params.batch_size
-    steps_per_epoch = math.ceil(len(examples) / batch_size)
+    tokens = sum(len(e["input_ids"]) for e in examples) * params.num_epochs
+
+    # Micro-batches and checkpointed layers, so that the largest optimizer batch fits into memory.
+    longest = sorted(len(e["input_ids"]) for e in examples)[-params.batch_size :]
+    batch_tokens = fit_into_memory(
+        model,
+        num_tokens=min(params.token_budget, sum(longest)),
+        longest=longest[-1],
+        memory_gib=params.memory_gib,
+        reserved_gib=reserved_gib,
+    )
+    pad_token_id = pretrained(model).config.pad_token_id
+    collator = MicroBatchCollator(batch_tokens, pad_token_id, packed=skips_padding(model))
+
+    # Training, from the last checkpoint if there is one.
+    groups = parameter_groups(
+        model,
+        learning_rate=params.learning_rate,
+        head_learning_rate=head_rate or params.learning_rate,
+        weight_decay=params.weight_decay,
+    )
+    callback = EvaluateEvery(params.eval_steps)
+    device = next(model.parameters()).device
+    trainer = DocumentTrainer(
+        model=model,
+        args=_training_arguments(params, output_dir, len(examples), device),
+        train_dataset=examples,
+        eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
+        data_collator=collator,
+        loss=loss,
+        evaluate=evaluate,
+        optimizers=(torch.optim.AdamW(groups, fused=True), None),
+        callbacks=[callback] if params.eval_steps else [],
+    )
+    callback.trainer = trainer
+    with maybe_compiled(model, tokens):
+        trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
+
+    # What it has cost.
+    cost = setup_cost + spent_on_training(trainer.state.log_history)
+    documents = (num_documents or len(examples)) * params.num_epochs
+    rates = (documents / cost.seconds, tokens / cost.seconds)
+    resources = dict(zip(TRAIN_RESOURCES, (*cost, *rates), strict=True))
+    return pd.DataFrame(trainer.state.log_history), resources
+
+
+def _training_arguments(
+    params: FinetuneParams, output_dir: str | Path, num_examples: int, device: torch.device
+) -> TrainingArguments:
+    steps_per_epoch = math.ceil(num_examples / params.batch_size)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
-        num_train_epochs=num_epochs,
-        per_device_train_batch_size=batch_size,
+        num_train_epochs=params.num_epochs,
+        per_device_train_batch_size=params.batch_size,
         learning_rate=params.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=round(params.warmup_share * steps_per_epoch * num_epochs),
+        warmup_steps=round(params.warmup_share * steps_per_epoch * params.num_epochs),
         max_grad_norm=1.0,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -273,54 +267,8 @@ def _finetune(
         report_to="none",
         seed=params.seed,
         data_seed=params.seed,
-        use_cpu=next(model.parameters()).device.type == "cpu",
+        use_cpu=device.type == "cpu",
     )
-    # Of several GPUs one is used: the base class would split batches over all of them.
+    # One of several GPUs is used: the base class would split batches over all of them.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    tokens = sum(len(e["input_ids"]) for e in examples) * num_epochs
-    longest = sorted(len(e["input_ids"]) for e in examples)[-batch_size:]
-    batch_tokens = fit_into_memory(
-        model,
-        num_tokens=min(params.token_budget, sum(longest)),
-        longest=longest[-1],
-        memory_gib=params.memory_gib,
-        reserved_gib=reserved_gib,
-    )
-    pad_token_id = pretrained(model).config.pad_token_id
-    collator = MicroBatchCollator(batch_tokens, pad_token_id, packed=skips_padding(model))
-    callback = EvaluateEvery(params.eval_steps)
-    trainer = DocumentTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=examples,
-        eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
-        data_collator=collator,
-        loss=loss,
-        evaluate=evaluate,
-        optimizers=(
-            torch.optim.AdamW(
-                parameter_groups(
-                    model,
-                    learning_rate=params.learning_rate,
-                    head_learning_rate=head_rate or params.learning_rate,
-                    weight_decay=params.weight_decay,
-                ),
-                fused=True,
-            ),
-            None,
-        ),
-        callbacks=[callback] if params.eval_steps else [],
-    )
-    callback.trainer = trainer
-    with maybe_compiled(model, tokens):
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
-    seconds, joules = setup_cost + spent_on_training(trainer.state.log_history)
-    documents = (num_documents or len(examples)) * num_epochs
-    history = pd.DataFrame(trainer.state.log_history)
-    resources = {
-        "train_seconds": seconds,
-        "train_joules": joules,
-        "train_docs_per_second": documents / seconds,
-        "train_tokens_per_second": tokens / seconds,
-    }
-    return history, resources
+    return arguments

@@ -32,8 +32,8 @@ def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> Cost:
 class MicroBatchCollator:
     """An optimizer batch as micro-batches cut by length under a token budget.
 
-    Documents are sampled at random first and only then grouped by length, so that length biases no
-    step; micro-batches bound memory and save padding.
+    Documents are sampled at random first and only then grouped by length: length biases no step,
+    while micro-batches bound memory and save padding.
     """
 
     def __init__(self, token_budget: int, pad_token_id: int, *, packed: bool) -> None:
@@ -42,6 +42,7 @@ class MicroBatchCollator:
         self.packed = packed
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Padded tensors of each micro-batch, the ids of all documents and their number."""
         batches = []
         lengths = [len(e["input_ids"]) for e in examples]
         for rows in micro_batches(lengths, self.token_budget, packed=self.packed):
@@ -50,7 +51,7 @@ class MicroBatchCollator:
             targets = [e["target"] for e in chosen]
             if isinstance(targets[0], list):  # label sets, filled up with -1
                 targets, _ = pad(targets, -1)
-            elif isinstance(targets[0], np.ndarray):  # a probability for each label
+            elif isinstance(targets[0], np.ndarray):  # a probability per label
                 targets = np.stack(targets)
             targets = torch.as_tensor(targets)
             batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
@@ -77,13 +78,13 @@ class DocumentTrainer(Trainer):
         super().__init__(**kwargs)
         self._loss = loss
         self._evaluate_model = evaluate
-        # Spent on training is `meter() - _clock`: evaluation and interruptions left out.
+        # The cost of training is `meter() - _clock`: evaluation and interruptions are left out.
         self._clock: Cost | None = None
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Accumulate the gradient of one optimizer batch; returns the mean loss of its documents.
+        """Mean loss of the documents of one optimizer batch, whose gradient is accumulated.
 
         Raises
         ------
@@ -107,7 +108,7 @@ class DocumentTrainer(Trainer):
         return total
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Validation metrics, logged as `eval_*`; draws no random number and keeps no logits."""
+        """Validation metrics, logged as `eval_*`, without drawing random numbers."""
         start = meter(self.args.device)
         metrics = {f"eval_{key}": value for key, value in self._evaluate_model(self.model).items()}
         self.model.train()
@@ -119,26 +120,27 @@ class DocumentTrainer(Trainer):
         return metrics
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: the base class expects plain batches."""
+        """Zero: the base class would count on plain batches."""
         return 0
 
 
 class EvaluateEvery(TrainerCallback):
-    """Evaluate between epochs too, for the curves alone: only epochs can be the best."""
+    """Evaluation between epochs, for the curves alone: only epochs can be the best."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.trainer: DocumentTrainer | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate every `steps` optimizer steps."""
         if state.global_step % self.steps == 0:
             should_log = control.should_log
             self.trainer.evaluate()
-            control.should_log = should_log  # logging metrics took the step's loss for logged
+            control.should_log = should_log  # else the step's loss would pass for logged
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written to its end; one that was not is removed."""
+    """Folder of the last complete checkpoint, or None; incomplete ones are removed."""
     for unfinished in folder.glob("checkpoint-*"):
         if not (unfinished / TRAINER_STATE_NAME).exists():  # written last
             shutil.rmtree(unfinished)
@@ -152,7 +154,7 @@ def parameter_groups(
     head_learning_rate: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """What trains, grouped by its learning rate; biases and norms do not decay."""
+    """Trainable weights, grouped by learning rate and decay; biases and norms do not decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def measure(num_labels: int, how: str) -> dict:
     configure_process(seed=0, num_threads=StudyParams().threads)
     if how == "at once":
-        chunked.CHUNK = num_labels
+        chunked.LABELS_AT_ONCE = num_labels
     head = build_head("linear", WIDTH, num_labels)
     optimizer = torch.optim.AdamW(head.parameters(), fused=True)
     targets = torch.randint(num_labels, (DOCUMENTS, 3))

@@ -107,7 +107,7 @@ def against_labels() -> list[dict]:
         taken = []
         for _ in range(5):
             start = time.perf_counter()
-            head(states, mask, targets, loss).backward()
+            head.loss(states, mask, targets, loss).backward()
             optimizer.step()
             optimizer.zero_grad()
             taken.append((time.perf_counter() - start) / 16)

@@ -8,7 +8,7 @@ import pytest
 from conftest import load_documents
 from datasets import ClassLabel, Dataset, Features, List
 
-from lib.data.labels import LabelSpace
+from lib.data import LabelSpace
 from lib.data.tables import _name_classes
 from lib.errors import DataError
 from lib.storage import ROOT
@@ -263,7 +263,7 @@ CASES = {
     ),
     "no label set but the empty one": (
         csv(*["text,p,q\na,0,0\nb,0,0\n"] * 2, indicator_columns=["p", "q"], label_mode="multi"),
-        "one class only: the empty set; there is nothing to tell apart",
+        "one class only: the empty set; there is nothing to learn",
     ),
     "time without a time zone": (
         one(

@@ -7,7 +7,7 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.data.auditing import audit
+from lib.data import audit
 from lib.data.near_duplicates import MAX_BUCKET, find_duplicates
 from lib.errors import DataError
 from lib.storage import ROOT

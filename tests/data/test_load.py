@@ -8,8 +8,7 @@ from conftest import load_documents
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lib.data.labels import LabelSpace
-from lib.data.load import take_train
+from lib.data import LabelSpace, take_train
 from lib.data.sampling import nested_sample
 from lib.errors import DataError
 

@@ -16,7 +16,7 @@ from conftest import load_documents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.data.labels import LabelSpace
+from lib.data import LabelSpace
 from lib.data.tables import _read_hub, cell_text, read_table
 from lib.errors import DataError
 

@@ -87,7 +87,7 @@ def test_a_loss_in_chunks_is_the_whole_loss_with_its_gradients(monkeypatch, kind
     loss = build(kind, class_weights="balanced", label_smoothing=0.1)
     results = []
     for chunk in (100, 2):
-        monkeypatch.setattr(chunked, "CHUNK", chunk)
+        monkeypatch.setattr(chunked, "LABELS_AT_ONCE", chunk)
         tensors = inputs()[: 3 if bias else 2]
         value = chunked_loss(*tensors, *([] if bias else [None]), SETS, loss) / 7
         results.append((value, *torch.autograd.grad(value, tensors)))
@@ -98,7 +98,7 @@ def test_a_loss_in_chunks_is_the_whole_loss_with_its_gradients(monkeypatch, kind
 
 
 def test_the_best_labels_of_chunks_are_the_best_of_all(monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK", 2)
+    monkeypatch.setattr(chunked, "LABELS_AT_ONCE", 2)
     features, rows, bias = (x.detach() for x in inputs(1))
     scores, labels = chunked_top(features, rows, bias, 3)
     expected = functional.linear(features, rows, bias).topk(3)
@@ -154,7 +154,7 @@ def test_cross_entropy_with_a_teacher_is_least_where_the_student_agrees():
 def test_probabilities_of_sets_in_chunks_give_the_whole_loss_with_its_gradients(monkeypatch):
     results = []
     for chunk in (100, 2):
-        monkeypatch.setattr(chunked, "CHUNK", chunk)
+        monkeypatch.setattr(chunked, "LABELS_AT_ONCE", chunk)
         tensors = inputs()
         value = chunked_loss(*tensors, (MULTI_HOT + 0.3) / 2, build())
         results.append((value, *torch.autograd.grad(value, tensors)))

@@ -10,7 +10,7 @@ from lib.head.model import EmbeddingModel, predict_logits
 from lib.head.pooling import AttentionPooling, PoolingHead, pool
 from lib.machine import choose_dtype
 from lib.model.adapters import add_lora
-from lib.training.finetune import evaluate_embedding
+from lib.training.evaluate import evaluate_embedding
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 DOCUMENTS = [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100, 200, 300, 2, 2]]
@@ -18,7 +18,6 @@ DOCUMENTS = [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100, 200, 300, 2, 2]]
 
 @pytest.mark.parametrize("mode", POOLINGS)
 def test_pooling_ignores_padding_and_its_side(mode):
-    """TRAPS 1."""
     states = torch.randn(1, 4, 8)
     junk = torch.full((1, 3, 8), 1e6)
     expected = pool(states, torch.ones(1, 4), mode)
@@ -64,7 +63,7 @@ def test_of_many_labels_the_best_alone_are_predicted(make_backbone, monkeypatch)
         make_backbone(), HeadParams(pooling="mean"), num_labels=300, compute_dtype=COMPUTE
     )
     dense = predict_logits(model, DOCUMENTS, token_budget=99)
-    monkeypatch.setattr("lib.head.pooling.DENSE_LABELS", 200)
+    monkeypatch.setattr("lib.head.model.DENSE_LABELS", 200)
     sparse = predict_logits(model, DOCUMENTS, token_budget=99)
     assert sparse.shape == dense.shape
     assert sparse.values.shape == (len(DOCUMENTS), NUM_TOP)
@@ -88,7 +87,6 @@ def test_all_padding_rows_and_unknown_modes_are_errors():
 
 
 def test_the_head_sees_one_row_a_document_in_fp32_even_under_autocast():
-    """TRAPS 3, 6."""
     head = PoolingHead(8, 5, HeadParams(pooling="last"))
     seen = []
     features = head.classifier.features
@@ -103,7 +101,7 @@ def test_the_head_sees_one_row_a_document_in_fp32_even_under_autocast():
 
 @pytest.mark.parametrize("mode", ["last", "mean", "weighted_mean", "attention"])
 def test_real_model_gives_a_document_equal_logits_alone_and_in_a_batch(make_backbone, mode):
-    """TRAPS 1, 4: pad = EOS stands inside texts, and batches pad. bf16 keeps 8 bits, and summing in
+    """Pad = EOS stands inside texts, and batches pad. bf16 keeps 8 bits, and summing in
     another order costs a few of them: 0.02 of the largest logit, with equal predictions."""
     model = EmbeddingModel(
         make_backbone(), HeadParams(pooling=mode), num_labels=6, compute_dtype=COMPUTE
@@ -116,7 +114,6 @@ def test_real_model_gives_a_document_equal_logits_alone_and_in_a_batch(make_back
 
 
 def test_head_stays_fp32_and_trainable_beside_nf4_and_lora(make_backbone, live_nf4):
-    """TRAPS 6, 7."""
     model = EmbeddingModel(
         make_backbone(), HeadParams(pooling="last"), num_labels=6, compute_dtype=COMPUTE
     )

@@ -31,7 +31,6 @@ TOPICS = LabelSpace(("corn", "gas", "grain", "natural gas"))
     ],
 )
 def test_parsing_finds_exactly_one_whole_label_or_nothing(answer, expected):
-    """TRAPS 13."""
     assert parse_labels(answer, SPACE) == expected
 
 

@@ -14,7 +14,7 @@ from lib.prompt.examples import choose_questions
     st.integers(0, 9),
 )
 def test_questions_are_about_all_labels_and_as_many_others(labels, seed):
-    """TRAPS 15: every label of a set is asked about, not the first alone."""
+    """Every label of a set is asked about, not the first alone."""
     questions = choose_questions(labels, num_labels=5, seed=seed)
     assert len(set(questions)) == len(questions)
     present = {c for row in labels for c in row}

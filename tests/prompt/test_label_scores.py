@@ -63,7 +63,7 @@ def exhaustive(model, prompts, answers):
 
 @pytest.mark.parametrize("token_budget", [1, 500])
 def test_scores_equal_exhaustive_scoring_of_whole_labels(model, template, token_budget):
-    """TRAPS 14. In fp32, sums of up to seven log-probabilities agree to 1e-3."""
+    """In fp32, sums of up to seven log-probabilities agree to 1e-3."""
     prompts = [template.prompt_ids(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
     options = {"token_budget": token_budget, "compute_dtype": torch.float32}
@@ -78,7 +78,7 @@ def test_no_prompts_have_no_scores(small_model):
 
 
 def test_bf16_scores_do_not_depend_on_the_batch_beyond_their_precision(make_backbone, template):
-    """TRAPS 4: within 1 % of scores of 80 nats and more, with equal predictions."""
+    """Within 1 % of scores of 80 nats and more, with equal predictions."""
     small = make_backbone("lm", layers=8, dtype="bfloat16")
     prompts = [template.prompt_ids(text) for text in TEXTS]
     answers = [template.answer_ids(name) for name in NAMES]
@@ -104,7 +104,7 @@ def test_training_and_scoring_see_the_same_likelihood(model, template):
 
 
 def test_logits_are_computed_at_answer_positions_only(make_backbone, template, monkeypatch):
-    """TRAPS 3, on the instruction route."""
+    """Logits of all positions over the vocabulary would take most of the memory."""
     small = make_backbone("lm")
     rows = []
     small.lm_head.register_forward_hook(lambda m, inputs, _: rows.append(inputs[0].shape))
@@ -291,7 +291,7 @@ def test_every_decoding_of_the_parameters_has_a_decoder():
 def test_free_answers_outside_the_set_predict_nothing_forced_ones_cannot_be(
     model, template, strategy
 ):
-    """TRAPS 13: counted as errors, not replaced and not dropped."""
+    """Counted as errors, not replaced and not dropped."""
     space = LabelSpace(("qqq", "zzz"))
     preds, scores = decode(model, template, space, strategy)
     assert scores.shape == (3, 2)

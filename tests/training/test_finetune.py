@@ -24,12 +24,8 @@ from lib.model.forward import maybe_compiled
 from lib.model.load import load_backbone
 from lib.model.memory import fit_into_memory
 from lib.training import trainer
-from lib.training.finetune import (
-    evaluate_embedding,
-    evaluate_instruction,
-    finetune_embedding,
-    finetune_instruction,
-)
+from lib.training.evaluate import evaluate_embedding, evaluate_instruction
+from lib.training.finetune import finetune_embedding, finetune_instruction
 from lib.training.trainer import MicroBatchCollator
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
@@ -216,7 +212,7 @@ def test_compiling_after_checkpointing_keeps_both(make_backbone, monkeypatch):
 def test_same_seed_same_logits_whatever_the_evaluation_interval(
     make_backbone, examples, tmp_path, request, packed
 ):
-    """TRAPS 10, 27: bit for bit, with packed 4-bit weights and with dequantized ones."""
+    """Bit for bit, with packed 4-bit weights and with dequantized ones."""
     if packed:
         request.getfixturevalue("live_nf4")
     first, history, resources = finetune(make_backbone, examples, tmp_path / "a")
@@ -240,7 +236,7 @@ def test_training_learns_and_another_seed_differs(make_backbone, examples, tmp_p
 
 
 def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, tmp_path):
-    """TRAPS 19. The first run is killed by an error in its third epoch."""
+    """The first run is killed by an error in its third epoch."""
     whole, _, _ = finetune(make_backbone, examples, tmp_path / "whole", num_epochs=3)
 
     real = trainer.MicroBatchCollator.__call__
@@ -304,14 +300,13 @@ def test_the_head_learns_at_a_rate_of_its_own(make_backbone):
 def test_a_loss_that_is_not_finite_stops_with_step_documents_and_rate(
     make_backbone, examples, tmp_path
 ):
-    """TRAPS 7."""
     with pytest.raises(FloatingPointError, match=r"step \d+, documents d\d+.*learning rate"):
         finetune(make_backbone, examples, tmp_path, learning_rate=1e30)
 
 
 @pytest.mark.parametrize("supervised", [0, 5])
 def test_rows_without_prompt_or_answer_are_refused(make_backbone, tmp_path, supervised):
-    """TRAPS 11: a fully truncated answer would train on a loss of zero."""
+    """A fully truncated answer would train on a loss of zero."""
     rows = [{"id": "d7", "input_ids": [1, 2, 3, 4, 5], "target": supervised}]
     with pytest.raises(ValueError, match=f"document d7: {supervised} of 5 tokens are supervised"):
         finetune_instruction(
@@ -339,7 +334,7 @@ def test_instruction_training_lowers_the_loss_of_the_answers(make_backbone, tmp_
 
 
 def test_label_sets_are_learnt_label_by_label(make_backbone, examples, tmp_path):
-    """TRAPS 21: binary cross-entropy, against PyTorch's own on the same logits."""
+    """Binary cross-entropy, against PyTorch's own on the same logits."""
     truth = np.array([[i % 2, 1, 0] for i in range(len(examples))], dtype="float32")
     examples = [
         e | {"target": np.flatnonzero(row).tolist()} for e, row in zip(examples, truth, strict=True)
@@ -374,7 +369,7 @@ def test_a_rung_counts_the_empty_set_as_an_answer_and_others_outside(monkeypatch
     ):
         decoded = (answers, Scores(np.zeros((3, 2))))
         monkeypatch.setattr(
-            "lib.training.finetune.decode_labels", lambda *_, found=decoded, **__: found
+            "lib.training.evaluate.decode_labels", lambda *_, found=decoded, **__: found
         )
         metrics = evaluate_instruction(
             None, label_space=space, y_true=truth, strategy="steps", multi_label=True

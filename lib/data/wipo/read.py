@@ -1,4 +1,4 @@
-"""WIPO-Alpha, a patent an XML file: parsed once, in parallel and without entities, then Parquet.
+"""WIPO-Alpha, one XML file per patent: parsed once, in parallel and without entities.
 
 C. J. Fall, A. Törcsvári, K. Benzineb, G. Karetka, "Automated categorization in the International
 Patent Classification", ACM SIGIR Forum 37(1), 2003.
@@ -59,7 +59,7 @@ def read_wipo_alpha(
     fields
         Text columns, of title, abstract, first_claim, claims, description and applicants. Where a
         text is given in several languages the English one is taken. `first_claim` is the first
-        `<cl>`, cut before "2." if that holds all claims.
+        `<cl>`, cut before "2." if that contains all claims.
     description_words
         First words of the description to keep.
 
@@ -82,7 +82,7 @@ def read_wipo_alpha(
         raise DataError(f"{root}: neither a directory nor a .zip archive; check the path")
     entries = sorted(_list_directory(root) if root.is_dir() else _list_archive(root))
     if not entries:
-        raise DataError(f"{root}: no .xml file in it; name the folder that holds train and test")
+        raise DataError(f"{root}: no .xml file in it; name the folder that contains train and test")
     read = partial(read_chunk, root, fields=fields, description_words=description_words)
     folder = cached(
         "wipo",
@@ -147,7 +147,7 @@ def _refuse_unsafe(root: Path, member: ZipInfo) -> None:
 
 
 def _parse(read: Callable, entries: list[FileEntry], num_workers: int) -> Iterator[Chunk]:
-    """Chunks in the order of entries; at most four a worker are under way or wait."""
+    """Chunks in the order of entries; up to four per worker are under way or wait."""
     chunks = [entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK)]
     if num_workers == 1 or len(chunks) == 1:
         yield from map(read, chunks)
@@ -171,7 +171,7 @@ def _refuse_repeats(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
 
 
 def _write(folder: Path, chunks: Iterator[Chunk], fields: Sequence[str]) -> None:
-    """Write `documents.parquet`, `bad.csv` and `summary.json`, a chunk at a time."""
+    """Write `documents.parquet`, `bad.csv` and `summary.json`, chunk by chunk."""
     text_columns = [(name, pa.string()) for name in ("id", "split", *fields)]
     schema = pa.schema([*text_columns, ("codes", pa.list_(pa.string()))])
     summary = {"num_bad": 0, "first_bad": None, "num_dropped": 0}

@@ -22,9 +22,9 @@ PATHS = {
     "description": "txts/txt",
     "applicants": "pas/pa",
 }
-MAX_BYTES = 16 * 2**20  # chosen here; a patent has some 40 KB, the longest a few MB
+MAX_BYTES = 16 * 2**20  # our choice: a patent has some 40 KB, the longest a few MB
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
-# What the collection's DTD may define: the ISO names (&eacute;), one or two characters each.
+# Entities that the collection's DTD may define: the ISO names (&eacute;).
 ENTITIES = {name[:-1]: text for name, text in html5.items() if name.endswith(";")}
 # Whatever an unreadable file raises; an encrypted zip member raises RuntimeError.
 UNREADABLE = (
@@ -95,7 +95,7 @@ def _read_bytes(root: Path, entry: FileEntry) -> bytes:
 
 @lru_cache(maxsize=1)
 def open_archive(root: Path, mtime_ns: int) -> ZipFile:
-    """Kept open in a worker: listing 75,000 members takes half a second."""
+    """The archive, kept open per worker: listing 75,000 members takes half a second."""
     return ZipFile(root)
 
 
@@ -121,7 +121,7 @@ def _text(record: Element, field: str, description_words: int) -> str:
 
 
 def _first_claim(claims: str) -> str:
-    """What stands between "1." and "2."; everything where the claims are not numbered so."""
+    """The text between "1." and "2."; all of it if the claims are not numbered so."""
     start = re.match(r".{0,100}?(?<![\w.,])1\s?[.)]\s", claims)
     rest = claims[start.end() :] if start else claims
     return re.split(r"\s2\s?[.)]\s?(?=[A-Z])", rest, maxsplit=1)[0]

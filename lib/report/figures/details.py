@@ -130,7 +130,7 @@ def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
             axs[1].plot(f1["epoch"], f1["eval_micro_f1"], **style)
             if arm in named and len(f1):
                 ends.setdefault(arm, tuple(f1[["epoch", "eval_micro_f1"]].iloc[-1]))
-    axs[0].set(xlabel="epoch", ylabel="training loss (nats a document)", yscale="log")
+    axs[0].set(xlabel="epoch", ylabel="training loss (nats per document)", yscale="log")
     axs[1].set(xlabel="epoch", ylabel="micro-F1 (validation)")
     for ax in axs:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

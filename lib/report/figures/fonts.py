@@ -53,7 +53,7 @@ def describe_missing(characters: str) -> str:
     scripts = dict.fromkeys(unicodedata.name(c, "unnamed").split()[0].lower() for c in characters)
     more = f" and {len(characters) - MAX_NAMED} more" if len(characters) > MAX_NAMED else ""
     return (
-        f"Boxes stand for characters that no installed font has: {characters[:MAX_NAMED]}{more} "
+        f"Boxes replace characters that no installed font has: {characters[:MAX_NAMED]}{more} "
         f"({', '.join(list(scripts)[:MAX_NAMED])}); install a font that has them, such as Noto's."
     )
 
@@ -75,7 +75,7 @@ def _families(families: Sequence[str], texts: Iterable[str]) -> tuple[list[str],
     missing = "".join(lacking)
     if missing:
         _report(missing)
-        # the one line above stands for matplotlib's, of which each text and file has one
+        # the one line above replaces matplotlib's, of which each text and file has one
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
     return found, missing
 

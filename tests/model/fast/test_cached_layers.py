@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModel, GPTNeoXConfig, GraniteConfig
 
 from lib import storage
+from lib.config.arms import EmbeddingParams, InstructionParams
 from lib.config.groups import HeadParams, LoraParams
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
@@ -17,6 +18,10 @@ from lib.model.fast.packing import use_packing
 from lib.training.finetune import finetune_embedding, finetune_instruction
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
+TRAINING = {
+    "max_length": 64, "token_budget": 64, "num_epochs": 3, "batch_size": 2, "learning_rate": 1e-2,
+    "warmup_share": 0.0,
+}  # fmt: skip
 DOCUMENTS = [[81, 2, 216, 9690, 2], [278, 5], [81, 9690, 278, 100, 200, 300, 2, 2], [7] * 6]
 
 
@@ -45,10 +50,10 @@ def test_predictions_are_those_of_the_whole_model(make_backbone):
     assert [x.shape for x in states["train"]] == [(len(d), 576) for d in DOCUMENTS]
     assert spent["train"].seconds > 0
     first, again = (
-        predict_logits(model, DOCUMENTS, token_budget=16, cached_states=states["train"])
+        predict_logits(model, DOCUMENTS, token_budget=16, cached_states=states["train"]).values
         for _ in range(2)
     )
-    whole = predict_logits(model, DOCUMENTS, token_budget=16)
+    whole = predict_logits(model, DOCUMENTS, token_budget=16).values
     assert np.array_equal(first, again)
     np.testing.assert_allclose(first, whole, rtol=1e-3, atol=1e-3)
 
@@ -61,17 +66,13 @@ def test_training_is_that_of_the_whole_model(make_backbone, tmp_path):
         examples = [
             {"id": f"d{i}", "input_ids": d, "target": i % 2} for i, d in enumerate(DOCUMENTS)
         ]
-        if use:
-            examples = [
-                e | {"cached_states": x} for e, x in zip(examples, states["train"], strict=True)
-            ]
         history, cost = finetune_embedding(
-            model, examples, lambda _: {"micro_f1": 0.0}, head_loss=HeadLoss("cross_entropy", 2),
-            output_dir=tmp_path / str(use), pad_token_id=2, token_budget=64, num_epochs=3,
-            batch_size=2, learning_rate=1e-2, setup_cost=Cost(100.0, 0.0),
+            model, examples, lambda _: {"micro_f1": 0.0}, EmbeddingParams(**TRAINING),
+            head_loss=HeadLoss("cross_entropy", 2), output_dir=tmp_path / str(use),
+            cached=states["train"] if use else (), setup_cost=Cost(100.0, 0.0),
         )  # fmt: skip
         results.append(
-            (history["loss"].dropna(), predict_logits(model, DOCUMENTS, token_budget=64))
+            (history["loss"].dropna(), predict_logits(model, DOCUMENTS, token_budget=64).values)
         )
         assert cost["train_seconds"] > 100
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=2e-3)
@@ -87,14 +88,10 @@ def test_a_prompts_training_is_that_of_the_whole_model(make_backbone, tmp_path):
         states, spent = keep(model)
         assert spent["train"].seconds > 0
         examples = [{"id": f"d{i}", "input_ids": d, "target": 1} for i, d in enumerate(DOCUMENTS)]
-        if use:
-            examples = [
-                e | {"cached_states": x} for e, x in zip(examples, states["train"], strict=True)
-            ]
         history, _ = finetune_instruction(
-            model, examples, lambda _: {"micro_f1": 0.0}, compute_dtype=COMPUTE,
-            output_dir=tmp_path / str(use), pad_token_id=2, token_budget=64, num_epochs=3,
-            batch_size=2, learning_rate=1e-2,
+            model, examples, lambda _: {"micro_f1": 0.0}, InstructionParams(**TRAINING),
+            compute_dtype=COMPUTE, output_dir=tmp_path / str(use),
+            cached=states["train"] if use else (),
         )  # fmt: skip
         losses.append(history["loss"].dropna())
     np.testing.assert_allclose(*losses, rtol=2e-3)

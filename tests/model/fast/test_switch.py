@@ -77,9 +77,9 @@ def head_results(model_id, fast):
         states = last_hidden_states(backbone, ids, mask, compute_dtype=F32)
     head = HeadParams(pooling="last")
     model = with_adapters(EmbeddingModel(backbone, head, num_labels=3, compute_dtype=F32))
-    before = predict_logits(model, DOCUMENTS, token_budget=64)
+    before = predict_logits(model, DOCUMENTS, token_budget=64).values
     gradient = step(model, nn.functional.cross_entropy(model(ids, mask), TARGETS))
-    after = predict_logits(model, DOCUMENTS, token_budget=64)
+    after = predict_logits(model, DOCUMENTS, token_budget=64).values
     return states[mask.bool()].numpy(), before, gradient, after
 
 

@@ -120,7 +120,7 @@ def test_what_no_font_has_is_named_in_one_line_and_in_the_caption(install, tmp_p
     for number, fig in enumerate(figures()):
         save_figure(fig, tmp_path / "figures", f"f{number}", "What it shows.")
         caption = (tmp_path / f"figures/f{number}.caption.md").read_text(encoding="utf-8")
-        assert "What it shows. Boxes stand for characters that no installed font has: " in caption
+        assert "What it shows. Boxes replace characters that no installed font has: " in caption
         assert CHINESE in caption
         assert "cjk" in caption
         assert "devanagari" not in caption

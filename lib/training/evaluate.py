@@ -1,0 +1,96 @@
+"""F1 scores of a head or a prompt on validation, and of one model on every rung of the ladder."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from lib.config.arms import InstructionParams
+from lib.config.choices import SET_THRESHOLDS
+from lib.data.labels import LabelSpace
+from lib.evaluation.metrics import f1_scores, tune_threshold
+from lib.evaluation.scores import Labels
+from lib.head.model import predict_logits
+from lib.prompt.decode import decode_labels
+
+
+def evaluate_embedding(
+    model: nn.Module,
+    *,
+    documents: Sequence[Sequence[int]],
+    y_true: Labels,
+    multi_label: bool,
+    may_be_empty: bool = False,
+    **options: Any,
+) -> dict[str, float]:
+    """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
+
+    Single labels are the best ones. Label sets take the threshold of highest F1, by the study's
+    rule on empty sets (`Scores.labels_above`). The options are those of `predict_logits`.
+    """
+    logits = predict_logits(model, documents, **options)
+    if not multi_label:
+        return f1_scores(y_true, logits.labels_above(np.inf))
+    empty = {"may_be_empty": may_be_empty}
+    threshold = tune_threshold(y_true, logits, **empty)
+    return f1_scores(y_true, logits.labels_above(threshold, **empty))
+
+
+def evaluate_instruction(
+    model: nn.Module,
+    *,
+    label_space: LabelSpace,
+    y_true: np.ndarray,
+    strategy: str,
+    multi_label: bool = False,
+    **decoding: Any,
+) -> dict[str, float]:
+    """F1 scores and `out_of_set_rate` of `decode_labels`; `y_true` is (N, C) bool.
+
+    Scored label sets take the threshold of highest F1, as in `evaluate_embedding`.
+    """
+    options = {"strategy": strategy, "multi_label": multi_label, **decoding}
+    preds, scores = decode_labels(model, label_space=label_space, **options)
+    answered, outside = label_space.encode(preds), label_space.outside(preds)
+    if multi_label and strategy in SET_THRESHOLDS:
+        empty = {"may_be_empty": bool(label_space.none)}
+        answered = scores.labels_above(tune_threshold(y_true, scores, **empty), **empty)
+        outside &= False
+    f1 = f1_scores(y_true, answered, outside=outside)
+    return {"out_of_set_rate": float(outside.mean())} | f1
+
+
+def climb_ladder(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    y_true: Labels,
+    params: InstructionParams,
+    decoding: Mapping[str, Any],
+) -> pd.DataFrame:
+    """F1 scores, out-of-set rate and speed of each decoding that applies to the arm.
+
+    One row per decoding: `decoding num_documents docs_per_second out_of_set_rate` and F1 scores.
+
+    Parameters
+    ----------
+    prompts, y_true
+        Of validation, of which the first `num_generated` are answered.
+    decoding
+        Other arguments of `decode_labels`.
+    """
+    num = min(params.num_generated, len(prompts))
+    rungs = []
+    if num:  # warm-up, not timed
+        decode_labels(model, prompts=prompts[:1], strategy="score", **decoding)
+    for strategy in params.ladder if num else ():
+        start = time.perf_counter()
+        metrics = evaluate_instruction(
+            model, prompts=prompts[:num], y_true=y_true[:num], strategy=strategy, **decoding
+        )
+        speed = num / (time.perf_counter() - start)
+        rung = {"decoding": strategy, "num_documents": num, "docs_per_second": speed}
+        rungs.append(rung | metrics)
+    return pd.DataFrame(rungs)
