@@ -31,8 +31,7 @@ from lib.model.memory import (
 from lib.model.tokens import encode_cached
 from lib.prompt.answers import answer_texts
 from lib.prompt.label_trie import LabelTrie
-from lib.prompt.listing import build_template
-from lib.prompt.template import NO, YES, PromptTemplate
+from lib.prompt.template import NO, YES, PromptTemplate, build_template
 from lib.runs.rates import Machine, measure_machine
 from lib.storage import ROOT
 
