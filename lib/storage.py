@@ -17,7 +17,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from importlib import metadata
 from importlib.metadata import version
@@ -156,6 +156,14 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
         if not faster:  # than another process, which wrote the same
             raise
     return folder
+
+
+def content_hash(rows: Iterable[Any]) -> str:
+    """A hash of many texts or lists of numbers, in order, for the key of a cache."""
+    content = hashlib.sha256()
+    for row in rows:
+        content.update(json.dumps(row).encode() + b"\n")
+    return content.hexdigest()
 
 
 def cached_json(kind: str, key: Any, compute: Callable[[], Any], *, code: str) -> Any:

@@ -8,7 +8,14 @@ import pytest
 
 from lib import storage
 from lib.errors import InputError
-from lib.storage import ROOT, cached_json, computing_fingerprint, modules_behind, packaged_file
+from lib.storage import (
+    ROOT,
+    cached_json,
+    computing_fingerprint,
+    content_hash,
+    modules_behind,
+    packaged_file,
+)
 
 PASSES = {
     "cached layers": ("model.fast.cached_layers", "model.load"), "features": ("head.frozen",),
@@ -149,3 +156,9 @@ def test_packaged_files_are_verified(make_package, inner):
     damaged.unlink()
     with pytest.raises(InputError, match=r"reinstall|no installed package contains"):
         packaged_file(location)
+
+
+def test_contents_have_one_hash_each():
+    contents = [[], [""], ["", ""], ["a b"], ["a", "b"], [[1, 2]], [[1], [2]], [[12]], [["1"]]]
+    assert len({content_hash(rows) for rows in contents}) == len(contents)
+    assert content_hash(iter([[1, 2], [3]])) == content_hash([[1, 2], [3]])

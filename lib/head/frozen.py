@@ -16,9 +16,10 @@ from lib.model.forward import hidden_layers
 from lib.model.load import count_parameters, load_backbone
 from lib.model.tokens import require_positions
 from lib.model.weights import model_fingerprint
-from lib.storage import cached, computing_fingerprint, read_json
+from lib.storage import cached, computing_fingerprint, content_hash, read_json
 
 Kind = tuple[str, int]  # a pooling and a layer
+Documents = Sequence[Sequence[int]]  # token ids
 
 
 def frozen_features(
@@ -77,9 +78,8 @@ def frozen_features(
     backbone = None
     features, costs = {}, {}
     for name, documents in splits.items():
-        documents = [list(map(int, document)) for document in documents]
 
-        def write(folder: Path, documents: list[list[int]] = documents) -> None:
+        def write(folder: Path, documents: Documents = documents) -> None:
             nonlocal backbone
             backbone = backbone or load_backbone(
                 model_id,
@@ -92,7 +92,8 @@ def frozen_features(
             require_positions(backbone.config, documents)
             _compute(folder, backbone, documents, kinds, dtype, token_budget)
 
-        key = [rules, sorted(kinds), documents]
+        content = content_hash(list(map(int, document)) for document in documents)
+        key = [rules, sorted(kinds), content]
         folder = cached("features", key, write, code=computing_fingerprint("head.frozen"))
         features[name] = {
             f"{mode} of layer -{layer}": np.load(_file(folder, (mode, layer)), mmap_mode="r")

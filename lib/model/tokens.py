@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizer, PreTrainedTokenizerBase
 
 from lib.errors import ModelError, ParamsError
-from lib.storage import cached, computing_fingerprint
+from lib.storage import cached, computing_fingerprint, content_hash
 
 TEXTS_AT_ONCE = 1000  # the tokenizer keeps much more of each text than its ids
 UNREADABLE = "\x00token {}\x00"  # name of a token that no text spells
@@ -190,7 +190,7 @@ def encode_cached(
         np.save(folder / "ids.npy", np.fromiter(chain.from_iterable(ids), dtype=np.int32))
         np.save(folder / "lengths.npy", np.array([len(row) for row in ids], dtype=np.int64))
 
-    key = [rules, state, list(texts), options]
+    key = [rules, state, content_hash(texts), options]
     folder = cached("tokens", key, write, code=computing_fingerprint("model.tokens"))
     ends = np.cumsum(np.load(folder / "lengths.npy"))
     return [row.tolist() for row in np.split(np.load(folder / "ids.npy"), ends)[:-1]]

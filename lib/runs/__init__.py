@@ -2,6 +2,7 @@
 
 run            a run: its documents, the steps that all notebooks share, what it saves
 models         the model of an arm, loaded once for training, prediction and export
+prompts        prompts of held-out documents, with examples
 baselines      TF-IDF and frozen embeddings
 record         the files of a run, written and read
 distillation   a teacher's probabilities
@@ -14,11 +15,13 @@ from lib.runs import baselines
 from lib.runs.classifier import load_classifier
 from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.plan import plan_here
+from lib.runs.prompts import build_prompts
 from lib.runs.run import Run
 
 __all__ = [
     "Run",
     "baselines",
+    "build_prompts",
     "load_arm_model",
     "load_classifier",
     "plan_here",

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams, StudyParams
+from lib.config.arms import EmbeddingParams, FinetuneParams, StudyParams
 from lib.data.auditing import audit
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
@@ -33,9 +33,6 @@ from lib.model import cache_lower_layers
 from lib.model.load import count_parameters
 from lib.model.parts import pretrained
 from lib.model.tokens import encode_cached, encode_documents
-from lib.prompt.answers import answer_texts
-from lib.prompt.examples import choose_examples
-from lib.prompt.template import PromptTemplate
 from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.record import fingerprints, open_run, saved_gib, write_run
 from lib.storage import atomic_path
@@ -168,45 +165,6 @@ class Run:
             return targets
         indices = self.label_space.indices(self.splits["train"]["labels"])
         return indices if params.multi_label else [labels[0] for labels in indices]
-
-    def prompts(
-        self, template: PromptTemplate, prompt_labels: LabelSpace
-    ) -> dict[str, list[list[int]]]:
-        """Prompts of validation and test, with the examples that an untrained model is shown.
-
-        Examples are the same for all documents, or those whose frozen embeddings are nearest to the
-        document's own; computing these is part of answering.
-        """
-        params: InstructionParams = self.params
-        train = self.splits["train"]
-        nearest = params.num_examples and params.example_choice == "nearest"
-        embeddings = self._frozen_embeddings(template.tokenizer) if nearest else None
-        prompts = {}
-        for name in ("validation", "test"):
-            with self.timed(name):
-                rows = choose_examples(
-                    params.example_choice,
-                    train["labels"],
-                    num_examples=params.num_examples,
-                    num_prompts=len(self.splits[name]),
-                    seed=params.seed,
-                    embeddings=(embeddings[name], embeddings["train"]) if nearest else None,
-                )
-                answered = {
-                    i: (train[i]["text"], answer_texts(train[i]["labels"], prompt_labels))
-                    for i in {i for row in rows for i in row}
-                }
-                prompts[name] = [
-                    template.prompt_ids(text, [answered[i] for i in row])
-                    for text, row in zip(self.splits[name]["text"], rows, strict=True)
-                ]
-        return prompts
-
-    def _frozen_embeddings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
-        training = self.costs["train"]
-        features, _ = self.frozen_features(tokenizer, ["mean"], [1])
-        self.costs["train"] = training  # an untrained model has none
-        return {name: next(iter(kinds.values())) for name, kinds in features.items()}
 
     def frozen_features(
         self, tokenizer: PreTrainedTokenizerBase, poolings: Sequence[str], layers: Sequence[int]

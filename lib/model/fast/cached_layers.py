@@ -24,9 +24,11 @@ from lib.model.fast.attention import is_packed
 from lib.model.fast.blocks import decoder_slice
 from lib.model.forward import last_hidden_states, maybe_compiled
 from lib.model.parts import decoder_of, first_adapted_layer
-from lib.storage import cached, computing_fingerprint, free_bytes, read_json
+from lib.storage import cached, computing_fingerprint, content_hash, free_bytes, read_json
 
 log = logging.getLogger(__name__)
+
+Documents = Sequence[Sequence[int]]  # token ids
 
 MAX_DISK_SHARE = 0.5  # of the free disk, for states (our choice)
 
@@ -78,13 +80,13 @@ def cache_lower_layers(
              torch.get_num_threads(), token_budget]  # both decide how sums are rounded  # fmt: skip
     states, costs = {}, {}
     for name, documents in splits.items():
-        documents = [list(map(int, document)) for document in documents]
 
-        def write(folder: Path, name: str = name, documents: list[list[int]] = documents) -> None:
+        def write(folder: Path, name: str = name, documents: Documents = documents) -> None:
             log.info("layers 1 to %d read %s once", first_layer, name)
             _compute(folder, backbone, documents, first_layer, compute_dtype, token_budget)
 
-        folder = cached("lower", [rules, documents], write, code=code)
+        key = [rules, content_hash(list(map(int, document)) for document in documents)]
+        folder = cached("lower", key, write, code=code)
         rows = np.load(folder / "states.npy", mmap_mode="r")
         states[name] = np.split(rows, np.cumsum([len(d) for d in documents]))[:-1]
         costs[name] = Cost(*read_json(folder / "cost.json"))
