@@ -105,11 +105,12 @@ def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
 def _use_fused_layers(config: LoraConfig, model: nn.Module) -> None:
     """Let adapters be `FUSED_LAYERS`, unless some layer's weight is in another format.
 
-    A model with other kinds of linear layer (int8, fp8) is left to peft, which asks for a layer's
-    base class only; and so is one that was loaded with `fast=False`.
+    A backbone with other kinds of linear layer (int8, fp8) is left to peft, which asks for a
+    layer's base class only; and so is one that was loaded with `fast=False`. A head is not adapted.
     """
-    if not getattr(pretrained(model), "fast", True):
+    backbone = pretrained(model)
+    if not getattr(backbone, "fast", True):
         return
-    kinds = {type(m) for m in model.modules() if isinstance(m, nn.Linear)}
+    kinds = {type(m) for m in backbone.modules() if isinstance(m, nn.Linear)}
     if kinds <= PLAIN_LAYERS:
         config._register_custom_module(FUSED_LAYERS)
