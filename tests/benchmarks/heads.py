@@ -17,7 +17,7 @@ import torch
 from lib.config.arms import StudyParams
 from lib.head import chunked
 from lib.head.chunked import chunked_loss, chunked_top
-from lib.head.classifiers import build_head
+from lib.head.classifiers import LinearHead
 from lib.head.losses import HeadLoss
 from lib.machine import configure_process, describe_machine, peak_memory_gib, reset_peak_memory
 from lib.storage import ROOT, atomic_path
@@ -32,7 +32,7 @@ def measure(num_labels: int, how: str) -> dict:
     configure_process(seed=0, num_threads=StudyParams().threads)
     if how == "at once":
         chunked.LABELS_AT_ONCE = num_labels
-    head = build_head("linear", WIDTH, num_labels)
+    head = LinearHead(WIDTH, num_labels, bias=True)
     optimizer = torch.optim.AdamW(head.parameters(), fused=True)
     targets = torch.randint(num_labels, (DOCUMENTS, 3))
     loss = HeadLoss("cross_entropy", num_labels)
