@@ -32,7 +32,8 @@ def code_of(notebook):
 def papermill(notebook, output, **values):
     """The command that executes a notebook with the parameters of the study."""
     command = ["papermill", f"notebooks/{notebook}.ipynb", output]
-    folders = {"params_dir": PARAMS.parent, "runs_dir": RUNS, "figures_dir": FIGURES}
+    folders = {"params": PARAMS.parent, "runs": RUNS, "figures": FIGURES}
+    folders = {f"{name}_dir": path for name, path in folders.items() if str(path) != name}
     for name, value in {"study": STUDY, **values, **folders}.items():
         command += ["-p", name, str(value)]
     return shlex.join(command)

@@ -1,5 +1,6 @@
 """Executed notebooks beside the report, for readers who run nothing."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,17 +15,17 @@ def publish_notebooks(executed: Mapping[str, Path], folder: Path) -> None:
     Folders of this machine, timings of cells, the state of widgets and what the kernel wrote
     about itself are left out; code, results, figures and the run's own log stay.
     """
+    together = os.path.commonpath([path.resolve() for path in (*executed.values(), folder)])
     for name, source in executed.items():
         notebook = nbformat.read(source, as_version=4)
         for key in ("papermill", "widgets"):
             notebook.metadata.pop(key, None)
         for cell in notebook.cells:
             cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
-            cell.outputs = [o for o in cell.get("outputs", []) if _is_shown(o)]
-            if cell.cell_type != "code":
-                del cell.outputs
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if _is_shown(output)]
         text = nbformat.writes(notebook)
-        for place in (ROOT, Path.home()):
+        for place in (together, ROOT, Path.home()):
             text = text.replace(f"{place}/", "")
         with atomic_path(folder / f"{name}.ipynb") as path:
             path.write_text(text + "\n", encoding="utf-8")
