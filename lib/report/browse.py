@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from transformers import PreTrainedTokenizerBase
 
 from lib.config.arms import StudyParams
+from lib.config.groups import HeadParams
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import choose_device, choose_dtype, configure_process
 from lib.model.load import load_backbone, load_tokenizer
@@ -63,7 +64,9 @@ def embed(
     place = choose_device(device)
     dtype = choose_dtype(place)
     backbone = load_backbone(model_id, quantization="none", dtype=dtype, device=place)
-    embedder = EmbeddingModel(backbone, num_labels=0, mode="mean", compute_dtype=dtype)
+    embedder = EmbeddingModel(
+        backbone, HeadParams(pooling="mean"), num_labels=0, compute_dtype=dtype
+    )
     tokenizer = load_tokenizer(model_id)
     options = {"max_length": max_length, "add_special_tokens": True}
     tokens = encode_documents(tokenizer, documents["text"], **options)

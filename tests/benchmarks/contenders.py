@@ -28,7 +28,7 @@ from transformers import (
     pipeline,
 )
 
-from lib.config.arms import StudyParams
+from lib.config.arms import EmbeddingParams, InstructionParams, StudyParams
 from lib.config.groups import HeadParams, LoraParams
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
@@ -103,10 +103,10 @@ class Ours:
         ]
         with tempfile.TemporaryDirectory() as folder:
             history, cost = self.finetune(
-                examples, output_dir=folder, pad_token_id=self.tokenizer.pad_token_id,
+                examples, output_dir=folder, max_length=1,
                 token_budget=self.cases.get("token_budget", TOKEN_BUDGET), num_epochs=1,
                 batch_size=batch_size, learning_rate=LEARNING_RATE, memory_gib=self.memory_gib,
-                seed=0,
+                warmup_share=0.0, seed=0,
             )  # fmt: skip
         losses = history["loss"].dropna().tolist()
         return {"seconds": cost["train_seconds"], "losses": losses}
@@ -114,11 +114,12 @@ class Ours:
     def rows(self, case: str) -> list:
         return list(zip(self.cases[case]["ids"], self.cases[case]["targets"], strict=True))
 
-    def finetune(self, examples, **options):
+    def finetune(self, examples, output_dir, **options):
         loss = HeadLoss("cross_entropy", self.cases["num_labels"])
         return finetune_embedding(
-            self.model, examples, lambda _: {"micro_f1": 0.0}, head_loss=loss, **options
-        )
+            self.model, examples, lambda _: {"micro_f1": 0.0}, EmbeddingParams(**options),
+            head_loss=loss, output_dir=output_dir,
+        )  # fmt: skip
 
     def infer(self, case: str, count: int) -> dict:
         texts = self.cases[case]["texts"][:count]
@@ -144,10 +145,11 @@ class OursPrompt(Ours):
         prompts, answers = self.cases[case]["prompts"], self.cases[case]["answers"]
         return [(p + a, len(a)) for p, a in zip(prompts, answers, strict=True)]
 
-    def finetune(self, examples, **options):
+    def finetune(self, examples, output_dir, **options):
         return finetune_instruction(
-            self.model, examples, lambda _: {"micro_f1": 0.0}, compute_dtype=DTYPE, **options
-        )
+            self.model, examples, lambda _: {"micro_f1": 0.0}, InstructionParams(**options),
+            compute_dtype=DTYPE, output_dir=output_dir,
+        )  # fmt: skip
 
     def infer(self, case: str, count: int) -> dict:
         prompts = self.cases[case]["prompts"][:count]

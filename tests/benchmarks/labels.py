@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib.config.arms import StudyParams
+from lib.config.arms import InstructionParams, StudyParams
 from lib.config.data import DataParams
 from lib.config.groups import LoraParams
 from lib.data.labels import LabelSpace
@@ -83,10 +83,11 @@ def tune(model, template, splits, texts, dtype):
     epochs = count(1)
     with tempfile.TemporaryDirectory() as folder:
         finetune_instruction(  # the last epoch counts as the best one
-            model, examples, lambda _: {"micro_f1": next(epochs)}, compute_dtype=dtype,
-            output_dir=folder,
-            pad_token_id=template.tokenizer.pad_token_id, num_epochs=EPOCHS, batch_size=8,
-            learning_rate=1e-3, warmup_share=0.06, token_budget=TOKEN_BUDGET, seed=0,
+            model, examples, lambda _: {"micro_f1": next(epochs)},
+            InstructionParams(
+                num_epochs=EPOCHS, batch_size=8, learning_rate=1e-3, token_budget=TOKEN_BUDGET
+            ),
+            compute_dtype=dtype, output_dir=folder,
         )  # fmt: skip
     return model
 

@@ -41,7 +41,9 @@ def test_notebooks_are_committed_without_outputs_and_define_no_classes(name):
     assert not any(re.search(r"^class |sys\.path", c.source, re.M) for c in code)
     imports = [x for c in code for x in c.source.splitlines() if x.startswith("from lib")]
     assert 1 <= len(imports) <= 6
-    assert all(re.match(r"from lib\.\w+ import ", line) for line in imports)  # from faces
+    assert all(
+        re.match(r"from lib\.\w+(\.figures)? import ", line) for line in imports
+    )  # from faces
 
 
 def test_the_notebooks_of_both_approaches_are_twins():
