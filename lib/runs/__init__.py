@@ -3,7 +3,7 @@
 run            a run: its documents, the steps that all notebooks share, what it saves
 models         the model of an arm, loaded once for training, prediction and export
 prompts        prompts of held-out documents, with examples
-baselines      TF-IDF and frozen embeddings
+baselines, estimators       TF-IDF and frozen embeddings; scikit-learn classifiers
 record         the files of a run, written and read
 distillation   a teacher's probabilities
 classifier     a finished run as a classifier of new texts
@@ -11,7 +11,7 @@ plan, rates    cost of a study before it is run
 export         a run as a plain transformers model
 """
 
-from lib.runs import baselines
+from lib.runs import baselines, estimators
 from lib.runs.classifier import load_classifier
 from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.plan import plan_here
@@ -22,6 +22,7 @@ __all__ = [
     "Run",
     "baselines",
     "build_prompts",
+    "estimators",
     "load_arm_model",
     "load_classifier",
     "plan_here",

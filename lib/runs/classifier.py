@@ -27,7 +27,7 @@ from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_documents, require_context
 from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template
-from lib.runs.baselines import BASELINE, label_scores
+from lib.runs.estimators import BASELINE, label_scores
 from lib.runs.models import load_arm_model
 from lib.runs.record import FINGERPRINTS, read_label_space
 

@@ -3,7 +3,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
 
-from lib.runs.baselines import label_scores
+from lib.runs.estimators import label_scores
 
 
 def test_labels_that_a_classifier_does_not_know_score_lowest():
