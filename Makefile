@@ -1,4 +1,4 @@
-# make study [STUDY=quick] [CORES=2]   run a study to figures/<study>/report.html
+# make study [STUDY=quick] [CORES=all]   run a study to figures/<study>/report.html
 # make bench | scaling                  our speed against the usual recipes, and as things grow
 # make readme                           tables in README.md, docs/ and figures/README.md, from figures/
 # make test | lint | lab | install | clean

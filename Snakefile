@@ -102,7 +102,7 @@ rule arm:
 
 
 rule compare:
-    # The folder's time tells that an arm's file was removed.
+    # The folder's time changes when an arm's file is removed.
     input: METRICS, COMMON, str(PARAMS), code_of("05_compare")
     output: COMPARED
     params: command=papermill("05_compare", COMPARED) + " -y " + shlex.quote(f"arms: {list(runs)}")

@@ -1,6 +1,7 @@
 """Parameters: what a run may be asked to do, checked before anything is loaded.
 
 choices       names that parameters may have
+group         the base of all groups
 data          the data
 groups        model, adapter, training, head and prompt
 arms          the parameters of each notebook

@@ -235,7 +235,7 @@ class CompareParams(StudyParams):
     arms: list[SizedName] = []
     """arms to compare; []: all that have run"""
     num_resamples: Annotated[int, Field(ge=100)] = 5000
-    """of intervals and tests"""
+    """of the randomization test, and of crossings of learning curves"""
 
 
 NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {

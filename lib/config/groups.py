@@ -22,7 +22,7 @@ class ModelParams(Group):
     quantization: Literal["nf4", "none"] = "nf4"
     """4-bit NormalFloat weights, or "none": weights as stored"""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """of the arithmetic"""
+    """precision of the arithmetic"""
     fast: bool = True
     """packing, fused adapters, compiled blocks and cached layers; false: plain and slower"""
 
@@ -37,11 +37,11 @@ class LoraParams(Group):
     lora_dropout: Share = 0.0
     """on the adapter's input"""
     lora_variant: Literal[*LORA_VARIANTS] = "lora"
-    """or "rslora" (scale by sqrt(r)), "dora" (magnitude apart)"""
+    """kind of adapter: "lora", "rslora" (scale by sqrt(r)) or "dora" (magnitude apart)"""
     lora_layers: Count = 0
     """adapted layers, the last ones; 0: all"""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """or a list of layer names"""
+    """layers with adapters: all linear ones, or a list of names"""
 
 
 class TrainParams(Group):
@@ -58,7 +58,7 @@ class TrainParams(Group):
     warmup_share: Share = 0.06
     """share of the steps over which the rate rises from 0"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """of AdamW"""
+    """weight decay of AdamW"""
     eval_steps: Count = 0
     """also evaluate every N steps, for the curves; 0: after each epoch only"""
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
@@ -83,13 +83,13 @@ class HeadParams(Group):
     bidirectional: bool = False
     """let a decoder's tokens attend to those after them"""
     head: Literal[*HEADS] = "linear"
-    """or "mlp" """
+    """classifier: "linear", or "mlp" (one hidden layer)"""
     head_bias: bool = True
     """without it, a linear head on "last" can be exported"""
     head_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    """0: as learning_rate"""
+    """learning rate of the head; 0: learning_rate"""
     loss: Literal[*LOSSES] = "cross_entropy"
-    """or "focal", "asymmetric" (label sets), "logit_adjusted" """
+    """loss: also "focal", "asymmetric" (label sets) or "logit_adjusted" """
     class_weights: Literal["none", "balanced"] = "none"
     """"balanced": labels count inversely to their frequency"""
     label_smoothing: Share = 0.0
@@ -125,9 +125,9 @@ class PromptParams(Group):
     example_choice: Literal["random", "balanced", "nearest"] = "random"
     """how these are chosen"""
     decoding: Literal[*DECODINGS, *SET_DECODINGS[1:]] = "score"
-    """how validation and test are answered; see the ladder"""
+    """decoding of validation and test; see docs/prompt.md"""
     num_generated: Count = 100
-    """validation documents that climb the ladder of decodings"""
+    """validation documents that are answered by every decoding, from free to forced"""
 
     @model_validator(mode="after")
     def _check_examples(self) -> Self:

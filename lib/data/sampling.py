@@ -1,4 +1,4 @@
-"""Which documents a study uses: stratified, grouped or by time, from the data seed alone.
+"""Sampling of a study's documents: stratified, grouped or by time, from the data seed alone.
 
 Samples of one seed are nested: a larger one adds documents and takes none away.
 

@@ -1,4 +1,4 @@
-"""Language models: loaded, quantized to NF4 and given LoRA adapters."""
+"""Pretrained models: loaded, quantized to NF4 and checked; their tokenizers."""
 
 import hashlib
 import inspect

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and a finished run as a classifier.
+"""Files of a run, and a finished run as a classifier.
 
 run            a run: its documents, the steps that all notebooks share, what it saves
 models         the model of an arm, loaded once for training, prediction and export

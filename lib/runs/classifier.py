@@ -43,7 +43,7 @@ class Classifier:
     score_texts
         Scores of N texts without spaces around them, of C labels.
     multi_label
-        Whether a text may have several labels.
+        True if a text may have several labels.
     threshold
         From which score on a label is given; None where one label is chosen or sets are generated.
     """

@@ -61,7 +61,7 @@ def soft_targets(
     file: Path,
     device: torch.device,
 ) -> tuple[np.ndarray, Cost]:
-    """What a student learns: the mean of documents' labels and a teacher's probabilities.
+    """Targets of a student: the mean of documents' labels and a teacher's probabilities.
 
     With w = `TEACHER_WEIGHT`, the cross-entropy with (1 - w) labels + w probabilities is the
     weighted mean of the two cross-entropies (arXiv 1503.02531, section 2, at temperature 1, where
@@ -74,7 +74,7 @@ def soft_targets(
     documents
         `text` str and `labels` list[str] of N training documents.
     file
-        Where targets are kept, a chunk of documents after the other: no more stand in memory.
+        File of the targets, written chunk by chunk; memory holds one chunk of documents.
     device
         Whose energy counts.
 

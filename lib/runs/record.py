@@ -1,4 +1,4 @@
-"""What a run leaves on disk, written whole or not at all, and read back for the comparison."""
+"""Files of a run: written whole or not at all, and read back for the comparison."""
 
 import hashlib
 import json
@@ -148,7 +148,7 @@ def _write_json(file: Path, value: Any) -> None:
 
 
 def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
-    """What a run depends on besides its parameters: weights, documents and code, for `open_run`."""
+    """Fingerprints of weights, documents and code, on which a run depends, for `open_run`."""
     documents, held_out = hashlib.sha256(), hashlib.sha256()
     for name, split in splits.items():
         rows = split.to_pandas().to_json(orient="records").encode()
