@@ -32,10 +32,10 @@ def code_of(notebook):
 def papermill(notebook, output, **values):
     """The command that executes a notebook with the parameters of the study."""
     command = ["papermill", f"notebooks/{notebook}.ipynb", output]
-    folders = {"params": PARAMS.parent, "runs": RUNS, "figures": FIGURES}
-    folders = {f"{name}_dir": path for name, path in folders.items() if str(path) != name}
+    folders = {"params_dir": PARAMS.parent, "runs_dir": RUNS, "figures_dir": FIGURES}
     for name, value in {"study": STUDY, **values, **folders}.items():
-        command += ["-p", name, str(value)]
+        # -r: as text, also where a name looks like a number
+        command += ["-p" if isinstance(value, int) else "-r", name, str(value)]
     return shlex.join(command)
 
 
@@ -47,7 +47,7 @@ def arm_command(wildcards):
     run = runs[wildcards.run]
     output = f"{RUNS}/{STUDY}/{wildcards.run}/seed-{wildcards.seed}/notebook.ipynb"
     size = {"train_size": run.train_size} if run.train_size else {}
-    return papermill(run.notebook, output, arm=run.arm, seed=wildcards.seed, **size)
+    return papermill(run.notebook, output, arm=run.arm, seed=int(wildcards.seed), **size)
 
 
 def teacher_run(wildcards):
@@ -118,7 +118,7 @@ rule html:
 
 
 rule notebooks:
-    input: METRICS, COMPARED
+    input: METRICS, COMPARED, "lib/report/notebooks.py"
     output: directory(NOTEBOOKS)
     run:
         from lib.report.notebooks import publish_notebooks

@@ -136,11 +136,12 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
     """
     identity = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()[:32]
     folder = CACHE / kind / identity
+    found = folder.stat().st_ino if folder.exists() else None
     fault = _fault(folder)
     if not fault:
         return folder
     # Remove a damaged folder, and unfinished ones that other processes have left.
-    if folder.exists():
+    if folder.exists() and folder.stat().st_ino == found:  # or another process has mended it
         log.warning("%s: %s; computing it anew", folder, fault)
         shutil.rmtree(folder, ignore_errors=True)
     _remove_abandoned(folder.parent)

@@ -22,8 +22,8 @@ def training_examples(
 ) -> list[dict[str, Any]]:
     """Prompts followed by their answers, one per training document, or one per question.
 
-    With `decoding: "yes_no"` a model trains on questions about single labels: those that a document
-    has, and as many that it does not have (`choose_questions`).
+    With `decoding: "yes_no"` a model that trains learns from questions about single labels: those
+    that a document has, and as many that it does not have (`choose_questions`).
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def training_examples(
         `id` str; `input_ids` list[int], prompt + answer; `target` int, tokens of the answer.
     """
     texts, labels, ids = documents["text"], documents["labels"], documents["id"]
-    if params.decoding == "yes_no":
+    if params.decoding == "yes_no" and params.num_epochs:
         columns = prompt_labels.indices(labels)
         asked = choose_questions(columns, num_labels=len(prompt_labels), seed=params.seed)
         prompts = {i: template.prompt_ids(texts[i]) for i, *_ in asked}

@@ -13,10 +13,15 @@ def publish_notebooks(executed: Mapping[str, Path], folder: Path) -> None:
     """Copy notebooks that papermill has executed, without what belongs to the machine.
 
     Folders of this machine, timings of cells, the state of widgets and what the kernel wrote
-    about itself are left out; code, results, figures and the run's own log stay.
+    about itself are left out; code, results, figures and the run's own log stay. A notebook that is
+    missing or older than its run's metrics is left out: its run was made by hand.
     """
     together = os.path.commonpath([path.resolve() for path in (*executed.values(), folder)])
     for name, source in executed.items():
+        metrics = source.with_name("metrics.json")  # of an arm's run; a run by hand lies elsewhere
+        written = source.stat().st_mtime if source.is_file() else 0.0
+        if not written or (metrics.is_file() and written < metrics.stat().st_mtime):
+            continue
         notebook = nbformat.read(source, as_version=4)
         for key in ("papermill", "widgets"):
             notebook.metadata.pop(key, None)
@@ -25,8 +30,9 @@ def publish_notebooks(executed: Mapping[str, Path], folder: Path) -> None:
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if _is_shown(output)]
         text = nbformat.writes(notebook)
-        for place in (together, ROOT, Path.home()):
-            text = text.replace(f"{place}/", "")
+        for place in map(Path, (together, ROOT, Path.home())):
+            if place != Path(place.anchor):
+                text = text.replace(f"{place}/", "")
         with atomic_path(folder / f"{name}.ipynb") as path:
             path.write_text(text + "\n", encoding="utf-8")
 

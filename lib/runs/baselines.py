@@ -3,6 +3,7 @@
 from typing import Any
 
 from lib.config.arms import BaselineParams
+from lib.machine import Cost
 from lib.model.load import load_tokenizer
 from lib.runs.run import Run
 
@@ -19,7 +20,8 @@ def features_of(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     features, costs = run.frozen_features(
         load_tokenizer(params.model_id), params.pooling_grid, params.layer_grid
     )
-    run.costs["train"] += run.costs["validation"]  # whose features choose pooling and penalty
+    # Features of validation choose pooling and penalty.
+    run.pay("train", "features of validation", Cost(*costs["validation"]["spent"]))
     return features, {key: value for key, value in costs["train"].items() if key != "spent"}
 
 
@@ -34,7 +36,7 @@ def resources_of(
         Resources of the frozen model (`features_of`); empty without one.
     """
     head_params = (num_features + 1) * num_classes
-    seconds, joules = run.costs["train"]
+    seconds, joules = run.cost("train")
     return (
         run.machine_resources()
         | about_model

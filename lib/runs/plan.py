@@ -155,7 +155,8 @@ def _estimate_memory(
     fixed = weights_gib(
         shape,
         r=getattr(params, "lora_r", 0) if work.num_epochs else None,
-        quantized=params.quantization == "nf4" and not should_dequantize(whole, limit),
+        quantized=params.quantization == "nf4"
+        and not (params.fast and should_dequantize(whole, limit)),
         itemsize=machine.itemsize,
     )
     fixed += head * machine.itemsize / GIB

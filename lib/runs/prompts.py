@@ -4,6 +4,7 @@ import numpy as np
 
 from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
+from lib.machine import NO_COST
 from lib.prompt.answers import answer_texts
 from lib.prompt.examples import choose_examples
 from lib.prompt.template import PromptTemplate
@@ -24,7 +25,7 @@ def build_prompts(
     embeddings = _frozen_embeddings(run, template) if nearest else None
     prompts = {}
     for name in ("validation", "test"):
-        with run.timed(name):
+        with run.timed(name, "prompts"):
             rows = choose_examples(
                 params.example_choice,
                 train["labels"],
@@ -45,7 +46,6 @@ def build_prompts(
 
 
 def _frozen_embeddings(run: Run, template: PromptTemplate) -> dict[str, np.ndarray]:
-    training = run.costs["train"]
     features, _ = run.frozen_features(template.tokenizer, ["mean"], [1])
-    run.costs["train"] = training  # an untrained model has none
+    run.pay("train", "frozen features", NO_COST)  # an untrained model has no training
     return {name: next(iter(kinds.values())) for name, kinds in features.items()}

@@ -20,6 +20,7 @@ from lib.evaluation.scores import Labels, Scores
 from lib.head.frozen import frozen_features
 from lib.machine import (
     GIB,
+    NO_COST,
     Cost,
     choose_device,
     choose_dtype,
@@ -30,9 +31,9 @@ from lib.machine import (
     reset_peak_memory,
 )
 from lib.model import cache_lower_layers
-from lib.model.load import count_parameters
+from lib.model.load import count_parameters, load_config, load_tokenizer
 from lib.model.parts import pretrained
-from lib.model.tokens import encode_cached, encode_documents
+from lib.model.tokens import encode_cached, encode_documents, require_positions
 from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.record import fingerprints, open_run, saved_gib, write_run
 from lib.storage import atomic_path
@@ -55,8 +56,6 @@ class Run:
         Of the arithmetic.
     folder
         Output of the run; there from `open` on.
-    costs
-        `Cost` per split: of training, and of answering validation and test.
 
     Raises
     ------
@@ -77,7 +76,7 @@ class Run:
         if isinstance(params, FinetuneParams):
             params = params.with_min_steps(len(self.splits["train"]))
         self.params = params
-        self.costs = dict.fromkeys(self.splits, Cost())
+        self._paid: dict[tuple[str, str], Cost] = {}
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
@@ -94,6 +93,8 @@ class Run:
         A run is known by its parameters and by fingerprints of weights, documents, code and
         teacher: checkpoints of an interrupted run stay only if all are the same.
         """
+        if self.loads_model:
+            load_tokenizer(self.params.model_id)  # refused before an earlier run is replaced
         self.inputs = fingerprints(self.params, self.splits)
         if getattr(self.params, "teacher", ""):
             self.inputs["teacher_fingerprint"] = check_teacher(
@@ -106,11 +107,19 @@ class Run:
         reset_peak_memory(self.device)
 
     @contextlib.contextmanager
-    def timed(self, split: str) -> Iterator[None]:
-        """Add the seconds and joules of a block to those of a split."""
+    def timed(self, split: str, step: str = "answers") -> Iterator[None]:
+        """Measure a block as a step of a split's work; a block that runs again counts once."""
         start = meter(self.device)
         yield
-        self.costs[split] += meter(self.device) - start
+        self.pay(split, step, meter(self.device) - start)
+
+    def pay(self, split: str, step: str, cost: Cost) -> None:
+        """Set what a step of a split's work took; the step of an earlier try is forgotten."""
+        self._paid[split, step] = cost
+
+    def cost(self, split: str) -> Cost:
+        """Seconds and joules of all steps of training, or of answering validation or test."""
+        return sum((c for (of, _), c in self._paid.items() if of == split), NO_COST)
 
     @cached_property
     def train_counts(self) -> np.ndarray:
@@ -123,16 +132,22 @@ class Run:
         return self.label_space.encode(self.splits[split]["labels"])
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
-        """Token ids of all documents, cut to `max_length`; cached on disk for the next arm."""
-        return {
-            name: encode_cached(
-                tokenizer,
-                split["text"],
-                max_length=self.params.max_length,
-                add_special_tokens=True,
-            )
-            for name, split in self.splits.items()
-        }
+        """Token ids of all documents, cut to `max_length`; cached on disk for the next arm.
+
+        Raises
+        ------
+        ParamsError
+            A document has more tokens than the model has positions.
+        """
+        options = {"max_length": self.params.max_length, "add_special_tokens": True}
+        config = load_config(self.params.model_id)
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = tokenizer.pad_token_id
+        documents = {}
+        for name, split in self.splits.items():
+            documents[name] = encode_cached(tokenizer, split["text"], **options)
+            require_positions(config, documents[name])
+        return documents
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, split: str) -> list[list[int]]:
         """Token ids of a split's documents, computed anew: a part of what is timed."""
@@ -159,7 +174,7 @@ class Run:
                 file=self.folder / "checkpoints" / "targets.npy",
                 device=self.device,
             )
-            self.costs["train"] += spent
+            self.pay("train", "teacher", spent)
             log.info("%s scored %s documents in %.0f s",
                      params.teacher, f"{len(targets):,}", spent.seconds)  # fmt: skip
             return targets
@@ -183,7 +198,7 @@ class Run:
             fast=params.fast,
         )
         for name in self.splits:
-            self.costs[name] += Cost(*costs[name]["spent"])
+            self.pay(name, "frozen features", Cost(*costs[name]["spent"]))
         return features, costs
 
     def cache_lower_layers(
@@ -207,7 +222,7 @@ class Run:
             token_budget=params.token_budget,
         )
         for name in states:
-            self.costs[name] += costs[name]
+            self.pay(name, "cached layers", costs[name])
         return states
 
     def tune_threshold(self, scores: Scores) -> float:
@@ -280,7 +295,7 @@ class Run:
             with atomic_path(self.folder / f"{name}.csv") as path:
                 table.to_csv(path, index=False)
         num_test = len(self.splits["test"])
-        seconds, joules = self.costs["test"]
+        seconds, joules = self.cost("test")
         answering = {
             "infer_docs_per_second": num_test / seconds,
             "infer_joules_per_doc": joules / num_test,

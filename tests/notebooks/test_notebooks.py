@@ -98,7 +98,7 @@ def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):
     sized = {f"{arm}@{n}/seed-{s}" for arm in arms for n in (16, 48) for s in (3, 4)}
     untaught = {run for run in sized if run.startswith("zero_shot")}
     assert sorted(planned) == sorted(sized - untaught | {"zero_shot/seed-3"})
-    command = r"embedding@16/seed-4/notebook\.ipynb .*-p arm embedding -p seed 4 -p train_size 16\b"
+    command = r"embedding@16/seed-4/notebook\.ipynb .*-r arm embedding -p seed 4 -p train_size 16\b"
     assert re.search(command, done.stdout + done.stderr)
     common.write_text(text + "train_size: 16\n")
     done = snakemake("--dry-run", folder=tmp_path)
