@@ -14,13 +14,13 @@ def publish_notebooks(executed: Mapping[str, Path], folder: Path) -> None:
 
     Folders of this machine, timings of cells, the state of widgets and what the kernel wrote
     about itself are left out; code, results, figures and the run's own log stay. A notebook that is
-    missing or older than its run's metrics is left out: its run was made by hand.
+    missing or older than its run's predictions is left out: its run was made by hand.
     """
     together = os.path.commonpath([path.resolve() for path in (*executed.values(), folder)])
     for name, source in executed.items():
-        metrics = source.with_name("metrics.json")  # of an arm's run; a run by hand lies elsewhere
+        results = source.with_name("predictions.parquet")  # of an arm; the comparison has none
         written = source.stat().st_mtime if source.is_file() else 0.0
-        if not written or (metrics.is_file() and written < metrics.stat().st_mtime):
+        if not written or (results.is_file() and written < results.stat().st_mtime):
             continue
         notebook = nbformat.read(source, as_version=4)
         for key in ("papermill", "widgets"):
