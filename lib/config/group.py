@@ -29,7 +29,7 @@ def local_files(name: str) -> list[Path]:
     """The file of that name, if any; of a folder what was changed last within it, or it itself.
 
     A folder's time changes with what is added or removed. One path represents all of them: the
-    75,000 files of WIPO-Alpha, listed for each run, would fill Snakemake's log.
+    75,000 files of a large collection, listed for each run, would fill Snakemake's log.
     """
     path = ROOT / name
     paths = [found for found in (path, *path.rglob("*")) if found.exists()] if name else []

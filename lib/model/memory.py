@@ -42,7 +42,7 @@ OPTIMIZER_BYTES = 12  # of a weight that trains: fp32 gradient and AdamW's two m
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides the costs of a model.
+    """Sizes of a model, which decide its costs.
 
     Attributes
     ----------

@@ -279,10 +279,8 @@ def compare_with_teachers(
 def paper_context(comparison: pd.DataFrame, *, data: str) -> pd.DataFrame:
     """Our arms, the best first, and below them the paper's (arXiv 2512.12677), for orientation.
 
-    None of the paper's rows can be set against ours: its patents are proprietary, its 14-label set
-    is probably a slice of WIPO's vision technologies and not the IPC collection WIPO-Alpha (Fall et
-    al. 2003), its models are others than ours, and neither the average of its F1 nor its data split
-    is known to us.
+    None of the paper's rows is a target for ours: its data, models, splits and average of F1 are
+    others or unknown (section 9 of 05_compare says which).
 
     Parameters
     ----------
