@@ -1,4 +1,5 @@
 # make study [STUDY=quick] [CORES=all]   run a study to figures/<study>/report.html
+# make data [SETS="name ..."]            the public data sets of data/sources.yaml (DATA_MIRROR: a copy)
 # make bench | scaling                  our speed against the usual recipes, and as things grow
 # make readme                           tables in README.md, docs/ and figures/README.md, from figures/
 # make test | lint | lab | install | clean
@@ -11,10 +12,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 COG := cog -P -I docs -p "import tables" --verbosity=1
 
-.PHONY: study test bench scaling readme lint lab install clean
+.PHONY: study data test bench scaling readme lint lab install clean
 study: $(READY)
 	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) \
 		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
+
+data: $(READY)
+	python data/prepare.py $(SETS)
 
 test: $(READY)
 	pytest --numprocesses 2 --dist loadfile $(ARGS)

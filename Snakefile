@@ -5,6 +5,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+from lib.config.sources import source_of
 from lib.config.study import ARM_NOTEBOOKS, load_study, study_runs
 from lib.errors import ParamsError
 from lib.storage import modules_behind
@@ -18,9 +19,11 @@ COMMON = str(PARAMS / "common.yaml")
 # All parameters are checked before anything runs; the first complaint is all that is printed.
 try:
     arms = load_study(PARAMS, runs_dir=RUNS, figures_dir=FIGURES)
+    source = source_of(next(iter(arms.values())).dataset)
 except ParamsError as error:
     raise SystemExit(str(error))
 runs = study_runs(arms.values())
+DATA_BROUGHT = [] if source is None or source.is_complete else [f"{RUNS}/{STUDY}/data_brought"]
 
 
 def code_of(notebook):
@@ -79,10 +82,18 @@ rule report:
     input: REPORT, NOTEBOOKS
 
 
+# Where documents of data/sources.yaml are missing. A mark of the study stands for them, because
+# two studies that run at once may not share an output; the set's own lock lets one wait.
+rule data:
+    output: temp(DATA_BROUGHT)
+    shell: f"python data/prepare.py {source and source.name} && touch {{output}}"
+
+
 rule arm:
     input:
         COMMON,
         arm_file,
+        ancient(DATA_BROUGHT),
         lambda wildcards: code_of(runs[wildcards.run].notebook),
         lambda wildcards: [str(file) for file in runs[wildcards.run].data_files],
         teacher_run,

@@ -62,7 +62,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file as wheels record it: URL-safe base64 without padding (PEP 376).
+    """SHA-256 of a file in 64 hexadecimal digits, as `sha256sum` shows it.
 
     A process reads a file once, as long as its size and time stay.
     """
@@ -70,8 +70,7 @@ def checksum(path: Path) -> str:
     identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
     if identity not in _checksums:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        _checksums[identity] = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+            _checksums[identity] = hashlib.file_digest(file, "sha256").hexdigest()
     return _checksums[identity]
 
 
@@ -108,9 +107,11 @@ def _distributions() -> Mapping[str, list[str]]:
 
 def _require_unchanged(file: metadata.PackagePath, owner: str) -> None:
     path = Path(file.locate())
-    recorded = file.hash.value if file.hash and file.hash.mode == "sha256" else None
-    try:
-        is_changed = recorded is not None and checksum(path) != recorded
+    is_recorded = file.hash is not None and file.hash.mode == "sha256"
+    try:  # wheels record it as URL-safe base64 without padding (PEP 376)
+        is_changed = is_recorded and bytes.fromhex(checksum(path)) != base64.urlsafe_b64decode(
+            f"{file.hash.value}="
+        )
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; reinstall {owner}") from None
     if is_changed:

@@ -1,0 +1,136 @@
+"""Public data sets that `data/sources.yaml` describes: their files, checksums, licence and source.
+
+`data/prepare.py` brings them; the reader of documents asks here for what a study needs.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from lib.config.group import Count, Group, Name, Positive
+from lib.config.strict_yaml import parse_params, read_yaml
+from lib.errors import DataError, ParamsError
+from lib.storage import ROOT, checksum
+
+DATA = ROOT / "data"
+SOURCES = DATA / "sources.yaml"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Address = Annotated[str, Field(pattern=r"^https?://[^/]+/")]
+
+
+class RawFile(Group):
+    """A public file as it is downloaded."""
+
+    bytes: Positive
+    """its size"""
+    sha256: Sha256
+    """checksum of its content, in hexadecimal digits"""
+
+
+class Table(Group):
+    """A file of documents that the data set becomes."""
+
+    documents: Positive
+    """rows"""
+    labels: Count
+    """different labels"""
+    sha256: Sha256
+    """checksum of the file"""
+
+
+class Source(Group):
+    """A data set: where it comes from, what it becomes, and what one may do with it."""
+
+    name: Name
+    """key in sources.yaml, and the folder in data/"""
+    title: str
+    """what the documents and labels are"""
+    homepage: str
+    """address of the data set's description"""
+    cite: str
+    """publication that introduced it"""
+    licence: str
+    """terms, in the words of the source where it has any"""
+    use: str
+    """what these terms let a user do, in short"""
+    version: str
+    """commit, release or date of the files"""
+    addresses: list[Address] = []
+    """of each file, tried in order; may contain {version}, {path} and {sha256}"""
+    files: dict[str, RawFile] = {}
+    """downloaded files by their path"""
+    tables: Annotated[dict[str, Table], Field(min_length=1)]
+    """files in data/<name>/ by their name"""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the tables."""
+        return DATA / self.name
+
+    @property
+    def label(self) -> str:
+        """Name and version, the latter cut to seven digits if it is a commit."""
+        is_commit = re.fullmatch(r"[0-9a-f]{40}", self.version)
+        return f"{self.name} {self.version[:7] if is_commit else self.version}"
+
+    @property
+    def is_complete(self) -> bool:
+        """True if every table is there, with the content that is described."""
+        return not any(self.fault(name) for name in self.tables)
+
+    def fault(self, table: str) -> str:
+        """What is wrong with a table of the folder and what to do about it; "" if nothing is."""
+        path = self.folder / table
+        place, command = path.relative_to(ROOT), f"`make data SETS={self.name}`"
+        if not path.is_file():
+            return f"{place}: not on this machine yet; {command} brings it"
+        found, described = checksum(path), self.tables[table].sha256
+        if found == described:
+            return ""
+        return (
+            f"{place}: another file than data/sources.yaml describes (SHA-256 {found[:8]}…, not "
+            f"{described[:8]}…): remove it, then {command} brings the right one"
+        )
+
+
+@cache
+def read_sources() -> dict[str, Source]:
+    """The data sets of `data/sources.yaml` by name.
+
+    Raises
+    ------
+    ParamsError
+        The file cannot be read, or an entry is not as `Source` asks; one line.
+    """
+    sources = {}
+    for name, entry in read_yaml(SOURCES).items():
+        where = f"data/sources.yaml: {name}"
+        if not isinstance(entry, dict):
+            raise ParamsError(f"{where}: expected keys and values, found {entry!r}")
+        sources[name] = parse_params(Source, {"name": name, **entry}, source=where)
+    return sources
+
+
+def source_of(dataset: str) -> Source | None:
+    """The described data set that a parameter `dataset` names; None for all other data.
+
+    Raises
+    ------
+    ParamsError
+        See `read_sources`.
+    """
+    folder = (ROOT / dataset).parent
+    if folder.parent != DATA or not SOURCES.is_file():
+        return None
+    return read_sources().get(folder.name)
+
+
+def require_table(path: Path) -> None:
+    """Raise `DataError`, one line, if a described table is missing or has other content."""
+    source = source_of(str(path))
+    if source and path.name in source.tables and (fault := source.fault(path.name)):
+        raise DataError(fault)
