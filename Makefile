@@ -25,6 +25,7 @@ test: $(READY)
 
 bench: $(READY)
 	pip install --quiet --requirement tests/benchmarks/requirements.txt
+	python data/prepare.py patents_ipc
 	python tests/benchmarks/bench.py
 
 scaling: $(READY)

@@ -28,8 +28,8 @@ def texts_and_labels(raw: Raw) -> dict[str, Rows]:
 def questions(raw: Raw) -> dict[str, Rows]:
     """Lines `COARSE:fine question` in Latin-1."""
     tables = {}
-    for name, file in zip(("train.jsonl", "test.jsonl"), raw.values(), strict=True):
-        rows = tables[name] = []
+    for path, file in raw.items():
+        rows = tables["train.jsonl" if "train" in Path(path).stem else "test.jsonl"] = []
         for line in file.read_text(encoding="latin-1").splitlines():
             fine, _, text = line.partition(" ")
             rows.append({"text": text.strip(), "labels": [fine.partition(":")[0]], "fine": fine})

@@ -22,6 +22,7 @@ from lib.report.recommendation import recommend
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
 from lib.report.slices import parts_by_truncation
 from lib.report.wording import format_range
+from lib.runs.card import describe_data
 from lib.runs.record import read_label_space, read_predictions, read_runs, read_train_counts
 from lib.storage import ROOT, atomic_path
 
@@ -61,6 +62,11 @@ class StudyResults:
         self.comparison, self.pairwise = tables.compare_runs(
             self.runs, self.y_true, self.y_preds, reference=params.reference, **self.resampling
         )
+
+    @property
+    def data(self) -> str:
+        """Data set, version and checksum of the documents."""
+        return describe_data(self.shared)
 
     @cached_property
     def about(self) -> str:

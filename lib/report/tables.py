@@ -15,7 +15,7 @@ from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
 from lib.evaluation.significance import compare_all
 from lib.runs.record import (
-    FINGERPRINTS,
+    INPUTS,
     OPTIONAL_RESOURCES,
     RESOURCE_KEYS,
     read_label_space,
@@ -108,7 +108,7 @@ def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
     """The parameters in which arms that have them differ: a row per parameter, a column per arm."""
     first = runs.groupby("arm", sort=False)["params"].first()
     table = pd.DataFrame(first.tolist(), index=first.index).astype(object).T
-    table = table.drop(index=["arm", "seed", "notebook", *FINGERPRINTS], errors="ignore")
+    table = table.drop(index=["arm", "seed", "notebook", *INPUTS], errors="ignore")
     table = table[[len({str(value) for value in row.dropna()}) > 1 for _, row in table.iterrows()]]
     return table.map(lambda x: f"{x:g}" if isinstance(x, float) else x).where(table.notna(), "–")
 

@@ -29,7 +29,7 @@ from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template
 from lib.runs.estimators import BASELINE, label_scores
 from lib.runs.models import load_arm_model
-from lib.runs.record import FINGERPRINTS, read_label_space
+from lib.runs.record import INPUTS, read_label_space
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     if not (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    values = {key: value for key, value in values.items() if key not in FINGERPRINTS}
+    values = {key: value for key, value in values.items() if key not in INPUTS}
     kind = NOTEBOOK_PARAMS[values["notebook"]]
     params = parse_params(kind, values, source=str(folder / "params.yaml"))
     return params, read_label_space(folder)

@@ -1,6 +1,7 @@
 """A finished embedding run as a plain transformers model."""
 
 import copy
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     with atomic_path(folder) as path:
         exported.save_pretrained(path)
         tokenizer.save_pretrained(path)
+        shutil.copy(run_dir / "model" / "README.md", path)
 
 
 def _plain_model(

@@ -14,6 +14,7 @@ from datasets import DatasetDict
 
 from lib.config.arms import StudyParams
 from lib.data.labels import LabelSpace
+from lib.data.version import dataset_version
 from lib.evaluation.metrics import run_metrics
 from lib.evaluation.scores import Scores
 from lib.machine import GIB
@@ -21,7 +22,7 @@ from lib.model.weights import model_fingerprint
 from lib.storage import ROOT, atomic_path, code_fingerprint, modules_behind
 
 KINDS = ("model", "data", "held_out", "code", "teacher")
-FINGERPRINTS = tuple(f"{of}_fingerprint" for of in KINDS)
+INPUTS = ("data_version", *(f"{of}_fingerprint" for of in KINDS))  # in params.yaml
 RESOURCE_KEYS = (
     "trainable_params",
     "total_params",
@@ -40,14 +41,14 @@ RESOURCE_KEYS = (
 OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc", "nf4_share")
 
 
-def open_run(params: StudyParams, **fingerprints: str) -> Path:
-    """The run's folder with `params.yaml`: the resolved parameters and the inputs' fingerprints.
+def open_run(params: StudyParams, **inputs: str) -> Path:
+    """The run's folder with `params.yaml`: the resolved parameters and what the run depends on.
 
     Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from;
     everything else that an earlier run left is removed.
     """
     folder = params.run_dir
-    resolved = yaml.safe_dump(params.model_dump() | fingerprints, sort_keys=False)
+    resolved = yaml.safe_dump(params.model_dump() | inputs, sort_keys=False)
     file = folder / "params.yaml"
     if (
         (folder / "metrics.json").exists()
@@ -147,8 +148,8 @@ def _write_json(file: Path, value: Any) -> None:
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
-    """Fingerprints of weights, documents and code, on which a run depends, for `open_run`."""
+def describe_inputs(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
+    """Version of the data, fingerprints of weights, documents and code: what a run depends on."""
     documents, held_out = hashlib.sha256(), hashlib.sha256()
     for name, split in splits.items():
         rows = split.to_pandas().to_json(orient="records").encode()
@@ -160,6 +161,7 @@ def fingerprints(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
     modules = modules_behind(notebook=params.notebook)
     reads_model = getattr(params, "method", None) != "tfidf"
     return {
+        "data_version": dataset_version(params),
         "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
         "data_fingerprint": documents.hexdigest()[:16],
         "held_out_fingerprint": held_out.hexdigest()[:16],

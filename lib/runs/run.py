@@ -34,8 +34,9 @@ from lib.model import cache_lower_layers
 from lib.model.load import count_parameters, load_config, load_tokenizer
 from lib.model.parts import pretrained
 from lib.model.tokens import encode_cached, encode_documents, require_positions
+from lib.runs.card import write_card
 from lib.runs.distillation import check_teacher, soft_targets
-from lib.runs.record import fingerprints, open_run, saved_gib, write_run
+from lib.runs.record import describe_inputs, open_run, saved_gib, write_run
 from lib.storage import atomic_path
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Run:
         """
         if self.loads_model:
             load_tokenizer(self.params.model_id)  # refused before an earlier run is replaced
-        self.inputs = fingerprints(self.params, self.splits)
+        self.inputs = describe_inputs(self.params, self.splits)
         if getattr(self.params, "teacher", ""):
             self.inputs["teacher_fingerprint"] = check_teacher(
                 self.params.teacher_dir,
@@ -300,7 +301,7 @@ class Run:
             "infer_docs_per_second": num_test / seconds,
             "infer_joules_per_doc": joules / num_test,
         }
-        return write_run(
+        metrics = write_run(
             self.folder,
             splits=self.splits,
             label_space=self.label_space,
@@ -312,3 +313,5 @@ class Run:
             history=history,
             resources=dict(resources) | answering,
         )
+        write_card(self.folder, self.params, self.inputs, metrics)
+        return metrics

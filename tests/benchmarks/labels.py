@@ -43,7 +43,7 @@ from lib.storage import ROOT, atomic_path
 from lib.training.finetune import finetune_instruction
 
 OUT = ROOT / "figures" / "bench"
-DATASET = "../shared/data/banking77/{split}.jsonl"
+DATASET = "data/banking77/{split}.jsonl"
 INSTRUCTION = "What does this customer of a bank ask about?"
 TRAIN, EPOCHS, LAYERS = 770, 2, 10  # documents, and what their adapters are on: the last layers
 DOCUMENTS, SCORED, REPEATS, NEW_TOKENS, TOKEN_BUDGET = 48, 12, 3, 8, 2048

@@ -20,7 +20,7 @@ from lib.report.tables import (
 )
 from lib.runs.record import (
     RESOURCE_KEYS,
-    fingerprints,
+    describe_inputs,
     open_run,
     read_predictions,
     read_runs,
@@ -48,7 +48,7 @@ def write(tmp_path, splits):
             study="mine", arm=arm, seed=seed, max_length=max_length, train_size=size,
             runs_dir=str(tmp_path / "runs"), notebook="02_baselines", group_column=group,
         )  # fmt: skip
-        folder = open_run(params, **fingerprints(params, splits))
+        folder = open_run(params, **describe_inputs(params, splits))
         both = {"validation": preds, "test": preds}
         scores = dict.fromkeys(both, Scores(SPACE.encode(preds).astype(float)))
         resources = dict.fromkeys(RESOURCE_KEYS, 1.0) | changes
