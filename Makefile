@@ -1,7 +1,7 @@
 # make study [STUDY=quick] [CORES=all]   run a study to figures/<study>/report.html
 # make data [SETS="name ..."]            the public data sets of data/sources.yaml (DATA_MIRROR: a copy)
 # make bench | scaling                  our speed against the usual recipes, and as things grow
-# make readme                           tables in README.md, docs/ and figures/README.md, from figures/
+# make readme                           tables in README.md, docs/, data/ and figures/README.md
 # make test | lint | lab | install | clean
 STUDY ?= quick
 CORES ?= all
@@ -32,13 +32,13 @@ scaling: $(READY)
 	python tests/benchmarks/scaling.py
 
 readme: $(READY)
-	$(COG) -r README.md docs/*.md figures/README.md
+	$(COG) -r README.md docs/*.md figures/README.md data/README.md
 
 lint: $(READY)
 	ruff check .
 	ruff format --check .
 	lint-imports --no-logo
-	$(COG) --check --check-fail-msg="run make readme" README.md docs/*.md figures/README.md
+	$(COG) --check --check-fail-msg="run make readme" README.md docs/*.md figures/README.md data/README.md
 
 lab: $(READY)
 	jupyter lab notebooks

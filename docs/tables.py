@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.config.sources import read_sources
+
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 
 # Documents of each study with head and prompt, in the order in which they are shown.
@@ -206,6 +208,24 @@ def labels() -> str:
 def quote(file: str) -> str:
     """Text of a committed file of `figures/`."""
     return f"\n{(FIGURES / file).read_text(encoding='utf-8').strip()}\n"
+
+
+def data_sets() -> str:
+    """Public data sets: the documents, how many there are, their labels and the size of files."""
+    rows = []
+    for source in read_sources().values():
+        documents = " + ".join(f"{table.documents:,}" for table in source.tables.values())
+        labels = max(table.labels for table in source.tables.values())
+        size = sum(file.bytes for file in source.files.values()) / 1e6
+        name = f"[`{source.name}`]({source.homepage})"
+        rows.append((name, source.title, documents, f"{labels:,}", f"{size:.1f}" if size else ""))
+    return _table(("set", "contents", "documents", "labels", "download (MB)"), rows, numbers=3)
+
+
+def licences() -> str:
+    """Licence of each public data set, and how to cite it."""
+    rows = [(f"`{s.name}`", s.licence, s.use, s.cite) for s in read_sources().values()]
+    return _table(("set", "licence", "allows", "cite"), rows)
 
 
 def _read(study: str, table: str) -> pd.DataFrame:

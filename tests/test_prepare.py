@@ -26,8 +26,8 @@ import conversions
 import prepare
 
 SHARED = ROOT.parent / "shared"
-ROWS = b"text,label\nblue water,sea\n" + b"a red rose,flower\n" * 2000
-FILES = {"v 1/train.csv": ROWS, "v 1/test.csv": ROWS[:40] + b"\n"}
+ROWS = b"text,label\n" + b"blue water,sea\na red rose,flower\n" * 1000
+FILES = {"v 1/train.csv": ROWS, "v 1/test.csv": ROWS[:44]}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -162,7 +162,7 @@ BAD_ANSWERS = {
     "other content": (whole(ROWS.replace(b"sea", b"lake")), "gives another file"),
     "same size": (whole(ROWS.replace(b"sea", b"lea")), "or other content"),
     "cut short": (lambda handler: handler.send(ROWS[:99], length=len(ROWS)), "breaks off"),
-    "shorter": (whole(ROWS[:99]), r"gives another file \(99 bytes, not 36,0"),
+    "shorter": (whole(ROWS[:99]), r"gives another file \(99 bytes, not 33,0"),
     "not found": (lambda handler: handler.send_error(404), "answers 404"),
     "broken": (lambda handler: handler.send_error(503), "answers 503"),
     "a page": (moved, "gives another file"),
@@ -342,8 +342,16 @@ def project(tmp_path, server):
         data = folder / "data"
 
         def start(self, *names):
+            return self.run("data/prepare.py", *names)
+
+        def study(self, name, *options):
+            return self.run(
+                "-m", "snakemake", "--cores", "1", *options, "--config", f"study={name}"
+            )
+
+        def run(self, *arguments):
             return subprocess.Popen(
-                [sys.executable, "data/prepare.py", *names], cwd=folder, text=True,
+                [sys.executable, *arguments], cwd=folder, text=True,
                 env=os.environ | {"PYTHONPATH": str(folder), "DATA_MIRROR": ""},
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
@@ -401,6 +409,45 @@ def test_a_mistake_is_one_line_of_the_command(project):
     assert process.returncode == 1
     assert err == "flower: no set of data/sources.yaml; did you mean 'flowers'?\n"
     assert not out
+
+
+READ = (
+    "from lib.config import load_params; from lib.data import load_splits; "
+    "print(load_splits(load_params('params/one/common.yaml'))['train'].num_rows)"
+)
+
+
+def test_studies_bring_their_set_also_two_at_once_and_readers_name_the_command(project, server):
+    folder = project.data.parent
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    shutil.copy(ROOT / "Snakefile", folder)
+    common = {
+        "dataset": "data/flowers/{split}.csv", "text_columns": ["text"], "label_column": "label",
+        "num_train": 20, "num_validation": 4,
+    }  # fmt: skip
+    for study in ("one", "two"):
+        (folder / "params" / study).mkdir(parents=True)
+        values = {
+            "common": common | {"study": study},
+            "tfidf": {"notebook": "02_baselines", "arm": "tfidf"},
+        }
+        for name, parameters in values.items():
+            (folder / "params" / study / f"{name}.yaml").write_text(yaml.safe_dump(parameters))
+    # Without the set: a reader names the command, a study plans to bring it.
+    line = "data/flowers/train.csv: not on this machine yet; `make data SETS=flowers` brings it"
+    assert line in project.run("-c", READ).communicate()[1].splitlines()[-1]
+    assert "rule data:" in "".join(project.study("one", "--dry-run").communicate())
+    # Two studies at once bring it, once.
+    studies = [project.study(study, "--until", "data") for study in ("one", "two")]
+    outputs = [study.communicate() for study in studies]
+    assert [study.returncode for study in studies] == [0, 0], outputs
+    assert tables(project.data) == RIGHT
+    assert sorted(server.asked) == ["/v 1/test.csv", "/v 1/train.csv"]
+    # With it: it is read, and no study brings it. Another file in its place is refused.
+    assert project.run("-c", READ).communicate()[0] == "20\n"
+    assert "rule data:" not in "".join(project.study("one", "--dry-run").communicate())
+    write(project.data / "flowers", {"train.csv": b"text,label\n"})
+    assert "another file than data/source" in project.run("-c", READ).communicate()[1]
 
 
 # ---- The sets themselves ----

@@ -9,7 +9,8 @@ from cogapp import Cog
 from lib.__main__ import main
 from lib.storage import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "figures" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
+PAGES.append(ROOT / "figures" / "README.md")
 README = PAGES[0].read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -90,3 +91,12 @@ def test_findings_keep_the_result_of_each_arm_that_left(study):
     assert len(left)
     for _, row in left.iterrows():
         assert f"{row.delta:+.3f} ({row.low:+.3f} to {row.high:+.3f})" in section
+
+
+def test_nothing_outside_tests_reads_data_that_no_outsider_has():
+    kinds = ("Makefile", "Snakefile", "*.md", "*.yaml", "*.py", "*.ipynb", "*.html")
+    folders = ("params", "lib", "notebooks", "docs", "figures", "data")
+    files = [file for kind in kinds for file in ROOT.glob(kind)]
+    files += [file for folder in folders for kind in kinds for file in (ROOT / folder).rglob(kind)]
+    assert len(files) > 300
+    assert not [file for file in files if "../shared" in file.read_text(encoding="utf-8")]

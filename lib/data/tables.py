@@ -55,11 +55,7 @@ def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
     if "{split}" in dataset:
         sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
         return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
-    local = ROOT / dataset
-    is_file = (
-        dataset.startswith("package:") or local.is_file() or local.name.lower().endswith(ENDINGS)
-    )
-    if local.is_dir() or (not is_file and HUB_ID.fullmatch(dataset)):
+    if (ROOT / dataset).is_dir() or is_hub_id(dataset):
         return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
     path = _located({UNSPLIT: dataset})[UNSPLIT]
     table = read_table(path)
@@ -80,6 +76,12 @@ def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
         if parts[part].empty:
             raise DataError(f"{path}: no document is marked {name!r} in {split_column!r}")
     return {part: (str(path), rows) for part, rows in parts.items()}
+
+
+def is_hub_id(dataset: str) -> bool:
+    """True if the name is that of a data set on the hub, not of a file or folder."""
+    is_local = (ROOT / dataset).exists() or dataset.lower().endswith(ENDINGS)
+    return bool(HUB_ID.fullmatch(dataset)) and not is_local
 
 
 def _located(sources: dict[str, str]) -> dict[str, Path]:

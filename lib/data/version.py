@@ -4,8 +4,7 @@ from importlib import metadata
 
 from lib.config.data import DataParams
 from lib.config.sources import source_of
-from lib.data.tables import HUB_ID
-from lib.storage import ROOT
+from lib.data.tables import is_hub_id
 
 
 def dataset_version(params: DataParams) -> str:
@@ -21,6 +20,6 @@ def dataset_version(params: DataParams) -> str:
         package = params.dataset.removeprefix("package:").partition("/")[0].split(".")[0]
         owner = metadata.packages_distributions()[package][0]
         return f"{owner} {metadata.version(owner)}"
-    if HUB_ID.fullmatch(params.dataset) and not (ROOT / params.dataset).exists():
+    if is_hub_id(params.dataset):
         return f"{params.dataset} {params.dataset_revision}"
     return ""

