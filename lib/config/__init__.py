@@ -5,6 +5,7 @@ group         the base of all groups
 data          the data
 groups        model, adapter, training, head and prompt
 arms          the parameters of each notebook
+search        candidates of a search over parameters
 sources       public data sets that data/sources.yaml describes
 study         a study's files, checked against each other
 notebook      parameters of a running notebook, and their table

@@ -11,6 +11,7 @@ from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS, SET_THRESHOLD
 from lib.config.data import DataParams
 from lib.config.group import Count, Name, Positive, local_files
 from lib.config.groups import HeadParams, LoraParams, ModelParams, PromptParams, TrainParams
+from lib.config.search import candidates_of
 from lib.storage import ROOT
 
 # As it was when Python started: `lib.machine` overwrites it.
@@ -131,6 +132,11 @@ class BaselineParams(ModelParams, StudyParams):
 class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
     """Parameters that both fine-tuning notebooks share."""
 
+    search: dict[str, list[Any]] | list[dict[str, Any]] = {}
+    """values to try: {parameter: [values]}, all combinations, or a list of them; {}: no search"""
+    search_epochs: Positive = 1
+    """epochs after which the weaker half of the candidates stops"""
+
     @model_validator(mode="after")
     def _check_finetune(self) -> Self:
         if self.num_epochs and self.lora_r == 0 and self.quantization != "none":
@@ -143,7 +149,16 @@ class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
         for name in ("lora_variant", "lora_layers") if self.lora_r == 0 else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")
+        if self.search or isinstance(self.search, list):
+            candidates_of(self, StudyParams.model_fields)
+        elif self.search_epochs != 1:
+            raise ValueError("search_epochs: has no effect without a search")
         return self
+
+    @property
+    def candidates(self) -> list[Self]:
+        """Parameters of each candidate of the search; none without a search."""
+        return candidates_of(self, ()) if self.search else []
 
     @property
     def trains_all_weights(self) -> bool:

@@ -88,13 +88,15 @@ class StudyResults:
 
     @property
     def gaps(self) -> str:
-        """Markdown on runs that are missing or have other parameters than asked; "" if none."""
+        """Markdown on missing runs, other parameters than asked, unequal search; "" if none."""
         asked = {"arms": self.params.arms, "seeds": self.params.seeds}
         parts = []
         if missing := tables.missing_runs(self.every_run, **asked):
             parts.append(f"**Not all of the study has run.** Missing: {missing}.")
         if changed := tables.changed_params(self.every_run, ROOT / "params" / self.params.study):
             parts.append(f"**Not all runs are what the study's files ask for.** {changed}.")
+        if unequal := tables.unequal_tries(self.runs):
+            parts.append(f"**Arms were not searched over equally.** Candidates: {unequal}.")
         return "\n\n".join(parts)
 
     def save(self, table: pd.DataFrame, name: str) -> None:

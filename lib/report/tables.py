@@ -9,6 +9,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 from scipy.sparse import csr_array
 
+from lib.config.search import searched
 from lib.config.study import load_study
 from lib.evaluation.intervals import QUANTILES, f1_intervals
 from lib.evaluation.metrics import RANKING_METRICS
@@ -87,6 +88,7 @@ def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
         if (arm := run.arm.partition("@")[0]) in arms
         for key, asked in arms[arm].model_dump().items()
         if key not in OF_A_RUN
+        and key not in searched(arms[arm])
         and run.params.get(key, asked) != asked
         and not (key == "num_epochs" and run.params.get("min_steps"))  # which raises it
     )  # once for all seeds
@@ -121,6 +123,18 @@ def read_table(runs: pd.DataFrame, name: str) -> pd.DataFrame:
         if (run["folder"] / name).exists()
     ]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def unequal_tries(runs: pd.DataFrame) -> str:
+    """The number of candidates of each arm that is trained in epochs; "" if all have as many."""
+    trained = runs[[run.get("num_epochs", 0) > 0 for run in runs["params"]]]
+    tried = read_table(trained, "search.csv")
+    count = dict.fromkeys(trained["arm"], 1)
+    if len(tried):
+        count |= (tried.groupby("arm").size() // tried.groupby("arm")["seed"].nunique()).to_dict()
+    if len(set(count.values())) < 2:
+        return ""
+    return ", ".join(f"{arm} {number}" for arm, number in count.items())
 
 
 def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndarray]]:

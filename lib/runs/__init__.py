@@ -2,6 +2,7 @@
 
 run            a run: its documents, the steps that all notebooks share, what it saves
 models         the model of an arm, loaded once for training, prediction and export
+search         the parameters that are best on validation
 prompts        prompts of held-out documents, with examples
 baselines, estimators       TF-IDF and frozen embeddings; scikit-learn classifiers
 record         the files of a run, written and read
@@ -17,11 +18,13 @@ from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.plan import plan_here
 from lib.runs.prompts import build_prompts
 from lib.runs.run import Run
+from lib.runs.search import choose_params
 
 __all__ = [
     "Run",
     "baselines",
     "build_prompts",
+    "choose_params",
     "estimators",
     "load_arm_model",
     "load_classifier",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import yaml
 from transformers import GenerationConfig
 
 from lib.config.arms import (
@@ -29,7 +28,7 @@ from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template
 from lib.runs.estimators import BASELINE, label_scores
 from lib.runs.models import load_arm_model
-from lib.runs.record import INPUTS, read_label_space
+from lib.runs.record import INPUTS, read_label_space, read_params
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     """The parameters and the labels of a finished run; a `ValueError` where it cannot be used."""
     if not (folder / "metrics.json").exists():
         raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
-    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    values = {key: value for key, value in values.items() if key not in INPUTS}
+    values = {key: value for key, value in read_params(folder).items() if key not in INPUTS}
+    values = {key: value for key, value in values.items() if not key.startswith("search")}
     kind = NOTEBOOK_PARAMS[values["notebook"]]
     params = parse_params(kind, values, source=str(folder / "params.yaml"))
     return params, read_label_space(folder)

@@ -33,6 +33,7 @@ from lib.prompt.answers import answer_texts
 from lib.prompt.label_trie import LabelTrie
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
 from lib.runs.rates import Machine, measure_machine
+from lib.runs.search import trained_epochs
 from lib.storage import ROOT
 
 ANSWER_TOKENS = 8  # of a free answer, assumed
@@ -209,7 +210,7 @@ def _count_work(
     train = lengths["train"]
     if isinstance(params, BaselineParams):  # a frozen embedding: every document once
         return Work(train, [n for split in lengths.values() for n in split])
-    epochs = params.num_epochs and params.with_min_steps(len(train)).num_epochs
+    epochs = params.num_epochs and trained_epochs(params.with_min_steps(len(train)))
     held_out = lengths["validation"] * (epochs + 1) + lengths["test"]
     if not isinstance(params, InstructionParams):
         return Work(train, held_out, num_epochs=epochs)

@@ -19,7 +19,7 @@ from lib.evaluation.metrics import run_metrics
 from lib.evaluation.scores import Scores
 from lib.machine import GIB
 from lib.model.weights import model_fingerprint
-from lib.storage import ROOT, atomic_path, code_fingerprint, modules_behind
+from lib.storage import ROOT, atomic_path, code_fingerprint, modules_behind, read_json
 
 KINDS = ("model", "data", "held_out", "code", "teacher")
 INPUTS = ("data_version", *(f"{of}_fingerprint" for of in KINDS))  # in params.yaml
@@ -37,6 +37,7 @@ RESOURCE_KEYS = (
     "dtype",
     "quantization",
 )
+CHOSEN = "chosen.json"  # the values that a search has found
 # Unknown in runs of an earlier version; energy also where the machine does not tell it.
 OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc", "nf4_share")
 
@@ -58,7 +59,15 @@ def open_run(params: StudyParams, **inputs: str) -> Path:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     shutil.rmtree(folder / "model", ignore_errors=True)
     written = ("metrics.json", "resources.json", "predictions.parquet", "history.parquet")
-    for name in (*written, "labels.json", "train_counts.json", "sweep.csv", "rungs.csv"):
+    for name in (
+        *written,
+        "labels.json",
+        "train_counts.json",
+        "sweep.csv",
+        "rungs.csv",
+        "search.csv",
+        CHOSEN,
+    ):
         (folder / name).unlink(missing_ok=True)
     with atomic_path(file) as path:
         path.write_text(resolved, encoding="utf-8")
@@ -222,8 +231,14 @@ def _read_run(folder: Path) -> dict[str, Any]:
     metrics, resources = (
         json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
     )
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    return {"params": params} | dict.fromkeys(OPTIONAL_RESOURCES) | metrics | resources
+    return {"params": read_params(folder)} | dict.fromkeys(OPTIONAL_RESOURCES) | metrics | resources
+
+
+def read_params(folder: Path) -> dict[str, Any]:
+    """Values of `params.yaml` by name, those that a search has found in place of those given."""
+    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    found = folder / CHOSEN
+    return values | (read_json(found) if found.exists() else {})
 
 
 def read_predictions(folder: Path, split: str | None = "test") -> pd.DataFrame:

@@ -55,8 +55,8 @@ class Run:
         Labels of the study.
     device, dtype
         Of the arithmetic.
-    folder
-        Output of the run; there from `open` on.
+    folder, checkpoints
+        Output of the run, and what it resumes from; there from `open` on.
 
     Raises
     ------
@@ -105,6 +105,7 @@ class Run:
                 multi_label=self.params.multi_label,
             )
         self.folder = open_run(self.params, **self.inputs)
+        self.checkpoints = self.folder / "checkpoints"
         reset_peak_memory(self.device)
 
     @contextlib.contextmanager
@@ -290,9 +291,11 @@ class Run:
         resources
             Of the model and of training; those of answering are added here.
         tables
-            Others that the report shows, by file name.
+            Others that the report shows, by file name; empty ones are not written.
         """
         for name, table in tables.items():
+            if table.empty:
+                continue
             with atomic_path(self.folder / f"{name}.csv") as path:
                 table.to_csv(path, index=False)
         num_test = len(self.splits["test"])

@@ -28,6 +28,7 @@ from lib.training.trainer import (
     EvaluateEvery,
     Example,
     MicroBatchCollator,
+    StopAfter,
     last_checkpoint,
     parameter_groups,
     spent_on_training,
@@ -173,6 +174,7 @@ def _finetune(
     cached: Sequence[np.ndarray] = (),
     setup_cost: Cost = NO_COST,
     num_documents: int = 0,
+    stop_epochs: int = 0,
     head_rate: float = 0.0,
     reserved_gib: float = 0.0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -190,6 +192,8 @@ def _finetune(
         training.
     num_documents
         Training documents, where examples are questions about them; 0 where both are the same.
+    stop_epochs
+        Epochs of the schedule after which training stops, to be resumed later; 0: none.
     head_rate
         Learning rate of a module called `head`; 0 for that of all.
     reserved_gib
@@ -218,7 +222,9 @@ def _finetune(
         head_learning_rate=head_rate or params.learning_rate,
         weight_decay=params.weight_decay,
     )
-    callback = EvaluateEvery(params.eval_steps)
+    between = EvaluateEvery(params.eval_steps)
+    callbacks = [between] if params.eval_steps else []
+    callbacks += [StopAfter(stop_epochs)] if stop_epochs else []
     device = next(model.parameters()).device
     trainer = DocumentTrainer(
         model=model,
@@ -229,16 +235,16 @@ def _finetune(
         loss=loss,
         evaluate=evaluate,
         optimizers=(torch.optim.AdamW(groups, fused=True), None),
-        callbacks=[callback] if params.eval_steps else [],
+        callbacks=callbacks,
     )
-    callback.trainer = trainer
+    between.trainer = trainer
     with maybe_compiled(model, tokens):
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
 
     # What it has cost.
     cost = setup_cost + spent_on_training(trainer.state.log_history)
     documents = (num_documents or len(examples)) * params.num_epochs
-    rates = (documents / cost.seconds, tokens / cost.seconds)
+    rates = (documents / cost.seconds, tokens / cost.seconds)  # of the whole schedule
     resources = dict(zip(TRAIN_RESOURCES, (*cost, *rates), strict=True))
     return pd.DataFrame(trainer.state.log_history), resources
 

@@ -139,6 +139,18 @@ class EvaluateEvery(TrainerCallback):
             control.should_log = should_log  # else the step's loss would pass for logged
 
 
+class StopAfter(TrainerCallback):
+    """The end of training after some epochs of a longer schedule, to be resumed or given up."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop when the epochs are over; the checkpoint of the last one is still written."""
+        if round(state.epoch) >= self.epochs:
+            control.should_training_stop = True
+
+
 def last_checkpoint(folder: Path) -> str | None:
     """Folder of the last complete checkpoint, or None; incomplete ones are removed."""
     for unfinished in folder.glob("checkpoint-*"):

@@ -47,8 +47,10 @@ def multi_label_study(tmp_path_factory, cut_model) -> Path:
     (folder / "params/multi/common.yaml").write_text(common)
     embedding = folder / "params/multi/embedding.yaml"
     text = embedding.read_text().replace("lora_layers: 10\n", "")
+    text = text.replace("num_epochs: 1", "num_epochs: 2")
     embedding.write_text(
-        text + 'pooling: "attention"\nhead: "mlp"\nloss: "asymmetric"\nlora_variant: "rslora"\n'
+        text + 'head: "mlp"\nloss: "asymmetric"\nlora_variant: "rslora"\n'
+        'search: {learning_rate: [1.0e-9, 0.01], pooling: ["attention"], lora_r: [4, 2]}\n'
     )
     frozen = folder / "params/multi/frozen.yaml"
     frozen.write_text(frozen.read_text() + 'pooling_grid: ["mean", "last"]\nlayer_grid: [1, 3]\n')
@@ -85,6 +87,26 @@ def test_label_sets_go_through_every_arm_to_the_report(multi_label_study):
     assert comparison.loc["tfidf", "micro_f1"] > 0.4
     assert not (report / "confusion.png").exists()
     assert "has the highest micro-F1" in (report / "report.html").read_text()
+
+
+def test_a_search_chooses_on_validation_and_its_cost_is_training(multi_label_study):
+    folder = multi_label_study / "runs" / "multi" / "embedding" / "seed-0"
+    tries = pd.read_csv(folder / "search.csv")
+    assert sorted(tries["epochs"]) == [1, 1, 2, 2]
+    best = tries[tries["chosen"]].iloc[0]
+    assert best["learning_rate"] == 0.01
+    chosen = json.loads((folder / "chosen.json").read_text())
+    assert chosen == {"learning_rate": 0.01, "pooling": "attention", "lora_r": best["lora_r"]}
+    history = pd.read_parquet(folder / "history.parquet")
+    assert history["eval_micro_f1"].notna().sum() == 2
+    assert history["eval_micro_f1"].max() >= best["micro_f1"]
+    resources = json.loads((folder / "resources.json").read_text())
+    own = history["train_seconds"].max()
+    others = tries[~tries["chosen"]]["train_seconds"].sum()
+    assert resources["train_seconds"] >= 0.99 * (own + others)
+    report = multi_label_study / "figures" / "multi"
+    assert "not searched over equally" in (report / "report.html").read_text()
+    assert (report / "search.png").exists()
 
 
 def test_new_data_in_the_same_file_is_a_new_study(multi_label_study):

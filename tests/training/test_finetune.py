@@ -49,7 +49,16 @@ def examples():
     ]
 
 
-def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, head_loss=None, **changes):
+def finetune(
+    make_backbone,
+    examples,
+    folder,
+    mode="mean",
+    dropout=0.1,
+    head_loss=None,
+    stop_epochs=0,
+    **changes,
+):
     torch.manual_seed(0)
     model = EmbeddingModel(
         make_backbone(), HeadParams(pooling=mode), num_labels=2, compute_dtype=COMPUTE
@@ -72,6 +81,7 @@ def finetune(make_backbone, examples, folder, mode="mean", dropout=0.1, head_los
         params,
         head_loss=head_loss or HeadLoss("cross_entropy", 2),
         output_dir=folder,
+        stop_epochs=stop_epochs,
     )
     return logits(model), history, resources
 
@@ -257,6 +267,19 @@ def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, 
     resumed, history, _ = finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3)
     assert np.array_equal(whole, resumed)
     assert history["eval_micro_f1"].notna().sum() == 3
+
+
+def test_a_run_that_stops_between_epochs_goes_on_to_the_same_result(
+    make_backbone, examples, tmp_path
+):
+    whole, _, _ = finetune(make_backbone, examples, tmp_path / "whole", num_epochs=3)
+    epochs = []
+    for stop in (1, 2, 0):
+        options = {"num_epochs": 3, "stop_epochs": stop}
+        paused, history, _ = finetune(make_backbone, examples, tmp_path / "paused", **options)
+        epochs.append(history["eval_micro_f1"].notna().sum())
+    assert epochs == [1, 2, 3]
+    assert np.array_equal(whole, paused)
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -1,6 +1,7 @@
 """Figures of the details behind the comparison: labels, training, layers, decoding."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from seaborn.utils import relative_luminance
 from sklearn.metrics import confusion_matrix, f1_score
 
@@ -188,4 +189,48 @@ def plot_ladder(rungs: pd.DataFrame) -> Figure:
     axs[1].set_xlim(-0.05 * most, most)
     axs[2].set_xlim(left=0)
     add_legend(fig, axs[0])
+    return fig
+
+
+def plot_search(tries: pd.DataFrame) -> Figure:
+    """Validation micro-F1 against the learning rate: a line per arm and other searched values.
+
+    A candidate that was stopped early is hollow, the chosen one has a black edge. With several
+    seeds the points are means over them.
+
+    Parameters
+    ----------
+    tries
+        `arm seed`, the searched parameters with `learning_rate` among them, `epochs micro_f1
+        train_seconds chosen`: see `lib.runs.search.choose_params`.
+    """
+    known = ["arm", "seed", "epochs", "micro_f1", "train_seconds", "chosen", "learning_rate"]
+    others = [name for name in tries if name not in known]
+    named = tries[others].astype(object).where(tries[others].notna(), None)
+    lines = [
+        ", ".join([arm, *(f"{name} {x}" for name, x in zip(others, values, strict=True) if x)])
+        for arm, values in zip(tries["arm"], named.to_numpy(), strict=True)
+    ]
+    table = tries.assign(line=lines).groupby(["arm", "line", "learning_rate"], sort=False)
+    table = table.agg({"micro_f1": "mean", "epochs": "max", "chosen": "max"}).reset_index()
+    styles = arm_styles(sorted(table["arm"].unique()))
+    longest = table.groupby("arm")["epochs"].transform("max")
+    fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+    dashes = cycle(("-", "--", ":", "-."))
+    for (arm, line), rows in table.groupby(["arm", "line"], sort=False):
+        rows = rows.sort_values("learning_rate")
+        style = styles[arm]
+        ax.plot(rows["learning_rate"], rows["micro_f1"], ls=next(dashes), marker=style["marker"],
+                color=style["color"], label=line, ms=5)  # fmt: skip
+        for row, most in zip(rows.itertuples(), longest[rows.index], strict=True):
+            face = style["color"] if row.epochs == most else "white"
+            edge = "black" if row.chosen else style["color"]
+            ax.plot(row.learning_rate, row.micro_f1, ls="", marker=style["marker"], mfc=face,
+                    mec=edge, ms=9 if row.chosen else 6, zorder=3)  # fmt: skip
+    ax.set_xscale("log")
+    ticks = sorted(table["learning_rate"].unique())
+    ax.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="learning rate (logarithmic)", ylabel="micro-F1 (validation)")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return fig

@@ -1,0 +1,128 @@
+"""Search over an arm's parameters: every candidate starts, the weaker half stops early.
+
+    candidate 1  |--epoch 1--|
+    candidate 2  |--epoch 1--|--epoch 2--|--epoch 3--|   chosen
+    candidate 3  |--epoch 1--|
+    candidate 4  |--epoch 1--|--epoch 2--|
+
+Successive halving (Jamieson and Talwalkar, arXiv 1502.07943) on validation, with the learning rate
+of each candidate's whole schedule. Test is not read.
+"""
+
+import copy
+import gc
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib.config.arms import FinetuneParams
+from lib.config.search import expand
+from lib.machine import Cost, configure_process
+from lib.runs.record import CHOSEN
+from lib.runs.run import Run
+from lib.storage import atomic_path, read_json
+from lib.training.trainer import spent_on_training
+
+Fit = Callable[[Run, int], tuple[pd.DataFrame, Any]]
+
+
+def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
+    """The run with the parameters that are best on validation, and a table of all tries.
+
+    Without a search in the arm's parameters it is the run as it was. With one, `fit` resumes from
+    where the best candidate stopped. A search that was interrupted goes on where it was.
+
+    Parameters
+    ----------
+    run
+        Open, so that it has a folder.
+    fit
+        `fit(run, stop_epochs)` trains with the run's parameters until so many epochs are over, from
+        the last checkpoint in `run.checkpoints` if there is one. It returns the history first
+        (`epoch`, `eval_micro_f1`, `train_seconds`, `train_joules`).
+
+    Returns
+    -------
+    run, tries
+        One row per candidate: the values of its parameters, `epochs` that it was trained,
+        `micro_f1`, its best on validation, `train_seconds`, and `chosen`. The cost of all
+        candidates but the best is a part of the run's training.
+    """
+    params: FinetuneParams = run.params
+    if not params.search:
+        return run, pd.DataFrame()
+    folder = run.checkpoints / "search"
+    runs = [_candidate(run, p, folder / str(i)) for i, p in enumerate(params.candidates)]
+    tries: dict[int, dict[str, Any]] = {}
+    alive, epochs = list(range(len(runs))), params.search_epochs
+    while True:
+        for i in alive:
+            tries[i] = _try(runs[i], fit, epochs)
+        alive = sorted(alive, key=lambda i: (-tries[i]["micro_f1"], i))
+        # The best of two goes on in `fit`.
+        if len(alive) <= 2 or all(epochs >= runs[i].params.num_epochs for i in alive):
+            break
+        alive, epochs = alive[: (len(alive) + 1) // 2], 2 * epochs
+    values = expand(params.search)
+    table = pd.DataFrame(values[i] | tries[i] | {"chosen": i == alive[0]} for i in sorted(tries))
+    return _chosen(run, runs, alive[0], tries, values[alive[0]]), table.drop(columns="joules")
+
+
+def trained_epochs(params: FinetuneParams) -> int:
+    """Epochs that a run trains, those of candidates that are given up among them."""
+    if not params.search:
+        return params.num_epochs
+    alive, epochs = len(params.candidates), params.search_epochs
+    total = alive * epochs
+    while alive > 2 and epochs < params.num_epochs:
+        alive, before = (alive + 1) // 2, epochs
+        epochs = min(2 * epochs, params.num_epochs)
+        total += alive * (epochs - before)
+    return total + params.num_epochs - epochs
+
+
+def _candidate(run: Run, params: FinetuneParams, folder: Path) -> Run:
+    """A run of the same documents with other parameters and checkpoints of its own."""
+    candidate = copy.copy(run)
+    candidate.params = params.with_min_steps(len(run.splits["train"]))
+    candidate.checkpoints, candidate._paid = folder, {}
+    return candidate
+
+
+def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
+    """The best validation score of a candidate after so many epochs, and what they have cost."""
+    epochs = min(epochs, run.params.num_epochs)
+    record = run.checkpoints / "tried.json"
+    if record.exists() and (tried := read_json(record))["epochs"] >= epochs:
+        return tried
+    configure_process(seed=run.params.seed, num_threads=run.params.threads)
+    history = fit(run, epochs)[0]
+    gc.collect()  # the candidate's model
+    seconds, joules = spent_on_training(history.to_dict("records"))
+    tried = {
+        "epochs": epochs,
+        "micro_f1": float(history["eval_micro_f1"].max()),
+        "train_seconds": seconds,
+        "joules": joules,
+    }
+    with atomic_path(record) as path:
+        path.write_text(json.dumps(tried), encoding="utf-8")
+    return tried
+
+
+def _chosen(
+    run: Run, runs: list[Run], best: int, tries: dict[int, dict[str, Any]], values: dict[str, Any]
+) -> Run:
+    """The run with the best candidate's parameters and checkpoints, and the cost of the others."""
+    chosen = copy.copy(run)
+    chosen.params, chosen.checkpoints = runs[best].params, runs[best].checkpoints
+    others = [t for i, t in tries.items() if i != best]
+    cost = sum((Cost(t["train_seconds"], t["joules"]) for t in others), Cost())
+    chosen.pay("train", "search", cost)
+    with atomic_path(run.folder / CHOSEN) as path:
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    configure_process(seed=run.params.seed, num_threads=run.params.threads)
+    return chosen
