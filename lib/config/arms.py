@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from joblib import cpu_count
 from pydantic import Field, model_validator
 
-from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS, SET_THRESHOLDS
+from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS, SET_LOSSES, SET_THRESHOLDS
 from lib.config.data import DataParams
 from lib.config.group import Count, Name, Positive, local_files
 from lib.config.groups import HeadParams, LoraParams, ModelParams, PromptParams, TrainParams
@@ -163,8 +163,8 @@ class EmbeddingParams(HeadParams, FinetuneParams):
     def _check_embedding(self) -> Self:
         if self.teacher == self.arm:
             raise ValueError(f"teacher: {self.arm!r} cannot teach itself; name another arm")
-        if self.loss == "asymmetric" and not self.multi_label:
-            raise ValueError('loss: "asymmetric" is for label sets (label_mode: "multi")')
+        if self.loss in SET_LOSSES and not self.multi_label:
+            raise ValueError(f'loss: {self.loss!r} is for label sets (label_mode: "multi")')
         return self
 
     @property
