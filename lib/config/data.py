@@ -1,5 +1,6 @@
 """Parameters of the data: files, columns, labels, and how many documents are used."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -77,15 +78,6 @@ class DataParams(Group):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: {values} names a column twice; leave each in once")
-        if self.dataset.startswith("wipo:") and not self.label_level:
-            raise ValueError(
-                f"label_level: WIPO-Alpha needs one of {', '.join(LEVELS)}; set the level of its "
-                "codes"
-            )
-        if self.dataset.startswith("wipo:") and "description" in self.text_columns:
-            raise ValueError(
-                'text_columns: say how many words of a description, as in "description:300"'
-            )
         if self.rare_labels == "merge" and not self.label_level:
             raise ValueError('rare_labels: "merge" needs IPC codes with their label_level')
         if self.rare_labels == "keep" and self.min_support > 1:
@@ -100,7 +92,7 @@ class DataParams(Group):
     @property
     def data_files(self) -> list[Path]:
         """Local files that documents and label names are read from; see `local_files`."""
-        dataset = self.dataset.removeprefix("wipo:")
+        dataset = re.sub(r"^\w+:", "", self.dataset)  # without the name of its reader
         names = [dataset.replace("{split}", name) for name in self.split_names if name]
         names = dict.fromkeys([*names, self.label_names])
         return [file for name in names for file in local_files(name)]

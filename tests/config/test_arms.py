@@ -99,10 +99,6 @@ def test_choices_of_the_prompt_that_have_no_effect_are_refused(values, message):
     [
         ({"indicator_columns": ["a", "a", "b"]}, "indicator_columns: .* names a column twice"),
         ({"text_columns": ["a", "a"]}, "text_columns: .* names a column twice"),
-        (
-            {"dataset": "wipo:x", "label_level": "class", "text_columns": ["description"]},
-            "text_columns: say how many words of a description",
-        ),
     ],
 )
 def test_columns_that_would_be_read_wrongly_are_refused(values, message):
