@@ -68,6 +68,7 @@ DATASET = re.compile(r"(package:|wipo:)?[\w./{}-]+")
 def test_every_study_is_valid_and_its_ids_are_well_formed(study):
     """Also of studies that need a GPU, a download or data that is not here."""
     folder = STUDIES[study]
+    assert folder.parent == ROOT / "params"  # where `make study STUDY=<study>` looks for it
     for file in sorted(folder.glob("*.yaml")):
         files = [folder / "common.yaml"] + ([file] if file.stem != "common" else [])
         params = load_params(*files)
