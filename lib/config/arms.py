@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from joblib import cpu_count
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS, SET_THRESHOLDS
+from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS, SET_LOSSES, SET_THRESHOLDS
 from lib.config.data import DataParams
-from lib.config.group import Count, Name, Positive, local_files
+from lib.config.group import Count, Distinct, Name, Positive, local_files
 from lib.config.groups import HeadParams, LoraParams, ModelParams, PromptParams, TrainParams
 from lib.config.search import candidates_of
 from lib.storage import ROOT
@@ -29,13 +29,13 @@ class StudyParams(DataParams):
     """a folder of params/; runs go to <runs_dir>/<study>/<arm>/seed-<seed>"""
     arm: Name = "scratch"
     """a file of the study's folder"""
-    seeds: Annotated[list[Count], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Count], Field(min_length=1), Distinct] = [0]
     """seeds that `make study` runs"""
     seed: Count = 0
     """the seed of this run"""
     reference: Name | Literal[""] = ""
     """arm that the others are compared with; "": every pair"""
-    train_sizes: list[Positive] = []
+    train_sizes: Annotated[list[Positive], Distinct] = []
     """learning curve: each arm runs with each number of training documents"""
     train_size: Count = 0
     """training documents of this run; 0: all of num_train"""
@@ -62,10 +62,6 @@ class StudyParams(DataParams):
                 f"token_budget: {self.token_budget} tokens cannot hold one document of "
                 f"max_length {self.max_length}; raise token_budget or lower max_length"
             )
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {self.seeds} names a seed twice; leave each in once")
-        if len(set(self.train_sizes)) < len(self.train_sizes):
-            raise ValueError(f"train_sizes: {self.train_sizes} names a size twice; leave each once")
         largest = max([self.train_size, *self.train_sizes])
         if self.num_train and largest > self.num_train:
             raise ValueError(
@@ -107,26 +103,14 @@ class BaselineParams(ModelParams, StudyParams):
     """a file of the study's folder"""
     method: Literal["tfidf", "frozen"] = "tfidf"
     """words and a linear SVM, or the pooled embedding of an untrained model and a regression"""
-    penalty_grid: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [
-        0.01,
-        0.1,
-        1.0,
-        10.0,
-        100.0,
-    ]
+    penalty_grid: Annotated[list[PositiveFloat], Field(min_length=1), Distinct] = [
+        0.01, 0.1, 1.0, 10.0, 100.0,
+    ]  # fmt: skip
     """inverse regularization C; validation chooses"""
-    pooling_grid: Annotated[list[Literal[*POOLINGS]], Field(min_length=1)] = ["mean"]
+    pooling_grid: Annotated[list[Literal[*POOLINGS]], Field(min_length=1), Distinct] = ["mean"]
     """poolings of the frozen embedding; validation chooses"""
-    layer_grid: Annotated[list[Positive], Field(min_length=1)] = [1]
+    layer_grid: Annotated[list[Positive], Field(min_length=1), Distinct] = [1]
     """its hidden layers, counted from the end; validation chooses"""
-
-    @model_validator(mode="after")
-    def _check_grids(self) -> Self:
-        for name in ("penalty_grid", "pooling_grid", "layer_grid"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}: {values} names a value twice; leave each in once")
-        return self
 
 
 class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
@@ -178,8 +162,8 @@ class EmbeddingParams(HeadParams, FinetuneParams):
     def _check_embedding(self) -> Self:
         if self.teacher == self.arm:
             raise ValueError(f"teacher: {self.arm!r} cannot teach itself; name another arm")
-        if self.loss == "asymmetric" and not self.multi_label:
-            raise ValueError('loss: "asymmetric" is for label sets (label_mode: "multi")')
+        if self.loss in SET_LOSSES and not self.multi_label:
+            raise ValueError(f'loss: {self.loss!r} is for label sets (label_mode: "multi")')
         return self
 
     @property

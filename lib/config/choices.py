@@ -3,6 +3,7 @@
 POOLINGS = ("last", "cls", "mean", "weighted_mean", "max")
 HEADS = ("linear", "mlp")
 LOSSES = ("cross_entropy", "focal", "asymmetric", "logit_adjusted")
+SET_LOSSES = ("asymmetric",)  # those for label sets alone
 DECODINGS = ("generate", "greedy", "search", "score_length", "score_prior", "score")
 SET_DECODINGS = ("generate", "steps", "score", "yes_no")
 SET_THRESHOLDS = ("score", "yes_no")  # decodings that give sets by a threshold on scores

@@ -1,11 +1,12 @@
 """Parameters of the data: files, columns, labels, and how many documents are used."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lib.config.group import Count, Group, Positive, local_files
+from lib.config.group import Count, Distinct, Group, Positive, local_files
 from lib.ipc import LEVELS
 
 
@@ -22,7 +23,7 @@ class DataParams(Group):
     """names of train, validation and test in the data; "": cut from train"""
     split_column: str = ""
     """column of a single file that marks its splits"""
-    text_columns: Annotated[list[str], Field(min_length=1)] = ["Text"]
+    text_columns: Annotated[list[str], Field(min_length=1), Distinct] = ["Text"]
     """columns of the text; "description:300" is the first 300 words of a column"""
     text_template: str = ""
     """such as "{title} by {author}"; "": columns joined by ". \""""
@@ -30,7 +31,7 @@ class DataParams(Group):
     """a label, a list of labels, or labels joined by label_delimiter"""
     label_delimiter: str = ""
     """separates the labels in a cell of label_column"""
-    indicator_columns: list[str] = []
+    indicator_columns: Annotated[list[str], Distinct] = []
     """one column of 0 and 1 per label, instead of label_column"""
     label_mode: Literal["single", "first", "multi"] = "single"
     """one label per document; or the "first" of several, or "multi" """
@@ -73,19 +74,6 @@ class DataParams(Group):
             raise ValueError("date_column: documents are held out by group or by date, not by both")
         if len(self.indicator_columns) == 1:
             raise ValueError("indicator_columns: name at least two, one column per label")
-        for name in ("text_columns", "indicator_columns"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}: {values} names a column twice; leave each in once")
-        if self.dataset.startswith("wipo:") and not self.label_level:
-            raise ValueError(
-                f"label_level: WIPO-Alpha needs one of {', '.join(LEVELS)}; set the level of its "
-                "codes"
-            )
-        if self.dataset.startswith("wipo:") and "description" in self.text_columns:
-            raise ValueError(
-                'text_columns: say how many words of a description, as in "description:300"'
-            )
         if self.rare_labels == "merge" and not self.label_level:
             raise ValueError('rare_labels: "merge" needs IPC codes with their label_level')
         if self.rare_labels == "keep" and self.min_support > 1:
@@ -100,7 +88,7 @@ class DataParams(Group):
     @property
     def data_files(self) -> list[Path]:
         """Local files that documents and label names are read from; see `local_files`."""
-        dataset = self.dataset.removeprefix("wipo:")
+        dataset = re.sub(r"^\w+:", "", self.dataset)  # without the name of its reader
         names = [dataset.replace("{split}", name) for name in self.split_names if name]
         names = dict.fromkeys([*names, self.label_names])
         return [file for name in names for file in local_files(name)]

@@ -3,10 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lib.storage import ROOT
 
+
+def _once_each(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError("names a value twice; leave each in once")
+    return values
+
+
+Distinct = AfterValidator(_once_each)  # of a list
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -5,14 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lib.config.choices import (
-    DECODINGS,
-    HEADS,
-    LORA_VARIANTS,
-    LOSSES,
-    POOLINGS,
-    SET_DECODINGS,
-)
+from lib.config.choices import DECODINGS, HEADS, LORA_VARIANTS, LOSSES, POOLINGS, SET_DECODINGS
 from lib.config.group import Count, Group, Name, Positive, Share
 
 

@@ -29,8 +29,8 @@ def parse_params(
 
 
 def _complaint(error: Any, model: type[BaseModel], source: str, origin: Mapping) -> str:
+    message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # a contradiction between keys, worded by a validator above
-        message = error["msg"].removeprefix("Value error, ")
         return f"{origin.get(message.split(':')[0], source)}: {message}"
     key, value = str(error["loc"][0]), error["input"]
     where = f"{origin.get(key, source)}: {key}"
@@ -43,7 +43,7 @@ def _complaint(error: Any, model: type[BaseModel], source: str, origin: Mapping)
         remedy = f"; this is text: write the number as {_plain_number(value)}"
     elif error["type"] == "literal_error":
         remedy = suggestion(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
-    return f"{where}: {value!r} is not valid: {error['msg']}{remedy}"
+    return f"{where}: {value!r} is not valid: {message}{remedy}"
 
 
 def suggestion(word: str, known: Any) -> str:

@@ -17,7 +17,6 @@ from lib.data.auditing import audit
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.data.near_duplicates import find_duplicates
-from lib.data.wipo.read import read_wipo_alpha
 from lib.data.words import find_words
 from lib.errors import DataError
 
@@ -28,6 +27,5 @@ __all__ = [
     "find_duplicates",
     "find_words",
     "load_splits",
-    "read_wipo_alpha",
     "take_train",
 ]

@@ -39,6 +39,8 @@ def load_splits(params: DataParams) -> DatasetDict:
     ------
     DataError
         One line that names the file and the column or row at fault.
+    ParamsError
+        A patent collection without a level of its codes, or without a length of descriptions.
     """
     # Read a table per split that the data set has.
     if params.dataset.startswith(WIPO):
@@ -96,12 +98,11 @@ def take_train(splits: DatasetDict, size: int, *, multi_label: bool, seed: int) 
 
 def _read_wipo(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
     columns = dict(column_and_words(entry) for entry in params.text_columns)
-    words = columns.get("description")
     splits = read_wipo_alpha(
         params.dataset.removeprefix(WIPO),
         level=params.label_level,
         fields=tuple(columns),
-        **({"description_words": words} if words else {}),
+        description_words=columns.get("description") or 0,
     )
     return {name: (params.dataset, split.to_pandas()) for name, split in splits.items()}
 

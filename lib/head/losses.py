@@ -1,6 +1,9 @@
 """Losses of a head, for one label per document or for label sets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,16 +24,13 @@ class HeadLoss:
     Attributes
     ----------
     kind
-        One label per document (softmax): "cross_entropy"; "focal" (arXiv 1708.02002, equation 4,
-        with p the softmax); "logit_adjusted" (arXiv 2007.07314, equation 10, tau = 1). Label sets
-        (sigmoid): "cross_entropy", that is binary; "focal"; "asymmetric" (arXiv 2009.14119,
-        equation 7; gamma 0 for positives); "logit_adjusted", with the log odds of each label added.
+        A name in `LOSS_FUNCTIONS`; `ValueError` if there is none for such documents.
     num_labels
         C.
     weights
         (C,) float32, or None: of a document's label, or of a label's positives.
     prior
-        (C,) float32, or None: added to logits by "logit_adjusted", in training alone.
+        (C,) float32, or None: added to logits by a loss that takes it, in training alone.
     smoothing
         Label smoothing in [0, 1) (arXiv 1512.00567, section 7); a label of a set becomes
         1 - smoothing / 2, another one smoothing / 2.
@@ -44,6 +44,11 @@ class HeadLoss:
     prior: Tensor | None = None
     smoothing: float = 0.0
     multi_label: bool = False
+
+    def __post_init__(self) -> None:
+        known = [k for k, f in LOSS_FUNCTIONS.items() if self.multi_label or f.of_labels]
+        if self.kind not in known:
+            raise ValueError(f"loss: {self.kind!r} is none of {', '.join(known)}")
 
     @classmethod
     def build(
@@ -59,15 +64,14 @@ class HeadLoss:
         ValueError
             Weights for a label without training documents, or more labels than one softmax takes.
         """
-        kind, class_weights = params.loss, params.class_weights
         counts = torch.as_tensor(np.asarray(label_counts), dtype=torch.float32)
         if not multi_label and len(counts) > MAX_SOFTMAX:
             raise ValueError(
                 f"num_labels: one softmax over {len(counts):,} labels cannot be computed in "
                 f'chunks, {MAX_SOFTMAX:,} is the most; with label_mode "multi" there is no limit'
             )
-        weights = prior = None
-        if class_weights == "balanced":
+        weights = None
+        if params.class_weights == "balanced":
             if absent := (counts == 0).nonzero().flatten().tolist():
                 raise ValueError(
                     f'class_weights: "balanced" has no weight for labels {absent[:5]}, which no '
@@ -76,41 +80,64 @@ class HeadLoss:
             weights = num_documents / (len(counts) * counts)
             if multi_label:
                 weights = (num_documents - counts) / counts
-        if kind == "logit_adjusted":
-            shares = (counts + 1) / (num_documents + 2)
-            prior = torch.logit(shares) if multi_label else shares.log()
-        return cls(kind, len(counts), weights, prior, params.label_smoothing, multi_label)
+        shares = (counts + 1) / (num_documents + 2)
+        prior = torch.logit(shares) if multi_label else shares.log()
+        return cls(params.loss, len(counts), weights, prior, params.label_smoothing, multi_label)
 
     def of_labels(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss of (B, C) logits and (B,) int64 labels or, for cross-entropy, (B, C) shares."""
-        if self.prior is not None:
+        if LOSS_FUNCTIONS[self.kind].adds_prior:
             logits = logits + self.prior.to(logits.device)
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        if self.kind != "focal":
-            return functional.cross_entropy(
-                logits, targets, weight=weights, reduction="sum", label_smoothing=self.smoothing
-            )
-        options = {"reduction": "none", "label_smoothing": self.smoothing}
-        losses = functional.cross_entropy(logits, targets, weight=weights, **options)
-        p = logits.softmax(dim=1).gather(1, targets[:, None])[:, 0]
-        return ((1 - p) ** FOCAL_GAMMA * losses).sum()
+        weight = None if self.weights is None else self.weights.to(logits.device)
+        options = {"weight": weight, "label_smoothing": self.smoothing}
+        return LOSS_FUNCTIONS[self.kind].of_labels(logits, targets, **options)
 
     def of_sets(self, logits: Tensor, multi_hot: Tensor, labels: slice) -> Tensor:
         """Loss of (B, c) logits and float32 targets of some of the labels."""
-        if self.prior is not None:
+        if LOSS_FUNCTIONS[self.kind].adds_prior:
             logits = logits + self.prior[labels].to(logits.device)
         truth = multi_hot * (1 - self.smoothing) + self.smoothing / 2
-        if self.kind == "asymmetric":
-            shifted = (logits.sigmoid() - ASYMMETRIC_MARGIN).clamp(min=0)
-            positive = functional.logsigmoid(logits)
-            negative = shifted**ASYMMETRIC_GAMMA * torch.log1p(-shifted)
-            losses = -(truth * positive + (1 - truth) * negative)
-        else:
-            losses = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        if self.kind == "focal":
-            p = logits.sigmoid()
-            losses = (multi_hot * (1 - p) + (1 - multi_hot) * p) ** FOCAL_GAMMA * losses
+        losses = LOSS_FUNCTIONS[self.kind].of_sets(logits, truth)
         if self.weights is not None:
             weights = self.weights[labels].to(logits.device)
             losses = losses * torch.where(multi_hot > 0, weights, 1.0)
         return losses.sum()
+
+
+_softmax = partial(functional.cross_entropy, reduction="sum")
+_sigmoid = partial(functional.binary_cross_entropy_with_logits, reduction="none")
+
+
+def _softmax_focal(logits: Tensor, targets: Tensor, **options) -> Tensor:
+    """Equation 4 of arXiv 1708.02002, with p the softmax."""
+    losses = functional.cross_entropy(logits, targets, reduction="none", **options)
+    p = logits.softmax(dim=1).gather(1, targets[:, None])[:, 0]
+    return ((1 - p) ** FOCAL_GAMMA * losses).sum()
+
+
+def _sigmoid_focal(logits: Tensor, truth: Tensor) -> Tensor:
+    p = logits.sigmoid()
+    miss = torch.where(truth > 0.5, 1 - p, p)  # smoothing leaves labels above 1/2, others below
+    return miss**FOCAL_GAMMA * _sigmoid(logits, truth)
+
+
+def _asymmetric(logits: Tensor, truth: Tensor) -> Tensor:
+    """Equation 7 of arXiv 2009.14119; gamma is 0 for positives."""
+    shifted = (logits.sigmoid() - ASYMMETRIC_MARGIN).clamp(min=0)
+    negative = shifted**ASYMMETRIC_GAMMA * torch.log1p(-shifted)
+    return -(truth * functional.logsigmoid(logits) + (1 - truth) * negative)
+
+
+class _Functions(NamedTuple):
+    of_labels: Callable[..., Tensor] | None  # one label per document, summed; None: for sets alone
+    of_sets: Callable[[Tensor, Tensor], Tensor]  # (B, c) logits and targets to (B, c) losses
+    adds_prior: bool = False  # to logits: log shares of the labels, or log odds
+
+
+LOSS_FUNCTIONS = {
+    "cross_entropy": _Functions(_softmax, _sigmoid),
+    "focal": _Functions(_softmax_focal, _sigmoid_focal),
+    "asymmetric": _Functions(None, _asymmetric),
+    # arXiv 2007.07314, equation 10, tau = 1
+    "logit_adjusted": _Functions(_softmax, _sigmoid, adds_prior=True),
+}

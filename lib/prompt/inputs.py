@@ -69,7 +69,7 @@ def require_room(
 
     Raises
     ------
-    ModelError
+    ParamsError
         They do not fit into the model's context.
     """
     answers = [len(template.answer_ids(text)) for text in prompt_labels.texts]

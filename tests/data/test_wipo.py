@@ -9,11 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import load_documents
 
 from lib import storage
 from lib.data.wipo import read as wipo
 from lib.data.wipo import xml as wipo_xml
-from lib.errors import DataError
+from lib.errors import DataError, ParamsError
 
 RECORD = """<?xml version="1.0" encoding="{encoding}"?>
 <!DOCTYPE record SYSTEM "../../ipctraining.dtd"{subset}>
@@ -349,9 +350,26 @@ def test_field_that_no_document_has_is_told(read, caplog):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("level", "group"), ("fields", ["titel"]), ("fields", []), ("fields", ["title", "title"]),
-     ("description_words", 0)],
-)  # fmt: skip
+    [("level", "group"), ("fields", ["titel"]), ("fields", []), ("fields", ["title", "title"])],
+)
 def test_argument_out_of_range_is_refused(read, option, value):
     with pytest.raises(ValueError, match=f"{option}: "):
         read(good_files(1), **{option: value})
+
+
+LEVEL = {"label_level": "class"}
+LENGTH = "text_columns: say how many words of a description, as in .description:300"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "label_level: WIPO-Alpha needs one of section, class, subclass, main_group; set the"),
+        (LEVEL | {"text_columns": ["description"]}, LENGTH),
+        (LEVEL | {"text_columns": ["title", "description:0"]}, LENGTH),
+    ],
+)
+def test_parameters_that_do_not_suit_the_collection_are_refused_before_it_is_read(options, message):
+    with pytest.raises(ParamsError, match=message) as caught:  # of a folder that is not there
+        load_documents("wipo:nowhere", **options)
+    assert "\n" not in str(caught.value)

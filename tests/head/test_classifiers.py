@@ -3,12 +3,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lib.config.choices import HEADS
+from lib.config.choices import HEADS, LOSSES, SET_LOSSES
 from lib.config.groups import HeadParams
 from lib.head import chunked
 from lib.head.chunked import chunked_loss, chunked_top
 from lib.head.classifiers import KINDS
-from lib.head.losses import HeadLoss
+from lib.head.losses import LOSS_FUNCTIONS, HeadLoss
 
 COUNTS = np.array([40, 8, 2, 1, 9])
 SETS = torch.tensor([[0, 3, -1], [4, -1, -1], [1, 2, 4]])
@@ -47,6 +47,17 @@ def test_cross_entropy_is_pytorchs_own():
         torch.testing.assert_close(ours, theirs)
 
 
+def test_every_loss_of_the_parameters_has_its_functions():
+    assert set(LOSS_FUNCTIONS) == set(LOSSES)
+    assert {k for k, f in LOSS_FUNCTIONS.items() if f.of_labels is None} == set(SET_LOSSES)
+
+
+@pytest.mark.parametrize(("kind", "multi_label"), [("focla", True), ("asymmetric", False)])
+def test_a_loss_that_cannot_be_computed_is_refused(kind, multi_label):
+    with pytest.raises(ValueError, match=f"loss: '{kind}' is none of cross_entropy, focal"):
+        HeadLoss(kind, 5, multi_label=multi_label)
+
+
 def test_focal_loss_by_hand():
     """p = 0.8 for the right answer: 0.2^2 times -log 0.8, with two classes and with one label."""
     logit = np.log(0.8 / 0.2)
@@ -81,7 +92,7 @@ def test_logit_adjustment_asks_more_of_rare_labels_and_only_in_training():
     torch.testing.assert_close(prior, torch.tensor(shares).float())
 
 
-@pytest.mark.parametrize("kind", ["cross_entropy", "focal", "asymmetric", "logit_adjusted"])
+@pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_loss_in_chunks_is_the_whole_loss_with_its_gradients(monkeypatch, kind, bias):
     loss = build(kind, class_weights="balanced", label_smoothing=0.1)

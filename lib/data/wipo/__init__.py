@@ -3,7 +3,3 @@
 read  files listed, parsed in parallel, cached
 xml   one file to a document; entities stay inert
 """
-
-from lib.data.wipo.read import read_wipo_alpha
-
-__all__ = ["read_wipo_alpha"]

@@ -22,7 +22,7 @@ from datasets import Dataset, DatasetDict
 from joblib import Parallel, cpu_count, delayed
 
 from lib.data.wipo.xml import PATHS, Chunk, FileEntry, open_archive, read_chunk
-from lib.errors import DataError
+from lib.errors import DataError, ParamsError
 from lib.ipc import LEVELS, cut_code
 from lib.storage import ROOT, cached, code_fingerprint, modules_behind, read_json
 
@@ -73,8 +73,8 @@ def read_wipo_alpha(
     ------
     DataError
         One line: nothing to read, an unsafe archive, an empty split or too many bad files.
-    ValueError
-        An argument is out of range.
+    ParamsError
+        The level is unknown, or no word of the descriptions is kept.
     """
     _check_arguments(level, fields, description_words)
     root = (ROOT / root).resolve()
@@ -98,11 +98,15 @@ def read_wipo_alpha(
 
 def _check_arguments(level: str, fields: Sequence[str], description_words: int) -> None:
     if level not in LEVELS:
-        raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")
+        raise ParamsError(
+            f"label_level: WIPO-Alpha needs one of {', '.join(LEVELS)}; set the level of its codes"
+        )
     if not fields or len(set(fields)) < len(fields) or not set(fields) <= set(PATHS):
         raise DataError(f"fields: {list(fields)} is not a choice from {', '.join(PATHS)}")
-    if description_words < 1:
-        raise ValueError(f"description_words: {description_words} is below 1")
+    if "description" in fields and description_words < 1:
+        raise ParamsError(
+            'text_columns: say how many words of a description, as in "description:300"'
+        )
 
 
 def _is_document(name: str) -> bool:
