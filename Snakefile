@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from lib.config.sources import source_of
-from lib.config.study import ARM_NOTEBOOKS, load_study, study_runs
+from lib.config.study import ARM_NOTEBOOKS, load_study, study_files, study_runs
 from lib.errors import ParamsError
 from lib.storage import modules_behind
 
@@ -14,11 +14,11 @@ STUDY = config.get("study", "quick")
 PARAMS = Path(config.get("params_dir", "params"), STUDY)
 RUNS = config.get("runs_dir", "runs")
 FIGURES = config.get("figures_dir", "figures")
-COMMON = str(PARAMS / "common.yaml")
 
 # All parameters are checked before anything runs; the first complaint is all that is printed.
 try:
     arms = load_study(PARAMS, runs_dir=RUNS, figures_dir=FIGURES)
+    files = study_files(PARAMS)
     source = source_of(next(iter(arms.values())).dataset)
 except ParamsError as error:
     raise SystemExit(str(error))
@@ -42,8 +42,8 @@ def papermill(notebook, output, **values):
     return shlex.join(command)
 
 
-def arm_file(wildcards):
-    return str(PARAMS / f"{runs[wildcards.run].arm}.yaml")
+def arm_files(wildcards):
+    return [str(file) for file in files.arms[runs[wildcards.run].arm]]
 
 
 def arm_command(wildcards):
@@ -91,8 +91,7 @@ rule data:
 
 rule arm:
     input:
-        COMMON,
-        arm_file,
+        arm_files,
         ancient(DATA_BROUGHT),
         lambda wildcards: code_of(runs[wildcards.run].notebook),
         lambda wildcards: [str(file) for file in runs[wildcards.run].data_files],
@@ -114,7 +113,7 @@ rule arm:
 
 rule compare:
     # The folder's time changes when an arm's file is removed.
-    input: METRICS, COMMON, str(PARAMS), code_of("05_compare")
+    input: METRICS, [str(file) for file in files.common], str(PARAMS), code_of("05_compare")
     output: COMPARED
     params: command=papermill("05_compare", COMPARED) + " -y " + shlex.quote(f"arms: {list(runs)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"

@@ -7,7 +7,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from lib.config.arms import NOTEBOOK_PARAMS, StudyParams
-from lib.config.study import load_params
+from lib.config.study import ARM_NOTEBOOKS, load_params, study_files
 from lib.errors import InputError, ParamsError
 from lib.storage import ROOT
 
@@ -41,7 +41,7 @@ def notebook_params(notebook: str) -> StudyParams:
     folder = ROOT / values.pop("params_dir", "params") / str(values.get("study", ""))
     arm = values.get("arm", fields["arm"].default)
     files = [] if "notebook" in injected else _study_files(folder, notebook, arm)
-    if len(files) < 2:  # no arm's file, which names its notebook
+    if notebook not in ARM_NOTEBOOKS or not files:  # no arm's file, which names its notebook
         values = {"notebook": notebook} | values
     params = load_params(*files, **values)
     if params.notebook != notebook:
@@ -73,9 +73,10 @@ def _study_files(folder: Path, notebook: str, arm: str) -> list[Path]:
     """The study's own files for a notebook; none where there is no study of that name."""
     if not folder.name or not (folder / "common.yaml").is_file():
         return []
+    files = study_files(folder)
     if notebook in ("01_explore_data", "05_compare"):  # they belong to no arm
-        return [folder / "common.yaml"]
-    return [folder / "common.yaml", folder / f"{arm}.yaml"]
+        return files.common
+    return files.arms.get(arm, [*files.common, folder / f"{arm}.yaml"])
 
 
 def _parameter_cells(namespace: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

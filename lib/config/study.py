@@ -1,8 +1,9 @@
 """The parameters files of a study, checked one by one and against each other, and its runs."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams, StudyParams, shared_values
 from lib.config.strict_yaml import parse_params, read_yaml, suggestion
@@ -12,10 +13,54 @@ from lib.errors import ParamsError
 ARM_NOTEBOOKS = ("02_baselines", "03_finetune_embedding", "04_finetune_instruction")
 
 
+EVERY_PARAMETER = {name for group in NOTEBOOK_PARAMS.values() for name in group.model_fields}
+
+
+class StudyFiles(NamedTuple):
+    """Parameters files of a study, later ones win."""
+
+    common: list[Path]
+    """of what arms share: those of `base`, then common.yaml"""
+    arms: dict[str, list[Path]]
+    """of each arm, by its name: the common ones, then its own"""
+
+
+def study_files(folder: str | Path) -> StudyFiles:
+    """The parameters files of a study's folder, with those that its common.yaml builds on.
+
+    `base` in common.yaml lists files of shared values, and folders of them and of arms, relative to
+    common.yaml. An arm of the study's own folder wins over one of the same name there.
+
+    Raises
+    ------
+    ParamsError
+        common.yaml cannot be read, or `base` names what is not there.
+    """
+    own = Path(folder) / "common.yaml"
+    named = read_yaml(own).get("base", [])
+    if not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise ParamsError(f"{own}: base: {named!r} is no list of files and folders")
+    common, folders = [], []
+    for name in named:
+        path = Path(os.path.normpath(own.parent / name))
+        if not path.exists():
+            raise ParamsError(f"{own}: base: {path}: no such file or folder")
+        folders += [path] if path.is_dir() else []
+        common += [path] if path.is_file() else list(path.glob("common.yaml"))
+    common.append(own)
+    arms: dict[str, list[Path]] = {}
+    for path in (*folders, own.parent):
+        for file in sorted(path.glob("*.yaml")):
+            if file.name != "common.yaml":
+                arms[file.stem] = [*arms.get(file.stem, common), file]
+    return StudyFiles(common, dict(sorted(arms.items())))
+
+
 def load_params(*files: str | Path, **given: Any) -> StudyParams:
     """Validated parameters of YAML files; later files win, and then the values `given`.
 
     The key `notebook` chooses the class; without it, that of the keys that all notebooks share.
+    Files that name no notebook may hold values for some arms alone: others do without them.
 
     Raises
     ------
@@ -24,8 +69,14 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    shared: set[str] = set()
     for file in files:
         loaded = read_yaml(Path(file))
+        if "notebook" not in loaded:
+            loaded.pop("base", None)  # see `study_files`
+            shared |= set(loaded)
+        else:
+            shared -= set(loaded)
         values |= loaded
         origin |= dict.fromkeys(loaded, str(file))
     values |= given
@@ -39,6 +90,8 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
             + suggestion(str(notebook), NOTEBOOK_PARAMS)
         )
     model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
+    for name in shared & EVERY_PARAMETER - set(model.model_fields) - set(given):
+        del values[name]
     params = parse_params(model, values, source=last, origin=origin)
     if origin.get("notebook") in map(str, files) and params.arm != Path(last).stem:
         raise ParamsError(f"{last}: arm: {params.arm!r} is not the file's name")
@@ -61,15 +114,15 @@ def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
         A file cannot be read, or it does not fit the others; the first complaint.
     """
     folder = Path(folder)
-    common = folder / "common.yaml"
-    study = load_params(common, **overrides)
+    files = study_files(folder)
+    common = files.common[-1]
+    study = load_params(*files.common, **overrides)
     if study.study != folder.absolute().name:
         raise ParamsError(f"{common}: study: {study.study!r} is not the folder's name")
     arms = {}
-    for file in sorted(folder.glob("*.yaml")):
-        if file == common:
-            continue
-        arm = arms[file.stem] = load_params(common, file, **overrides)
+    for name, own in files.arms.items():
+        file = own[-1]
+        arm = arms[name] = load_params(*own, **overrides)
         if arm.notebook not in ARM_NOTEBOOKS:
             raise ParamsError(f"{file}: notebook: must be one of {list(ARM_NOTEBOOKS)}")
         if (arm.study, arm.seeds) != (study.study, study.seeds):

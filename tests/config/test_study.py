@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
-from lib.config.study import check_teachers, load_study, study_runs
+from lib.config.study import check_teachers, load_study, study_files, study_runs
 from lib.errors import ParamsError
 
 
@@ -105,3 +105,57 @@ def test_in_a_study_of_sizes_a_teacher_has_to_learn():
     check_teachers(
         {name: arm.model_copy(update={"train_sizes": []}) for name, arm in arms.items()}, ""
     )
+
+
+@pytest.fixture
+def shared(write, tmp_path):
+    """Two studies on shared arms: `mine`, with an arm that wins over the shared one, and others."""
+    values = {
+        "arms/common": {"num_train": 8, "max_length": 32},
+        "arms/head": HEAD | {"learning_rate": 0.004},
+        "arms/prompt": {"notebook": "04_finetune_instruction", "arm": "prompt"},
+        "arms/tfidf": {"notebook": "02_baselines", "arm": "tfidf"},
+        "tasks/topics": {"text_columns": ["title"], "instruction": "Name the topic.", "lora_r": 4},
+    }
+    for name, content in values.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    common = {"study": "mine", "max_length": 64, "base": ["../tasks/topics.yaml", "../arms"]}
+    return write(common=common, head={"lora_layers": 2} | HEAD)
+
+
+def test_what_arms_share_stands_once(shared):
+    arms = load_study(shared)
+    assert list(arms) == ["head", "prompt", "tfidf"]
+    assert {arm.text_columns[0] for arm in arms.values()} == {"title"}
+    assert {(arm.num_train, arm.max_length) for arm in arms.values()} == {(8, 64)}
+    # Values for some arms alone; an arm of the study builds on the shared one of its name.
+    assert arms["prompt"].instruction == "Name the topic."
+    assert (arms["head"].lora_r, arms["prompt"].lora_r) == (4, 4)
+    assert (arms["head"].lora_layers, arms["head"].learning_rate) == (2, 0.004)
+    files = study_files(shared)
+    assert [file.name for file in files.common] == ["topics.yaml", "common.yaml", "common.yaml"]
+    assert [file.parent.name for file in files.arms["head"][3:]] == ["arms", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("mine/common", {"base": "../arms"}, "common.yaml: base: '../arms' is no list of files"),
+        ("mine/common", {"base": ["../arm"]}, "/arm: no such file or folder"),
+        (
+            "tasks/topics",
+            {"instructio": "x"},
+            "topics.yaml: instructio: unknown parameter",
+        ),
+        ("tasks/topics", {"lora_r": "x"}, "topics.yaml: lora_r: 'x' is not valid"),
+        ("mine/head", HEAD | {"instruction": "x"}, "head.yaml: instruction: unknown parameter"),
+        ("arms/prompt", HEAD, "prompt.yaml: arm: 'head' is not the file's name"),
+    ],
+)
+def test_a_mistake_in_what_arms_share_is_named(shared, file, values, message):
+    path = shared.parent / f"{file}.yaml"
+    path.write_text(yaml.safe_dump({"study": "mine"} | values if "common" in file else values))
+    with pytest.raises(ParamsError) as caught:
+        load_study(shared)
+    assert message in str(caught.value)
