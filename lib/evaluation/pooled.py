@@ -1,0 +1,211 @@
+"""Effects on many tasks, pooled: their mean, their spread, and what a new task may show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import statsmodels.formula.api as smf
+from scipy import optimize, stats
+
+Z95 = stats.norm.ppf(0.975)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Mean effect over tasks and its heterogeneity.
+
+    Attributes
+    ----------
+    mean, low, high
+        Mean of the effects' distribution and its 95 % interval.
+    new_low, new_high
+        95 % prediction interval: between these the effect on a new task of this kind is expected.
+        NaN for fewer than three tasks.
+    tau
+        Standard deviation of true effects between tasks.
+    i2
+        Share of the observed variance that is between tasks, 0 to 1.
+    q, p
+        Cochran's Q and its p-value: are all true effects equal?
+    num_tasks
+        Tasks.
+    """
+
+    mean: float
+    low: float
+    high: float
+    new_low: float
+    new_high: float
+    tau: float
+    i2: float
+    q: float
+    p: float
+    num_tasks: int
+
+
+def standard_errors(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Standard errors of effects from the widths of their 95 % intervals, (K,)."""
+    return (np.asarray(high) - np.asarray(low)) / (2 * Z95)
+
+
+def per_task(cells: pd.DataFrame) -> pd.DataFrame:
+    """One effect per task, the mean of its cells: `task effect error`.
+
+    Cells of a task (sizes of model and of training) share test documents. Their errors are averaged
+    as if they were fully correlated, which no correlation makes too small.
+
+    Parameters
+    ----------
+    cells
+        `task effect error`, one row per cell.
+    """
+    return cells.groupby("task", sort=False)[["effect", "error"]].mean().reset_index()
+
+
+def pool(effects: Sequence[float], errors: Sequence[float]) -> Pooled:
+    """The random-effects mean of effects with known standard errors, each (K,).
+
+    Between-task variance by Paule and Mandel (1982); interval with Student's t of K - 1 degrees of
+    freedom (Hartung and Knapp 2001; with this variance their factor is 1, or below where there is
+    no heterogeneity, where 1 is kept); prediction interval of Higgins et al. (2009), K - 2.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than two effects, or an error is not positive.
+    """
+    effects, errors = np.asarray(effects, dtype=float), np.asarray(errors, dtype=float)
+    if len(effects) < 2:
+        raise ValueError(f"{len(effects)} task: at least two are pooled")
+    if not (errors > 0).all():
+        raise ValueError("an effect's standard error is not positive")
+    count = len(effects)
+
+    def spread_of(tau2: float) -> tuple[float, float, float]:
+        """Weighted mean, its standard error, and the weighted sum of squares about it."""
+        weights = 1 / (errors**2 + tau2)
+        mean = weights @ effects / weights.sum()
+        return mean, weights.sum() ** -0.5, weights @ (effects - mean) ** 2
+
+    # Paule and Mandel: the variance with which the sum of squares is what it should be. (The
+    # iteration of statsmodels' combine_effects ends elsewhere in one of six simulated cases.)
+    q = spread_of(0.0)[2]
+    tau2 = 0.0
+    if q > count - 1:
+        widest = float(np.ptp(effects)) ** 2 * count
+        tau2 = optimize.brentq(lambda x: spread_of(x)[2] - (count - 1), 0.0, widest)
+    mean, error, _ = spread_of(tau2)
+    reach = stats.t.ppf(0.975, count - 1) * error
+    spread = stats.t.ppf(0.975, count - 2) * np.sqrt(tau2 + error**2) if count > 2 else np.nan
+    return Pooled(
+        mean=float(mean),
+        low=float(mean - reach),
+        high=float(mean + reach),
+        new_low=float(mean - spread),
+        new_high=float(mean + spread),
+        tau=float(np.sqrt(tau2)),
+        i2=max(0.0, 1 - (count - 1) / q) if q else 0.0,
+        q=float(q),
+        p=float(stats.chi2.sf(q, count - 1)),
+        num_tasks=count,
+    )
+
+
+def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
+    """What the other tasks would have said of each.
+
+    Parameters
+    ----------
+    tasks
+        `task effect error`, at least four rows.
+
+    Returns
+    -------
+    DataFrame
+        `task effect`; of all others `mean low high new_low new_high`; `is_covered`, true if the
+        effect is within the prediction interval, widened by the effect's own standard error.
+    """
+    rows = []
+    for i, row in enumerate(tasks.itertuples()):
+        others = tasks.drop(index=tasks.index[i])
+        pooled = pool(others["effect"], others["error"])
+        half = (pooled.new_high - pooled.new_low) / 2
+        reach = np.hypot(half, Z95 * row.error)
+        rows.append(
+            {
+                "task": row.task,
+                "effect": row.effect,
+                "mean": pooled.mean,
+                "low": pooled.low,
+                "high": pooled.high,
+                "new_low": pooled.new_low,
+                "new_high": pooled.new_high,
+                "is_covered": abs(row.effect - pooled.mean) <= reach,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def regress(cells: pd.DataFrame, terms: Sequence[str]) -> pd.DataFrame:
+    """Meta-regression of effects on properties of their cells, one term at a time.
+
+    Weighted least squares, weights of the random-effects model, errors clustered by task. One term
+    at a time, because tasks are few.
+
+    Parameters
+    ----------
+    cells
+        `task effect error` and a column per term, numbers or categories.
+
+    Returns
+    -------
+    DataFrame
+        `term`, `slope` (of a number per unit; of a category against the first), `low`, `high`, `p`.
+        A term that does not vary, or varies over fewer than four tasks, has no row.
+    """
+    tau2 = pool(cells["effect"], cells["error"]).tau ** 2
+    weights = 1 / (cells["error"] ** 2 + tau2)
+    codes = pd.factorize(cells["task"])[0]
+    rows = []
+    for term in terms:
+        if cells[term].nunique() < 2 or cells["task"].nunique() < 4:
+            continue
+        model = smf.wls(f"effect ~ {term}", cells, weights=weights)
+        fit = model.fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
+        limits = fit.conf_int()
+        rows += [
+            {
+                "term": name,
+                "slope": fit.params[name],
+                "low": limits.loc[name, 0],
+                "high": limits.loc[name, 1],
+                "p": fit.pvalues[name],
+            }
+            for name in fit.params.index
+            if name != "Intercept"
+        ]
+    return pd.DataFrame(rows, columns=["term", "slope", "low", "high", "p"])
+
+
+def compare_ranks(scores: pd.DataFrame) -> tuple[pd.Series, float, float]:
+    """Mean rank of each arm over tasks, Friedman's p, and Nemenyi's critical difference.
+
+    Two arms whose mean ranks are closer than the critical difference are not distinguishable over
+    these tasks (Demšar 2006, JMLR 7).
+
+    Parameters
+    ----------
+    scores
+        A row per task, a column per arm, without gaps; at least two tasks and three arms.
+
+    Returns
+    -------
+    ranks, p, critical
+        Rank 1 is the best, the best first; ties share the mean rank.
+    """
+    tasks, arms = scores.shape
+    ranks = scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
+    p = float(stats.friedmanchisquare(*scores.T.to_numpy()).pvalue)
+    quantile = stats.studentized_range.ppf(0.95, arms, np.inf) / np.sqrt(2)
+    return ranks, p, float(quantile * np.sqrt(arms * (arms + 1) / (6 * tasks)))
