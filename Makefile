@@ -1,9 +1,11 @@
 # make study [STUDY=quick] [CORES=all]   run a study to figures/<study>/report.html
+# make answer                           compare finished studies of params/answer over their tasks
 # make data [SETS="name ..."]            the public data sets of data/sources.yaml (DATA_MIRROR: a copy)
 # make bench | scaling                  our speed against the usual recipes, and as things grow
 # make readme                           tables in README.md, docs/, data/ and figures/README.md
 # make test | lint | lab | install | clean
 STUDY ?= quick
+PARAMS ?= params
 CORES ?= all
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,10 +14,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 COG := cog -P -I docs -p "import tables" --verbosity=1
 
-.PHONY: study data test bench scaling readme lint lab install clean
+.PHONY: study answer data test bench scaling readme lint lab install clean
 study: $(READY)
-	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) \
+	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) params_dir=$(PARAMS) \
 		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
+
+answer: $(READY)
+	mkdir -p runs/answer
+	papermill notebooks/06_answer.ipynb runs/answer/06_answer.ipynb -r study answer
+	jupyter nbconvert --to html --no-input runs/answer/06_answer.ipynb --output-dir figures/answer \
+		--output report --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url=
 
 data: $(READY)
 	python data/prepare.py $(SETS)

@@ -17,7 +17,7 @@ FIGURES = config.get("figures_dir", "figures")
 
 # All parameters are checked before anything runs; the first complaint is all that is printed.
 try:
-    arms = load_study(PARAMS, runs_dir=RUNS, figures_dir=FIGURES)
+    arms = load_study(PARAMS, params_dir=str(PARAMS.parent), runs_dir=RUNS, figures_dir=FIGURES)
     files = study_files(PARAMS)
     source = source_of(next(iter(arms.values())).dataset)
 except ParamsError as error:

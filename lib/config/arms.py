@@ -50,6 +50,8 @@ class StudyParams(DataParams):
     """CPU threads; 0: all cores"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto": CUDA where there is one"""
+    params_dir: str = "params"
+    """folder of all studies' parameters files"""
     runs_dir: str = "runs"
     """folder of all runs"""
     figures_dir: str = "figures"
@@ -237,12 +239,24 @@ class CompareParams(StudyParams):
     """of the randomization test, and of crossings of learning curves"""
 
 
+class AnswerParams(StudyParams):
+    """Parameters of 06_answer: finished studies, one per task and model, `<task>-<model>`."""
+
+    study: Name = "answer"
+    """a folder of params/, whose common.yaml lists tasks and models"""
+    tasks: dict[str, str] = {}
+    """kind of each task, by its name"""
+    models: dict[str, float] = {}
+    """parameters of each model in billions, by its name"""
+
+
 NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
     "01_explore_data": StudyParams,
     "02_baselines": BaselineParams,
     "03_finetune_embedding": EmbeddingParams,
     "04_finetune_instruction": InstructionParams,
     "05_compare": CompareParams,
+    "06_answer": AnswerParams,
 }
 
 

@@ -38,7 +38,7 @@ def notebook_params(notebook: str) -> StudyParams:
     if not isinstance(overrides, dict):
         raise ParamsError(f"overrides: {overrides!r} is no dictionary of parameters")
     values |= overrides
-    folder = ROOT / values.pop("params_dir", "params") / str(values.get("study", ""))
+    folder = ROOT / values.get("params_dir", "params") / str(values.get("study", ""))
     arm = values.get("arm", fields["arm"].default)
     files = [] if "notebook" in injected else _study_files(folder, notebook, arm)
     if notebook not in ARM_NOTEBOOKS or not files:  # no arm's file, which names its notebook
@@ -74,7 +74,7 @@ def _study_files(folder: Path, notebook: str, arm: str) -> list[Path]:
     if not folder.name or not (folder / "common.yaml").is_file():
         return []
     files = study_files(folder)
-    if notebook in ("01_explore_data", "05_compare"):  # they belong to no arm
+    if notebook not in ARM_NOTEBOOKS:
         return files.common
     return files.arms.get(arm, [*files.common, folder / f"{arm}.yaml"])
 

@@ -1,5 +1,6 @@
-"""Tables, figures and sentences of 01_explore_data and 05_compare.
+"""Tables, figures and sentences of 01_explore_data, 05_compare and 06_answer.
 
+answer            many tasks pooled, for 06_answer
 study             results of a study, and the folder that its report is written to
 tables            finished runs side by side
 recommendation    the arm to pick, by stated rules
@@ -15,6 +16,7 @@ figures           every figure of the comparison
 Notebooks take functions from `explore`, `browse`, `disagreements` and `figures` by the file's name.
 """
 
+from lib.report.answer import AnswerResults
 from lib.report.figures.style import save_figure, set_plot_style
 from lib.report.recommendation import RULES, recommend
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
@@ -23,6 +25,7 @@ from lib.report.tables import show_table
 
 __all__ = [
     "RULES",
+    "AnswerResults",
     "StudyResults",
     "conclude_effects",
     "describe_curves",

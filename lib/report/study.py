@@ -32,8 +32,8 @@ class StudyResults:
 
     Attributes
     ----------
-    every_run, runs
-        See `lib.runs.record.read_runs`: of all training sizes, and of the largest.
+    every_run, runs_by_size, runs
+        See `lib.runs.record.read_runs`: of all training sizes, by size, and of the largest.
     shared
         Parameters of the run with the most training documents.
     y_true, y_preds
@@ -49,7 +49,8 @@ class StudyResults:
         self.every_run = read_runs(
             params.study, runs_dir=params.runs_dir, arms=params.arms, seeds=params.seeds
         )
-        self.runs = tables.at_largest_size(self.every_run)
+        self.runs_by_size = tables.by_size(self.every_run)
+        self.runs = list(self.runs_by_size.values())[-1]
         largest = max(self.runs.itertuples(), key=lambda run: run.params.get("train_size", 0))
         self.shared, self._largest = largest.params, largest.folder
         self.multi_label = self.shared["label_mode"] == "multi"
@@ -76,8 +77,15 @@ class StudyResults:
         size = self.shared.get("train_size") or self.shared["num_train"] or "all"
         return (
             f"{len(self.y_true):,} test documents, {len(self.label_space)} labels{none}, {size} "
-            f"training documents; `make study STUDY={self.params.study}`."
+            f"training documents; `{self.command}`."
         )
+
+    @property
+    def command(self) -> str:
+        """The command that runs the study."""
+        folder = self.params.params_dir
+        elsewhere = "" if folder == type(self.params)().params_dir else f" PARAMS={folder}"
+        return f"make study STUDY={self.params.study}{elsewhere}"
 
     @cached_property
     def intervals(self) -> str:
@@ -93,7 +101,9 @@ class StudyResults:
         parts = []
         if missing := tables.missing_runs(self.every_run, **asked):
             parts.append(f"**Not all of the study has run.** Missing: {missing}.")
-        if changed := tables.changed_params(self.every_run, ROOT / "params" / self.params.study):
+        if changed := tables.changed_params(
+            self.every_run, ROOT / self.params.params_dir / self.params.study
+        ):
             parts.append(f"**Not all runs are what the study's files ask for.** {changed}.")
         if unequal := tables.unequal_tries(self.runs):
             parts.append(f"**Arms were not searched over equally.** Candidates: {unequal}.")
@@ -147,6 +157,19 @@ class StudyResults:
     def scored(self) -> dict[str, list[ScoredRun]]:
         """See `read_scores`."""
         return read_scores(self.runs)
+
+    def save_sizes(self) -> None:
+        """Write `comparison` and `pairwise` of every training size, as `sizes` and `effects`."""
+        found: dict[str, list[pd.DataFrame]] = {"sizes": [], "effects": []}
+        for size, runs in self.runs_by_size.items():
+            size = size or self.shared["num_train"]
+            y_true, y_preds = tables.stack_predictions(runs)
+            options = {"reference": self.params.reference, **self.resampling}
+            pair = tables.compare_runs(runs, y_true, y_preds, **options)
+            for name, table in zip(found, pair, strict=True):
+                found[name].append(table.assign(train_size=size, num_labels=y_true.shape[1]))
+        for name, parts in found.items():
+            self.save(pd.concat(parts, ignore_index=True), name)
 
     def calibration(self) -> pd.DataFrame:
         """See `calibration_table`; written into the folder."""

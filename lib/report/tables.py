@@ -25,7 +25,7 @@ from lib.runs.record import (
 from lib.storage import ROOT
 
 # Parameters of one run alone, or of its place on disk.
-OF_A_RUN = {"seed", "train_size", "runs_dir", "figures_dir"}
+OF_A_RUN = {"seed", "train_size", "params_dir", "runs_dir", "figures_dir"}
 
 
 def show_table(
@@ -95,15 +95,18 @@ def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
     return "; ".join(changed)
 
 
-def at_largest_size(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs at the largest training size, "embedding@64" called "embedding".
+def by_size(runs: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """The runs at each training size, "embedding@64" called "embedding", the largest size last.
 
-    Arms without a size stay, and so does every run of a study without sizes.
+    Arms without a size are at every size. A study without sizes has one, 0, with all runs.
     """
     names = runs["arm"].str.partition("@")
-    sizes = pd.to_numeric(names[2]).fillna(0)
-    chosen = (sizes == 0) | (sizes == sizes.max())
-    return runs[chosen].assign(arm=names[0][chosen]).reset_index(drop=True)
+    sizes = pd.to_numeric(names[2]).fillna(0).astype(int)
+    found = {}
+    for size in sorted(set(sizes[sizes > 0])) or [0]:
+        at_size = (sizes == 0) | (sizes == size)
+        found[size] = runs[at_size].assign(arm=names[0][at_size]).reset_index(drop=True)
+    return found
 
 
 def differing_params(runs: pd.DataFrame) -> pd.DataFrame:

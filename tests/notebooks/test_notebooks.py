@@ -8,7 +8,7 @@ import pytest
 from conftest import papermill, snakemake
 
 from lib.config.arms import NOTEBOOK_PARAMS
-from lib.config.study import load_params
+from lib.config.study import load_params, load_study
 from lib.errors import InputError
 from lib.storage import ROOT
 
@@ -60,7 +60,12 @@ def test_all_notebooks_together_are_short():
     assert sum(1 for source in code for line in source.splitlines() if line.strip()) <= 650
 
 
-STUDIES = {file.parent.name: file.parent for file in (ROOT / "params").rglob("common.yaml")}
+ANSWER = ROOT / "params" / "answer"
+STUDIES = {
+    file.parent.name: file.parent
+    for file in [*(ROOT / "params").glob("*/common.yaml"), *ANSWER.glob("*/common.yaml")]
+    if file.parent != ANSWER
+}
 MODEL_ID = re.compile(r"package:[\w.]+/[\w./-]+|[\w.-]+/[\w.-]+")
 DATASET = re.compile(r"(package:|wipo:)?[\w./{}-]+")
 
@@ -68,24 +73,30 @@ DATASET = re.compile(r"(package:|wipo:)?[\w./{}-]+")
 @pytest.mark.parametrize("study", sorted(STUDIES))
 def test_every_study_is_valid_and_its_ids_are_well_formed(study):
     """Also of studies that need a GPU, a download or data that is not here."""
-    folder = STUDIES[study]
-    assert folder.parent == ROOT / "params"  # where `make study STUDY=<study>` looks for it
-    for file in sorted(folder.glob("*.yaml")):
-        files = [folder / "common.yaml"] + ([file] if file.stem != "common" else [])
-        params = load_params(*files)
-        assert params.study == study
+    for arm, params in load_study(STUDIES[study]).items():
+        assert (params.study, params.arm) == (study, arm)
         assert MODEL_ID.fullmatch(params.model_id)
         assert DATASET.fullmatch(params.dataset)
 
 
-@pytest.mark.parametrize("study", sorted(set(STUDIES) - {"quick", "smoke"}))
-def test_every_study_has_a_plan(study, tmp_path):
-    shutil.copytree(STUDIES[study], tmp_path / "params" / study)
+def test_the_answer_has_a_study_for_each_of_its_tasks():
+    params = load_params(ANSWER / "common.yaml", notebook="06_answer")
+    studies = {study for study, folder in STUDIES.items() if folder.parent == ANSWER}
+    planned = {f"{task}-{model}" for task in params.tasks for model in params.models}
+    assert studies <= planned
+    for model in ("135m", "05b"):
+        assert {f"{task}-{model}" for task in params.tasks} <= studies
+    shared = {file.stem for file in (ANSWER / "tasks").glob("*.yaml")}
+    assert shared == set(params.tasks)
+
+
+@pytest.mark.parametrize("study", ["learning_curve", "patents_section", "questions-135m"])
+def test_a_study_has_a_plan_with_sizes_public_data_or_shared_arms(study, tmp_path):
+    shutil.copytree(STUDIES[study].parent, tmp_path / "params")
     done = snakemake("--dry-run", folder=tmp_path, study=study)
     assert done.returncode == 0, done.stderr
-    for file in STUDIES[study].glob("*.yaml"):
-        if file.stem != "common":
-            assert re.search(f"/{study}/{file.stem}(@\\d+)?/seed-", done.stdout + done.stderr)
+    for arm in load_study(STUDIES[study]):
+        assert re.search(f"/{study}/{arm}(@\\d+)?/seed-", done.stdout + done.stderr)
 
 
 def test_a_learning_curve_runs_every_arm_that_learns_at_every_size(tmp_path):

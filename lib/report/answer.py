@@ -1,0 +1,244 @@
+"""The answer over many tasks: finished studies side by side, their effects pooled, in sentences."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.config.arms import AnswerParams
+from lib.errors import InputError
+from lib.evaluation.pooled import (
+    Pooled,
+    compare_ranks,
+    leave_one_out,
+    per_task,
+    pool,
+    regress,
+    standard_errors,
+)
+from lib.report.wording import format_delta, join
+from lib.storage import ROOT, atomic_path
+
+HEAD, PROMPT = "embedding", "instruction"
+OTHERS = ("encoder", "tfidf", "frozen")
+NAMES = {
+    HEAD: "head",
+    PROMPT: "prompt",
+    "encoder": "encoder",
+    "tfidf": "TF-IDF",
+    "frozen": "frozen",
+}
+TERMS = ("log_billions", "log_train_size", "log_labels", "kind")
+MIN_TASKS = 3  # of which a mean over tasks is made (our choice)
+
+
+class AnswerResults:
+    """Finished studies of a list of tasks and models.
+
+    Attributes
+    ----------
+    folder
+        Where tables and figures of the answer go.
+    missing
+        Studies of the list without results.
+    incomplete
+        One line per study that lacks head or prompt.
+
+    Raises
+    ------
+    InputError
+        No study of the list has finished.
+    """
+
+    def __init__(self, params: AnswerParams) -> None:
+        self.params = params
+        self.figures = ROOT / params.figures_dir
+        self.folder = self.figures / params.study
+        self.missing: list[str] = []
+        self.incomplete: list[str] = []
+        self._effects, self._scores = [], []
+        for task, kind in params.tasks.items():
+            for model, billions in params.models.items():
+                self._read(f"{task}-{model}", task, kind, model, billions)
+        if not self._effects:
+            raise InputError(
+                f"{self.figures}: no study of {params.study!r} has finished; run one, for example "
+                f"`make study PARAMS=params/{params.study} STUDY={(self.missing or ['...'])[0]}`"
+            )
+
+    def _read(self, study: str, task: str, kind: str, model: str, billions: float) -> None:
+        files = [self.figures / study / f"{name}.csv" for name in ("effects", "sizes")]
+        if not all(file.exists() for file in files):
+            self.missing.append(study)
+            return
+        effects, scores = map(pd.read_csv, files)
+        arms = set(scores["arm"])
+        if lacking := {HEAD, PROMPT} - arms:
+            lacks = join([NAMES[arm] for arm in sorted(lacking)])
+            self.incomplete.append(f"{study}: has not run its {lacks}")
+        about = {"task": task, "kind": kind, "model": model, "billions": billions}
+        self._effects.append(effects[effects["metric"] == "micro_f1"].assign(**about))
+        self._scores.append(scores.assign(**about))
+
+    def effects(self, first: str, second: str) -> pd.DataFrame:
+        """Differences in micro-F1 of two arms, first minus second, one row per cell.
+
+        `task kind model billions train_size num_labels effect low high error`; cells whose study
+        lacks one of the arms have none.
+        """
+        table = pd.concat(self._effects, ignore_index=True)
+        pairs = []
+        for sign, (a, b) in ((1, (first, second)), (-1, (second, first))):
+            rows = table[(table["arm_a"] == a) & (table["arm_b"] == b)]
+            limits = np.sort(sign * rows[["low", "high"]].to_numpy(), axis=1)
+            pairs.append(
+                rows.assign(effect=sign * rows["delta"], low=limits[:, 0], high=limits[:, 1])
+            )
+        found = pd.concat(pairs)
+        columns = ["task", "kind", "model", "billions", "train_size", "num_labels"]
+        found = found[[*columns, "effect", "low", "high"]].reset_index(drop=True)
+        found["error"] = standard_errors(found["low"], found["high"])
+        return found[found["error"] > 0]
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """Head minus prompt: see `effects`."""
+        return self.effects(HEAD, PROMPT)
+
+    def pooled(self, first: str, second: str) -> Pooled | None:
+        """The mean difference of two arms over tasks; None for fewer than `MIN_TASKS` tasks."""
+        tasks = per_task(self.effects(first, second))
+        return pool(tasks["effect"], tasks["error"]) if len(tasks) >= MIN_TASKS else None
+
+    def by_part(self) -> pd.DataFrame:
+        """Head minus prompt, pooled within each kind, model and training size.
+
+        `part`, `value`, `num_tasks`, `mean low high new_low new_high`; parts of fewer than
+        `MIN_TASKS` tasks have no row.
+        """
+        rows = []
+        for part in ("kind", "model", "train_size"):
+            for value, cells in self.cells.groupby(part, sort=False):
+                tasks = per_task(cells)
+                if len(tasks) >= MIN_TASKS:
+                    rows.append({"part": part, "value": value})
+                    rows[-1] |= vars(pool(tasks["effect"], tasks["error"]))
+        columns = ["part", "value", "num_tasks", "mean", "low", "high", "new_low", "new_high"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def slopes(self) -> pd.DataFrame:
+        """Head minus prompt against properties of tasks: see `lib.evaluation.pooled.regress`."""
+        logs = {
+            "log_billions": np.log2(self.cells["billions"]),
+            "log_train_size": np.log2(self.cells["train_size"]),
+            "log_labels": np.log2(self.cells["num_labels"]),
+        }
+        return regress(self.cells.assign(**logs), TERMS)
+
+    def left_out(self) -> pd.DataFrame:
+        """Each task against what the others say: see `lib.evaluation.pooled.leave_one_out`."""
+        tasks = per_task(self.cells)
+        return leave_one_out(tasks) if len(tasks) > MIN_TASKS else pd.DataFrame()
+
+    def ranks(self) -> tuple[pd.Series, float, float, int] | None:
+        """Mean ranks of the arms, Friedman's p, the critical difference and the number of tasks.
+
+        Of the arms that all tasks have, by each arm's mean micro-F1 over a task's cells. None for
+        fewer than three arms or `MIN_TASKS` tasks.
+        """
+        table = pd.concat(self._scores).pivot_table(
+            index="task", columns="arm", values="micro_f1", sort=False
+        )
+        table = table[[arm for arm in table if arm in NAMES]].dropna()
+        if table.shape[0] < MIN_TASKS or table.shape[1] < 3:
+            return None
+        return *compare_ranks(table), len(table)
+
+    def costs(self) -> pd.DataFrame:
+        """Seconds of training and documents per second of each arm over the head's.
+
+        Geometric means over cells: `arm train_seconds infer_docs_per_second`.
+        """
+        table = pd.concat(self._scores)
+        keys = ["task", "model", "train_size"]
+        own = table[table["arm"] == HEAD].set_index(keys)
+        rows = []
+        for arm in (PROMPT, *OTHERS):
+            other = table[table["arm"] == arm].set_index(keys)
+            ratios = {
+                name: (other[name] / own[name]).dropna()
+                for name in ("train_seconds", "infer_docs_per_second")
+            }
+            if all(len(ratio) for ratio in ratios.values()):
+                rows.append({"arm": arm} | {n: np.exp(np.log(r).mean()) for n, r in ratios.items()})
+        return pd.DataFrame(rows, columns=["arm", "train_seconds", "infer_docs_per_second"])
+
+    def answer(self) -> str:
+        """Three sentences, written as `conclusion.md`."""
+        text = answer_in_words(
+            self.pooled(HEAD, PROMPT),
+            {arm: self.pooled(HEAD, arm) for arm in ("encoder", "tfidf")},
+            self.left_out(),
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.folder / "conclusion.md") as path:
+            path.write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def save(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table as `<name>.csv` into the folder."""
+        with atomic_path(Path(self.folder / f"{name}.csv")) as path:
+            table.to_csv(path, index=False, float_format="%.6g")
+
+
+def answer_in_words(
+    pooled: Pooled | None, others: dict[str, Pooled | None], left_out: pd.DataFrame
+) -> str:
+    """The answer in three sentences.
+
+    Parameters
+    ----------
+    pooled
+        Head minus prompt over tasks.
+    others
+        Head minus each other arm, by its name.
+    left_out
+        See `AnswerResults.left_out`.
+    """
+    if pooled is None:
+        return f"Fewer than {MIN_TASKS} tasks have finished: there is no answer over tasks yet."
+    mean, low, high = map(format_delta, (pooled.mean, pooled.low, pooled.high))
+    verdict = "neither is shown to be better on average"
+    if pooled.low > 0 or pooled.high < 0:
+        verdict = f"the **{'head' if pooled.low > 0 else 'prompt'}** is better on average"
+    first = (
+        f"Over {pooled.num_tasks} tasks the head's micro-F1 minus the prompt's is {mean} on "
+        f"average ({low} to {high}, 95 % interval): {verdict}."
+    )
+    limits = f"{format_delta(pooled.new_low)} and {format_delta(pooled.new_high)}"
+    who = "so the task decides which is better"
+    if pooled.new_low > 0 or pooled.new_high < 0:
+        who = f"so the {'head' if pooled.new_low > 0 else 'prompt'} is the safe choice"
+    second = f"On a new task it is expected between {limits} (95 % prediction interval), {who}"
+    if len(left_out):
+        covered = left_out["is_covered"].sum()
+        most = (left_out["mean"] - pooled.mean).abs().idxmax()
+        second += (
+            f"; {covered} of the {len(left_out)} tasks lie where the others predict them, and "
+            f"without {left_out['task'][most]}, which changes it most, the mean is "
+            f"{format_delta(left_out['mean'][most])}"
+        )
+    parts = []
+    for arm, other in others.items():
+        if other is None:
+            continue
+        relation = "not distinguishable from"
+        if other.low > 0 or other.high < 0:
+            relation = "better than" if other.low > 0 else "worse than"
+        parts.append(
+            f"{relation} {NAMES[arm]} ({format_delta(other.mean)}, {format_delta(other.low)} to "
+            f"{format_delta(other.high)})"
+        )
+    third = f" On average the head is {join(parts)}." if parts else ""
+    return f"{first} {second}.{third}"
