@@ -24,7 +24,6 @@ from lib.machine import Cost, configure_process
 from lib.runs.record import CHOSEN
 from lib.runs.run import Run
 from lib.storage import atomic_path, read_json
-from lib.training.trainer import spent_on_training
 
 Fit = Callable[[Run, int], tuple[pd.DataFrame, Any]]
 
@@ -101,12 +100,12 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
     configure_process(seed=run.params.seed, num_threads=run.params.threads)
     history = fit(run, epochs)[0]
     gc.collect()  # the candidate's model
-    seconds, joules = spent_on_training(history.to_dict("records"))
+    spent = history[history["train_seconds"].notna()].iloc[-1]  # since the start, evaluation apart
     tried = {
         "epochs": epochs,
         "micro_f1": float(history["eval_micro_f1"].max()),
-        "train_seconds": seconds,
-        "joules": joules,
+        "train_seconds": float(spent["train_seconds"]),
+        "joules": float(spent["train_joules"]),
     }
     with atomic_path(record) as path:
         path.write_text(json.dumps(tried), encoding="utf-8")
