@@ -1,6 +1,7 @@
 # make study [STUDY=quick] [CORES=all]   run a study to figures/<study>/report.html
 # make answer                           compare finished studies of params/answer over their tasks
 # make data [SETS="name ..."]            the public data sets of data/sources.yaml (DATA_MIRROR: a copy)
+# make models [MODELS="name ..."]        larger models of models/sources.yaml
 # make bench | scaling                  our speed against the usual recipes, and as things grow
 # make readme                           tables in README.md, docs/, data/ and figures/README.md
 # make test | lint | lab | install | clean
@@ -14,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 COG := cog -P -I docs -p "import tables" --verbosity=1
 
-.PHONY: study answer data test bench scaling readme lint lab install clean
+.PHONY: study answer data models test bench scaling readme lint lab install clean
 study: $(READY)
 	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) params_dir=$(PARAMS) \
 		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
@@ -27,6 +28,9 @@ answer: $(READY)
 
 data: $(READY)
 	python data/prepare.py $(SETS)
+
+models: $(READY)
+	python models/prepare.py $(MODELS)
 
 test: $(READY)
 	pytest --numprocesses 2 --dist loadfile $(ARGS)
