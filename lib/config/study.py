@@ -42,7 +42,8 @@ def study_files(folder: str | Path) -> StudyFiles:
         raise ParamsError(f"{own}: base: {named!r} is no list of files and folders")
     common, folders = [], []
     for name in named:
-        path = Path(os.path.normpath(own.parent / name))
+        path = (own.parent / name).resolve()
+        path = path if own.is_absolute() else Path(os.path.relpath(path))
         if not path.exists():
             raise ParamsError(f"{own}: base: {path}: no such file or folder")
         folders += [path] if path.is_dir() else []
