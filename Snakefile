@@ -24,6 +24,8 @@ except ParamsError as error:
     raise SystemExit(str(error))
 runs = study_runs(arms.values())
 DATA_BROUGHT = [] if source is None or source.is_complete else [f"{RUNS}/{STUDY}/data_brought"]
+for mark in DATA_BROUGHT:  # left by a study that failed, when the documents were there
+    Path(mark).unlink(missing_ok=True)
 
 
 def code_of(notebook):
@@ -112,8 +114,8 @@ rule arm:
 
 
 rule compare:
-    # The folder's time changes when an arm's file is removed.
-    input: METRICS, [str(file) for file in files.common], str(PARAMS), code_of("05_compare")
+    # A folder's time changes when an arm's file is removed.
+    input: METRICS, files.common, files.folders, code_of("05_compare")
     output: COMPARED
     params: command=papermill("05_compare", COMPARED) + " -y " + shlex.quote(f"arms: {list(runs)}")
     shell: "mkdir -p $(dirname {output}) && {params.command}"

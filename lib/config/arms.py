@@ -115,6 +115,10 @@ class BaselineParams(ModelParams, StudyParams):
     """its hidden layers, counted from the end; validation chooses"""
 
 
+# What decides neither what is learnt nor how, or is decided before any candidate trains.
+OF_THE_RUN = ("dtype", "fast", "memory_gib", "eval_steps", "teacher", "num_generated")
+
+
 class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
     """Parameters that both fine-tuning notebooks share."""
 
@@ -136,7 +140,7 @@ class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")
         if self.search or isinstance(self.search, list):
-            candidates_of(self, StudyParams.model_fields)
+            candidates_of(self, [*StudyParams.model_fields, *OF_THE_RUN])
         elif self.search_epochs != 1:
             raise ValueError("search_epochs: has no effect without a search")
         return self

@@ -23,6 +23,8 @@ class StudyFiles(NamedTuple):
     """of what arms share: those of `base`, then common.yaml"""
     arms: dict[str, list[Path]]
     """of each arm, by its name: the common ones, then its own"""
+    folders: list[Path]
+    """folders of arms"""
 
 
 def study_files(folder: str | Path) -> StudyFiles:
@@ -44,17 +46,26 @@ def study_files(folder: str | Path) -> StudyFiles:
     for name in named:
         path = (own.parent / name).resolve()
         path = path if own.is_absolute() else Path(os.path.relpath(path))
-        if not path.exists():
-            raise ParamsError(f"{own}: base: {path}: no such file or folder")
+        files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+        if not path.exists() or not files:
+            raise ParamsError(f"{own}: base: {path}: no such file, or a folder without any")
         folders += [path] if path.is_dir() else []
-        common += [path] if path.is_file() else list(path.glob("common.yaml"))
+        shared = [file for file in files if file == path or file.name == "common.yaml"]
+        for file in shared:
+            values = read_yaml(file)
+            if "base" in values:
+                raise ParamsError(f"{file}: base: list it in {own} instead; a base has none")
+            if "notebook" in values:
+                raise ParamsError(f"{own}: base: {file} is an arm; name the folder of arms")
+        common += shared
     common.append(own)
     arms: dict[str, list[Path]] = {}
-    for path in (*folders, own.parent):
+    folders.append(own.parent)
+    for path in folders:
         for file in sorted(path.glob("*.yaml")):
             if file.name != "common.yaml":
                 arms[file.stem] = [*arms.get(file.stem, common), file]
-    return StudyFiles(common, dict(sorted(arms.items())))
+    return StudyFiles(common, dict(sorted(arms.items())), folders)
 
 
 def load_params(*files: str | Path, **given: Any) -> StudyParams:
@@ -71,13 +82,15 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     shared: set[str] = set()
+    is_arm = False
     for file in files:
         loaded = read_yaml(Path(file))
-        if "notebook" not in loaded:
+        is_arm |= "notebook" in loaded
+        if is_arm:
+            shared -= set(loaded)
+        else:
             loaded.pop("base", None)  # see `study_files`
             shared |= set(loaded)
-        else:
-            shared -= set(loaded)
         values |= loaded
         origin |= dict.fromkeys(loaded, str(file))
     values |= given

@@ -1,6 +1,7 @@
 """The version of a data set, so that two people know whether they speak of the same one."""
 
 from importlib import metadata
+from pathlib import Path
 
 from lib.config.data import DataParams
 from lib.config.sources import source_of
@@ -14,7 +15,9 @@ def dataset_version(params: DataParams) -> str:
     file, or the revision that is asked of the hub. The checksum of the documents, which a run
     records too, decides where two versions are the same.
     """
-    if source := source_of(params.dataset):
+    source = source_of(params.dataset)
+    name = Path(params.dataset.replace("{split}", params.split_names[-1])).name
+    if source and name in source.tables:
         return source.label
     if params.dataset.startswith("package:"):
         package = params.dataset.removeprefix("package:").partition("/")[0].split(".")[0]

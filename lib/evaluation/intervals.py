@@ -58,6 +58,12 @@ class Spread(NamedTuple):
     seeds: np.ndarray
     df_seeds: np.ndarray
 
+    @property
+    def error(self) -> float:
+        """Standard error over documents and seeds, the mean of both sides."""
+        documents = self.shared * (self.below**2 + self.above**2) / 2
+        return float(np.sqrt(documents + self.seeds.sum()))
+
 
 def arm_interval(arm: Arm) -> tuple[float, float]:
     """The 95 % interval of one arm's mean F1, in [0, 1]."""

@@ -9,6 +9,7 @@ import statsmodels.formula.api as smf
 from scipy import optimize, stats
 
 Z95 = stats.norm.ppf(0.975)
+MIN_TASKS = 4  # of a slope (our choice)
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,21 @@ class Pooled:
     num_tasks: int
 
 
-def standard_errors(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Standard errors of effects from the widths of their 95 % intervals, (K,)."""
-    return (np.asarray(high) - np.asarray(low)) / (2 * Z95)
-
-
 def per_task(cells: pd.DataFrame) -> pd.DataFrame:
     """One effect per task, the mean of its cells: `task effect error`.
 
-    Cells of a task (sizes of model and of training) share test documents. Their errors are averaged
-    as if they were fully correlated, which no correlation makes too small.
+    Cells of a task (sizes of model and of training) share test documents. Their errors are combined
+    as if they did not: what they share then counts as spread between tasks, so that the interval of
+    the mean keeps its level and that of a new task is rather too wide than too narrow.
 
     Parameters
     ----------
     cells
-        `task effect error`, one row per cell.
+        `task effect error`, one row per cell; errors are standard errors.
     """
-    return cells.groupby("task", sort=False)[["effect", "error"]].mean().reset_index()
+    by_task = cells.groupby("task", sort=False)
+    errors = by_task["error"].agg(lambda of: np.sqrt((of**2).sum()) / len(of))
+    return pd.DataFrame({"effect": by_task["effect"].mean(), "error": errors}).reset_index()
 
 
 def pool(effects: Sequence[float], errors: Sequence[float]) -> Pooled:
@@ -113,7 +112,7 @@ def pool(effects: Sequence[float], errors: Sequence[float]) -> Pooled:
 
 
 def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
-    """What the other tasks would have said of each.
+    """Each task against the pooled effect of all others.
 
     Parameters
     ----------
@@ -148,44 +147,64 @@ def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
 
 
 def regress(cells: pd.DataFrame, terms: Sequence[str]) -> pd.DataFrame:
-    """Meta-regression of effects on properties of their cells, one term at a time.
+    """Meta-regression of effects on properties of their cells, one at a time: tasks are few.
 
-    Weighted least squares, weights of the random-effects model, errors clustered by task. One term
-    at a time, because tasks are few.
+    A property that varies within tasks, such as a size, has a slope in each task; their mean is
+    taken with Student's t over tasks. A property of whole tasks is regressed over the tasks' means,
+    weighted as in `pool`, with Student's t of K - p degrees of freedom (Knapp and Hartung 2003).
 
     Parameters
     ----------
     cells
-        `task effect error` and a column per term, numbers or categories.
+        `task effect error` and a column per term: numbers, or categories of whole tasks.
 
     Returns
     -------
     DataFrame
-        `term`, `slope` (of a number per unit; of a category against the first), `low`, `high`, `p`.
-        A term that does not vary, or varies over fewer than four tasks, has no row.
+        `term`, `slope` (per unit of a number; of a category against the most frequent one), `low`,
+        `high`, `p`, `num_tasks`. Terms that vary over fewer than `MIN_TASKS` tasks, and categories
+        of fewer than three tasks, have no row.
     """
-    tau2 = pool(cells["effect"], cells["error"]).tau ** 2
-    weights = 1 / (cells["error"] ** 2 + tau2)
-    codes = pd.factorize(cells["task"])[0]
-    rows = []
+    columns = ["term", "slope", "low", "high", "p", "num_tasks"]
+    rows: list[tuple] = []
     for term in terms:
-        if cells[term].nunique() < 2 or cells["task"].nunique() < 4:
-            continue
-        model = smf.wls(f"effect ~ {term}", cells, weights=weights)
-        fit = model.fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
-        limits = fit.conf_int()
-        rows += [
-            {
-                "term": name,
-                "slope": fit.params[name],
-                "low": limits.loc[name, 0],
-                "high": limits.loc[name, 1],
-                "p": fit.pvalues[name],
-            }
-            for name in fit.params.index
-            if name != "Intercept"
-        ]
-    return pd.DataFrame(rows, columns=["term", "slope", "low", "high", "p"])
+        varies = cells.groupby("task")[term].transform("nunique") > 1
+        rows += _within(cells[varies], term) if varies.any() else _between(cells, term)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _within(cells: pd.DataFrame, term: str) -> list[tuple]:
+    """The mean of the tasks' own slopes."""
+    slopes = [
+        np.polyfit(task[term].astype(float), task["effect"], 1)[0]
+        for _, task in cells.groupby("task")
+    ]
+    if len(slopes) < MIN_TASKS:
+        return []
+    mean, error = np.mean(slopes), stats.sem(slopes)
+    low, high = mean + np.array([-1, 1]) * stats.t.ppf(0.975, len(slopes) - 1) * error
+    return [(term, mean, low, high, stats.ttest_1samp(slopes, 0).pvalue, len(slopes))]
+
+
+def _between(cells: pd.DataFrame, term: str) -> list[tuple]:
+    """Slopes over the means of tasks."""
+    tasks = per_task(cells).set_index("task")
+    tasks[term] = cells.groupby("task", sort=False)[term].first()
+    values = term
+    if not pd.api.types.is_numeric_dtype(tasks[term]):
+        counts = tasks[term].value_counts()
+        tasks = tasks[tasks[term].isin(counts[counts >= 3].index)]
+        values = f"C({term}, Treatment({counts.index[0]!r}))"
+    if len(tasks) < MIN_TASKS or tasks[term].nunique() < 2:
+        return []
+    tau2 = pool(tasks["effect"], tasks["error"]).tau ** 2
+    fit = smf.wls(f"effect ~ {values}", tasks, weights=1 / (tasks["error"] ** 2 + tau2)).fit()
+    limits = fit.conf_int()
+    return [
+        (name.replace(values, term).replace("[T.", " ").rstrip("]"), fit.params[name],
+         *limits.loc[name], fit.pvalues[name], len(tasks))
+        for name in fit.params.index[1:]
+    ]  # fmt: skip
 
 
 def compare_ranks(scores: pd.DataFrame) -> tuple[pd.Series, float, float]:

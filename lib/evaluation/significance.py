@@ -16,7 +16,7 @@ from lib.evaluation.power import min_detectable
 from lib.evaluation.resampling import AVERAGES, Preds, group_codes, randomization
 from lib.evaluation.scores import Labels
 
-COLUMNS = ("arm_a", "arm_b", "metric", "delta", "low", "high",
+COLUMNS = ("arm_a", "arm_b", "metric", "delta", "low", "high", "error",
            "p_mcnemar", "p_randomization", "test", "p_holm", "min_detectable")  # fmt: skip
 
 
@@ -64,8 +64,9 @@ def compare_all(
     Returns
     -------
     DataFrame
-        `arm_a arm_b metric delta low high p_mcnemar p_randomization test p_holm min_detectable`; a
-        pair has a row for each average. `p_holm` adjusts, over the pairs of its average (Holm
+        `arm_a arm_b metric delta low high error p_mcnemar p_randomization test p_holm
+        min_detectable`; a pair has a row for each average. `error` is the standard error of
+        `delta`. `p_holm` adjusts, over the pairs of its average (Holm
         1979), the p that `test` names: "mcnemar" for micro-F1 where every document has one label
         and one answer, both arms one seed and documents no groups, because there micro-F1 is the
         share of right documents; "randomization" elsewhere, where McNemar would answer another
@@ -93,7 +94,8 @@ def compare_all(
             delta = round(of_a.values.mean() - of_b.values.mean(), 12)  # sums are off by less
             test, p_raw = ("mcnemar", p_mcnemar) if mid_p else ("randomization", p)
             found = min_detectable(of_a, of_b, spread, mid_p=mid_p)
-            rows.append((a, b, average, delta, *paired_interval(spread), p_mcnemar, p,
+            error = spread.error if spread else np.nan
+            rows.append((a, b, average, delta, *paired_interval(spread), error, p_mcnemar, p,
                          test, p_raw, found))  # fmt: skip
     return _adjusted(pd.DataFrame(rows, columns=list(COLUMNS)))
 

@@ -15,7 +15,6 @@ from lib.evaluation.pooled import (
     per_task,
     pool,
     regress,
-    standard_errors,
 )
 from lib.report.wording import format_delta, join
 from lib.storage import ROOT, atomic_path
@@ -58,9 +57,11 @@ class AnswerResults:
         self.missing: list[str] = []
         self.incomplete: list[str] = []
         self._effects, self._scores = [], []
+        planned = ROOT / params.params_dir / params.study
         for task, kind in params.tasks.items():
             for model, billions in params.models.items():
-                self._read(f"{task}-{model}", task, kind, model, billions)
+                if (planned / f"{task}-{model}").is_dir():
+                    self._read(f"{task}-{model}", task, kind, model, billions)
         if not self._effects:
             raise InputError(
                 f"{self.figures}: no study of {params.study!r} has finished; run one, for example "
@@ -97,8 +98,7 @@ class AnswerResults:
             )
         found = pd.concat(pairs)
         columns = ["task", "kind", "model", "billions", "train_size", "num_labels"]
-        found = found[[*columns, "effect", "low", "high"]].reset_index(drop=True)
-        found["error"] = standard_errors(found["low"], found["high"])
+        found = found[[*columns, "effect", "low", "high", "error"]].reset_index(drop=True)
         return found[found["error"] > 0]
 
     @cached_property
@@ -144,13 +144,16 @@ class AnswerResults:
     def ranks(self) -> tuple[pd.Series, float, float, int] | None:
         """Mean ranks of the arms, Friedman's p, the critical difference and the number of tasks.
 
-        Of the arms that all tasks have, by each arm's mean micro-F1 over a task's cells. None for
-        fewer than three arms or `MIN_TASKS` tasks.
+        Of the arms that all tasks have, by each arm's mean micro-F1 over the cells of a task that
+        all of these arms have. None for fewer than three arms or `MIN_TASKS` tasks.
         """
-        table = pd.concat(self._scores).pivot_table(
-            index="task", columns="arm", values="micro_f1", sort=False
+        table = pd.concat(self._scores)
+        table = table[table["arm"].isin(NAMES)].pivot_table(
+            index=["task", "model", "train_size"], columns="arm", values="micro_f1", sort=False
         )
-        table = table[[arm for arm in table if arm in NAMES]].dropna()
+        by_task = table.notna().groupby("task", sort=False).any()
+        table = table.loc[:, by_task.all()].dropna()  # arms of every task, in cells that all share
+        table = table.groupby("task", sort=False).mean()
         if table.shape[0] < MIN_TASKS or table.shape[1] < 3:
             return None
         return *compare_ranks(table), len(table)
@@ -217,7 +220,7 @@ def answer_in_words(
         f"average ({low} to {high}, 95 % interval): {verdict}."
     )
     limits = f"{format_delta(pooled.new_low)} and {format_delta(pooled.new_high)}"
-    who = "so the task decides which is better"
+    who = "so either may be better there"
     if pooled.new_low > 0 or pooled.new_high < 0:
         who = f"so the {'head' if pooled.new_low > 0 else 'prompt'} is the safe choice"
     second = f"On a new task it is expected between {limits} (95 % prediction interval), {who}"

@@ -81,6 +81,11 @@ class StudyResults:
         )
 
     @property
+    def num_train(self) -> int:
+        """Training documents at the largest size."""
+        return self.shared.get("train_size") or self.shared["num_train"]
+
+    @property
     def command(self) -> str:
         """The command that runs the study."""
         folder = self.params.params_dir
@@ -162,12 +167,14 @@ class StudyResults:
         """Write `comparison` and `pairwise` of every training size, as `sizes` and `effects`."""
         found: dict[str, list[pd.DataFrame]] = {"sizes": [], "effects": []}
         for size, runs in self.runs_by_size.items():
-            size = size or self.shared["num_train"]
-            y_true, y_preds = tables.stack_predictions(runs)
-            options = {"reference": self.params.reference, **self.resampling}
-            pair = tables.compare_runs(runs, y_true, y_preds, **options)
+            if runs is self.runs:
+                pair = self.comparison, self.pairwise
+            else:
+                options = {"reference": self.params.reference, **self.resampling}
+                pair = tables.compare_runs(runs, *tables.stack_predictions(runs), **options)
+            about = {"train_size": size or self.num_train, "num_labels": len(self.label_space)}
             for name, table in zip(found, pair, strict=True):
-                found[name].append(table.assign(train_size=size, num_labels=y_true.shape[1]))
+                found[name].append(table.assign(**about))
         for name, parts in found.items():
             self.save(pd.concat(parts, ignore_index=True), name)
 

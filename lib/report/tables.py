@@ -88,7 +88,7 @@ def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
         if (arm := run.arm.partition("@")[0]) in arms
         for key, asked in arms[arm].model_dump().items()
         if key not in OF_A_RUN
-        and key not in searched(arms[arm])
+        and not (key in searched(arms[arm]) and run.params.get("search") == arms[arm].search)
         and run.params.get(key, asked) != asked
         and not (key == "num_epochs" and run.params.get("min_steps"))  # which raises it
     )  # once for all seeds

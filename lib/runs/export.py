@@ -74,7 +74,8 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     with atomic_path(folder) as path:
         exported.save_pretrained(path)
         tokenizer.save_pretrained(path)
-        shutil.copy(run_dir / "model" / "README.md", path)
+        if (card := run_dir / "model" / "README.md").exists():  # earlier versions wrote none
+            shutil.copy(card, path)
 
 
 def _plain_model(

@@ -106,7 +106,7 @@ def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:
 
     Empty if there is no study of that name. `seconds` is the time that the measurement takes.
     """
-    folder = ROOT / "params" / params.study
+    folder = ROOT / params.params_dir / params.study
     if not folder.is_dir():
         return pd.DataFrame()
     return plan(folder, machine=measure_this_machine(params, seconds=seconds))

@@ -38,6 +38,7 @@ from lib.runs.card import write_card
 from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.record import describe_inputs, open_run, saved_gib, write_run
 from lib.storage import atomic_path
+from lib.training.trainer import SPENT
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Run:
 
     Attributes
     ----------
-    params
-        Those of the arm, with enough epochs for `min_steps`.
+    asked, params
+        Those of the arm; and with enough epochs for `min_steps`, or the values that a search found.
     splits
         Documents of "train", "validation" and "test": `id` str, `text` str, `labels` list[str].
     label_space
@@ -74,6 +75,7 @@ class Run:
         self.splits = take_train(
             splits, params.train_size, multi_label=params.multi_label, seed=params.seed
         )
+        self.asked = params
         if isinstance(params, FinetuneParams):
             params = params.with_min_steps(len(self.splits["train"]))
         self.params = params
@@ -298,8 +300,13 @@ class Run:
                 continue
             with atomic_path(self.folder / f"{name}.csv") as path:
                 table.to_csv(path, index=False)
-        num_test = len(self.splits["test"])
+        num_test, searched = len(self.splits["test"]), self.cost("search")
         seconds, joules = self.cost("test")
+        trained = {
+            key: resources[key] + spent
+            for key, spent in zip(SPENT, searched, strict=True)
+            if searched.seconds
+        }
         answering = {
             "infer_docs_per_second": num_test / seconds,
             "infer_joules_per_doc": joules / num_test,
@@ -314,7 +321,7 @@ class Run:
             probabilities=probabilities,
             threshold=threshold if self.params.multi_label else None,
             history=history,
-            resources=dict(resources) | answering,
+            resources=dict(resources) | trained | answering,
         )
         write_card(self.folder, self.params, self.inputs, metrics)
         return metrics

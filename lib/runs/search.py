@@ -12,18 +12,25 @@ of each candidate's whole schedule. Test is not read.
 import copy
 import gc
 import json
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from transformers.trainer import TRAINER_STATE_NAME
 
 from lib.config.arms import FinetuneParams
 from lib.config.search import expand
-from lib.machine import Cost, configure_process
+from lib.machine import Cost, configure_process, meter
 from lib.runs.record import CHOSEN
 from lib.runs.run import Run
 from lib.storage import atomic_path, read_json
+from lib.training.trainer import last_checkpoint
+
+log = logging.getLogger(__name__)
 
 Fit = Callable[[Run, int], tuple[pd.DataFrame, Any]]
 
@@ -47,10 +54,10 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
     -------
     run, tries
         One row per candidate: the values of its parameters, `epochs` that it was trained,
-        `micro_f1`, its best on validation, `train_seconds`, and `chosen`. The cost of all
-        candidates but the best is a part of the run's training.
+        `micro_f1`, its best on validation, `train_seconds`, and `chosen`. What all candidates but
+        the best have cost is the run's cost of "search" and counts as training.
     """
-    params: FinetuneParams = run.params
+    params: FinetuneParams = run.asked
     if not params.search:
         return run, pd.DataFrame()
     folder = run.checkpoints / "search"
@@ -64,10 +71,13 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
         # The best of two goes on in `fit`.
         if len(alive) <= 2 or all(epochs >= runs[i].params.num_epochs for i in alive):
             break
+        for i in alive[(len(alive) + 1) // 2 :]:
+            _remove_checkpoints(runs[i])
         alive, epochs = alive[: (len(alive) + 1) // 2], 2 * epochs
     values = expand(params.search)
-    table = pd.DataFrame(values[i] | tries[i] | {"chosen": i == alive[0]} for i in sorted(tries))
-    return _chosen(run, runs, alive[0], tries, values[alive[0]]), table.drop(columns="joules")
+    rows = [values[i] | tries[i] | {"chosen": i == alive[0]} for i in sorted(tries)]
+    table = pd.DataFrame(rows).drop(columns=["joules", "setup_seconds", "setup_joules"])
+    return _chosen(run, runs, alive[0], tries, values[alive[0]]), table
 
 
 def trained_epochs(params: FinetuneParams) -> int:
@@ -92,24 +102,52 @@ def _candidate(run: Run, params: FinetuneParams, folder: Path) -> Run:
 
 
 def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
-    """The best validation score of a candidate after so many epochs, and what they have cost."""
+    """The best validation score of a candidate after so many epochs, and what they have cost.
+
+    A candidate whose loss is not finite has the score -1 and goes no further.
+    """
     epochs = min(epochs, run.params.num_epochs)
     record = run.checkpoints / "tried.json"
     if record.exists() and (tried := read_json(record))["epochs"] >= epochs:
         return tried
     configure_process(seed=run.params.seed, num_threads=run.params.threads)
-    history = fit(run, epochs)[0]
+    tried = {"epochs": epochs, "micro_f1": -1.0, "train_seconds": 0.0, "joules": 0.0}
+    start = meter(run.device)
+    try:
+        history = _history(run, epochs)
+        history = fit(run, epochs)[0] if history is None else history
+    except FloatingPointError as error:
+        log.warning("%s; this candidate is given up", error)
+        tried |= dict(zip(("train_seconds", "joules"), meter(run.device) - start, strict=True))
+    else:
+        evaluated = history[history["eval_micro_f1"].notna()]
+        at_end = np.isclose(evaluated["epoch"], evaluated["epoch"].round())  # only epochs are kept
+        last = evaluated.iloc[-1]
+        tried |= {
+            "micro_f1": float(evaluated["eval_micro_f1"][at_end].max()),
+            "train_seconds": float(last["train_seconds"]),
+            "joules": float(last["train_joules"]),
+        }
     gc.collect()  # the candidate's model
-    spent = history[history["train_seconds"].notna()].iloc[-1]  # since the start, evaluation apart
-    tried = {
-        "epochs": epochs,
-        "micro_f1": float(history["eval_micro_f1"].max()),
-        "train_seconds": float(spent["train_seconds"]),
-        "joules": float(spent["train_joules"]),
-    }
+    setup = run.cost("train")
+    tried |= {"setup_seconds": setup.seconds, "setup_joules": setup.joules}
     with atomic_path(record) as path:
         path.write_text(json.dumps(tried), encoding="utf-8")
     return tried
+
+
+def _history(run: Run, epochs: int) -> pd.DataFrame | None:
+    """The history of a candidate that was trained so far, before it could be recorded."""
+    if not (checkpoint := last_checkpoint(run.checkpoints)):
+        return None
+    state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
+    return pd.DataFrame(state["log_history"]) if round(state["epoch"]) >= epochs else None
+
+
+def _remove_checkpoints(run: Run) -> None:
+    """Room on disk: what a candidate that is given up would resume from."""
+    for checkpoint in run.checkpoints.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def _chosen(
@@ -118,9 +156,15 @@ def _chosen(
     """The run with the best candidate's parameters and checkpoints, and the cost of the others."""
     chosen = copy.copy(run)
     chosen.params, chosen.checkpoints = runs[best].params, runs[best].checkpoints
-    others = [t for i, t in tries.items() if i != best]
-    cost = sum((Cost(t["train_seconds"], t["joules"]) for t in others), Cost())
-    chosen.pay("train", "search", cost)
+    others = {i: t for i, t in tries.items() if i != best}
+    cost = sum((Cost(t["train_seconds"], t["joules"]) for t in others.values()), Cost())
+    # What is computed before training is shared by candidates with the same adapted layers.
+    layers = {runs[best].params.lora_layers}
+    for i, tried in others.items():
+        if runs[i].params.lora_layers not in layers:
+            layers.add(runs[i].params.lora_layers)
+            cost += Cost(tried["setup_seconds"], tried["setup_joules"])
+    chosen.pay("search", "others", cost)
     with atomic_path(run.folder / CHOSEN) as path:
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     configure_process(seed=run.params.seed, num_threads=run.params.threads)

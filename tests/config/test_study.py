@@ -142,7 +142,7 @@ def test_what_arms_share_stands_once(shared):
     ("file", "values", "message"),
     [
         ("mine/common", {"base": "../arms"}, "common.yaml: base: '../arms' is no list of files"),
-        ("mine/common", {"base": ["../arm"]}, "/arm: no such file or folder"),
+        ("mine/common", {"base": ["../arm"]}, "/arm: no such file, or a folder without any"),
         (
             "tasks/topics",
             {"instructio": "x"},

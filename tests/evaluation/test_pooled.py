@@ -11,7 +11,6 @@ from lib.evaluation.pooled import (
     per_task,
     pool,
     regress,
-    standard_errors,
 )
 
 
@@ -82,12 +81,29 @@ def test_what_cannot_be_pooled_is_refused(effects, errors):
 
 def test_cells_of_a_task_are_one_task():
     cells = pd.DataFrame(
-        {"task": ["a", "a", "b"], "effect": [0.1, 0.3, 0.0], "error": [0.1, 0.2, 0.1]}
+        {"task": ["a", "a", "b"], "effect": [0.1, 0.3, 0.0], "error": [0.3, 0.4, 0.1]}
     )
     table = per_task(cells)
     assert table["effect"].tolist() == pytest.approx([0.2, 0.0])
-    assert table["error"].tolist() == pytest.approx([0.15, 0.1])
-    assert standard_errors([-0.0392], [0.0392])[0] == pytest.approx(0.02, abs=1e-5)
+    assert table["error"].tolist() == pytest.approx([0.25, 0.1])
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
+def test_intervals_hold_whatever_the_cells_of_a_task_share(shared):
+    """Twelve tasks of six cells; `shared` is the correlation of their errors."""
+    generator = np.random.default_rng(2)
+    held = np.zeros(2)
+    for _ in range(400):
+        true = generator.normal(0.02, 0.03, 13)
+        common = generator.normal(0, 0.03, (12, 1)) * np.sqrt(shared)
+        own = generator.normal(0, 0.03, (12, 6)) * np.sqrt(1 - shared)
+        cells = pd.DataFrame(
+            {"task": np.repeat(range(12), 6), "effect": (true[:12, None] + common + own).ravel()}
+        )
+        tasks = per_task(cells.assign(error=0.03))
+        pooled = pool(tasks["effect"], tasks["error"])
+        held += pooled.low <= 0.02 <= pooled.high, pooled.new_low <= true[12] <= pooled.new_high
+    assert (held / 400 > 0.92).all(), held / 400
 
 
 def test_a_task_unlike_the_others_is_not_covered_by_them():
@@ -98,15 +114,40 @@ def test_a_task_unlike_the_others_is_not_covered_by_them():
     assert table.loc["a", "mean"] > 0.1
 
 
-def test_a_slope_is_found_and_what_does_not_vary_is_left_out():
+def made(tasks, generator):
+    """Cells of three sizes without any slope: tasks of three kinds, which differ by chance."""
+    true = np.repeat(generator.normal(0, 0.03, tasks), 3)
+    cells = pd.DataFrame({"task": np.repeat(range(tasks), 3), "size": [0.0, 1.0, 2.0] * tasks})
+    cells["labels"] = np.repeat(generator.normal(size=tasks), 3)
+    cells["kind"] = np.repeat(np.resize(["a", "a", "b", "b", "c"], tasks), 3)
+    return cells.assign(effect=true + generator.normal(0, 0.01, 3 * tasks), error=0.01)
+
+
+def test_slopes_are_found_within_and_between_tasks():
     generator = np.random.default_rng(1)
-    size = np.tile([0.0, 1.0, 2.0], 8)
-    cells = pd.DataFrame({"task": np.repeat(list("abcdefgh"), 3), "size": size, "same": 1.0})
-    cells["effect"] = 0.05 * size + generator.normal(0, 0.005, 24)
-    table = regress(cells.assign(error=0.005), ["size", "same"])
-    assert table["term"].tolist() == ["size"]
-    assert table["low"].item() < 0.05 < table["high"].item()
-    assert table["p"].item() < 1e-6
+    cells = made(12, generator)
+    cells["effect"] += 0.05 * cells["size"] + 0.2 * cells["labels"]
+    table = regress(cells.assign(same=1.0), ["size", "labels", "kind", "same"]).set_index("term")
+    assert table.index.tolist() == ["size", "labels", "kind b"]  # c has two tasks alone
+    assert table.loc["size", "slope"] == pytest.approx(0.05, abs=0.01)
+    assert (table.loc[["size", "labels"], "p"] < 0.05).all()
+    assert table["num_tasks"].tolist() == [12, 12, 10]
+    cells = made(12, generator)
+    cells["effect"] += 0.3 * (cells["kind"] == "b")
+    assert regress(cells, ["kind"])["p"].item() < 1e-3
+
+
+def test_slopes_that_are_none_are_seldom_found():
+    generator, found, tried = np.random.default_rng(0), 0, 0
+    for _ in range(150):
+        table = regress(made(13, generator), ["size", "labels", "kind"])
+        found, tried = found + (table["p"] < 0.05).sum(), tried + len(table)
+    assert found / tried < 0.08
+
+
+def test_few_tasks_have_no_slope():
+    assert regress(made(3, np.random.default_rng(0)), ["size", "labels", "kind"]).empty
+    assert regress(made(1, np.random.default_rng(0)), ["size", "labels"]).empty
 
 
 def test_ranks_and_their_critical_difference_are_those_of_the_literature():

@@ -4,10 +4,12 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
 from lib.config.arms import EmbeddingParams
 from lib.config.strict_yaml import parse_params
 from lib.errors import ParamsError
+from lib.machine import Cost
 from lib.runs.record import CHOSEN, read_params
 from lib.runs.run import Run
 from lib.runs.search import choose_params, trained_epochs
@@ -22,11 +24,11 @@ def make_run(tmp_path, monkeypatch):
 
     def make(searched, epochs=1, **changes):
         run = Run.__new__(Run)
-        run.params = EmbeddingParams(
+        run.asked = run.params = EmbeddingParams(
             notebook="03_finetune_embedding", num_epochs=6, search=searched, search_epochs=epochs,
             **changes,
         )  # fmt: skip
-        run.splits, run._paid = {"train": range(80)}, {}
+        run.splits, run._paid, run.device = {"train": range(80)}, {}, torch.device("cpu")
         run.folder, run.checkpoints = tmp_path, tmp_path / "checkpoints"
         (tmp_path / "params.yaml").write_text("learning_rate: 0.002\npooling: mean\n")
         return run
@@ -81,13 +83,70 @@ def test_a_try_records_its_values_score_and_seconds_and_others_count_as_training
     ]  # fmt: skip
     assert len(fit.calls) == 6  # four after one epoch, two after two
     others = tries[~tries["chosen"]]
-    assert chosen.cost("train").seconds == others["train_seconds"].sum() == 10 + 10 + 20
+    assert chosen.cost("search").seconds == others["train_seconds"].sum() == 10 + 10 + 20
     assert chosen.params.search == {}
     assert json.loads((run.folder / CHOSEN).read_text()) == {
         "learning_rate": 2e-3,
         "pooling": "mean",
     }
     assert read_params(run.folder) == {"learning_rate": 2e-3, "pooling": "mean"}
+
+
+def test_a_candidate_that_diverges_is_given_up(make_run, caplog):
+    class Diverging(Fit):
+        def __call__(self, run, stop_epochs):
+            if run.params.learning_rate == 8e-3:
+                raise FloatingPointError("loss is nan at step 3")
+            return super().__call__(run, stop_epochs)
+
+    run = make_run({"learning_rate": RATES})
+    chosen, tries = choose_params(run, Diverging(CURVES))
+    assert chosen.params.learning_rate == 2e-3
+    assert tries["micro_f1"].tolist()[3] == -1
+    assert "loss is nan at step 3; this candidate is given up" in caplog.text
+
+
+def test_only_whole_epochs_are_compared(make_run):
+    class Between(Fit):
+        def __call__(self, run, stop_epochs):
+            history, model = super().__call__(run, stop_epochs)
+            middle = pd.DataFrame({"epoch": [0.5], "eval_micro_f1": [0.99], "train_seconds": [1.0]})
+            if run.params.learning_rate == 1e-3:
+                history = pd.concat([middle, history], ignore_index=True)
+            return history, model
+
+    chosen, _ = choose_params(make_run({"learning_rate": RATES[:2]}), Between(CURVES))
+    assert chosen.params.learning_rate == 2e-3
+
+
+def test_a_candidate_that_was_trained_but_not_recorded_is_not_trained_on(make_run):
+    run = make_run({"learning_rate": RATES[:2]})
+    checkpoint = run.checkpoints / "search" / "0" / "checkpoint-10"
+    checkpoint.mkdir(parents=True)
+    row = {"epoch": 1.0, "eval_micro_f1": 0.77, "train_seconds": 5.0, "train_joules": 1.0}
+    state = {"epoch": 1.0, "log_history": [row]}
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    fit = Fit(CURVES)
+    _, tries = choose_params(run, fit)
+    assert tries["micro_f1"].tolist() == [0.77, 0.40]
+    assert fit.calls == [(2e-3, 1)]
+
+
+def test_what_is_computed_before_training_is_charged_once_per_adapted_layers(make_run):
+    class Caching(Fit):
+        def __call__(self, run, stop_epochs):
+            run.pay("train", "cached layers", Cost(100.0, 1.0))
+            return super().__call__(run, stop_epochs)
+
+    searched = {"lora_layers": [5, 2], "learning_rate": RATES[:2]}
+    chosen, _ = choose_params(make_run(searched), Caching(CURVES))
+    assert chosen.cost("search").seconds == 10 + 10 + 20 + 100  # the chosen one pays its own
+
+
+def test_few_documents_get_the_epochs_that_a_candidates_batches_need(make_run):
+    run = make_run([{"batch_size": 8}, {"batch_size": 16}], batch_size=80, min_steps=60)
+    chosen, _ = choose_params(run, Fit({2e-3: [0.1 * e for e in range(1, 13)]}))
+    assert chosen.params.num_epochs == 6  # of ten steps each, not of one
 
 
 def test_equal_scores_choose_the_first(make_run):
@@ -136,6 +195,7 @@ REFUSED = {
     "contradiction": ({"lora_r": [0, 8]}, r"\{'lora_r': 0\}: lora_r: 0 asks for full fine-tuning"),
     "value": ({"pooling": ["men"]}, r"\{'pooling': 'men'\}: pooling: Input should be 'last'"),
     "twice": ([{"lora_r": 4}, {"lora_r": 4}], r"\{'lora_r': 4\} is given twice"),
+    "precision": ({"dtype": ["float32"]}, "dtype: belongs to the study or the run"),
     "itself": ({"search_epochs": [1]}, "search_epochs: belongs to"),
 }
 

@@ -202,17 +202,19 @@ def plot_search(tries: pd.DataFrame) -> Figure:
     ----------
     tries
         `arm seed`, the searched parameters with `learning_rate` among them, `epochs micro_f1
-        train_seconds chosen`: see `lib.runs.search.choose_params`.
+        train_seconds chosen`: see `lib.runs.search.choose_params`. Arms that have searched over
+        others alone have no line.
     """
     known = ["arm", "seed", "epochs", "micro_f1", "train_seconds", "chosen", "learning_rate"]
     others = [name for name in tries if name not in known]
     named = tries[others].astype(object).where(tries[others].notna(), None)
-    lines = [
-        ", ".join([arm, *(f"{name} {x}" for name, x in zip(others, values, strict=True) if x)])
-        for arm, values in zip(tries["arm"], named.to_numpy(), strict=True)
-    ]
+    lines = []
+    for arm, values in zip(tries["arm"], named.to_numpy(), strict=True):
+        searched = (pair for pair in zip(others, values, strict=True) if pair[1] is not None)
+        lines.append(", ".join([arm, *(f"{name} {x}" for name, x in searched)]))
     table = tries.assign(line=lines).groupby(["arm", "line", "learning_rate"], sort=False)
     table = table.agg({"micro_f1": "mean", "epochs": "max", "chosen": "max"}).reset_index()
+    table = table[table["micro_f1"] >= 0]  # a loss that was not finite has no score
     styles = arm_styles(sorted(table["arm"].unique()))
     longest = table.groupby("arm")["epochs"].transform("max")
     fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
