@@ -111,8 +111,13 @@ def prepare(source: Source, mirror: str) -> None:
         # Download, convert, check, and put in place.
         raw = raw_files(source, mirror)
         content = _tables(source, raw)
+        _require_described(source, {name: content.get(name) for name in wanted})
         for name in wanted:
-            _put(source, name, content.get(name))
+            with atomic_path(source.folder / name) as path:
+                path.write_bytes(content[name])
+                # As old as its description: a set that is brought again does not make finished
+                # runs out of date, unless sources.yaml has changed since.
+                os.utime(path, (SOURCES.stat().st_mtime,) * 2)
 
 
 def raw_files(source: Source, mirror: str) -> Raw:
@@ -240,20 +245,22 @@ def _tables(source: Source, raw: Raw) -> dict[str, bytes]:
     }
 
 
-def _put(source: Source, name: str, content: bytes | None) -> None:
-    """Write a table, if it is the one that is described."""
-    if content is None:
-        raise DataError(f"{source.name}: no file becomes {name}; correct data/sources.yaml")
-    found, described = hashlib.sha256(content).hexdigest(), source.tables[name].sha256
-    if found != described:
+def _require_described(source: Source, content: dict[str, bytes | None]) -> None:
+    """Raise `DataError`, one line on all tables that are not as described."""
+    faults = []
+    for name, table in content.items():
+        if table is None:
+            faults.append(f"no file becomes {name}")
+            continue
+        described, found = source.tables[name], hashlib.sha256(table).hexdigest()
+        if found != described.sha256:
+            faults.append(f"{name} would have SHA-256 {found}, not {described.sha256}")
+        elif name.endswith(".jsonl") and (rows := table.count(b"\n")) != described.documents:
+            faults.append(f"{name} has {rows:,} documents, not {described.documents:,}")
+    if faults:
         raise DataError(
-            f"{source.name}: {name} would have SHA-256 {found}, but data/sources.yaml says "
-            f"{described}; correct it there if the set has changed"
+            f"{source.name}: {'; '.join(faults)}; correct data/sources.yaml if the set has changed"
         )
-    with atomic_path(source.folder / name) as path:
-        path.write_bytes(content)
-        # As old as its description: brought again, it does not make finished runs out of date.
-        os.utime(path, (SOURCES.stat().st_mtime,) * 2)
 
 
 @contextlib.contextmanager

@@ -316,9 +316,18 @@ def test_a_faulty_description_is_one_line(fault, bring, server):
 def test_a_conversion_that_gives_other_rows_leaves_nothing(bring, monkeypatch):
     rows = {"train.csv": [{"text": "a", "labels": ["b"]}]}
     monkeypatch.setitem(conversions.CONVERSIONS, "flowers", lambda raw: rows)
-    with pytest.raises(DataError, match=r"train\.csv would have SHA-256 \w{64}, but "):
+    with pytest.raises(DataError, match=r"SHA-256 \w{64}, not \w{64}; no file becomes test"):
         bring()
     assert not (bring.data / "flowers").exists()
+
+
+def test_all_tables_that_differ_are_named_at_once(bring, server):
+    tables = entry()["tables"]
+    wrong = {name: table | {"sha256": "0" * 64} for name, table in tables.items()}
+    with pytest.raises(DataError, match=r"^flowers: train\.csv .*; test\.csv .*; correct") as error:
+        bring(flowers=entry(f"{server.address}/{{path}}", tables=wrong))
+    for table in tables.values():
+        assert table["sha256"] in str(error.value)
 
 
 def test_a_set_without_an_address_cannot_be_brought(bring):
