@@ -46,20 +46,18 @@ class DownloadError(Exception):
 class Progress:
     """The interface that pooch asks of a progress bar; all files of a set share one bar."""
 
-    def __init__(self, bar: tqdm, expected: int) -> None:
-        self.bar, self.start, self.expected = bar, bar.n, expected
-        self.received = 0
+    def __init__(self, bar: tqdm, output: Path, expected: int) -> None:
+        self.bar, self.start, self.output, self.expected = bar, bar.n, output, expected
 
-    def update(self, count: int) -> None:
-        """Count a chunk; at the end, after `reset`, the whole file."""
-        self.received += count
-        if self.received > self.expected + 2 * CHUNK:
+    def update(self, _: int) -> None:
+        """Show what has arrived; pooch counts a whole chunk however short it is."""
+        received = self.output.stat().st_size
+        if received > self.expected:
             raise DownloadError(f"sends more than {self.expected:,} bytes")
-        self.bar.update(self.start + min(self.received, self.expected) - self.bar.n)
+        self.bar.update(self.start + received - self.bar.n)
 
     def reset(self) -> None:
-        """Count the file anew."""
-        self.received = 0
+        """Nothing: the size of the file is what counts."""
 
     def close(self) -> None:
         """Leave the bar to the next file."""
@@ -89,6 +87,8 @@ def prepare(source: Source, mirror: str) -> None:
     DataError
         One line that names set, file, address and remedy; nothing half-written is in place.
     """
+    if source.is_complete:
+        return
     with _alone(source.name):
         # Tables that are there must be right; leave when all are.
         wanted = []
@@ -101,8 +101,8 @@ def prepare(source: Source, mirror: str) -> None:
             return
         if not (source.files and source.addresses):
             raise DataError(
-                f"{source.name}: {source.folder / wanted[0]} is missing, and data/sources.yaml "
-                "gives no address for it; restore it"
+                f"{source.name}: {source.folder / wanted[0]} is missing and has no address: "
+                f"`git checkout data/{source.name}` restores it"
             )
         # Remove what a killed process has left.
         for folder in (RAW / source.name, source.folder):
@@ -144,7 +144,7 @@ def raw_files(source: Source, mirror: str) -> Raw:
         places[path] = place
         if not place.exists():
             missing[path] = place
-        elif checksum(place) != file.sha256:
+        elif (place.stat().st_size, checksum(place)) != (file.bytes, file.sha256):
             raise DataError(
                 f"{source.name}: {place}: another file than data/sources.yaml describes "
                 f"({place.stat().st_size:,} bytes, not {file.bytes:,}, or other content): remove "
@@ -206,7 +206,7 @@ def _retrieve(url: str, place: Path, file: RawFile, bar: tqdm) -> None:
     start, sizes = bar.n, []
 
     def download(url: str, output: str, pooch_: pooch.Pooch) -> None:
-        progress = Progress(bar, file.bytes)
+        progress = Progress(bar, Path(output), file.bytes)
         pooch.HTTPDownloader(progress, CHUNK, timeout=MAX_SILENCE)(url, output, pooch_)
         sizes.append(Path(output).stat().st_size)
 
@@ -216,6 +216,8 @@ def _retrieve(url: str, place: Path, file: RawFile, bar: tqdm) -> None:
             pooch.retrieve(
                 url, file.sha256, unfinished.name, unfinished.parent, downloader=download
             )
+            os.umask(umask := os.umask(0))
+            unfinished.chmod(0o666 & ~umask)  # pooch's are their owner's alone
         return
     except DownloadError as error:
         reason = str(error)
@@ -229,16 +231,27 @@ def _retrieve(url: str, place: Path, file: RawFile, bar: tqdm) -> None:
         reason = "cannot be reached"
     except requests.RequestException as error:
         reason = f"cannot be read ({type(error).__name__})"
-    except ValueError:  # pooch: the checksum differs
-        reason = f"gives another file ({sizes[0]:,} bytes, not {file.bytes:,}, or other content)"
+    except ValueError as error:  # pooch: the checksum differs
+        reason = f"cannot be read ({' '.join(str(error).split())[:80]})"
+        if sizes:
+            size = f"{sizes[0]:,} bytes, not {file.bytes:,}"
+            differs = "other content" if sizes[0] == file.bytes else size
+            reason = f"gives another file ({differs})"
     bar.update(start - bar.n)
     raise DownloadError(f"{url} {reason}")
 
 
 def _tables(source: Source, raw: Raw) -> dict[str, bytes]:
     if source.name not in CONVERSIONS:  # the files are tables already
-        return {Path(path).name: file.read_bytes() for path, file in raw.items()}
-    tables = CONVERSIONS[source.name](raw)
+        content = {Path(path).name: file.read_bytes() for path, file in raw.items()}
+        if len(content) < len(raw):
+            raise DataError(f"{source.name}: two files have one name; write a conversion for it")
+        return content
+    try:
+        tables = CONVERSIONS[source.name](raw)
+    except Exception as error:  # a user's function may raise anything
+        kind = type(error).__name__
+        raise DataError(f"{source.name}: its conversion fails: {kind}: {error}") from error
     return {
         name: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         for name, rows in tables.items()
@@ -308,3 +321,5 @@ if __name__ == "__main__":
         main(parser.parse_args().sets)
     except InputError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the next try goes on from here")

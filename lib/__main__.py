@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lib.config.sources import require_data
 from lib.config.study import load_params, study_files
 from lib.machine import configure_process
 from lib.runs.export import export_classifier
@@ -43,6 +44,7 @@ def _plan(options: argparse.Namespace) -> None:
     named = ROOT / "params" / options.study
     folder = named if named.is_dir() else Path(options.study)
     study = load_params(*study_files(folder).common)
+    require_data(study.dataset)  # before a model is loaded
     configure_process(seed=0, num_threads=study.threads)
     machine = GPUS[options.machine] if options.machine else measure_this_machine(study)
     table = plan(folder, machine=machine, price=options.price)

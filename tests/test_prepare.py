@@ -1,6 +1,7 @@
 """Public data sets: downloaded, checked and converted, or refused with one line."""
 
 import errno
+import gzip
 import hashlib
 import http.server
 import json
@@ -159,8 +160,8 @@ def moved(handler):
 
 
 BAD_ANSWERS = {
-    "other content": (whole(ROWS.replace(b"sea", b"lake")), "gives another file"),
-    "same size": (whole(ROWS.replace(b"sea", b"lea")), "or other content"),
+    "other content": (whole(ROWS.replace(b"sea", b"lake")), "sends more than 33,011 bytes"),
+    "same size": (whole(ROWS.replace(b"sea", b"lea")), r"gives another file \(other content\)"),
     "cut short": (lambda handler: handler.send(ROWS[:99], length=len(ROWS)), "breaks off"),
     "shorter": (whole(ROWS[:99]), r"gives another file \(99 bytes, not 33,0"),
     "not found": (lambda handler: handler.send_error(404), "answers 404"),
@@ -190,6 +191,42 @@ def test_an_address_that_does_not_give_the_file_is_named_and_the_next_try_comple
     server.answers["/v 1/train.csv"] = good
     bring("flowers")
     assert tables(bring.data) == RIGHT
+
+
+def in_small_pieces(handler):
+    """Chunked and compressed, as many servers answer."""
+    packed = gzip.compress(ROWS)
+    handler.protocol_version = "HTTP/1.1"
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.send_header("Content-Encoding", "gzip")
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    for start in range(0, len(packed), 7):
+        piece = packed[start : start + 7]
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+def test_an_answer_in_small_pieces_is_right(bring, server):
+    server.answers["/v 1/train.csv"] = in_small_pieces
+    bring()
+    assert tables(bring.data) == RIGHT
+    modes = {file.stat().st_mode & 0o777 for file in (bring.data / "raw").rglob("*.csv")}
+    os.umask(umask := os.umask(0))
+    assert modes == {0o666 & ~umask}
+
+
+def test_a_redirect_to_nowhere_is_one_line(bring, server):
+    server.answers["/v 1/train.csv"] = lambda h: h.send(b"", status=302, Location="http://[bad")
+    with pytest.raises(DataError, match=r"^flowers: train\.csv: [^\n]*cannot be [^\n]*$"):
+        bring()
+
+
+def test_a_conversion_that_fails_is_one_line(bring, monkeypatch):
+    monkeypatch.setitem(conversions.CONVERSIONS, "flowers", lambda raw: raw["petals"])
+    with pytest.raises(DataError, match=r"^flowers: its conversion fails: KeyError: 'petals'$"):
+        bring()
 
 
 def test_without_a_network_the_line_says_where_to_put_the_file(bring):
@@ -302,6 +339,14 @@ BAD_ENTRIES = {
     "unknown key": ({"license": "x"}, "flowers: license: unknown parameter; did you mean 'licence"),
     "no table": ({"tables": {}}, "flowers: tables: "),
     "bad checksum": ({"files": {"a": {"bytes": 1, "sha256": "abc"}}}, "flowers: files: "),
+    "outside": (
+        {"files": {"../a": {"bytes": 1, "sha256": "0" * 64}}},
+        "flowers: files: .*leaves its folder",
+    ),
+    "table outside": (
+        {"tables": {"../a.csv": {"documents": 1, "labels": 1, "sha256": "0" * 64}}},
+        "flowers: tables: ",
+    ),
     "no address": ({"addresses": ["ftp://x/y"]}, "flowers: addresses: "),
 }
 
@@ -331,7 +376,7 @@ def test_all_tables_that_differ_are_named_at_once(bring, server):
 
 
 def test_a_set_without_an_address_cannot_be_brought(bring):
-    with pytest.raises(DataError, match=r"^flowers: .*train\.csv is missing.* restore it$"):
+    with pytest.raises(DataError, match=r"^flowers: .*train\.csv is missing.*restores it$"):
         bring(flowers=entry(files={}))
 
 
@@ -456,6 +501,10 @@ def test_studies_bring_their_set_also_two_at_once_and_readers_name_the_command(p
     assert project.run("-c", READ).communicate()[0] == "20\n"
     assert "rule data:" not in "".join(project.study("one", "--dry-run").communicate())
     write(project.data / "flowers", {"train.csv": b"text,label\n"})
+    other = READ.replace("yaml'", "yaml', dataset='data/../data/flowers/{split}.csv'")
+    assert "another file than data/source" in project.run("-c", other).communicate()[1]
+    folder_name = READ.replace("common.yaml'", "common.yaml', dataset='data/flowers'")
+    assert "write data/flowers/{split}.csv" in project.run("-c", folder_name).communicate()[1]
     assert "another file than data/source" in project.run("-c", READ).communicate()[1]
 
 

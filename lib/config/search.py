@@ -1,5 +1,6 @@
 """Candidates of a search: an arm's parameters with other values of some of them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from lib.config.strict_yaml import suggestion
 Params = TypeVar("Params", bound=Group)
 
 SEARCH = {"search", "search_epochs"}
+MAX_CANDIDATES = 100  # our choice
 
 
 def expand(search: Mapping[str, list] | list[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -44,6 +46,9 @@ def candidates_of(params: Params, fixed: Iterable[str]) -> list[Params]:
         The search names a parameter that does not exist or is `fixed`, has no candidate or one
         twice, has one that contradicts itself, or is longer than its schedule.
     """
+    lists = params.search.values() if isinstance(params.search, dict) else [params.search]
+    if (number := math.prod(map(len, lists))) > MAX_CANDIDATES:
+        raise ValueError(f"search: {number:,} candidates; {MAX_CANDIDATES} are the most")
     fields, values_of = type(params).model_fields, expand(params.search)
     if not values_of:
         raise ValueError("search: a list is empty; give each parameter at least one value")

@@ -3,12 +3,13 @@
 `data/prepare.py` brings them; the reader of documents asks here for what a study needs.
 """
 
+import os
 import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lib.config.group import Count, Group, Name, Positive
 from lib.config.strict_yaml import parse_params, read_yaml
@@ -19,7 +20,14 @@ DATA = ROOT / "data"
 SOURCES = DATA / "sources.yaml"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RawPath = Annotated[str, AfterValidator(lambda path: _require_inside(path))]
 Address = Annotated[str, Field(pattern=r"^https?://[^/]+/")]
+
+
+def _require_inside(path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"{path!r} leaves its folder; write a relative path without ..")
+    return path
 
 
 class RawFile(Group):
@@ -61,9 +69,9 @@ class Source(Group):
     """commit, release or date of the files"""
     addresses: list[Address] = []
     """of each file, tried in order; may contain {version}, {path} and {sha256}"""
-    files: dict[str, RawFile] = {}
+    files: dict[RawPath, RawFile] = {}
     """downloaded files by their path"""
-    tables: Annotated[dict[str, Table], Field(min_length=1)]
+    tables: Annotated[dict[Name, Table], Field(min_length=1)]
     """files in data/<name>/ by their name"""
 
     @property
@@ -86,14 +94,19 @@ class Source(Group):
         """What is wrong with a table of the folder and what to do about it; "" if nothing is."""
         path = self.folder / table
         place, command = path.relative_to(ROOT), f"`make data SETS={self.name}`"
-        if not path.is_file():
+        if path.exists() and not path.is_file():
+            return f"{place}: is no file: remove it, then {command} brings the table"
+        if not path.exists():
             return f"{place}: not on this machine yet; {command} brings it"
         found, described = checksum(path), self.tables[table].sha256
         if found == described:
             return ""
+        restore = f"remove it, then {command} brings the right one"
+        if not self.addresses:
+            restore = f"`git checkout {place}` restores it"
         return (
             f"{place}: another file than data/sources.yaml describes (SHA-256 {found[:8]}…, not "
-            f"{described[:8]}…): remove it, then {command} brings the right one"
+            f"{described[:8]}…): {restore}"
         )
 
 
@@ -111,6 +124,8 @@ def read_sources() -> dict[str, Source]:
         where = f"data/sources.yaml: {name}"
         if not isinstance(entry, dict):
             raise ParamsError(f"{where}: expected keys and values, found {entry!r}")
+        if name == "raw":
+            raise ParamsError(f"{where}: is the folder of downloads; choose another name")
         sources[name] = parse_params(Source, {"name": name, **entry}, source=where)
     return sources
 
@@ -123,10 +138,30 @@ def source_of(dataset: str) -> Source | None:
     ParamsError
         See `read_sources`.
     """
-    folder = (ROOT / dataset).parent
-    if folder.parent != DATA or not SOURCES.is_file():
+    if not SOURCES.is_file():
         return None
-    return read_sources().get(folder.name)
+    for path in (Path(os.path.normpath(ROOT / dataset)), (ROOT / dataset).resolve()):
+        for folder in (path, path.parent):
+            if folder.parent in (DATA, DATA.resolve()) and folder.name in read_sources():
+                return read_sources()[folder.name]
+    return None
+
+
+def require_data(dataset: str) -> None:
+    """Raise `DataError`, one line, if a described data set is not complete or is named as a folder.
+
+    Any other data set passes.
+    """
+    if not (source := source_of(dataset)):
+        return
+    if not Path(dataset).suffix:
+        ending = Path(next(iter(source.tables))).suffix
+        raise DataError(
+            f"{dataset}: a folder of tables; write data/{source.name}/{{split}}{ending}"
+        )
+    for name in source.tables:
+        if fault := source.fault(name):
+            raise DataError(fault)
 
 
 def require_table(path: Path) -> None:

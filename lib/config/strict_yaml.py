@@ -93,7 +93,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
             loaded = yaml.load(file, Loader=_StrictLoader)
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, ParamsError):
+            raise
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise ParamsError(f"{path}: expected `key: value` lines, found {type(loaded).__name__}")

@@ -16,7 +16,7 @@ import pandas as pd
 from datasets import ClassLabel, DownloadManager, Features, load_dataset, load_dataset_builder
 
 from lib.config.data import DataParams
-from lib.config.sources import require_table
+from lib.config.sources import require_data, require_table
 from lib.data.delimited import DELIMITERS, MAX_SHOWN, read_delimited, read_text
 from lib.errors import DataError, InputError
 from lib.storage import ROOT, packaged_file
@@ -55,6 +55,7 @@ def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
     if "{split}" in dataset:
         sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
         return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
+    require_data(dataset)
     if (ROOT / dataset).is_dir() or is_hub_id(dataset):
         return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
     path = _located({UNSPLIT: dataset})[UNSPLIT]
