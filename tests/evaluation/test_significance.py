@@ -124,7 +124,7 @@ def three(truth):
 
 def test_holm_over_all_pairs_by_statsmodels_and_by_hand(truth, three):
     table = compare_all(truth, three, num_resamples=200)
-    columns = "arm_a arm_b metric delta low high p_mcnemar p_randomization test p_holm"
+    columns = "arm_a arm_b metric delta low high error p_mcnemar p_randomization test p_holm"
     assert list(table) == [*columns.split(), "min_detectable"]
     micro = table[table.metric == "micro_f1"]
     assert list(zip(micro.arm_a, micro.arm_b, strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
