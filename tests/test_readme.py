@@ -47,8 +47,8 @@ def test_every_command_and_every_file_of_lib_exists(page):
     assert set(re.findall(r"`make ([a-z]+)|^make ([a-z]+)", text, re.MULTILINE)) <= {
         pair for name in targets for pair in ((name, ""), ("", name))
     }
-    for study in re.findall(r"STUDY=(\w+)", text):
-        assert study == "mine" or (ROOT / "params" / study).is_dir(), study
+    for folder, study in re.findall(r"(?:PARAMS=(\S+) )?STUDY=([\w-]+)", text):
+        assert study == "mine" or (ROOT / (folder or "params") / study).is_dir(), study
     for file in re.findall(r"(?:lib|tests|notebooks|params|docs)/[\w/]+\.(?:py|ipynb|yaml)", text):
         assert "mine/" in file or (ROOT / file).is_file(), file
     for folder in re.findall(r"`((?:lib|tests|params)/[\w/]+)/?`", text):
