@@ -19,15 +19,16 @@ from lib.storage import ROOT, checksum
 DATA = ROOT / "data"
 SOURCES = DATA / "sources.yaml"
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RawPath = Annotated[str, AfterValidator(lambda path: _require_inside(path))]
-Address = Annotated[str, Field(pattern=r"^https?://[^/]+/")]
-
 
 def _require_inside(path: str) -> str:
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError(f"{path!r} leaves its folder; write a relative path without ..")
     return path
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RawPath = Annotated[str, AfterValidator(_require_inside)]
+Address = Annotated[str, Field(pattern=r"^https?://[^/]+/")]
 
 
 class RawFile(Group):
@@ -91,7 +92,7 @@ class Source(Group):
         return not any(self.fault(name) for name in self.tables)
 
     def fault(self, table: str) -> str:
-        """What is wrong with a table of the folder and what to do about it; "" if nothing is."""
+        """Fault of a table of the folder, with its remedy; "" if it is as described."""
         path = self.folder / table
         place, command = path.relative_to(ROOT), f"`make data SETS={self.name}`"
         if path.exists() and not path.is_file():
@@ -148,24 +149,18 @@ def source_of(dataset: str) -> Source | None:
 
 
 def require_data(dataset: str) -> None:
-    """Raise `DataError`, one line, if a described data set is not complete or is named as a folder.
+    """Raise `DataError`, one line, if tables of a described data set are missing or are others.
 
-    Any other data set passes.
+    Any other data set, and a file of one's own in such a folder, passes.
     """
     if not (source := source_of(dataset)):
         return
-    if not Path(dataset).suffix:
+    name = Path(dataset).name
+    if name == source.name:
         ending = Path(next(iter(source.tables))).suffix
         raise DataError(
             f"{dataset}: a folder of tables; write data/{source.name}/{{split}}{ending}"
         )
-    for name in source.tables:
-        if fault := source.fault(name):
+    for table in source.tables if "{split}" in name else {name} & set(source.tables):
+        if fault := source.fault(table):
             raise DataError(fault)
-
-
-def require_table(path: Path) -> None:
-    """Raise `DataError`, one line, if a described table is missing or has other content."""
-    source = source_of(str(path))
-    if source and path.name in source.tables and (fault := source.fault(path.name)):
-        raise DataError(fault)

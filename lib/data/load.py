@@ -40,7 +40,7 @@ def load_splits(params: DataParams) -> DatasetDict:
     DataError
         One line that names the file and the column or row at fault.
     ParamsError
-        A patent collection without a level of its codes, or without a length of descriptions.
+        `label_level`, or the number of words of a description, is missing where a reader needs it.
     """
     # Read a table per split that the data set has.
     if params.dataset.startswith(WIPO):

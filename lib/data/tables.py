@@ -16,7 +16,7 @@ import pandas as pd
 from datasets import ClassLabel, DownloadManager, Features, load_dataset, load_dataset_builder
 
 from lib.config.data import DataParams
-from lib.config.sources import require_data, require_table
+from lib.config.sources import require_data
 from lib.data.delimited import DELIMITERS, MAX_SHOWN, read_delimited, read_text
 from lib.errors import DataError, InputError
 from lib.storage import ROOT, packaged_file
@@ -93,10 +93,8 @@ def _located(sources: dict[str, str]) -> dict[str, Path]:
                 path = packaged_file(location)
             except InputError as error:
                 raise DataError(str(error)) from None
-        else:
-            require_table(path := ROOT / location)
-            if not path.is_file():
-                raise DataError(f"{path}: no such data file")
+        elif not (path := ROOT / location).is_file():
+            raise DataError(f"{path}: no such data file")
         paths[part] = path
     return paths
 
