@@ -51,11 +51,11 @@ def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
         One line that names the file, the column or the split at fault.
     """
     dataset, revision = params.dataset, params.dataset_revision
+    require_data(dataset)
     named = {part: name for part, name in zip(SPLITS, params.split_names, strict=True) if name}
     if "{split}" in dataset:
         sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
         return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
-    require_data(dataset)
     if (ROOT / dataset).is_dir() or is_hub_id(dataset):
         return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
     path = _located({UNSPLIT: dataset})[UNSPLIT]
