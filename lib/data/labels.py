@@ -163,7 +163,7 @@ class LabelSpace:
 def read_label_names(path: Path) -> dict[str, str]:
     """Texts of labels from a YAML or JSON file of `label: text` lines."""
     try:
-        texts = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # all strings
+        texts = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(texts, dict) or not all(isinstance(t, str) and t for t in texts.values()):

@@ -27,7 +27,7 @@ from lib.machine import choose_device, choose_dtype, configure_process
 from lib.model.load import load_backbone, load_tokenizer
 from lib.model.tokens import encode_documents
 from lib.report.figures.style import set_plot_style
-from lib.report.wording import beginning, shorten
+from lib.report.wording import beginning, printable, shorten
 
 # As many symbols as colours, so that grey print works
 SYMBOLS = ["circle", "square", "diamond", "cross", "x"]
@@ -146,16 +146,16 @@ def plot_map(points: np.ndarray, documents: Dataset) -> go.Figure:
 
 def document_html(document: Mapping, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
     """One document as HTML, escaped: id, labels, and its text, in grey from `max_length` on."""
-    text = document["text"]
+    text = printable(document["text"])  # as long as before
     offsets = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     ).offset_mapping
     end = len(text) if len(offsets) <= max_length else offsets[max_length - 1][1]
-    labels = "; ".join(document["labels"])
+    labels = printable("; ".join(document["labels"]))
     cut = f"{max(len(offsets) - max_length, 0):,} of {len(offsets):,} tokens are cut"
     return (
         '<div class="tex2jax_ignore mathjax_ignore" style="max-width: 60em; line-height: 1.4">'
-        f"<b>{html.escape(document['id'])}</b> · {html.escape(labels)} · {cut}"
+        f"<b>{html.escape(printable(document['id']))}</b> · {html.escape(labels)} · {cut}"
         '<div style="white-space: pre-wrap; max-height: 24em; overflow: auto">'
         f'{html.escape(text[:end])}<span style="opacity: 0.45">{html.escape(text[end:])}</span>'
         "</div></div>"
@@ -171,7 +171,7 @@ def browse(
     names = sorted(set(chain.from_iterable(chain.from_iterable(labels.values()))))
     split = widgets.Dropdown(options=list(splits), description="split")
     label = widgets.Dropdown(
-        options=[("(all)", None), *((n, n) for n in names)], description="label"
+        options=[("(all)", None), *((printable(n), n) for n in names)], description="label"
     )
     number = widgets.BoundedIntText(1, min=1, max=1, description="document")
     back, forth = (widgets.Button(description=x, tooltip=x) for x in ("previous", "next"))
@@ -207,4 +207,4 @@ def browse(
 def _hover(document: Mapping) -> str:
     lines = [document["id"], *textwrap.wrap("; ".join(document["labels"]), 70)[:4], ""]
     lines += textwrap.wrap(beginning(document["text"], HOVER_CHARACTERS), 70)
-    return "<br>".join(html.escape(line) for line in lines)
+    return "<br>".join(html.escape(printable(line)) for line in lines)

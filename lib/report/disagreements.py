@@ -7,7 +7,7 @@ import pandas as pd
 from datasets import Dataset
 
 from lib.report.recommendation import QUESTION
-from lib.report.wording import beginning, shorten
+from lib.report.wording import beginning, printable, shorten
 
 # Our choices: characters of a text or of a list of labels, and documents of a table
 MAX_CHARACTERS, MAX_DOCUMENTS = 400, 30
@@ -57,7 +57,7 @@ def find_disagreements(
     ValueError
         An arm predicted other documents, or in another order.
     """
-    table = pd.DataFrame({"id": documents["id"], "text": documents["text"]})
+    table = pd.DataFrame({"id": list(map(printable, documents["id"])), "text": documents["text"]})
     table["text"] = [beginning(text, MAX_CHARACTERS) for text in table["text"]]
     table["true"] = list(map(_in_one, a[1]["y_true"]))
     # Answers and scores of both arms

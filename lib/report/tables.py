@@ -15,6 +15,7 @@ from lib.evaluation.intervals import QUANTILES, f1_intervals
 from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
 from lib.evaluation.significance import compare_all
+from lib.report.wording import printable
 from lib.runs.record import (
     INPUTS,
     OPTIONAL_RESOURCES,
@@ -42,6 +43,7 @@ def show_table(
     options
         Others of `Styler.format`.
     """
+    table = table.map(lambda x: printable(x) if isinstance(x, str) else x)
     shown = table.style.format(formats, na_rep=na_rep, **{"precision": 3} | options)
     names = [name.replace("_", " ") for name in table]
     return shown.hide(axis="index").relabel_index(names, axis="columns")

@@ -4,12 +4,16 @@ Limits without a source are our choices.
 """
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from lib.evaluation.intervals import ALPHA
 
+# Controls but tab and line feed, overrides and isolates of direction, halves of surrogate pairs.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+REPLACEMENT = "\ufffd"
 MAX_DIGITS = 7  # up to which digits are added; after them every digit is printed
 
 
@@ -65,8 +69,19 @@ def join(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
+def printable(text: str) -> str:
+    """The text with U+FFFD in place of characters that a page does not show as they are.
+
+    These are control characters other than tab and line feed, halves of surrogate pairs, and
+    characters that turn the direction of what follows: with those, one name reads as another
+    (Unicode, UAX 9).
+    """
+    return UNPRINTABLE.sub(REPLACEMENT, text)
+
+
 def shorten(name: str, characters: int = 32) -> str:
-    """Up to `characters` of a name, the last one "…" if it is cut."""
+    """Up to `characters` of a name, printable, the last one "…" if it is cut."""
+    name = printable(name)
     return name if len(name) <= characters else name[: characters - 1] + "…"
 
 

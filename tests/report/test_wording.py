@@ -2,12 +2,14 @@
 
 import math
 
+import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lib.evaluation.intervals import ALPHA
-from lib.report.wording import format_delta, format_f1, format_p, join
+from lib.report.tables import show_table
+from lib.report.wording import beginning, format_delta, format_f1, format_p, join, shorten
 
 
 @pytest.mark.parametrize(
@@ -62,3 +64,13 @@ def test_a_score_beside_a_threshold_is_printed_on_its_side():
 
 def test_items_are_joined_as_one_says_them():
     assert [join(["a"]), join(["a", "b"]), join(list("abc"))] == ["a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize("hidden", ["\x1b[31m", "\x00", "\u202e", "\u2067", "\x9b"])
+def test_characters_that_act_on_a_page_are_replaced_where_texts_and_names_are_shown(hidden):
+    shown = show_table(pd.DataFrame({"name": [f"a{hidden}b"]})).to_html()
+    for text in (shorten(f"a{hidden}b"), beginning(f"a{hidden}b", 40), shown):
+        assert hidden[0] not in text
+        assert "a\ufffd" in text
+    assert shorten("a\ud800") == "a\ufffd"
+    assert beginning("עברית שלום\tand 漢字", 40) == "עברית שלום and 漢字"
