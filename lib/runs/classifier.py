@@ -28,7 +28,7 @@ from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template
 from lib.runs.estimators import BASELINE, label_scores
 from lib.runs.models import load_arm_model
-from lib.runs.record import INPUTS, read_label_space, read_params
+from lib.runs.record import INPUTS, read_label_space, read_params, require_whole
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def load_classifier(run_dir: str | Path) -> Classifier:
 
     Raises
     ------
-    ValueError
-        The folder holds no finished run, or one of a frozen embedding or with examples in its
-        prompts, which are not kept.
+    InputError
+        The folder holds no finished run, one that was changed since, or one of a frozen embedding
+        or with examples in its prompts, which are not kept.
     """
     folder = Path(run_dir)
     params, label_space = read_run(folder)
@@ -116,9 +116,8 @@ def load_classifier(run_dir: str | Path) -> Classifier:
 
 
 def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
-    """The parameters and the labels of a finished run; a `ValueError` where it cannot be used."""
-    if not (folder / "metrics.json").exists():
-        raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
+    """The parameters and the labels of a finished run; see `require_whole`."""
+    require_whole(folder)
     values = {key: value for key, value in read_params(folder).items() if key not in INPUTS}
     values = {key: value for key, value in values.items() if not key.startswith("search")}
     kind = NOTEBOOK_PARAMS[values["notebook"]]
