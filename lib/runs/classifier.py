@@ -19,11 +19,13 @@ from lib.config.arms import (
 )
 from lib.config.strict_yaml import parse_params
 from lib.data.labels import LabelSpace
+from lib.errors import ModelError
 from lib.evaluation.scores import Scores
 from lib.head.model import predict_probabilities
 from lib.machine import choose_device, choose_dtype
-from lib.model.load import load_tokenizer
+from lib.model.load import load_config, load_tokenizer
 from lib.model.tokens import encode_documents, require_context
+from lib.model.weights import model_fingerprint
 from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template
 from lib.runs.estimators import BASELINE, label_scores
@@ -122,7 +124,25 @@ def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     values = {key: value for key, value in values.items() if not key.startswith("search")}
     kind = NOTEBOOK_PARAMS[values["notebook"]]
     params = parse_params(kind, values, source=str(folder / "params.yaml"))
+    require_same_base(folder, params)
     return params, read_label_space(folder)
+
+
+def require_same_base(folder: Path, params: StudyParams) -> None:
+    """Raise `ModelError` if a run's model is another one than it was trained on.
+
+    Of a hub id, commits are compared where both are known.
+    """
+    recorded = read_params(folder).get("model_fingerprint", "none")
+    if recorded == "none":
+        return
+    load_config(params.model_id, params.model_revision)  # brings the commit
+    found = model_fingerprint(params.model_id, params.model_revision)
+    if params.model_id not in (recorded, found) and found != recorded:
+        raise ModelError(
+            f"{params.model_id}: the base model has changed since the run in {folder}: its "
+            f"fingerprint is {found}, not {recorded}; bring that model back or run the arm again"
+        )
 
 
 def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Callable:
@@ -139,7 +159,7 @@ def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Pa
 def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
-    tokenizer = load_tokenizer(params.model_id)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
     model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
 
     def score(texts: Sequence[str]) -> Scores:
@@ -158,7 +178,7 @@ def _instruction_scores(
         raise ValueError(f"{folder.parent}: examples in prompts (num_examples) are not kept")
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
-    tokenizer = load_tokenizer(params.model_id)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
     model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
     template, labels = build_template(tokenizer, model.config, label_space, params)
     scored = params.multi_label or params.decoding.startswith("score")

@@ -15,7 +15,6 @@ from lib.config.arms import BaselineParams, InstructionParams, StudyParams
 from lib.config.study import load_study, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
-from lib.errors import ModelError
 from lib.machine import GIB, choose_device, choose_dtype
 from lib.model.load import load_config, load_tokenizer
 from lib.model.memory import (
@@ -115,7 +114,7 @@ def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:
 def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machine:
     """Rates of this machine for the study's model, measured on its matrix products."""
     device = choose_device(study.device)
-    shape = Shape.from_config(load_config(study.model_id))
+    shape = Shape.from_config(load_config(study.model_id, study.model_revision))
     return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
 
 
@@ -123,13 +122,9 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     """The columns of one arm's row that do not depend on seeds and price."""
     if isinstance(params, BaselineParams) and params.method == "tfidf":
         return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
-    try:
-        config = load_config(params.model_id)
-        shape = Shape.from_config(config)
-        tokenizer = load_tokenizer(params.model_id)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{params.model_id}: no config: {reason}") from None
+    config = load_config(params.model_id, params.model_revision)
+    shape = Shape.from_config(config)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
     work = _count_work(params, config, tokenizer)
     peak_gib, limit_gib, checkpointed = _estimate_memory(params, shape, machine, work)
     r = getattr(params, "lora_r", 0)

@@ -208,7 +208,9 @@ def describe_inputs(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
     reads_model = getattr(params, "method", None) != "tfidf"
     return {
         "data_version": dataset_version(params),
-        "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
+        "model_fingerprint": (
+            model_fingerprint(params.model_id, params.model_revision) if reads_model else "none"
+        ),
         "data_fingerprint": documents.hexdigest()[:16],
         "held_out_fingerprint": held_out.hexdigest()[:16],
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),

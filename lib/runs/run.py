@@ -97,7 +97,9 @@ class Run:
         teacher: checkpoints of an interrupted run stay only if all are the same.
         """
         if self.loads_model:
-            load_tokenizer(self.params.model_id)  # refused before an earlier run is replaced
+            # Refused before an earlier run is replaced, and in the hub's cache from here on.
+            for load in (load_tokenizer, load_config):
+                load(self.params.model_id, self.params.model_revision)
         self.inputs = describe_inputs(self.params, self.splits)
         if getattr(self.params, "teacher", ""):
             self.inputs["teacher_fingerprint"] = check_teacher(
@@ -144,7 +146,7 @@ class Run:
             A document has more tokens than the model has positions.
         """
         options = {"max_length": self.params.max_length, "add_special_tokens": True}
-        config = load_config(self.params.model_id)
+        config = load_config(self.params.model_id, self.params.model_revision)
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = tokenizer.pad_token_id
         documents = {}
@@ -193,6 +195,7 @@ class Run:
         features, costs = frozen_features(
             params.model_id,
             self.tokenize(tokenizer),
+            revision=params.model_revision,
             poolings=poolings,
             layers=layers,
             quantization=params.quantization,
