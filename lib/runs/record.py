@@ -23,6 +23,7 @@ from lib.model.weights import model_fingerprint
 from lib.storage import (
     CHECKSUMS,
     ROOT,
+    UNFINISHED,
     atomic_path,
     code_fingerprint,
     find_fault,
@@ -47,6 +48,7 @@ RESOURCE_KEYS = (
     "dtype",
     "quantization",
 )
+PLACES = ("params_dir", "runs_dir", "figures_dir")
 CHOSEN = "chosen.json"  # the values that a search has found
 CARD = "model/README.md"  # for people, who may edit it; all else in model/ is read
 # Files beside the model that are read of a finished run: of every one, and of some.
@@ -60,22 +62,37 @@ OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc", 
 def open_run(params: StudyParams, **inputs: str) -> Path:
     """The run's folder with `params.yaml`: the resolved parameters and what the run depends on.
 
-    Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from;
-    everything else that an earlier run left is removed.
+    Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from,
+    also where the folder has been moved; everything else that an earlier run left is removed.
     """
     folder = params.run_dir
-    resolved = yaml.safe_dump(params.model_dump() | inputs, sort_keys=False)
-    file = folder / "params.yaml"
-    finished, started = (folder / "metrics.json").exists(), file.is_file()
-    if finished or not started or file.read_bytes() != resolved.encode():
+    values, file = params.model_dump() | inputs, folder / "params.yaml"
+    finished = (folder / "metrics.json").exists()
+    if finished or _without_places(_values_of(file)) != _without_places(values):
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "metrics.json").unlink(missing_ok=True)  # first: from here on nothing is finished
     shutil.rmtree(folder / "model", ignore_errors=True)
     for name in {*FILES, *SOME_FILES, CHECKSUMS} - {file.name}:
         (folder / name).unlink(missing_ok=True)
+    for left in (*folder.glob(f"{UNFINISHED}*"), *folder.glob("tmp*")):  # by a run that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     with atomic_path(file) as path:
-        path.write_text(resolved, encoding="utf-8")
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def _values_of(file: Path) -> dict[str, Any]:
+    """Values of a file of parameters; none of one that is missing or damaged."""
+    try:
+        values = yaml.safe_load(file.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values but those of folders, which change where a run is moved."""
+    return {name: value for name, value in values.items() if name not in PLACES}
 
 
 def write_run(
