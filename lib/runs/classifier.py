@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import joblib
 import numpy as np
 from transformers import GenerationConfig
 
@@ -28,7 +27,7 @@ from lib.model.tokens import encode_documents, require_context
 from lib.model.weights import model_fingerprint
 from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template
-from lib.runs.estimators import BASELINE, label_scores
+from lib.runs import estimators
 from lib.runs.models import load_arm_model
 from lib.runs.record import INPUTS, read_label_space, read_params, require_whole
 
@@ -148,10 +147,12 @@ def require_same_base(folder: Path, params: StudyParams) -> None:
 def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Callable:
     if params.method == "frozen":
         raise ValueError(f"{folder.parent}: a frozen embedding's regression is not kept")
-    vectorizer, model, learnable = joblib.load(folder / BASELINE)
+    vectorizer, model, learnable = estimators.load(folder, params)
 
     def score(texts: Sequence[str]) -> Scores:
-        return label_scores(model, vectorizer.transform(texts), learnable, len(label_space))
+        return estimators.label_scores(
+            model, vectorizer.transform(texts), learnable, len(label_space)
+        )
 
     return score
 
