@@ -31,6 +31,8 @@ TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 
 def unusable(model_id: str, error: Exception, what: str = "cannot be loaded") -> ModelError:
     """An error of safetensors, torch, hub or config, which share no base class, in one line."""
+    if "trust_remote_code" in str(error):
+        error = ValueError("it needs code of its own, which is never run; name another model")
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
     return ModelError(f"{model_id}: {what}: {kind}{first_line}")
@@ -68,6 +70,9 @@ def pretrained_source(model_id: str, revision: str = "") -> dict[str, Any]:
         See `resolve_model`; or a local model has a revision.
     """
     place = resolve_model(model_id)
+    for file in Path(place).glob("*"):
+        if not (file.is_file() or file.is_dir()):  # a pipe could be read for ever
+            raise ModelError(f"{file}: a pipe, a device or a dangling link; remove it")
     source = {"pretrained_model_name_or_path": place, "trust_remote_code": False}
     if revision and (place != model_id or Path(place).exists()):
         raise ModelError(

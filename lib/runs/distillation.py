@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from datasets import Dataset
 
 from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams
+from lib.config.strict_yaml import read_yaml
 from lib.data.labels import DENSE_LABELS, LabelSpace
 from lib.errors import InputError, ParamsError
 from lib.machine import Cost, meter
@@ -45,7 +45,7 @@ def check_teacher(
         require_whole(folder)
     except InputError as error:
         raise ParamsError(f"teacher: {error}") from None
-    ran = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    ran = read_yaml(folder / "params.yaml")
     if not issubclass(NOTEBOOK_PARAMS[ran["notebook"]], FinetuneParams):
         raise ParamsError(f"teacher: {folder}: {ran['notebook']} is no fine-tuned arm")
     if ran.get("num_examples"):

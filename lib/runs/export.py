@@ -93,7 +93,9 @@ def _plain_model(
             "problem_type": f"{'multi' if multi_label else 'single'}_label_classification",
         }
     )
-    exported = AutoModelForSequenceClassification.from_config(config, dtype=model.backbone.dtype)
+    exported = AutoModelForSequenceClassification.from_config(
+        config, dtype=model.backbone.dtype, trust_remote_code=False
+    )
     if not hasattr(exported, "score"):
         return None
     exported.set_attn_implementation("sdpa")

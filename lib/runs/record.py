@@ -13,6 +13,7 @@ import yaml
 from datasets import DatasetDict
 
 from lib.config.arms import StudyParams
+from lib.config.strict_yaml import load_yaml, read_yaml
 from lib.data.labels import LabelSpace
 from lib.data.version import dataset_version
 from lib.errors import InputError
@@ -84,7 +85,7 @@ def open_run(params: StudyParams, **inputs: str) -> Path:
 def _values_of(file: Path) -> dict[str, Any]:
     """Values of a file of parameters; none of one that is missing or damaged."""
     try:
-        values = yaml.safe_load(file.read_bytes())
+        values = load_yaml(file, yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -292,7 +293,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 def read_params(folder: Path) -> dict[str, Any]:
     """Values of `params.yaml` by name, those that a search has found in place of those given."""
-    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    values = read_yaml(folder / "params.yaml")
     found = folder / CHOSEN
     return values | (read_json(found) if found.exists() else {})
 
