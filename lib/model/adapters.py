@@ -110,11 +110,13 @@ def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
         with safe_open(file, "pt") as saved:
             found = set(saved.keys())
         config = LoraConfig.from_pretrained(folder)
+        config.inference_mode = True
         _use_fused_layers(config, model)
-        adapted = PeftModel.from_pretrained(model, folder, config=config)
+        adapted = PeftModel(model, config)
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-        if missing := sorted(expected - found):  # peft would leave them as they are initialized
+        if missing := sorted(expected - found):  # peft would leave some as they are initialized
             raise ValueError(f"{len(missing)} of {len(expected)} tensors are missing: {missing[0]}")
+        adapted.load_adapter(str(folder), adapted.active_adapter)
     except Exception as error:
         raise unusable(str(file), error) from error
     return adapted

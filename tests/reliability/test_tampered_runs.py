@@ -90,7 +90,7 @@ def copied(made, tmp_path):
 
 def edit(file, change):
     values = json.loads(file.read_text())
-    file.write_text(json.dumps(change(values), indent=2))
+    file.write_text(json.dumps(change(values), indent=2) + "\n")
 
 
 def flip(file, *, count=1):
