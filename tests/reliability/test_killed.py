@@ -126,10 +126,15 @@ def test_a_run_that_is_killed_while_it_is_saved_is_whole_or_not_finished(tmp_pat
 def test_a_cached_result_that_was_killed_is_computed_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("lib.storage.CACHE", tmp_path / "cache")
     work = partial(cached_json, "numbers", 1, lambda: [1, 2], code="c")
-    changes = run_and_kill(work, tmp_path) - 1  # the folder of its kind is there from then on
-    for at in range(1, changes + 1):
-        for number, folder in enumerate((tmp_path / "cache").glob("*/*")):
-            folder.rename(tmp_path / f"{at}-{number}")
+
+    def forget(number):
+        for i, folder in enumerate((tmp_path / "cache").glob("*/*")):
+            folder.rename(tmp_path / f"{number}-{i}")
+
+    work()
+    forget(0)
+    for at in range(1, run_and_kill(work, tmp_path) + 1):
+        forget(at)
         assert run_and_kill(work, tmp_path, at) is None
         assert work() == [1, 2]
 
@@ -163,11 +168,11 @@ def test_a_training_that_is_killed_at_any_write_goes_on_to_the_same_logits(cut_m
                                        token_budget=200).values)  # fmt: skip
 
     cut_model(2)
-    changes = run_and_kill(partial(train, tmp_path / "whole", tmp_path / "whole.npy"),
+    changes = run_and_kill(partial(train, tmp_path / "whole", tmp_path / "expected.npy"),
                            tmp_path / "whole")  # fmt: skip
-    expected = np.load(tmp_path / "whole.npy")
+    expected = np.load(tmp_path / "expected.npy")
     for at in spread(changes, 12):
-        folder, output = tmp_path / f"killed-{at}", tmp_path / f"{at}.npy"
+        folder, output = tmp_path / f"killed-{at}", tmp_path / f"logits-{at}.npy"
         assert run_and_kill(partial(train, folder, output), folder, at) is None
         assert run_and_kill(partial(train, folder, output), folder) is not None
         assert np.array_equal(np.load(output), expected), at
