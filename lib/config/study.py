@@ -13,6 +13,7 @@ from lib.errors import ParamsError
 ARM_NOTEBOOKS = ("02_baselines", "03_finetune_embedding", "04_finetune_instruction")
 
 
+FOLDERS = {"params_dir", "runs_dir", "figures_dir"}
 EVERY_PARAMETER = {name for group in NOTEBOOK_PARAMS.values() for name in group.model_fields}
 
 
@@ -106,6 +107,13 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
     model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
     for name in shared & EVERY_PARAMETER - set(model.model_fields) - set(given):
         del values[name]
+    for name in FOLDERS & set(values):
+        path = Path(str(values[name]))
+        if origin[name] != "given" and (path.is_absolute() or ".." in path.parts):
+            raise ParamsError(
+                f"{origin[name]}: {name}: {values[name]!r} leads out of the project; write a "
+                "folder within it, or give that one on the command line"
+            )
     params = parse_params(model, values, source=last, origin=origin)
     if origin.get("notebook") in map(str, files) and params.arm != Path(last).stem:
         raise ParamsError(f"{last}: arm: {params.arm!r} is not the file's name")

@@ -14,6 +14,7 @@ import yaml
 from datasets import DatasetDict
 from scipy.sparse import csr_array
 
+from lib.config.strict_yaml import load_yaml
 from lib.data.words import normal_form
 from lib.errors import DataError
 from lib.ipc import LEVELS, cut_code, parent
@@ -21,6 +22,7 @@ from lib.storage import ROOT
 
 DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (our choice)
 NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
+MAX_NAMES = 64 * 2**20  # bytes of a file of labels' texts (our choice)
 NUM_TOP = 100  # labels per document whose scores are then kept
 
 
@@ -163,7 +165,7 @@ class LabelSpace:
 def read_label_names(path: Path) -> dict[str, str]:
     """Texts of labels from a YAML or JSON file of `label: text` lines."""
     try:
-        texts = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        texts = load_yaml(path, yaml.BaseLoader, max_bytes=MAX_NAMES)  # all strings
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(texts, dict) or not all(isinstance(t, str) and t for t in texts.values()):

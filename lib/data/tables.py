@@ -201,6 +201,9 @@ def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
     if path.count("/") == 2 and not folder.is_dir():
         path, _, config = dataset.rpartition("/")
     revision = None if folder.is_dir() else revision
+    for file in folder.rglob("*") if folder.is_dir() else ():
+        if not (file.is_file() or file.is_dir()):  # a pipe could be read for ever
+            raise DataError(f"{file}: a pipe, a device or a dangling link; remove it")
     try:
         builder = load_dataset_builder(path, config, revision=revision)
         files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]

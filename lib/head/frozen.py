@@ -26,6 +26,7 @@ def frozen_features(
     model_id: str,
     splits: Mapping[str, Sequence[Sequence[int]]],
     *,
+    revision: str = "",
     poolings: Sequence[str],
     layers: Sequence[int],
     quantization: str,
@@ -47,7 +48,7 @@ def frozen_features(
         Modes of `lib.head.pooling.pool`.
     layers
         Hidden layers, counted from the end: 1 is the last, after the model's final norm.
-    quantization, dtype, device, fast
+    revision, quantization, dtype, device, fast
         See `lib.model.load.load_backbone`.
     token_budget
         Most tokens of a batch once padded.
@@ -66,7 +67,7 @@ def frozen_features(
         The model has fewer layers.
     """
     rules = (
-        model_fingerprint(model_id),
+        model_fingerprint(model_id, revision),
         quantization,
         str(dtype),
         device.type,
@@ -83,6 +84,7 @@ def frozen_features(
             nonlocal backbone
             backbone = backbone or load_backbone(
                 model_id,
+                revision=revision,
                 quantization=quantization,
                 dtype=dtype,
                 device=device,

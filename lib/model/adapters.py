@@ -4,7 +4,9 @@ from pathlib import Path
 
 import bitsandbytes as bnb
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -96,10 +98,28 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
-    """The model with the adapters (and head) that `save_pretrained` wrote into the folder."""
-    config = LoraConfig.from_pretrained(folder)
-    _use_fused_layers(config, model)
-    return PeftModel.from_pretrained(model, folder, config=config)
+    """The model with the adapters (and head) that `save_pretrained` wrote into the folder.
+
+    Raises
+    ------
+    ModelError
+        The folder has no adapters, some of their tensors are missing, or they are of another model.
+    """
+    file = Path(folder) / SAFETENSORS_WEIGHTS_NAME
+    try:
+        with safe_open(file, "pt") as saved:
+            found = set(saved.keys())
+        config = LoraConfig.from_pretrained(folder)
+        config.inference_mode = True
+        _use_fused_layers(config, model)
+        adapted = PeftModel(model, config)
+        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+        if missing := sorted(expected - found):  # peft would leave some as they are initialized
+            raise ValueError(f"{len(missing)} of {len(expected)} tensors are missing: {missing[0]}")
+        adapted.load_adapter(str(folder), adapted.active_adapter)
+    except Exception as error:
+        raise unusable(str(file), error) from error
+    return adapted
 
 
 def _use_fused_layers(config: LoraConfig, model: nn.Module) -> None:

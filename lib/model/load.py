@@ -32,23 +32,25 @@ from lib.model.parts import decoder_of, keep_text_only
 from lib.model.probes import Probes, alone_beyond, in_float32
 from lib.model.quantization import count_weights, nf4_share, stored_quantization
 from lib.model.tokens import require_rows
-from lib.model.weights import resolve_model, unusable
+from lib.model.weights import pretrained_source, unusable
 from lib.storage import computing_fingerprint
 
 log = logging.getLogger(__name__)
 
 
-def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model_id: str, revision: str = "") -> PreTrainedTokenizerBase:
     """The model's tokenizer, named by the model; one without a pad token pads with its end token.
+
+    See `lib.model.weights` for `model_id` and `revision`.
 
     Raises
     ------
     ModelError
         The model cannot be found, or its tokenizer cannot be read or has no token to pad with.
     """
-    folder = resolve_model(model_id)
+    source = pretrained_source(model_id, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
     except Exception as error:
         raise unusable(model_id, error) from error
     tokenizer.name_or_path = model_id
@@ -62,14 +64,19 @@ def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_config(model_id: str) -> PretrainedConfig:
-    """The model's configuration, without its weights."""
-    return AutoConfig.from_pretrained(resolve_model(model_id))
+def load_config(model_id: str, revision: str = "") -> PretrainedConfig:
+    """The model's configuration, without its weights; `ModelError` where it cannot be read."""
+    source = pretrained_source(model_id, revision)
+    try:
+        return AutoConfig.from_pretrained(**source)
+    except Exception as error:
+        raise unusable(model_id, error, "no config") from error
 
 
 def load_backbone(
     model_id: str,
     *,
+    revision: str = "",
     quantization: str = "nf4",
     dtype: torch.dtype | str = "auto",
     device: torch.device | str = "auto",
@@ -83,8 +90,8 @@ def load_backbone(
 
     Parameters
     ----------
-    model_id
-        See `lib.model.weights.resolve_model`.
+    model_id, revision
+        See `resolve_model` and `pretrained_source` of `lib.model.weights`.
     quantization
         "nf4": linear layers in 4-bit NormalFloat with double quantization (QLoRA, arXiv
         2305.14314, sections 2-3), computing in `dtype`. "none": weights as stored.
@@ -116,16 +123,17 @@ def load_backbone(
     device = choose_device(str(device))
     if isinstance(dtype, str):
         dtype = choose_dtype(device, dtype)
-    folder = resolve_model(model_id)
+    source = pretrained_source(model_id, revision)
+    tokenizer = load_tokenizer(model_id, revision)
     try:
         # The config, and whether it suits what was asked.
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(**source)
         stored = stored_quantization(config)
         _refuse(config, head, quantization, stored)
         text_config = config.get_text_config()
         several = text_config is not config  # with towers for images or sound
         if getattr(text_config, "pad_token_id", None) is None:
-            text_config.pad_token_id = load_tokenizer(model_id).pad_token_id
+            text_config.pad_token_id = tokenizer.pad_token_id
         config.pad_token_id = text_config.pad_token_id
         if bidirectional:
             config = bidirectional_config(config)
@@ -135,8 +143,8 @@ def load_backbone(
             options["attn_implementation"] = "eager"
         if quantization == "nf4" and stored == "none":
             options["quantization_config"] = _nf4(dtype)
-        model = _auto_class(config, head).from_pretrained(folder, config=config, **options)
-        require_rows(load_tokenizer(model_id), model.get_input_embeddings().weight.shape[0])
+        model = _auto_class(config, head).from_pretrained(**source, config=config, **options)
+        require_rows(tokenizer, model.get_input_embeddings().weight.shape[0])
         if several:
             keep_text_only(model)
         share = nf4_share(model)

@@ -3,6 +3,7 @@
 import errno
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -17,15 +18,21 @@ from lib.storage import (
     cached,
     checksum,
     code_fingerprint,
+    content_hash,
     free_bytes,
     packaged_file,
 )
 
 log = logging.getLogger(__name__)
 
+# Beside weights: config, tokenizer and chat template.
+TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+
 
 def unusable(model_id: str, error: Exception, what: str = "cannot be loaded") -> ModelError:
     """An error of safetensors, torch, hub or config, which share no base class, in one line."""
+    if "trust_remote_code" in str(error):
+        error = ValueError("it needs code of its own, which is never run; name another model")
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
     return ModelError(f"{model_id}: {what}: {kind}{first_line}")
@@ -43,32 +50,69 @@ def resolve_model(model_id: str) -> str:
     ModelError
         The file is missing, or its checksum is not the recorded one.
     """
-    is_packaged = model_id.startswith("package:")
-    try:
-        path = packaged_file(model_id) if is_packaged else ROOT / model_id
-    except InputError as error:
-        raise ModelError(str(error)) from None
-    if path.suffix == ".gguf" or (is_packaged and path.is_file()):
+    path = _local_path(model_id)
+    if _is_gguf(model_id, path):
         return str(_dequantized(path))
     return str(path) if path.exists() else model_id
 
 
-def model_fingerprint(model_id: str) -> str:
-    """URL-safe SHA-256 of a local or packaged model's weights and config.
+def pretrained_source(model_id: str, revision: str = "") -> dict[str, Any]:
+    """Arguments of every `from_pretrained`: the model's place, and that it brings no code.
+
+    Parameters
+    ----------
+    revision
+        Branch, tag or commit of a hub id; "" for its main branch.
+
+    Raises
+    ------
+    ModelError
+        See `resolve_model`; or a local model has a revision.
+    """
+    place = resolve_model(model_id)
+    for file in Path(place).glob("*"):
+        if not (file.is_file() or file.is_dir()):  # a pipe could be read for ever
+            raise ModelError(f"{file}: a pipe, a device or a dangling link; remove it")
+    source = {"pretrained_model_name_or_path": place, "trust_remote_code": False}
+    if revision and (place != model_id or Path(place).exists()):
+        raise ModelError(
+            f"model_revision: {revision!r} has no effect on {model_id}, which is no hub id; "
+            "leave it out"
+        )
+    return source | ({"revision": revision} if revision else {})
+
+
+def model_fingerprint(model_id: str, revision: str = "") -> str:
+    """SHA-256 of a local or packaged model: its weights, config, tokenizer and chat template.
 
     For a hub id: the name, with the commit in the hub's cache, if any; the network is not asked.
     """
-    folder = Path(resolve_model(model_id))
-    if folder.is_dir():
+    path = _local_path(model_id)
+    if path.is_file():
+        return checksum(path)[:32]
+    if path.is_dir():
         # If there are both, transformers reads safetensors.
-        weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-        files = [*weights, *folder.glob("config.json")]
-        return "-".join(checksum(file)[:16] for file in files) or model_id
-    try:
-        config = try_to_load_from_cache(model_id, "config.json")  # .../snapshots/<commit>/
+        weights = list(path.glob("*.safetensors")) or list(path.glob("*.bin"))
+        others = [file for ending in TEXT_FILES for file in path.glob(ending)]
+        files = sorted({*weights, *others})
+        return content_hash([file.name, checksum(file)] for file in files)[:32]
+    try:  # .../snapshots/<commit>/
+        config = try_to_load_from_cache(model_id, "config.json", revision=revision or None)
     except HFValidationError:
         return model_id
     return f"{model_id}@{Path(config).parent.name}" if isinstance(config, str) else model_id
+
+
+def _local_path(model_id: str) -> Path:
+    """Path of a packaged or local model, which need not exist."""
+    try:
+        return packaged_file(model_id) if model_id.startswith("package:") else ROOT / model_id
+    except InputError as error:
+        raise ModelError(str(error)) from None
+
+
+def _is_gguf(model_id: str, path: Path) -> bool:
+    return path.suffix == ".gguf" or (model_id.startswith("package:") and path.is_file())
 
 
 def _dequantized(gguf: Path) -> Path:
@@ -87,6 +131,7 @@ def _convert(gguf: Path, folder: Path) -> None:
                       f"{free / GIB:.1f} GiB free; make room", str(CACHE))  # fmt: skip
     log.info("dequantizing %s, once, into the cache", gguf.name)
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    source |= {"trust_remote_code": False}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16

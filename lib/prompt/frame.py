@@ -1,9 +1,13 @@
 """Texts around a document and its answer, cut out of a tokenizer's chat template."""
 
+import contextlib
 import logging
 import re
+import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import NamedTuple
+from itertools import count
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -14,6 +18,7 @@ log = logging.getLogger(__name__)
 
 DOCUMENT = "\x00document\x00"  # marks the document while the template is cut to pieces
 ANSWER = "\x00answer\x00"  # and an example's answer
+MAX_STEPS = 1_000_000  # of one rendering; the longest templates take some thousands (our choice)
 TODAY = datetime(2024, 7, 26)  # date of every chat template; Llama 3.1's default
 PLAIN_TEMPLATE = "{instruction}\n\nText: {document}\n\nAnswer:"
 
@@ -70,6 +75,8 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
                 history = [*first, answer, user, *last]
                 try:
                     text = _render_chat(tokenizer, history)
+                except ModelError:
+                    raise
                 except Exception as error:  # a template is code, and may raise anything
                     if content is str:
                         reason = f"its chat template fails: {' '.join(str(error).split())}"
@@ -87,11 +94,30 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
 def _render_chat(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict], *, generation: bool = False
 ) -> str:
+    """A conversation as the chat template writes it; `ModelError` if that takes too long."""
     template = tokenizer.get_chat_template()
     _compile_jinja_template(template).globals["strftime_now"] = TODAY.strftime
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
-    )
+    with _at_most(MAX_STEPS, f"{tokenizer.name_or_path}: its chat template goes on and on"):
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+        )
+
+
+@contextlib.contextmanager
+def _at_most(steps: int, message: str) -> Iterator[None]:
+    """Raise `ModelError` where a block takes more steps: calls and lines of Python."""
+    before, taken = sys.gettrace(), count()
+
+    def trace(*_: Any) -> Callable:
+        if next(taken) > steps:
+            raise ModelError(f'{message} (over {steps:,} steps); set template: "plain"')
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _report_generation(

@@ -189,7 +189,7 @@ class StudyResults:
         """The test documents; None where they are not, because a report needs predictions alone."""
         try:
             documents = load_splits(self.params)["test"]
-            self._tokenizer = load_tokenizer(self.params.model_id)
+            self._tokenizer = load_tokenizer(self.params.model_id, self.params.model_revision)
             return documents
         except (DataError, ModelError) as error:
             print(error)

@@ -6,6 +6,7 @@ search         the parameters that are best on validation
 prompts        prompts of held-out documents, with examples
 baselines, estimators       TF-IDF and frozen embeddings; scikit-learn classifiers
 record         the files of a run, written and read
+owner          one process per run
 distillation   a teacher's probabilities
 classifier     a finished run as a classifier of new texts
 plan, rates    cost of a study before it is run

@@ -18,7 +18,9 @@ def features_of(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     if params.method == "tfidf":
         return {name: {"words": list(split["text"])} for name, split in run.splits.items()}, {}
     features, costs = run.frozen_features(
-        load_tokenizer(params.model_id), params.pooling_grid, params.layer_grid
+        load_tokenizer(params.model_id, params.model_revision),
+        params.pooling_grid,
+        params.layer_grid,
     )
     # Features of validation choose pooling and penalty.
     run.pay("train", "features of validation", Cost(*costs["validation"]["spent"]))

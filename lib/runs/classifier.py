@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import joblib
 import numpy as np
 from transformers import GenerationConfig
 
@@ -19,16 +18,18 @@ from lib.config.arms import (
 )
 from lib.config.strict_yaml import parse_params
 from lib.data.labels import LabelSpace
+from lib.errors import ModelError
 from lib.evaluation.scores import Scores
 from lib.head.model import predict_probabilities
 from lib.machine import choose_device, choose_dtype
-from lib.model.load import load_tokenizer
+from lib.model.load import load_config, load_tokenizer
 from lib.model.tokens import encode_documents, require_context
+from lib.model.weights import model_fingerprint
 from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template
-from lib.runs.estimators import BASELINE, label_scores
+from lib.runs import estimators
 from lib.runs.models import load_arm_model
-from lib.runs.record import INPUTS, read_label_space, read_params
+from lib.runs.record import INPUTS, read_label_space, read_params, require_whole
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ def load_classifier(run_dir: str | Path) -> Classifier:
 
     Raises
     ------
-    ValueError
-        The folder holds no finished run, or one of a frozen embedding or with examples in its
-        prompts, which are not kept.
+    InputError
+        The folder holds no finished run, one that was changed since, or one of a frozen embedding
+        or with examples in its prompts, which are not kept.
     """
     folder = Path(run_dir)
     params, label_space = read_run(folder)
@@ -116,23 +117,42 @@ def load_classifier(run_dir: str | Path) -> Classifier:
 
 
 def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
-    """The parameters and the labels of a finished run; a `ValueError` where it cannot be used."""
-    if not (folder / "metrics.json").exists():
-        raise ValueError(f"{folder}: holds no finished run (no metrics.json)")
+    """The parameters and the labels of a finished run; see `require_whole`."""
+    require_whole(folder)
     values = {key: value for key, value in read_params(folder).items() if key not in INPUTS}
     values = {key: value for key, value in values.items() if not key.startswith("search")}
     kind = NOTEBOOK_PARAMS[values["notebook"]]
     params = parse_params(kind, values, source=str(folder / "params.yaml"))
+    require_same_base(folder, params)
     return params, read_label_space(folder)
+
+
+def require_same_base(folder: Path, params: StudyParams) -> None:
+    """Raise `ModelError` if a run's model is another one than it was trained on.
+
+    Of a hub id, commits are compared where both are known.
+    """
+    recorded = read_params(folder).get("model_fingerprint", "none")
+    if recorded == "none":
+        return
+    load_config(params.model_id, params.model_revision)  # brings the commit
+    found = model_fingerprint(params.model_id, params.model_revision)
+    if params.model_id not in (recorded, found) and found != recorded:
+        raise ModelError(
+            f"{params.model_id}: the base model has changed since the run in {folder}: its "
+            f"fingerprint is {found}, not {recorded}; bring that model back or run the arm again"
+        )
 
 
 def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Callable:
     if params.method == "frozen":
         raise ValueError(f"{folder.parent}: a frozen embedding's regression is not kept")
-    vectorizer, model, learnable = joblib.load(folder / BASELINE)
+    vectorizer, model, learnable = estimators.load(folder, params)
 
     def score(texts: Sequence[str]) -> Scores:
-        return label_scores(model, vectorizer.transform(texts), learnable, len(label_space))
+        return estimators.label_scores(
+            model, vectorizer.transform(texts), learnable, len(label_space)
+        )
 
     return score
 
@@ -140,7 +160,7 @@ def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Pa
 def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
-    tokenizer = load_tokenizer(params.model_id)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
     model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
 
     def score(texts: Sequence[str]) -> Scores:
@@ -159,7 +179,7 @@ def _instruction_scores(
         raise ValueError(f"{folder.parent}: examples in prompts (num_examples) are not kept")
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
-    tokenizer = load_tokenizer(params.model_id)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
     model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
     template, labels = build_template(tokenizer, model.config, label_space, params)
     scored = params.multi_label or params.decoding.startswith("score")

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from datasets import Dataset
 
 from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams
+from lib.config.strict_yaml import read_yaml
 from lib.data.labels import DENSE_LABELS, LabelSpace
-from lib.errors import ParamsError
+from lib.errors import InputError, ParamsError
 from lib.machine import Cost, meter
 from lib.runs.classifier import load_classifier
+from lib.runs.record import require_whole
 
 TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
 CHUNK = 4096  # documents scored at once, as in `Classifier.predict_stream`
@@ -27,8 +28,8 @@ def check_teacher(
     Raises
     ------
     ParamsError
-        It has not run, is no fine-tuned arm, or has seen other documents or labels; or there are
-        more labels than dense arrays of probabilities are made for.
+        It has not run or was changed since, is no fine-tuned arm, or has seen other documents or
+        labels; or there are more labels than dense arrays of probabilities are made for.
     """
     if label_space.sparse:
         raise ParamsError(
@@ -40,7 +41,11 @@ def check_teacher(
             f"teacher: {folder} holds no finished run (no metrics.json); run that arm with this "
             "seed first"
         )
-    ran = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    try:
+        require_whole(folder)
+    except InputError as error:
+        raise ParamsError(f"teacher: {error}") from None
+    ran = read_yaml(folder / "params.yaml")
     if not issubclass(NOTEBOOK_PARAMS[ran["notebook"]], FinetuneParams):
         raise ParamsError(f"teacher: {folder}: {ran['notebook']} is no fine-tuned arm")
     if ran.get("num_examples"):

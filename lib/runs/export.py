@@ -55,7 +55,7 @@ def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
     cpu = torch.device("cpu")
     options = {"device": cpu, "dtype": choose_dtype(cpu, params.dtype), "unpack": True}
     model = load_arm_model(params, label_space, trained=run_dir / "model", **options)
-    tokenizer = load_tokenizer(params.model_id)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
     samples = encode_documents(
         tokenizer, label_space.texts, max_length=params.max_length, add_special_tokens=True
     )
@@ -93,7 +93,9 @@ def _plain_model(
             "problem_type": f"{'multi' if multi_label else 'single'}_label_classification",
         }
     )
-    exported = AutoModelForSequenceClassification.from_config(config, dtype=model.backbone.dtype)
+    exported = AutoModelForSequenceClassification.from_config(
+        config, dtype=model.backbone.dtype, trust_remote_code=False
+    )
     if not hasattr(exported, "score"):
         return None
     exported.set_attn_implementation("sdpa")

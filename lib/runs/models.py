@@ -50,6 +50,7 @@ def load_arm_model(
     has_head = isinstance(params, EmbeddingParams)
     model: nn.Module = load_backbone(
         params.model_id,
+        revision=params.model_revision,
         quantization=params.quantization,
         dtype=torch.float32 if params.trains_all_weights else dtype,
         device=device,

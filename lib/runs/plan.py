@@ -3,10 +3,11 @@
 Documents are read and tokenized as the arms will read them; weights are not loaded.
 """
 
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -15,7 +16,6 @@ from lib.config.arms import BaselineParams, InstructionParams, StudyParams
 from lib.config.study import load_study, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
-from lib.errors import ModelError
 from lib.machine import GIB, choose_device, choose_dtype
 from lib.model.load import load_config, load_tokenizer
 from lib.model.memory import (
@@ -34,7 +34,9 @@ from lib.prompt.label_trie import LabelTrie
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
 from lib.runs.rates import Machine, measure_machine
 from lib.runs.search import trained_epochs
-from lib.storage import ROOT
+from lib.storage import ROOT, read_json
+
+log = logging.getLogger(__name__)
 
 ANSWER_TOKENS = 8  # of a free answer, assumed
 
@@ -61,7 +63,9 @@ class Work:
     num_epochs: int = 0
 
 
-def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.DataFrame:
+def plan(
+    folder: str | Path, *, machine: Machine, price: float = 0.0, **overrides: Any
+) -> pd.DataFrame:
     """Estimates, one row per arm of a study's params folder, or per arm and training size.
 
     Parameters
@@ -70,6 +74,8 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
         From `lib.runs.rates.GPUS`, or measured by `measure_this_machine`.
     price
         Per hour of the machine, in any currency; it adds the column `cost`.
+    overrides
+        Parameters that win over what the files say.
 
     Returns
     -------
@@ -87,15 +93,18 @@ def plan(folder: str | Path, *, machine: Machine, price: float = 0.0) -> pd.Data
         Parameters, data or a model's config cannot be read.
     """
     rows = []
-    for name, run in study_runs(load_study(folder).values()).items():
+    for name, run in study_runs(load_study(folder, **overrides).values()).items():
         row = {"arm": name} | _estimate(run, machine)
         hours = (row["train_seconds"] + row["infer_seconds"]) * len(run.seeds) / 3600
         row |= {"hours": hours, "cost": price * hours}
         record = run.run_dir / "resources.json"
         if machine.name == "this machine" and record.is_file():
-            measured = json.loads(record.read_text(encoding="utf-8"))
-            row["measured_train_seconds"] = measured["train_seconds"]
-            row["measured_peak_gib"] = measured["peak_memory_gib"]
+            try:
+                measured = read_json(record)
+                row["measured_train_seconds"] = measured["train_seconds"]
+                row["measured_peak_gib"] = measured["peak_memory_gib"]
+            except (ValueError, TypeError, LookupError):
+                log.warning("%s: damaged; run the arm again to measure it", record)
         rows.append(row)
     table = pd.DataFrame(rows)
     return table if price else table.drop(columns="cost")
@@ -115,7 +124,7 @@ def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:
 def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machine:
     """Rates of this machine for the study's model, measured on its matrix products."""
     device = choose_device(study.device)
-    shape = Shape.from_config(load_config(study.model_id))
+    shape = Shape.from_config(load_config(study.model_id, study.model_revision))
     return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
 
 
@@ -123,13 +132,9 @@ def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
     """The columns of one arm's row that do not depend on seeds and price."""
     if isinstance(params, BaselineParams) and params.method == "tfidf":
         return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
-    try:
-        config = load_config(params.model_id)
-        shape = Shape.from_config(config)
-        tokenizer = load_tokenizer(params.model_id)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{params.model_id}: no config: {reason}") from None
+    config = load_config(params.model_id, params.model_revision)
+    shape = Shape.from_config(config)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
     work = _count_work(params, config, tokenizer)
     peak_gib, limit_gib, checkpointed = _estimate_memory(params, shape, machine, work)
     r = getattr(params, "lora_r", 0)

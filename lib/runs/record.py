@@ -13,13 +13,25 @@ import yaml
 from datasets import DatasetDict
 
 from lib.config.arms import StudyParams
+from lib.config.strict_yaml import load_yaml, read_yaml
 from lib.data.labels import LabelSpace
 from lib.data.version import dataset_version
+from lib.errors import InputError
 from lib.evaluation.metrics import run_metrics
 from lib.evaluation.scores import Scores
 from lib.machine import GIB
 from lib.model.weights import model_fingerprint
-from lib.storage import ROOT, atomic_path, code_fingerprint, modules_behind, read_json
+from lib.storage import (
+    CHECKSUMS,
+    ROOT,
+    UNFINISHED,
+    atomic_path,
+    code_fingerprint,
+    find_fault,
+    modules_behind,
+    read_json,
+    write_checksums,
+)
 
 KINDS = ("model", "data", "held_out", "code", "teacher")
 INPUTS = ("data_version", *(f"{of}_fingerprint" for of in KINDS))  # in params.yaml
@@ -37,7 +49,13 @@ RESOURCE_KEYS = (
     "dtype",
     "quantization",
 )
+PLACES = ("params_dir", "runs_dir", "figures_dir")
 CHOSEN = "chosen.json"  # the values that a search has found
+CARD = "model/README.md"  # for people, who may edit it; all else in model/ is read
+# Files beside the model that are read of a finished run: of every one, and of some.
+FILES = ("metrics.json", "params.yaml", "labels.json", "train_counts.json", "resources.json",
+         "predictions.parquet", "history.parquet")  # fmt: skip
+SOME_FILES = (CHOSEN, "sweep.csv", "rungs.csv", "search.csv")
 # Unknown in runs of an earlier version; energy also where the machine does not tell it.
 OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc", "nf4_share")
 
@@ -45,33 +63,37 @@ OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc", 
 def open_run(params: StudyParams, **inputs: str) -> Path:
     """The run's folder with `params.yaml`: the resolved parameters and what the run depends on.
 
-    Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from;
-    everything else that an earlier run left is removed.
+    Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from,
+    also where the folder has been moved; everything else that an earlier run left is removed.
     """
     folder = params.run_dir
-    resolved = yaml.safe_dump(params.model_dump() | inputs, sort_keys=False)
-    file = folder / "params.yaml"
-    if (
-        (folder / "metrics.json").exists()
-        or not file.exists()
-        or file.read_text(encoding="utf-8") != resolved
-    ):
+    values, file = params.model_dump() | inputs, folder / "params.yaml"
+    finished = (folder / "metrics.json").exists()
+    if finished or _without_places(_values_of(file)) != _without_places(values):
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # first: from here on nothing is finished
     shutil.rmtree(folder / "model", ignore_errors=True)
-    written = ("metrics.json", "resources.json", "predictions.parquet", "history.parquet")
-    for name in (
-        *written,
-        "labels.json",
-        "train_counts.json",
-        "sweep.csv",
-        "rungs.csv",
-        "search.csv",
-        CHOSEN,
-    ):
+    for name in {*FILES, *SOME_FILES, CHECKSUMS} - {file.name}:
         (folder / name).unlink(missing_ok=True)
+    for left in (*folder.glob(f"{UNFINISHED}*"), *folder.glob("tmp*")):  # by a run that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     with atomic_path(file) as path:
-        path.write_text(resolved, encoding="utf-8")
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def _values_of(file: Path) -> dict[str, Any]:
+    """Values of a file of parameters; none of one that is missing or damaged."""
+    try:
+        values = load_yaml(file, yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values but those of folders, which change where a run is moved."""
+    return {name: value for name, value in values.items() if name not in PLACES}
 
 
 def write_run(
@@ -140,9 +162,42 @@ def write_run(
     )
     known = {key: None if pd.isna(value) else value for key, value in resources.items()}
     _write_json(folder / "resources.json", dict.fromkeys(OPTIONAL_RESOURCES) | known)
-    _write_json(folder / "metrics.json", metrics)
+    # Metrics last, in the manifest already: with them the run is finished, and the manifest there.
+    with atomic_path(folder / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        files = {name: folder / name for name in (*FILES, *SOME_FILES, *_model_files(folder))}
+        files = {name: file for name, file in files.items() if file.is_file()}
+        write_checksums(folder, files | {"metrics.json": path})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def _model_files(folder: Path) -> list[str]:
+    """Names, from the run's folder on, of what is read of its model: all but hidden files."""
+    paths = [path for path in sorted((folder / "model").rglob("*")) if not path.is_dir()]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return [name for name in names if name != CARD and "/." not in name]
+
+
+def require_whole(folder: Path, *, model: bool = True) -> None:
+    """Raise `InputError` unless a folder holds a finished run as it was written.
+
+    Completeness is decided by `metrics.json`, which is written last, and by the manifest
+    `checksums.json`. Without `model`, the saved model is not read.
+    """
+    if not (folder / "metrics.json").exists():
+        raise InputError(f"{folder}: holds no finished run (no metrics.json)")
+    if not (folder / CHECKSUMS).exists():
+        raise InputError(
+            f"{folder}: an earlier version wrote this run (no {CHECKSUMS}); run the arm again"
+        )
+    missing = [f"{name} is missing" for name in FILES if not (folder / name).is_file()]
+    fault = missing[0] if missing else find_fault(folder, (*FILES, *SOME_FILES))
+    if not fault and model:  # recorded files first, then those that were not there
+        fault = find_fault(folder) or find_fault(folder, _model_files(folder))
+    if fault:
+        since = " the run" if fault.endswith("since") else ""
+        raise InputError(f"{folder}: {fault}{since}; run the arm again")
 
 
 def saved_gib(folder: Path) -> float | None:
@@ -171,7 +226,9 @@ def describe_inputs(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
     reads_model = getattr(params, "method", None) != "tfidf"
     return {
         "data_version": dataset_version(params),
-        "model_fingerprint": model_fingerprint(params.model_id) if reads_model else "none",
+        "model_fingerprint": (
+            model_fingerprint(params.model_id, params.model_revision) if reads_model else "none"
+        ),
         "data_fingerprint": documents.hexdigest()[:16],
         "held_out_fingerprint": held_out.hexdigest()[:16],
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
@@ -194,9 +251,10 @@ def read_runs(
 
     Raises
     ------
-    ValueError
-        The study has no finished run, one of an earlier version, or its runs do not share labels,
-        held-out documents and, those of the same `train_size` and seed, training documents.
+    InputError
+        The study has no finished run, one of an earlier version or one that was changed since, or
+        its runs do not share labels, held-out documents and, those of the same `train_size` and
+        seed, training documents.
     """
     rows, held_out, trained = [], {}, {}
     for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
@@ -214,20 +272,19 @@ def read_runs(
         sample = trained.setdefault((size, seed if size else None), {})
         sample.setdefault(params.get("data_fingerprint"), folder)
     if not rows:
-        raise ValueError(
+        raise InputError(
             f"{ROOT / runs_dir / study}: no finished run; run `make study STUDY={study}`"
         )
     for inputs in (held_out, *trained.values()):
         if len(inputs) > 1:
             a, b = list(inputs.values())[:2]
-            raise ValueError(f"{a} and {b} have other documents or labels; run them again")
+            raise InputError(f"{a} and {b} have other documents or labels; run them again")
     return pd.DataFrame(rows)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
     """Parameters, metrics and resources of one run."""
-    if not (folder / "train_counts.json").exists():
-        raise ValueError(f"{folder}: an earlier version wrote this run; run the arm again")
+    require_whole(folder, model=False)
     metrics, resources = (
         json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
     )
@@ -236,7 +293,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 def read_params(folder: Path) -> dict[str, Any]:
     """Values of `params.yaml` by name, those that a search has found in place of those given."""
-    values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    values = read_yaml(folder / "params.yaml")
     found = folder / CHOSEN
     return values | (read_json(found) if found.exists() else {})
 

@@ -36,6 +36,7 @@ from lib.model.parts import pretrained
 from lib.model.tokens import encode_cached, encode_documents, require_positions
 from lib.runs.card import write_card
 from lib.runs.distillation import check_teacher, soft_targets
+from lib.runs.owner import Owner
 from lib.runs.record import describe_inputs, open_run, saved_gib, write_run
 from lib.storage import atomic_path
 from lib.training.trainer import SPENT
@@ -94,10 +95,11 @@ class Run:
         """Create the folder, keep checkpoints that fit the run, and measure memory from here on.
 
         A run is known by its parameters and by fingerprints of weights, documents, code and
-        teacher: checkpoints of an interrupted run stay only if all are the same.
+        teacher: checkpoints of an interrupted run stay only if all are the same. See also `Owner`.
         """
         if self.loads_model:
-            load_tokenizer(self.params.model_id)  # refused before an earlier run is replaced
+            for load in (load_tokenizer, load_config):  # refused before a run is replaced
+                load(self.params.model_id, self.params.model_revision)
         self.inputs = describe_inputs(self.params, self.splits)
         if getattr(self.params, "teacher", ""):
             self.inputs["teacher_fingerprint"] = check_teacher(
@@ -106,6 +108,7 @@ class Run:
                 data_fingerprint=self.inputs["data_fingerprint"],
                 multi_label=self.params.multi_label,
             )
+        self.owner = Owner.take(self.params.run_dir)
         self.folder = open_run(self.params, **self.inputs)
         self.checkpoints = self.folder / "checkpoints"
         reset_peak_memory(self.device)
@@ -144,7 +147,7 @@ class Run:
             A document has more tokens than the model has positions.
         """
         options = {"max_length": self.params.max_length, "add_special_tokens": True}
-        config = load_config(self.params.model_id)
+        config = load_config(self.params.model_id, self.params.model_revision)
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = tokenizer.pad_token_id
         documents = {}
@@ -193,6 +196,7 @@ class Run:
         features, costs = frozen_features(
             params.model_id,
             self.tokenize(tokenizer),
+            revision=params.model_revision,
             poolings=poolings,
             layers=layers,
             quantization=params.quantization,
@@ -286,20 +290,18 @@ class Run:
         ----------
         preds, scores
             For "validation" and "test": label lists, and scores.
-        threshold
-            On scores; None or infinite where none was used.
-        probabilities
-            True if scores are probabilities.
+        threshold, probabilities
+            On scores, None or infinite where none was used; True if scores are probabilities.
         resources
             Of the model and of training; those of answering are added here.
         tables
             Others that the report shows, by file name; empty ones are not written.
         """
+        self.owner.require()
         for name, table in tables.items():
-            if table.empty:
-                continue
-            with atomic_path(self.folder / f"{name}.csv") as path:
-                table.to_csv(path, index=False)
+            if not table.empty:
+                with atomic_path(self.folder / f"{name}.csv") as path:
+                    table.to_csv(path, index=False)
         num_test, searched = len(self.splits["test"]), self.cost("search")
         seconds, joules = self.cost("test")
         trained = {
@@ -324,4 +326,5 @@ class Run:
             resources=dict(resources) | trained | answering,
         )
         write_card(self.folder, self.params, self.inputs, metrics)
+        self.owner.release()
         return metrics

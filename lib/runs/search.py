@@ -108,7 +108,7 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
     """
     epochs = min(epochs, run.params.num_epochs)
     record = run.checkpoints / "tried.json"
-    if record.exists() and (tried := read_json(record))["epochs"] >= epochs:
+    if (tried := _recorded(record)) and tried["epochs"] >= epochs:
         return tried
     configure_process(seed=run.params.seed, num_threads=run.params.threads)
     tried = {"epochs": epochs, "micro_f1": -1.0, "train_seconds": 0.0, "joules": 0.0}
@@ -133,6 +133,18 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
     tried |= {"setup_seconds": setup.seconds, "setup_joules": setup.joules}
     with atomic_path(record) as path:
         path.write_text(json.dumps(tried), encoding="utf-8")
+    return tried
+
+
+def _recorded(record: Path) -> dict[str, Any] | None:
+    """A try that is recorded; None for one that is not, or whose record is damaged."""
+    try:
+        tried = read_json(record)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        log.warning("%s: damaged (%s); trying the candidate again", record, error)
+        return None
     return tried
 
 

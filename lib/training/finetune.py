@@ -27,6 +27,7 @@ from lib.training.trainer import (
     Evaluate,
     EvaluateEvery,
     Example,
+    KeepWhole,
     MicroBatchCollator,
     StopAfter,
     last_checkpoint,
@@ -225,6 +226,7 @@ def _finetune(
     between = EvaluateEvery(params.eval_steps)
     callbacks = [between] if params.eval_steps else []
     callbacks += [StopAfter(stop_epochs)] if stop_epochs else []
+    callbacks.append(KeepWhole())
     device = next(model.parameters()).device
     trainer = DocumentTrainer(
         model=model,
@@ -263,7 +265,7 @@ def _training_arguments(
         max_grad_norm=1.0,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=None,  # see `KeepWhole`
         load_best_model_at_end=True,
         metric_for_best_model="micro_f1",
         greater_is_better=True,

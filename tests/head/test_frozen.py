@@ -21,7 +21,7 @@ def encode(tmp_path, monkeypatch, make_backbone):
         return make_backbone(**options)
 
     monkeypatch.setattr(features, "load_backbone", load)
-    monkeypatch.setattr(features, "model_fingerprint", lambda _: "weights")
+    monkeypatch.setattr(features, "model_fingerprint", lambda *_: "weights")
 
     def encode(poolings=("mean", "last"), layers=(1, 2), splits=SPLITS):
         return frozen_features(

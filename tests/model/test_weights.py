@@ -7,7 +7,7 @@ from conftest import SMOLLM2
 from lib import storage
 from lib.errors import ModelError
 from lib.model import weights
-from lib.model.load import load_backbone
+from lib.model.load import load_backbone, load_config, load_tokenizer
 from lib.model.weights import model_fingerprint, resolve_model
 
 
@@ -69,4 +69,24 @@ def test_a_model_is_known_by_its_weights_its_config_and_its_commit(tmp_path, mon
         path.parent.mkdir(parents=True)
         path.write_text(content)
     assert model_fingerprint("owner/name") == "owner/name@abc"
+    assert model_fingerprint("owner/name", "abc") == "owner/name@abc"
+    assert model_fingerprint("owner/name", "1.0") == "owner/name"  # not in the cache
     assert model_fingerprint("no/such/folder") == "no/such/folder"
+
+
+def test_a_revision_and_a_ban_on_code_go_with_every_call_about_a_hub_id(tmp_path, monkeypatch):
+    asked = []
+
+    def ask(*args, **options):
+        asked.append(options)
+        raise OSError("offline")
+
+    for kind in ("AutoConfig", "AutoTokenizer"):
+        monkeypatch.setattr(f"lib.model.load.{kind}.from_pretrained", ask)
+    for load in (load_config, load_tokenizer):
+        with pytest.raises(ModelError, match=r"owner/name: .*: OSError: offline"):
+            load("owner/name", "1.0")
+    source = {"pretrained_model_name_or_path": "owner/name", "revision": "1.0"}
+    assert asked == [source | {"trust_remote_code": False}] * 2
+    with pytest.raises(ModelError, match=r"model_revision: .* has no effect on .*no hub id"):
+        load_config(str(tmp_path), "1.0")

@@ -1,8 +1,14 @@
+import pickle
+
 import numpy as np
+import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
 
+from lib.config.arms import BaselineParams
+from lib.errors import ModelError
+from lib.runs import estimators
 from lib.runs.estimators import label_scores
 
 
@@ -28,3 +34,55 @@ def test_a_single_label_has_one_column_of_scores():
     scores = label_scores(model, X, np.array([0]), 1)
     assert scores.shape == (20, 1)
     assert scores.values[-1, 0] > scores.values[0, 0]
+
+
+TEXTS = [
+    "cocoa prices rose",
+    "grain and cocoa fell",
+    "rates of banks",
+    "banks and grain",
+    "ｆｕｌｌ É 漢字",
+]
+SETS = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 0, 1], [1, 0, 1]], dtype=bool)
+
+
+@pytest.fixture(params=[2, 3, "sets", "one set"])
+def saved(request, tmp_path):
+    """Parameters, fitted estimators and their folder: of classes, or of label sets."""
+    several = isinstance(request.param, str)
+    params = BaselineParams(label_mode="multi" if several else "single")
+    vectorizer, model, _ = estimators.build_classifier(params)
+    x = vectorizer.fit_transform(TEXTS)
+    targets = SETS if request.param == "sets" else SETS[:, 1:2]
+    model.fit(x, targets if several else np.arange(5) % request.param)
+    learnable = np.arange(targets.shape[1] if several else request.param)
+    estimators.save(vectorizer, model, learnable, tmp_path / "model")
+    return params, (vectorizer, model, learnable), tmp_path / "model"
+
+
+def test_a_saved_baseline_gives_the_same_scores_bit_for_bit(saved):
+    params, (vectorizer, model, learnable), folder = saved
+    again = estimators.load(folder, params)
+    texts = [*TEXTS, "new words and cocoa prices", "none"]
+    expected = label_scores(model, vectorizer.transform(texts), learnable, 4)
+    found = label_scores(again[1], again[0].transform(texts), again[2], 4)
+    assert found.values.tobytes() == expected.values.tobytes()
+
+
+@pytest.mark.parametrize("saved", [3], indirect=True)
+def test_a_saved_baseline_runs_no_code_of_a_stranger(saved, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    params, _, folder = saved
+    arrays = dict(np.load(folder / "tfidf.npz"))
+    np.savez(folder / "tfidf.npz", **arrays | {"idf": np.array([Code()], dtype=object)})
+    with pytest.raises(ModelError, match="Object arrays cannot be loaded"):
+        estimators.load(folder, params)
+    for content in (b"", b"PK", pickle.dumps(Code())):
+        (folder / "tfidf.npz").write_bytes(content)
+        with pytest.raises(ModelError, match=r"model: cannot be loaded") as caught:
+            estimators.load(folder, params)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()

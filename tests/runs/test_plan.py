@@ -42,17 +42,18 @@ def test_every_arm_of_a_study_is_estimated():
 def test_the_record_of_a_run_on_this_machine_is_beside_its_estimate(smoke, tmp_path):
     """Seed 0 of one arm has been run; the rates are those of a GPU, which makes no difference."""
     folder = smoke("embedding", "encoder")
-    with (folder / "common.yaml").open("a") as file:
-        file.write(f'runs_dir: "{tmp_path / "runs"}"\n')
+    elsewhere = {"runs_dir": str(tmp_path / "runs")}
     run = tmp_path / "runs/smoke/embedding/seed-0"
     run.mkdir(parents=True)
     record = {"train_seconds": 12.5, "peak_memory_gib": 1.75}
     (run / "resources.json").write_text(json.dumps(record))
-    table = plan(folder, machine=replace(GPU, name="this machine")).set_index("arm")
+    table = plan(folder, machine=replace(GPU, name="this machine"), **elsewhere).set_index("arm")
     assert table.loc["embedding", "measured_train_seconds"] == 12.5
     assert table.loc["embedding", "measured_peak_gib"] == 1.75
     assert table.loc["encoder", ["measured_train_seconds", "measured_peak_gib"]].isna().all()
-    assert "measured_train_seconds" not in plan(folder, machine=GPU)  # the record is of another
+    assert "measured_train_seconds" not in plan(
+        folder, machine=GPU, **elsewhere
+    )  # the record is of another
 
 
 def test_of_a_learning_curve_every_size_is_estimated_with_its_epochs(tmp_path):

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from lib.config.arms import BaselineParams, StudyParams
 from lib.config.study import load_params
 from lib.data.labels import LabelSpace
+from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.report.tables import (
     changed_params,
@@ -30,7 +31,7 @@ from lib.runs.record import (
     saved_gib,
     write_run,
 )
-from lib.storage import atomic_path
+from lib.storage import CHECKSUMS, atomic_path, write_checksums
 
 SPACE = LabelSpace(("a", "b"))
 TRUTH = [["a"], ["b"], ["a"], ["b"]]
@@ -160,9 +161,12 @@ def test_the_comparison_has_a_row_for_each_arm_with_means_over_seeds(write, tmp_
 
 def test_a_cost_that_earlier_versions_did_not_measure_is_unknown(write, tmp_path):
     write("new", TRUTH, model_disk_gib=0.5)
-    resources = write("old", TRUTH) / "resources.json"
-    known = json.loads(resources.read_text())
-    resources.write_text(json.dumps({k: v for k, v in known.items() if k != "model_disk_gib"}))
+    folder = write("old", TRUTH)
+    known = json.loads((folder / "resources.json").read_text())
+    del known["model_disk_gib"]
+    (folder / "resources.json").write_text(json.dumps(known))
+    names = json.loads((folder / CHECKSUMS).read_text())
+    write_checksums(folder, {name: folder / name for name in names})
     runs = read_runs("mine", runs_dir=str(tmp_path / "runs"))
     comparison, _ = compare_runs(runs, *stack_predictions(runs), num_resamples=10)
     sizes = comparison.set_index("arm")["model_disk_gib"]
@@ -178,8 +182,8 @@ def test_disk_is_what_the_run_saves_as_its_model(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_is_to_be_run_again(write, tmp_path):
-    (write("one", TRUTH) / "train_counts.json").unlink()
-    with pytest.raises(ValueError, match=r"seed-0: an earlier version wrote this run"):
+    (write("one", TRUTH) / CHECKSUMS).unlink()
+    with pytest.raises(InputError, match=r"seed-0: an earlier version wrote this run"):
         read_runs("mine", runs_dir=str(tmp_path / "runs"))
 
 

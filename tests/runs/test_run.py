@@ -110,7 +110,7 @@ def test_resources_are_those_of_training_and_of_answering_test(make_run, clock):
 def test_frozen_features_of_validation_are_a_part_of_training(make_run, monkeypatch):
     """They choose pooling and penalty."""
     spent = {"train": [4, 8], "validation": [2, 4], "test": [1, 2]}
-    monkeypatch.setattr("lib.runs.baselines.load_tokenizer", lambda model_id: None)
+    monkeypatch.setattr("lib.runs.baselines.load_tokenizer", lambda *_: None)
     monkeypatch.setattr(Run, "tokenize", lambda run, tokenizer: {})
     monkeypatch.setattr(
         run_module, "frozen_features",

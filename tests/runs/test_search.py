@@ -13,6 +13,7 @@ from lib.machine import Cost
 from lib.runs.record import CHOSEN, read_params
 from lib.runs.run import Run
 from lib.runs.search import choose_params, trained_epochs
+from lib.storage import write_checksums
 
 
 @pytest.fixture
@@ -125,7 +126,9 @@ def test_a_candidate_that_was_trained_but_not_recorded_is_not_trained_on(make_ru
     checkpoint.mkdir(parents=True)
     row = {"epoch": 1.0, "eval_micro_f1": 0.77, "train_seconds": 5.0, "train_joules": 1.0}
     state = {"epoch": 1.0, "log_history": [row]}
-    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    file = checkpoint / "trainer_state.json"
+    file.write_text(json.dumps(state))
+    write_checksums(checkpoint, {file.name: file})
     fit = Fit(CURVES)
     _, tries = choose_params(run, fit)
     assert tries["micro_f1"].tolist() == [0.77, 0.40]

@@ -1,3 +1,5 @@
+import os
+import shutil
 from functools import partial
 from types import MethodType
 
@@ -245,8 +247,8 @@ def test_training_learns_and_another_seed_differs(make_backbone, examples, tmp_p
     assert not np.array_equal(logits, other)
 
 
-def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, tmp_path):
-    """The first run is killed by an error in its third epoch."""
+def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, tmp_path, caplog):
+    """Killed by an error in its third epoch; then moved behind its last checkpoint, or damaged."""
     whole, _, _ = finetune(make_backbone, examples, tmp_path / "whole", num_epochs=3)
 
     real = trainer.MicroBatchCollator.__call__
@@ -267,6 +269,70 @@ def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, 
     resumed, history, _ = finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3)
     assert np.array_equal(whole, resumed)
     assert history["eval_micro_f1"].notna().sum() == 3
+    assert "checkpoint-99: checksums.json is missing; training goes on from the" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def behind_the_last(cut_model, tmp_path_factory):
+    """Logits and checkpoints of a run whose first epoch is best: `finetune`'s made-up scores."""
+    folder = tmp_path_factory.mktemp("trained")
+    return finetune_falling(cut_model, folder / "there"), folder / "there"
+
+
+def finetune_falling(cut_model, folder):
+    """Logits of the best epoch, where validation scores fall from epoch to epoch."""
+    rng = np.random.default_rng(0)
+    rows = [{"id": f"d{i}", "input_ids": [100 + i % 2, *rng.integers(5, 900, 6)], "target": i % 2}
+            for i in range(8)]  # fmt: skip
+    torch.manual_seed(0)
+    model = EmbeddingModel(
+        load_backbone(cut_model(2)), HeadParams(), num_labels=2, compute_dtype=COMPUTE
+    )
+    model = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
+    scores = iter((0.9, 0.5, 0.4)) if not folder.exists() else iter((0.4, 0.3))
+    finetune_embedding(
+        model, rows, lambda _: {"micro_f1": next(scores)},
+        EmbeddingParams(**OPTIONS | {"num_epochs": 3}),
+        head_loss=HeadLoss("cross_entropy", 2), output_dir=folder,
+    )  # fmt: skip
+    return predict_logits(model, [row["input_ids"] for row in rows], token_budget=200).values
+
+
+def test_a_run_that_is_moved_behind_its_last_checkpoint_takes_its_best_one(
+    behind_the_last, cut_model, tmp_path
+):
+    expected, there = behind_the_last
+    shutil.copytree(there, tmp_path / "moved")
+    assert sorted(path.name for path in there.iterdir()) == ["checkpoint-2", "checkpoint-6"]
+    for file in there.glob("checkpoint-2/adapter_model.safetensors"):  # nothing is read there
+        file.rename(tmp_path / "elsewhere.safetensors")
+    try:
+        assert np.array_equal(finetune_falling(cut_model, tmp_path / "moved"), expected)
+    finally:
+        (tmp_path / "elsewhere.safetensors").rename(
+            there / "checkpoint-2" / "adapter_model.safetensors"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "fault"),
+    [
+        ("optimizer.pt", None, "optimizer.pt is missing"),
+        ("adapter_model.safetensors", 100, "adapter_model.safetensors is cut"),
+        ("checksums.json", 0, "checksums.json is damaged"),
+        ("trainer_state.json", 10, "trainer_state.json is cut"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    behind_the_last, cut_model, tmp_path, caplog, name, damage, fault
+):
+    expected, there = behind_the_last
+    shutil.copytree(there, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoint-6" / name
+    file.unlink() if damage is None else file.write_bytes(file.read_bytes()[:damage])
+    os.utime(tmp_path / "run" / "checkpoint-2")  # steps count, not times
+    assert np.array_equal(finetune_falling(cut_model, tmp_path / "run"), expected)
+    assert f"checkpoint-6: {fault}; training goes on from the checkpoint before" in caplog.text
 
 
 def test_a_run_that_stops_between_epochs_goes_on_to_the_same_result(

@@ -124,6 +124,10 @@ def _list_directory(root: Path) -> Iterator[FileEntry]:
                 info = path.stat()
             except OSError as error:  # a dangling link
                 refuse(error)
+            if not stat.S_ISREG(info.st_mode):
+                raise DataError(f"{path}: no regular file but a pipe or device; remove it")
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise DataError(f"{path}: a link that leads out of {root}; copy the file there")
             yield path.relative_to(root).as_posix(), info.st_size, info.st_mtime_ns
 
 

@@ -1,0 +1,148 @@
+"""The owner of a run's folder: one process at a time, on this machine or on another.
+
+    runs/<study>/<arm>/seed-<n>/owner.json     host, process id and its start; touched every minute
+
+The file is created only where there is none, which shared file systems do in one step, too.
+"""
+
+import atexit
+import json
+import math
+import os
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from lib.errors import InputError
+
+OWNER = "owner.json"
+HEARTBEAT = 60.0  # seconds between two signs of life (our choice)
+SAME_START = 2.0  # seconds by which a process's start is known
+STALE_AFTER = 600.0  # seconds without one after which another machine's process is given up
+
+
+class Owner:
+    """Ownership of a run's folder from `take` to `release`, or until the process ends."""
+
+    def __init__(self, file: Path, about: dict[str, Any]) -> None:
+        self.file, self.about = file, about
+        self._ended = threading.Event()
+        threading.Thread(target=self._live, daemon=True).start()
+        atexit.register(self.release)
+
+    @classmethod
+    def take(cls, folder: Path) -> Self:
+        """Own the folder, which is created.
+
+        What a process has left that runs no more on this machine, or on another one has given no
+        sign of life for `STALE_AFTER` seconds, is taken over.
+
+        Raises
+        ------
+        InputError
+            Another process owns the folder; names it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        file, about = folder / OWNER, _this_process()
+        while True:
+            try:
+                place = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                _remove_left(file, about)
+                continue
+            with os.fdopen(place, "w", encoding="utf-8") as opened:
+                json.dump(about, opened)
+            return cls(file, about)
+
+    def require(self) -> None:
+        """Raise `InputError` if another process has taken the folder over."""
+        found = _read(self.file)
+        if found != self.about:
+            raise InputError(
+                f"{self.file.parent}: was taken over by {_named(found)} while this process gave "
+                "no sign of life; nothing is written"
+            )
+
+    def release(self) -> None:
+        """Let others own the folder."""
+        self._ended.set()
+        atexit.unregister(self.release)
+        if self.about["pid"] == os.getpid() and _read(self.file) == self.about:
+            self.file.unlink(missing_ok=True)
+
+    def _live(self) -> None:
+        while not self._ended.wait(HEARTBEAT):
+            if _read(self.file) != self.about:
+                return
+            os.utime(self.file)
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"), "id": uuid.uuid4().hex}  # fmt: skip
+
+
+def _started(pid: int) -> float:
+    """Start of a running process in seconds since 1970; -inf if there is none of that id."""
+    try:
+        process = psutil.Process(pid)
+        ended = process.status() == psutil.STATUS_ZOMBIE
+        return -math.inf if ended else process.create_time()
+    except psutil.NoSuchProcess:
+        return -math.inf
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The owner in a file; {} while it is written, or where it is none of ours."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    kinds = {"host": str, "pid": int, "started": float, "since": str, "id": str}
+    known = isinstance(found, dict) and found.keys() == kinds.keys()
+    return found if known and all(isinstance(found[k], kinds[k]) for k in kinds) else {}
+
+
+def _named(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "an unknown process"
+    return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+
+
+def _remove_left(file: Path, about: dict[str, Any]) -> None:
+    """Remove the file of an owner that is no more; raise `InputError` if it is still there."""
+    found = _read(file)
+    if found.get("host") != about["host"]:
+        runs = not _is_stale(file)
+    else:  # the clock may have been set; a notebook opens its run again
+        same = abs(_started(found["pid"]) - found["started"]) < SAME_START
+        runs = same and found["pid"] != about["pid"]
+    if runs:
+        raise InputError(
+            f"{file.parent}: {_named(found)} is writing this run; wait for it or end it"
+        )
+    # Of several that take over at once, one moves the file away; another may catch a new owner's.
+    aside = file.with_name(f".{OWNER}-{about['id']}")
+    try:
+        file.rename(aside)
+        if _read(aside) != found:
+            os.link(aside, file)
+    except (FileNotFoundError, FileExistsError):
+        pass
+    aside.unlink(missing_ok=True)
+
+
+def _is_stale(file: Path) -> bool:
+    """True if an owner has given no sign of life for long, by the clock of the file system."""
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix="tmp") as now:
+        try:
+            return os.fstat(now.fileno()).st_mtime - file.stat().st_mtime > STALE_AFTER
+        except FileNotFoundError:
+            return True
