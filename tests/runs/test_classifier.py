@@ -9,10 +9,14 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
+from lib.head.model import predict_probabilities
 from lib.machine import choose_dtype
-from lib.runs.classifier import load_classifier
+from lib.model.load import load_tokenizer
+from lib.model.windows import split_windows, window_lengths
+from lib.runs.classifier import load_classifier, read_run
 from lib.runs.export import export_classifier
 from lib.runs.models import load_arm_model, save_arm_model
+from lib.runs.reading import encode
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
@@ -81,6 +85,24 @@ def test_adapters_and_head_come_back_on_packed_weights(write, live_nf4):
     first, again = (load_classifier(folder).predict_scores(TEXTS) for _ in range(2))
     assert np.array_equal(first.values, again.values)
     assert not np.allclose(first.values, 1 / 3)
+
+
+def test_a_run_with_windows_predicts_with_them_and_is_not_exported(write, tmp_path):
+    folder = write(windows=3, max_length=4)
+    params, _ = read_run(folder)
+    cpu = torch.device("cpu")
+    model = load_arm_model(
+        params, SPACE, device=cpu, dtype=choose_dtype(cpu), trained=folder / "model"
+    )
+    documents = encode(params, load_tokenizer(params.model_id), TEXTS)
+    assert [len(window_lengths(document)) for document in documents] == [3, 3, 2, 1]
+    expected = predict_probabilities(model, documents, params)
+    found = load_classifier(folder).predict_scores(TEXTS)
+    np.testing.assert_array_equal(found.values, expected.values)
+    first = predict_probabilities(model, [split_windows(d)[0] for d in documents], params)
+    assert not np.allclose(first.values[:2], expected.values[:2])
+    with pytest.raises(ValueError, match=r"cannot be exported with {'windows': 3}"):
+        export_classifier(folder, tmp_path / "exported")
 
 
 def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):
