@@ -36,8 +36,8 @@ def write(tmp_path, cut_model):
         mode = changes.get("label_mode", "single")
         params = EmbeddingParams(
             notebook="03_finetune_embedding", study="s", arm="a", runs_dir=str(tmp_path / "runs"),
-            max_length=12, lora_r=2, model_id=cut_model(4),
-            **{"pooling": "last", "head_bias": False} | changes,
+            lora_r=2, model_id=cut_model(4),
+            **{"pooling": "last", "head_bias": False, "max_length": 12} | changes,
         )  # fmt: skip
         dtype = choose_dtype(torch.device("cpu"))
         torch.manual_seed(0)
@@ -95,7 +95,8 @@ def test_a_run_with_windows_predicts_with_them_and_is_not_exported(write, tmp_pa
         params, SPACE, device=cpu, dtype=choose_dtype(cpu), trained=folder / "model"
     )
     documents = encode(params, load_tokenizer(params.model_id), TEXTS)
-    assert [len(window_lengths(document)) for document in documents] == [3, 3, 2, 1]
+    counts = [len(window_lengths(document)) for document in documents]
+    assert (max(counts), min(counts)) == (3, 1)
     expected = predict_probabilities(model, documents, params)
     found = load_classifier(folder).predict_scores(TEXTS)
     np.testing.assert_array_equal(found.values, expected.values)
