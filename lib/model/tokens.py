@@ -75,9 +75,9 @@ class TextEncoder:
     ) -> list[list[int]]:
         """Up to `max_length` ids of each text, and the model's frame ([CLS], [SEP]) with `frame`.
 
-        So many in each of up to so many `windows`, which follow each other in the text and have a
-        frame each (`lib.model.windows`). A text is cut at its end, or at its beginning if the
-        tokenizer's `truncation_side` is "left".
+        With several `windows`, up to `max_length` ids in each: windows follow each other in the
+        text, and each has its own frame (`lib.model.windows`). A text is cut at its end, or at its
+        beginning if the tokenizer's `truncation_side` is "left".
         """
         if not self.tokenizer.is_fast:
             return [self._slow_ids(text, max_length, frame, windows) for text in texts]
@@ -204,7 +204,7 @@ def encode_documents(
     """Up to `max_length` ids of each text, none of them read as structure (`TextEncoder`).
 
     With `add_special_tokens` the model's frame (such as [CLS] and [SEP]) is added to them. With
-    several `windows`, up to so many times as many; see `lib.model.windows`.
+    several `windows`, up to `max_length` ids in each; see `lib.model.windows`.
     """
     encode = text_encoder(tokenizer)
     ids: list[list[int]] = []
