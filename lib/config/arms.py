@@ -7,9 +7,16 @@ from typing import Annotated, Any, Literal, Self
 from joblib import cpu_count
 from pydantic import Field, PositiveFloat, model_validator
 
-from lib.config.choices import DECODINGS, POOLINGS, SET_DECODINGS, SET_LOSSES, SET_THRESHOLDS
+from lib.config.choices import (
+    AVERAGED,
+    DECODINGS,
+    POOLINGS,
+    SET_DECODINGS,
+    SET_LOSSES,
+    SET_THRESHOLDS,
+)
 from lib.config.data import DataParams
-from lib.config.group import Count, Distinct, Name, Positive, local_files
+from lib.config.group import Count, Distinct, Length, Name, Positive, local_files
 from lib.config.groups import HeadParams, LoraParams, ModelParams, PromptParams, TrainParams
 from lib.config.search import candidates_of
 from lib.storage import CACHE, ROOT
@@ -17,6 +24,7 @@ from lib.storage import CACHE, ROOT
 # As it was when Python started: `lib.machine` overwrites it.
 OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")
 
+MAX_WINDOWS = 64  # our choice
 SizedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[1-9][0-9]*)?$")]
 
 
@@ -44,8 +52,10 @@ class StudyParams(DataParams):
     """a hub id, a folder, a GGUF file, or package:<python package>/<file>"""
     model_revision: str = ""
     """branch, tag or commit of a hub id; "": its main branch"""
-    max_length: Positive = 96
-    """tokens of a document"""
+    max_length: Length = 96
+    """tokens of a document, or of each of its windows; "auto": 90 % of train are read as a whole"""
+    windows: Annotated[int, Field(ge=1, le=MAX_WINDOWS)] = 1
+    """sequences of up to max_length tokens that a document is read as, one after another"""
     token_budget: Positive = 2048
     """most tokens of a micro-batch"""
     num_threads: Count = 0
@@ -65,10 +75,13 @@ class StudyParams(DataParams):
             raise ValueError(
                 f"study: {self.study!r} is the folder of cached results; choose another name"
             )
-        if self.token_budget < self.max_length:
+        if self.max_length != "auto" and self.token_budget < self.tokens_read:
+            several = self.windows > 1
             raise ValueError(
                 f"token_budget: {self.token_budget} tokens cannot hold one document of "
-                f"max_length {self.max_length}; raise token_budget or lower max_length"
+                + (f"{self.windows} windows of " if several else "")
+                + f"max_length {self.max_length}; raise token_budget or lower max_length"
+                + (" or windows" if several else "")
             )
         largest = max([self.train_size, *self.train_sizes])
         if self.num_train and largest > self.num_train:
@@ -77,6 +90,11 @@ class StudyParams(DataParams):
                 "they are taken from; lower the size or raise num_train"
             )
         return self
+
+    @property
+    def tokens_read(self) -> int:
+        """Most tokens of a document that a model reads, in all of its windows."""
+        return self.windows * self.max_length
 
     @property
     def threads(self) -> int:
@@ -111,6 +129,8 @@ class BaselineParams(ModelParams, StudyParams):
     """a file of the study's folder"""
     method: Literal["tfidf", "frozen"] = "tfidf"
     """words and a linear SVM, or the pooled embedding of an untrained model and a regression"""
+    read: Literal["all", "max_length"] = "all"
+    """what TF-IDF reads: whole texts, or the tokens that the study's model reads of them"""
     penalty_grid: Annotated[list[PositiveFloat], Field(min_length=1), Distinct] = [
         0.01, 0.1, 1.0, 10.0, 100.0,
     ]  # fmt: skip
@@ -199,6 +219,11 @@ class InstructionParams(PromptParams, FinetuneParams):
                 "num_examples: examples in the prompt are for a model that is not trained; set "
                 "num_epochs: 0"
             )
+        if self.windows > 1 and self.decoding not in AVERAGED:
+            raise ValueError(
+                f"decoding: {self.decoding!r} gives no scores to average over windows; use one of "
+                f"{', '.join(self.ladder)}, or windows: 1"
+            )
         ladder = SET_DECODINGS if self.multi_label else self.ladder
         if self.decoding not in ladder:
             kind = "label sets" if self.multi_label else "single labels"
@@ -221,13 +246,15 @@ class InstructionParams(PromptParams, FinetuneParams):
         """Decodings that apply, from free generation to likelihoods of whole labels.
 
         Questions about each label are another form of answer: a model that was trained on one form
-        is not asked for the other.
+        is not asked for the other. Several windows have to have scores that can be averaged.
         """
         if not self.multi_label:
-            return tuple(d for d in DECODINGS if d != "score_prior" or not self.num_examples)
-        if self.decoding != "yes_no":
-            return tuple(d for d in SET_DECODINGS if d != "yes_no")
-        return ("yes_no",) if self.num_epochs else SET_DECODINGS
+            found = tuple(d for d in DECODINGS if d != "score_prior" or not self.num_examples)
+        elif self.decoding != "yes_no":
+            found = tuple(d for d in SET_DECODINGS if d != "yes_no")
+        else:
+            found = ("yes_no",) if self.num_epochs else SET_DECODINGS
+        return found if self.windows == 1 else tuple(d for d in found if d in AVERAGED)
 
     @property
     def uses_threshold(self) -> bool:

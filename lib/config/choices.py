@@ -7,4 +7,5 @@ SET_LOSSES = ("asymmetric",)  # those for label sets alone
 DECODINGS = ("generate", "greedy", "search", "score_length", "score_prior", "score")
 SET_DECODINGS = ("generate", "steps", "score", "yes_no")
 SET_THRESHOLDS = ("score", "yes_no")  # decodings that give sets by a threshold on scores
+AVERAGED = ("score_length", "score_prior", "score", "yes_no")  # decodings with scores to average
 LORA_VARIANTS = ("lora", "rslora", "dora")

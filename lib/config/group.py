@@ -1,9 +1,9 @@
 """The base of all groups of parameters: flat, strict, frozen and described field by field."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 from lib.storage import ROOT
 
@@ -14,9 +14,16 @@ def _once_each(values: list) -> list:
     return values
 
 
+def _tokens_or_auto(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value > 0):
+        return value
+    raise ValueError('give a number of tokens above 0, or "auto"')
+
+
 Distinct = AfterValidator(_once_each)  # of a list
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Length = Annotated[int | Literal["auto"], PlainValidator(_tokens_or_auto)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 

@@ -44,8 +44,8 @@ def audit(
         Any of train, validation and test, with the columns `id` str, `text` str, `labels`
         list[str] and, if there are groups, `group` str (empty where a document has none).
     max_length, count_tokens
-        Tokens that a model reads, and the function that counts the tokens of each of N texts.
-        Without them no text is reported as cut.
+        Tokens of a text that a model reads, and the function that counts the tokens of each of N
+        texts. Without them no text is reported as cut.
     on_leakage
         "error" raises if a held-out document, or its group, is in an earlier split too. Validation
         leaks into test as train does, because validation chooses.
@@ -212,6 +212,6 @@ def _own_labels(table: pd.DataFrame) -> list[dict]:
 
 def _cut(table: pd.DataFrame, num_tokens: np.ndarray, max_length: int) -> dict:
     cut = num_tokens > max_length
-    remedy = f"{cut.mean():.0%} are cut; raise max_length if the label is decided late in a text"
-    check = f"text is longer than max_length ({max_length} tokens)"
+    remedy = f"{cut.mean():.0%} are cut; raise max_length or windows if labels are decided late"
+    check = f"text is longer than is read ({max_length} tokens)"
     return _finding("warning" if cut.mean() > 0.5 else "note", check, table["id"][cut], remedy)

@@ -16,6 +16,14 @@ from lib.model.forward import hidden_layers
 from lib.model.load import count_parameters, load_backbone
 from lib.model.tokens import require_positions
 from lib.model.weights import model_fingerprint
+from lib.model.windows import (
+    count_windows,
+    documents_mask,
+    longest_window,
+    regroup,
+    split_windows,
+    window_lengths,
+)
 from lib.storage import cached, computing_fingerprint, content_hash, read_json
 
 Kind = tuple[str, int]  # a pooling and a layer
@@ -88,14 +96,13 @@ def frozen_features(
                 quantization=quantization,
                 dtype=dtype,
                 device=device,
-                max_length=max(map(len, documents)),
+                max_length=longest_window(documents),
                 fast=fast,
             )
             require_positions(backbone.config, documents)
             _compute(folder, backbone, documents, kinds, dtype, token_budget)
 
-        content = content_hash(list(map(int, document)) for document in documents)
-        key = [rules, sorted(kinds), content]
+        key = [rules, sorted(kinds), content_hash(map(split_windows, documents))]
         folder = cached("features", key, write, code=computing_fingerprint("head.frozen"))
         features[name] = {
             f"{mode} of layer -{layer}": np.load(_file(folder, (mode, layer)), mmap_mode="r")
@@ -128,12 +135,14 @@ def _compute(
         kind: np.lib.format.open_memmap(_file(folder, kind), "w+", dtype=np.float32, shape=shape)
         for kind in kinds
     }
-    for batch in micro_batches([len(d) for d in documents], token_budget):
-        ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
-        ids, mask = ids.to(backbone.device), mask.to(backbone.device)
+    for batch in micro_batches([window_lengths(d) for d in documents], token_budget):
+        chosen = [documents[i] for i in batch]
+        ids, mask = (x.to(backbone.device) for x in pad(chosen, backbone.config.pad_token_id))
+        whole = documents_mask(mask, count_windows(chosen))
         states = hidden_layers(backbone, ids, mask, num_layers=deepest, compute_dtype=dtype)
         for mode, layer in kinds:
-            arrays[mode, layer][batch] = pool(states[-layer], mask, mode).cpu().numpy()
+            pooled = pool(regroup(states[-layer], mask, whole), whole, mode)
+            arrays[mode, layer][batch] = pooled.cpu().numpy()
     cost = {
         "spent": list(meter(backbone.device) - start),
         "total_params": count_parameters(backbone)[1],

@@ -15,6 +15,7 @@ from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
 from lib.model.batches import join_states, micro_batches, pad
 from lib.model.forward import last_hidden_states, maybe_compiled, skips_padding
+from lib.model.windows import count_windows, documents_mask, regroup, window_lengths
 
 
 class EmbeddingModel(nn.Module):
@@ -46,13 +47,18 @@ class EmbeddingModel(nn.Module):
         self.head = head.to(backbone.device)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, cached_states: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        cached_states: Tensor | None = None,
+        windows: Tensor | None = None,
     ) -> Tensor:
         """(B, C) float32 logits of right-padded (B, T) input.
 
         `cached_states` are those that enter the first adapted layer, (S, H) of all S real tokens.
+        With `windows`, the number of each document's rows, (D,), the logits are (D, C).
         """
-        return self.head(self._states(input_ids, attention_mask, cached_states), attention_mask)
+        return self.head(*self._states(input_ids, attention_mask, cached_states, windows))
 
     def loss(
         self,
@@ -61,28 +67,40 @@ class EmbeddingModel(nn.Module):
         targets: Tensor,
         loss: HeadLoss,
         cached_states: Tensor | None = None,
+        windows: Tensor | None = None,
     ) -> Tensor:
         """Loss of the head, summed over documents; input as in `forward`."""
-        states = self._states(input_ids, attention_mask, cached_states)
-        return self.head.loss(states, attention_mask, targets, loss)
+        states, mask = self._states(input_ids, attention_mask, cached_states, windows)
+        return self.head.loss(states, mask, targets, loss)
 
     def top(
-        self, input_ids: Tensor, attention_mask: Tensor, cached_states: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        cached_states: Tensor | None = None,
+        windows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The largest logits and their labels (`PoolingHead.top`); input as in `forward`."""
-        return self.head.top(self._states(input_ids, attention_mask, cached_states), attention_mask)
+        return self.head.top(*self._states(input_ids, attention_mask, cached_states, windows))
 
     def _states(
-        self, input_ids: Tensor, attention_mask: Tensor, cached_states: Tensor | None
-    ) -> Tensor:
-        return last_hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        cached_states: Tensor | None,
+        windows: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """States of all tokens of each document, (D, T', H), and their mask, (D, T')."""
+        mask = documents_mask(attention_mask, windows)
+        states = last_hidden_states(
             self.backbone,
             input_ids,
             attention_mask,
             compute_dtype=self.compute_dtype,
-            read=read_positions(attention_mask, self.head.mode),
+            read=regroup(read_positions(mask, self.head.mode), mask, attention_mask),
             cached=cached_states,
         )
+        return regroup(states, attention_mask, mask), mask
 
 
 @torch.no_grad()
@@ -137,13 +155,15 @@ def _in_batches(
 ) -> list[np.ndarray]:
     """Each output of `predict` for all documents, (N, ...), in their order."""
     device = next(model.parameters()).device
-    lengths = [len(d) for d in documents]
+    lengths = [window_lengths(d) for d in documents]
     batches = micro_batches(lengths, token_budget, packed=skips_padding(model))
     results = []
-    with maybe_compiled(model, sum(lengths)):
+    with maybe_compiled(model, sum(map(sum, lengths))):
         for batch in batches:
-            ids, mask = pad([documents[i] for i in batch], model.config.pad_token_id)
-            known = {}
+            chosen = [documents[i] for i in batch]
+            ids, mask = pad(chosen, model.config.pad_token_id)
+            windows = count_windows(chosen)
+            known = {} if windows is None else {"windows": windows}
             if cached_states:
                 known["cached_states"] = join_states([cached_states[i] for i in batch]).to(device)
             result = predict(ids.to(device), mask.to(device), **known)

@@ -4,6 +4,7 @@ load          a pretrained model, in NF4 or as stored; its tokenizer
 adapters      LoRA: added, saved and loaded
 forward       the one way to hidden states and logits
 tokens        texts as token ids
+windows       long texts as several sequences
 batches       micro-batches of documents
 memory        memory that a model takes, and training that fits into it
 weights       where a model's files are

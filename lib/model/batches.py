@@ -6,44 +6,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.model.windows import split_windows
+
 PACKED_SLACK = 4  # our choice; one layer's states are little beside what all layers keep
 
 
 def micro_batches(
-    lengths: Sequence[int], token_budget: int, *, packed: bool = False
+    lengths: Sequence[int | tuple[int, ...]], token_budget: int, *, packed: bool = False
 ) -> list[list[int]]:
     """Indices cut, shortest first, into batches within the token budget.
 
     Parameters
     ----------
     lengths
-        Tokens of each document, (N,).
+        Tokens of each of N documents, or of each of its windows (`window_lengths`), which stay
+        together.
     token_budget
-        Most tokens of one batch once padded: documents x longest. A longer document goes alone.
+        Most tokens of one batch once padded: rows x longest. A longer document goes alone.
     packed
         If true, padding costs no compute, so the budget counts real tokens. The final hidden states
         are still padded; that padded size may reach `PACKED_SLACK` times the budget.
     """
     slack = PACKED_SLACK if packed else 1
+    windows = [(n,) if isinstance(n, int) else n for n in lengths]
+    tokens = list(map(sum, windows))
     batches: list[list[int]] = [[]]
-    real = 0
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        padded = (len(batches[-1]) + 1) * lengths[i]
-        fits = real + lengths[i] <= token_budget and padded <= slack * token_budget
+    real = rows = longest = 0
+    for i in sorted(range(len(lengths)), key=tokens.__getitem__):
+        # Padded twice: windows to the longest one, and documents, pooled, to the longest of these.
+        longest = max(longest, *windows[i])
+        padded = max((rows + len(windows[i])) * longest, (len(batches[-1]) + 1) * tokens[i])
+        fits = real + tokens[i] <= token_budget and padded <= slack * token_budget
         if batches[-1] and not fits:
             batches.append([])
-            real = 0
+            real, rows, longest = 0, 0, max(windows[i])
         batches[-1].append(i)
-        real += lengths[i]
+        real += tokens[i]
+        rows += len(windows[i])
     return [batch for batch in batches if batch]
 
 
 def pad(documents: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
-    """Rows filled up on the right, and their mask, 1 at real tokens; both (B, T) int64."""
-    length = max(map(len, documents))
-    rows = torch.full((len(documents), length), fill)
+    """Rows filled up on the right, and their mask, 1 at real tokens; both (B, T) int64.
+
+    A document has a row, or one per window (`lib.model.windows`).
+    """
+    windows = [window for document in documents for window in split_windows(document)]
+    rows = torch.full((len(windows), max(map(len, windows))), fill)
     mask = torch.zeros_like(rows)
-    for i, row in enumerate(documents):
+    for i, row in enumerate(windows):
         rows[i, : len(row)] = torch.as_tensor(row)
         mask[i, : len(row)] = 1
     return rows, mask

@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizer, PreTrainedTokenizerBase
 
 from lib.errors import ModelError, ParamsError
+from lib.model.windows import as_document, longest_window, window_lengths
 from lib.storage import cached, computing_fingerprint, content_hash
 
 TEXTS_AT_ONCE = 1000  # the tokenizer keeps much more of each text than its ids
@@ -65,15 +66,21 @@ class TextEncoder:
             )
 
     def __call__(
-        self, texts: Sequence[str], *, max_length: int | None = None, frame: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        frame: bool = False,
+        windows: int = 1,
     ) -> list[list[int]]:
         """Up to `max_length` ids of each text, and the model's frame ([CLS], [SEP]) with `frame`.
 
-        A text is cut at its end, or at its beginning if the tokenizer's `truncation_side` is
-        "left".
+        With several `windows`, up to `max_length` ids in each: windows follow each other in the
+        text, and each has its own frame (`lib.model.windows`). A text is cut at its end, or at its
+        beginning if the tokenizer's `truncation_side` is "left".
         """
         if not self.tokenizer.is_fast:
-            return [self._slow_ids(text, max_length, frame) for text in texts]
+            return [self._slow_ids(text, max_length, frame, windows) for text in texts]
         if frame:  # its settings, such as add_bos_token, may have changed
             self.backend.post_processor = self.tokenizer.backend_tokenizer.post_processor
         if max_length is None:
@@ -82,19 +89,54 @@ class TextEncoder:
             room = max_length + (self.backend.num_special_tokens_to_add(False) if frame else 0)
             self.backend.enable_truncation(room, direction=self.tokenizer.truncation_side)
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=frame)
-        return [encoding.ids for encoding in encodings]
+        if windows == 1:
+            return [encoding.ids for encoding in encodings]
+        # What is cut off overflows, next to the kept part first.
+        parts = [[encoding, *encoding.overflowing[: windows - 1]] for encoding in encodings]
+        step = -1 if self.tokenizer.truncation_side == "left" else 1
+        return [as_document([part.ids for part in some[::step]]) for some in parts]
 
-    def _slow_ids(self, text: str, max_length: int | None, frame: bool) -> list[int]:
+    def shorten(self, texts: Sequence[str], max_length: int) -> list[str]:
+        """The part of each text that its first `max_length` tokens are made of.
+
+        Raises
+        ------
+        ModelError
+            The tokenizer does not tell the places of its tokens.
+        """
+        if not self.tokenizer.is_fast:
+            raise ModelError(
+                f"{self.tokenizer.name_or_path}: a tokenizer in Python does not say where its "
+                'tokens are in a text; write read: "all", or name another model_id'
+            )
+        left = self.tokenizer.truncation_side == "left"
+        self.backend.enable_truncation(max_length, direction="left" if left else "right")
+        read = []
+        for text, found in zip(
+            texts, self.backend.encode_batch(list(texts), add_special_tokens=False), strict=True
+        ):
+            start = found.offsets[0][0] if left and found.overflowing else 0
+            end = found.offsets[-1][1] if not left and found.overflowing else len(text)
+            read.append(text[start:end])
+        return read
+
+    def _slow_ids(self, text: str, max_length: int | None, frame: bool, windows: int) -> list[int]:
         """Ids by a tokenizer in Python; a token of structure is spelled by its characters."""
         spelled: list[str] = []
         for token in self._slow_tokens(text):
             letters = chain.from_iterable(map(self._slow_tokens, token))
             spelled += [token] if self._is_text(token) else filter(self._is_text, letters)
         ids = self.tokenizer.convert_tokens_to_ids(spelled)
-        if max_length is not None and len(ids) > max_length:
-            left = self.tokenizer.truncation_side == "left"
-            ids = ids[len(ids) - max_length :] if left else ids[:max_length]
-        return self.tokenizer.build_inputs_with_special_tokens(ids) if frame else ids
+        size = max_length or max(len(ids), 1)
+        left = self.tokenizer.truncation_side == "left"
+        # From the side that is kept on, window by window.
+        starts = range(0, max(len(ids), 1), size)[:windows]
+        parts = [ids[i : i + size] for i in starts]
+        if left:
+            parts = [ids[max(len(ids) - i - size, 0) : len(ids) - i] for i in reversed(starts)]
+        if frame:
+            parts = [self.tokenizer.build_inputs_with_special_tokens(part) for part in parts]
+        return as_document(parts)
 
     def _slow_tokens(self, text: str) -> list[str]:
         return self.tokenizer.tokenize(text, split_special_tokens=True)
@@ -157,17 +199,38 @@ def encode_documents(
     *,
     max_length: int,
     add_special_tokens: bool,
+    windows: int = 1,
 ) -> list[list[int]]:
     """Up to `max_length` ids of each text, none of them read as structure (`TextEncoder`).
 
-    With `add_special_tokens` the model's frame (such as [CLS] and [SEP]) is added to them.
+    With `add_special_tokens` the model's frame (such as [CLS] and [SEP]) is added to them. With
+    several `windows`, up to `max_length` ids in each; see `lib.model.windows`.
     """
     encode = text_encoder(tokenizer)
     ids: list[list[int]] = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         chunk = texts[start : start + TEXTS_AT_ONCE]
-        ids += encode(chunk, max_length=max_length, frame=add_special_tokens)
+        ids += encode(chunk, max_length=max_length, frame=add_special_tokens, windows=windows)
     return ids
+
+
+def shorten_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int
+) -> list[str]:
+    """The part of each text that `encode_documents` reads; see `TextEncoder.shorten`."""
+    shorten, read = text_encoder(tokenizer).shorten, []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        read += shorten(texts[start : start + TEXTS_AT_ONCE], max_length)
+    return read
+
+
+def are_cut(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int
+) -> np.ndarray:
+    """True for each of N texts of more than `max_length` tokens, (N,) bool, without any frame."""
+    options = {"max_length": max_length + 1, "add_special_tokens": False}
+    ids = encode_documents(tokenizer, texts, **options)
+    return np.array([len(row) > max_length for row in ids], dtype=bool)
 
 
 def encode_cached(
@@ -188,12 +251,16 @@ def encode_cached(
     def write(folder: Path) -> None:
         ids = encode_documents(tokenizer, texts, **options)
         np.save(folder / "ids.npy", np.fromiter(chain.from_iterable(ids), dtype=np.int32))
-        np.save(folder / "lengths.npy", np.array([len(row) for row in ids], dtype=np.int64))
+        lengths = [window_lengths(row) for row in ids]
+        np.save(folder / "lengths.npy", np.array([*chain.from_iterable(lengths)], dtype=np.int64))
+        np.save(folder / "windows.npy", np.array([*map(len, lengths)], dtype=np.int64))
 
     key = [rules, state, content_hash(texts), options]
     folder = cached("tokens", key, write, code=computing_fingerprint("model.tokens"))
     ends = np.cumsum(np.load(folder / "lengths.npy"))
-    return [row.tolist() for row in np.split(np.load(folder / "ids.npy"), ends)[:-1]]
+    rows = iter([row.tolist() for row in np.split(np.load(folder / "ids.npy"), ends)[:-1]])
+    counts = np.load(folder / "windows.npy").tolist()
+    return [as_document([next(rows) for _ in range(count)]) for count in counts]
 
 
 def require_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
@@ -231,17 +298,25 @@ def require_context(config: PretrainedConfig, prompt_length: int, answer_length:
         )
 
 
-def require_positions(config: PretrainedConfig, documents: Iterable[Sequence[int]]) -> None:
-    """Raise `ParamsError` if a document, its frame included, has more tokens than positions."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and config.model_type in COUNTS_FROM_PADDING:
-        limit -= config.pad_token_id + 1
-    longest = max(map(len, documents), default=0)
+def require_positions(config: PretrainedConfig, documents: Sequence[Sequence[int]]) -> None:
+    """Raise `ParamsError` if a document, its frame included, has more tokens than positions.
+
+    Of a document of several windows, the longest one.
+    """
+    limit = position_limit(config)
+    longest = longest_window(documents)
     if limit is not None and longest > limit:
         raise ParamsError(
             f"max_length: the longest document has {longest:,} tokens, those of its frame "
             f"included, and the model {limit:,} positions; lower max_length by {longest - limit}"
         )
+
+
+def position_limit(config: PretrainedConfig) -> int | None:
+    """Tokens that the model has positions for; None if its config does not say."""
+    limit = context_limit(config)
+    counts = limit is not None and config.model_type in COUNTS_FROM_PADDING
+    return limit - config.pad_token_id - 1 if counts else limit
 
 
 def context_limit(config: PretrainedConfig) -> int | None:

@@ -11,6 +11,7 @@ import torch
 from scipy.special import logsumexp
 from torch import nn
 
+from lib.config.choices import AVERAGED
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
 from lib.machine import mixed_precision
@@ -18,6 +19,7 @@ from lib.model.batches import micro_batches
 from lib.model.checks import generates_padded
 from lib.model.parts import pretrained
 from lib.model.probes import probes_of
+from lib.model.windows import split_windows, window_lengths
 from lib.prompt.answers import parse_labels
 from lib.prompt.label_scores import score_labels
 from lib.prompt.label_sets import score_label_sets, score_questions
@@ -72,14 +74,33 @@ def generate_answers(
 
 @dataclass(frozen=True)
 class _Request:
-    """Prompts to answer, and the model and labels to answer them with."""
+    """Prompts to answer, and the model and labels to answer them with.
+
+    Attributes
+    ----------
+    prompts
+        Those of all windows of all documents.
+    counts
+        Windows of each document.
+    options
+        `token_budget` and `compute_dtype`.
+    """
 
     model: nn.Module
     template: PromptTemplate
     prompts: Sequence[Sequence[int]]
     label_space: LabelSpace
     max_new_tokens: int
-    options: Mapping[str, Any]  # `token_budget` and `compute_dtype`
+    options: Mapping[str, Any]
+    counts: Sequence[int]
+
+    def averaged(self, scores: np.ndarray) -> np.ndarray:
+        """Scores of documents, (N, C): the means of those of their windows' prompts, (W, C)."""
+        if len(scores) == len(self.counts):
+            return scores
+        starts = np.cumsum([0, *self.counts[:-1]])
+        counts = np.array(self.counts, dtype=scores.dtype)[:, None]
+        return np.add.reduceat(scores, starts, axis=0) / counts
 
     @property
     def answers(self) -> list[list[int]]:
@@ -116,11 +137,11 @@ def _best(request: _Request, scores: np.ndarray) -> Decoded:
 
 
 def _score(request: _Request) -> Decoded:
-    return _best(request, request.likelihoods(request.prompts))
+    return _best(request, request.averaged(request.likelihoods(request.prompts)))
 
 
 def _score_per_token(request: _Request) -> Decoded:
-    scores = request.likelihoods(request.prompts)
+    scores = request.averaged(request.likelihoods(request.prompts))
     scores /= [len(ids) for ids in request.answers]
     return _best(request, scores)
 
@@ -130,7 +151,7 @@ def _score_calibrated(request: _Request) -> Decoded:
 
     p is the mean of the labels' probabilities over `NEUTRAL` documents.
     """
-    scores = request.likelihoods(request.prompts)
+    scores = request.averaged(request.likelihoods(request.prompts))
     neutral = [request.template.prompt_ids(text) for text in NEUTRAL]
     priors = request.likelihoods(neutral).astype(np.float64)
     priors -= logsumexp(priors, axis=1, keepdims=True)
@@ -144,7 +165,9 @@ def _sets_by_steps(request: _Request, *, tuned: bool) -> Decoded:
         request.model, request.template, request.prompts, space.texts, none=space.none,
         **request.options,
     )  # fmt: skip
-    return _above_half(space, scores) if tuned else (space.to_names(sets), Scores(scores))
+    if tuned:
+        return _above_half(space, request.averaged(scores))
+    return space.to_names(sets), Scores(scores)
 
 
 def _sets_by_questions(request: _Request) -> Decoded:
@@ -152,7 +175,7 @@ def _sets_by_questions(request: _Request) -> Decoded:
     scores = score_questions(
         request.model, request.template, request.prompts, space.texts, **request.options
     )
-    return _above_half(space, scores)
+    return _above_half(space, request.averaged(scores))
 
 
 def _above_half(space: LabelSpace, probs: np.ndarray) -> Decoded:
@@ -194,6 +217,9 @@ def decode_labels(
 
     Parameters
     ----------
+    prompts
+        Of a document of several windows, a prompt for each as `lib.model.windows.Windows`: their
+        log-likelihoods or, of label sets, probabilities are averaged before labels are chosen.
     strategy
         For one label per document:
 
@@ -214,7 +240,8 @@ def decode_labels(
     Raises
     ------
     ValueError
-        The strategy does not give single labels, or not label sets.
+        The strategy does not give single labels, or not label sets; or it gives no scores to
+        average over windows.
     """
     decoders = SET_DECODERS if multi_label else DECODERS
     if strategy not in decoders:
@@ -223,5 +250,9 @@ def decode_labels(
             f"decoding: {strategy!r} does not answer with {kind}; use one of {', '.join(decoders)}"
         )
     options = {"token_budget": token_budget, "compute_dtype": compute_dtype}
-    request = _Request(model, template, prompts, label_space, max_new_tokens, options)
+    counts = [len(window_lengths(prompt)) for prompt in prompts]
+    if sum(counts) > len(counts) and strategy not in AVERAGED:
+        raise ValueError(f"decoding: {strategy!r} gives no scores to average over windows")
+    rows = [window for prompt in prompts for window in split_windows(prompt)]
+    request = _Request(model, template, rows, label_space, max_new_tokens, options, counts)
     return decoders[strategy](request)

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.model.tokens import require_context
+from lib.model.windows import longest_window, map_windows, window_lengths
 from lib.prompt.answers import answer_texts
 from lib.prompt.examples import choose_questions
 from lib.prompt.template import EXTRA_ANSWER_TOKENS, NO, YES, PromptTemplate
@@ -33,7 +34,8 @@ def training_examples(
     Returns
     -------
     list of dict
-        `id` str; `input_ids` list[int], prompt + answer; `target` int, tokens of the answer.
+        `id` str; `input_ids` list[int], prompt + answer; `target` int, tokens of the answer. Of a
+        document of several windows, prompt + answer for each, as `Windows`.
     """
     texts, labels, ids = documents["text"], documents["labels"], documents["id"]
     if params.decoding == "yes_no" and params.num_epochs:
@@ -44,7 +46,10 @@ def training_examples(
         questions = [
             template.with_question(prompts[i], prompt_labels.texts[c]) for i, c, _ in asked
         ]
-        pairs = [(q + a, len(a)) for q, a in zip(questions, answers, strict=True)]
+        pairs = [
+            (map_windows(lambda ids, end=a: [*ids, *end], q), len(a))
+            for q, a in zip(questions, answers, strict=True)
+        ]
         ids = [f"{ids[i]}/{prompt_labels.names[c]}" for i, c, _ in asked]
     else:
         answers = [answer_texts(row, prompt_labels) for row in labels]
@@ -75,8 +80,8 @@ def require_room(
     answers = [len(template.answer_ids(text)) for text in prompt_labels.texts]
     max_new_tokens = max(answers + [example["target"] for example in examples])
     max_new_tokens += EXTRA_ANSWER_TOKENS
-    lengths = [len(prompt) for split in prompts.values() for prompt in split]
-    lengths += [len(example["input_ids"]) - example["target"] for example in examples]
+    lengths = [longest_window(split) for split in prompts.values()]
+    lengths += [max(window_lengths(e["input_ids"])) - e["target"] for e in examples]
     longest = max(lengths)
     if params.decoding == "yes_no":
         longest += max(len(template.question_ids(text)) for text in prompt_labels.texts)

@@ -12,6 +12,7 @@ from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.errors import ModelError
 from lib.model.tokens import TextEncoder, context_limit, text_encoder
+from lib.model.windows import map_windows
 from lib.prompt.answers import SEPARATOR
 from lib.prompt.frame import chat_frame, plain_frame
 
@@ -42,6 +43,7 @@ def build_template(
         "multi_label": params.multi_label,
         "none": prompt_labels.none,
         "max_length": params.max_length,
+        "windows": params.windows,
         "plain": params.template == "plain",
     }
     if params.labels_in_prompt:
@@ -73,6 +75,8 @@ def label_list(prompt_labels: LabelSpace, label_space: LabelSpace) -> list[str]:
 @dataclass(frozen=True)
 class PromptTemplate:
     """A prompt as token ids: `prefix_ids` + the document, truncated + `suffix_ids`.
+
+    A document of several windows has a prompt per window (`lib.model.windows`).
 
     The parts are tokenized apart, so the loss mask follows from lengths, and truncation touches
     documents alone. In documents, labels and the instruction, text that looks like a special token
@@ -109,6 +113,7 @@ class PromptTemplate:
     end_id: int
     max_length: int
     chat: bool
+    windows: int = 1
 
     @classmethod
     def build(
@@ -120,6 +125,7 @@ class PromptTemplate:
         multi_label: bool = False,
         none: str = "",
         max_length: int,
+        windows: int = 1,
         plain: bool = False,
     ) -> Self:
         """Template for a tokenizer: its own chat template if it has one, a plain one otherwise.
@@ -139,6 +145,8 @@ class PromptTemplate:
             The answer where no label applies, if that happens.
         max_length
             Most tokens of the document; template, label list and answer come on top.
+        windows
+            Most windows, of `max_length` tokens each, that a document is asked about in.
         plain
             True for the plain template even if the tokenizer has one of its own.
 
@@ -185,28 +193,32 @@ class PromptTemplate:
             end_id=end_id,
             max_length=max_length,
             chat=chat,
+            windows=windows,
         )
 
     def prompt_ids(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
-        """Token ids of one document's prompt, behind examples of other documents with answers."""
+        """Token ids of one document's prompt, behind examples of other documents with answers.
+
+        Of a document of several windows, those of a prompt for each; of an example, the first
+        `max_length` tokens.
+        """
         ids = list(self.prefix_ids)
         for text, labels in examples:
-            ids += [*self._document_ids(text), *self.example_ids, *self.answer_ids(*labels)[:-1]]
-            ids += self.turn_ids
-        return [*ids, *self._document_ids(document), *self.suffix_ids]
-
-    def _document_ids(self, document: str) -> list[int]:
-        return self._encode([document], max_length=self.max_length)[0]
+            ids += self._encode([text], max_length=self.max_length)[0]
+            ids += [*self.example_ids, *self.answer_ids(*labels)[:-1], *self.turn_ids]
+        read = self._encode([document], max_length=self.max_length, windows=self.windows)[0]
+        return map_windows(lambda window: [*ids, *window, *self.suffix_ids], read)
 
     def with_answer(self, document: str, *labels: str) -> tuple[list[int], int]:
         """Ids of prompt + answer + end token, and the number of supervised ones at their end."""
         answer_ids = self.answer_ids(*labels)
-        return self.prompt_ids(document) + answer_ids, len(answer_ids)
+        prompt = self.prompt_ids(document)
+        return map_windows(lambda ids: [*ids, *answer_ids], prompt), len(answer_ids)
 
     def with_question(self, prompt: Sequence[int], label: str) -> list[int]:
         """Ids of a prompt that asks behind its document if a label applies."""
-        document = list(prompt[: len(prompt) - len(self.suffix_ids)])
-        return document + self.question_ids(label)
+        question, end = self.question_ids(label), len(self.suffix_ids)
+        return map_windows(lambda window: [*window[: len(window) - end], *question], prompt)
 
     def question_ids(self, label: str) -> list[int]:
         """Ids between the end of a document and the answer, Yes or No, about a label."""

@@ -4,6 +4,7 @@ answer            many tasks pooled, for 06_answer
 study             results of a study, and the folder that its report is written to
 tables            finished runs side by side
 recommendation    the arm to pick, by stated rules
+reading           the share of documents that arms cut
 sentences         what the numbers say, as templates
 wording           numbers, names and lists in sentences
 calibration       confidence of arms

@@ -125,7 +125,7 @@ def plot_token_lengths(lengths: Sequence[int], max_length: int) -> Figure:
     bins = int(np.clip(2 * np.sqrt(len(lengths)), 8, 60))
     sns.histplot(np.maximum(lengths, 1), ax=ax, bins=bins, log_scale=True)
     ax.axvline(max_length, color="black", ls="--")
-    ax.set_title(f"dashed: max_length = {max_length}", size=9)
+    ax.set_title(f"dashed: {max_length} tokens are read", size=9)
     ax.set(xlabel="tokens per document", ylabel="documents")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")

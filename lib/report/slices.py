@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from lib.model.tokens import encode_documents
+from lib.model.tokens import are_cut
 
 
 def parts_by_truncation(
@@ -15,9 +15,6 @@ def parts_by_truncation(
 
     Tokens are those of this tokenizer; another arm's may differ, and TF-IDF reads whole texts.
     """
-    options = {"max_length": max_length + 1, "add_special_tokens": False}
-    ids = encode_documents(tokenizer, texts, **options)
     names = [f"up to {max_length} tokens", "cut"]
-    return pd.Categorical.from_codes(
-        [int(len(row) > max_length) for row in ids], names, ordered=True
-    )
+    cut = are_cut(tokenizer, texts, max_length=max_length)
+    return pd.Categorical.from_codes(cut.astype(int), names, ordered=True)

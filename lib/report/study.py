@@ -18,11 +18,13 @@ from lib.model.load import load_tokenizer
 from lib.report import tables
 from lib.report.calibration import ScoredRun, calibration_table, read_scores
 from lib.report.figures.style import save_figure
+from lib.report.reading import describe_reading
 from lib.report.recommendation import recommend
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
 from lib.report.slices import parts_by_truncation
 from lib.report.wording import format_range
 from lib.runs.card import describe_data
+from lib.runs.reading import with_length
 from lib.runs.record import read_label_space, read_predictions, read_runs, read_train_counts
 from lib.storage import ROOT, atomic_path
 
@@ -131,13 +133,17 @@ class StudyResults:
             display(Markdown(f"*{caption} {self.about}*"))
 
     def answer(self) -> str:
-        """The study's answer in Markdown, written as `conclusion.md` and `recommendation.json`."""
+        """The study's answer in Markdown, written as `conclusion.md` and `recommendation.json`.
+
+        It ends with what arms read, where they do not read the same.
+        """
         if self.params.reference:
             answer = conclude_effects(self.pairwise, self.params.reference)
         else:
             recommendation = recommend(self.comparison, self.pairwise)
             answer = three_sentences(recommendation)
             self.write(json.dumps(recommendation, indent=2), "recommendation.json")
+        answer = f"{answer} {describe_reading(self.runs)}".strip()
         self.write(answer, "conclusion.md")
         return answer
 
@@ -188,9 +194,10 @@ class StudyResults:
     def documents(self) -> Dataset | None:
         """The test documents; None where they are not, because a report needs predictions alone."""
         try:
-            documents = load_splits(self.params)["test"]
+            splits = load_splits(self.params)
             self._tokenizer = load_tokenizer(self.params.model_id, self.params.model_revision)
-            return documents
+            self._reads = with_length(self.params, splits["train"]["text"]).tokens_read
+            return splits["test"]
         except (DataError, ModelError) as error:
             print(error)
             return None
@@ -205,8 +212,8 @@ class StudyResults:
         support = parts_by_support(read_train_counts(self._largest))
         found = {"training documents of a label": of(labels=support)}
         if self.documents is not None:
-            texts, max_length = self.documents["text"], self.params.max_length
-            cut = parts_by_truncation(texts, self._tokenizer, max_length=max_length)
+            texts = self.documents["text"]
+            cut = parts_by_truncation(texts, self._tokenizer, max_length=self._reads)
             found["words of a document"] = of(documents=parts_by_length(texts))
             found["what is read"] = of(documents=cut)
         return found

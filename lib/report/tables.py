@@ -93,6 +93,7 @@ def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
         and not (key in searched(arms[arm]) and run.params.get("search") == arms[arm].search)
         and run.params.get(key, asked) != asked
         and not (key == "num_epochs" and run.params.get("min_steps"))  # which raises it
+        and not (key == "max_length" and asked == "auto")  # which a run makes a number
     )  # once for all seeds
     return "; ".join(changed)
 

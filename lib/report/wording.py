@@ -41,6 +41,13 @@ def format_money(dollars: float) -> str:
     return f"{dollars:,.2f} dollars" if dollars >= 0.01 else "less than a cent"
 
 
+def format_share(share: float) -> str:
+    """Share of a whole as "12 %"; "none" and "all" of nothing and of all alone."""
+    if share in (0, 1):
+        return "all" if share else "none"
+    return "less than 1 %" if share < 0.01 else f"{min(round(100 * share), 99)} %"
+
+
 def format_time(seconds: float) -> str:
     """Time as "90 s", "12 min" or "3.5 h"."""
     if seconds < 1:

@@ -2,6 +2,7 @@
 
 run            a run: its documents, the steps that all notebooks share, what it saves
 models         the model of an arm, loaded once for training, prediction and export
+reading        how much of each document an arm reads
 search         the parameters that are best on validation
 prompts        prompts of held-out documents, with examples
 baselines, estimators       TF-IDF and frozen embeddings; scikit-learn classifiers
@@ -13,7 +14,7 @@ plan, rates    cost of a study before it is run
 export         a run as a plain transformers model
 """
 
-from lib.runs import baselines, estimators
+from lib.runs import baselines, estimators, reading
 from lib.runs.classifier import load_classifier
 from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.plan import plan_here
@@ -30,5 +31,6 @@ __all__ = [
     "load_arm_model",
     "load_classifier",
     "plan_here",
+    "reading",
     "save_arm_model",
 ]

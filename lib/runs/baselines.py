@@ -5,18 +5,23 @@ from typing import Any
 from lib.config.arms import BaselineParams
 from lib.machine import Cost
 from lib.model.load import load_tokenizer
+from lib.runs.reading import texts_read
 from lib.runs.run import Run
 
 
 def features_of(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Inputs of the classifiers per split, by kind of feature, and resources of their model.
 
-    TF-IDF has texts, N str. A frozen embedding has (N, H) float32 for each pooling and layer; what
-    it took counts as training, or as answering test.
+    TF-IDF has texts, N str, cut if it reads no more than models do. A frozen embedding has (N, H)
+    float32 for each pooling and layer; what it took counts as training, or as answering test.
     """
     params: BaselineParams = run.params
     if params.method == "tfidf":
-        return {name: {"words": list(split["text"])} for name, split in run.splits.items()}, {}
+        texts = {}
+        for name, split in run.splits.items():
+            with run.timed(name, "texts"):
+                texts[name] = {"words": texts_read(params, split["text"])}
+        return texts, {}
     features, costs = run.frozen_features(
         load_tokenizer(params.model_id, params.model_revision),
         params.pooling_grid,

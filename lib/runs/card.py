@@ -51,7 +51,7 @@ def write_card(
     """
     if not (folder / "model").is_dir():
         return
-    model = "TF-IDF" if inputs["model_fingerprint"] == "none" else params.model_id
+    model = "TF-IDF" if getattr(params, "method", "") == "tfidf" else params.model_id
     card = ModelCard.from_template(
         ModelCardData(
             base_model=model if HUB_ID.fullmatch(model) and not (ROOT / model).exists() else None,

@@ -23,12 +23,14 @@ from lib.evaluation.scores import Scores
 from lib.head.model import predict_probabilities
 from lib.machine import choose_device, choose_dtype
 from lib.model.load import load_config, load_tokenizer
-from lib.model.tokens import encode_documents, require_context
+from lib.model.tokens import require_context
 from lib.model.weights import model_fingerprint
+from lib.model.windows import longest_window
 from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template
 from lib.runs import estimators
 from lib.runs.models import load_arm_model
+from lib.runs.reading import encode, texts_read
 from lib.runs.record import INPUTS, read_label_space, read_params, require_whole
 
 
@@ -150,9 +152,8 @@ def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Pa
     vectorizer, model, learnable = estimators.load(folder, params)
 
     def score(texts: Sequence[str]) -> Scores:
-        return estimators.label_scores(
-            model, vectorizer.transform(texts), learnable, len(label_space)
-        )
+        inputs = vectorizer.transform(texts_read(params, texts))
+        return estimators.label_scores(model, inputs, learnable, len(label_space))
 
     return score
 
@@ -164,10 +165,7 @@ def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: 
     model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
 
     def score(texts: Sequence[str]) -> Scores:
-        documents = encode_documents(
-            tokenizer, texts, max_length=params.max_length, add_special_tokens=True
-        )
-        return predict_probabilities(model, documents, params)
+        return predict_probabilities(model, encode(params, tokenizer, texts), params)
 
     return score
 
@@ -192,7 +190,7 @@ def _instruction_scores(
 
     def score(texts: Sequence[str]) -> Scores:
         prompts = [template.prompt_ids(text) for text in texts]
-        require_context(model.config, max(map(len, prompts), default=0), answer)
+        require_context(model.config, longest_window(prompts), answer)
         preds, scores = decode_labels(
             model,
             prompts=prompts,

@@ -26,7 +26,13 @@ from lib.storage import atomic_path
 TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (our choice)
 
 # transformers' decoders classify the last token's state with a linear layer that has no bias.
-EXPORTABLE = {"pooling": "last", "head": "linear", "head_bias": False, "bidirectional": False}
+EXPORTABLE = {
+    "pooling": "last",
+    "head": "linear",
+    "head_bias": False,
+    "bidirectional": False,
+    "windows": 1,
+}
 
 
 def export_classifier(run_dir: str | Path, folder: str | Path) -> None:

@@ -6,6 +6,7 @@ Documents are read and tokenized as the arms will read them; weights are not loa
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from lib.model.memory import (
     unpacked_gib,
     weights_gib,
 )
-from lib.model.tokens import encode_cached
+from lib.model.windows import window_lengths
 from lib.prompt.answers import answer_texts
 from lib.prompt.label_trie import LabelTrie
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
+from lib.runs import reading
 from lib.runs.rates import Machine, measure_machine
 from lib.runs.search import trained_epochs
 from lib.storage import ROOT, read_json
@@ -48,19 +50,24 @@ class Work:
     Attributes
     ----------
     train
-        Tokens of each training sequence, read once per epoch.
+        Tokens of each window of each training example, read once per epoch.
     held_out
-        Tokens of each forward pass over validation and test.
+        Tokens of each sequence of validation and test.
     answer_tokens
         Most positions of a micro-batch with a loss over the vocabulary; 0 for a head.
     num_epochs
         0 for an arm that does not train the model.
     """
 
-    train: list[int]
+    train: list[tuple[int, ...]]
     held_out: list[int]
     answer_tokens: int = 0
     num_epochs: int = 0
+
+    @property
+    def sequences(self) -> list[int]:
+        """Tokens of each training sequence."""
+        return list(chain.from_iterable(self.train))
 
 
 def plan(
@@ -168,7 +175,8 @@ def _estimate_memory(
     fixed += head * machine.itemsize / GIB
     fixed += work.answer_tokens * shape.vocabulary * ROW_BYTES / GIB
     # Activations of the largest micro-batch, made to fit.
-    longest = sorted(work.train)[-getattr(params, "batch_size", len(work.train)) :]
+    examples = sorted(map(sum, work.train))
+    longest = examples[-getattr(params, "batch_size", len(examples)) :]
     tokens = min(params.token_budget, sum(longest))
     adapted = getattr(params, "lora_layers", 0) or shape.num_layers
     checkpointed = adapted  # without training nothing is kept
@@ -196,27 +204,26 @@ def _train_seconds(
     adapted = getattr(params, "lora_layers", 0) or shape.num_layers
     trained = work.num_epochs * adapted / shape.num_layers
     again = (work.num_epochs * checkpointed + shape.num_layers - adapted) / shape.num_layers
-    seconds = trained * machine.train_seconds(shape, work.train, r=r)
-    return seconds + again * machine.infer_seconds(shape, work.train, r=r)
+    seconds = trained * machine.train_seconds(shape, work.sequences, r=r)
+    return seconds + again * machine.infer_seconds(shape, work.sequences, r=r)
 
 
 def _count_work(
     params: StudyParams, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Work:
     splits = load_splits(params)
+    params = reading.with_length(params, splits["train"]["text"])
     splits = take_train(
         splits, params.train_size, multi_label=params.multi_label, seed=params.seeds[0]
     )
-    options = {"max_length": params.max_length, "add_special_tokens": True}
-    lengths = {
-        name: [len(ids) for ids in encode_cached(tokenizer, split["text"], **options)]
-        for name, split in splits.items()
-    }
+    documents = reading.tokenize(params, tokenizer, splits)
+    lengths = {name: list(map(window_lengths, split)) for name, split in documents.items()}
     train = lengths["train"]
+    rows = {name: list(chain.from_iterable(split)) for name, split in lengths.items()}
     if isinstance(params, BaselineParams):  # a frozen embedding: every document once
-        return Work(train, [n for split in lengths.values() for n in split])
+        return Work(train, [n for split in rows.values() for n in split])
     epochs = params.num_epochs and trained_epochs(params.with_min_steps(len(train)))
-    held_out = lengths["validation"] * (epochs + 1) + lengths["test"]
+    held_out = rows["validation"] * (epochs + 1) + rows["test"]
     if not isinstance(params, InstructionParams):
         return Work(train, held_out, num_epochs=epochs)
     names = LabelSpace.from_splits(splits, label_names=params.label_names)
@@ -238,7 +245,9 @@ def _prompt_work(
     # Behind each held-out document; examples precede it, computed again if they differ per prompt.
     added = _tokens_to_answer(params, template, labels, max(answers))
     if params.example_choice == "nearest" or params.decoding == "generate":
-        added += params.num_examples * (sum(train) + sum(answers)) // len(train)
+        # An example is read up to `max_length` tokens: its first window.
+        first = sum(windows[0] for windows in train)
+        added += params.num_examples * (first + sum(answers)) // len(train)
     passes = 1.0
     if params.multi_label and params.decoding not in ("generate", "yes_no"):
         passes = sum(map(len, train_labels)) / len(train)  # one per label of a set
@@ -248,12 +257,14 @@ def _prompt_work(
         asked = max(len(template.question_ids(text)) for text in labels.texts)
         asked -= len(template.suffix_ids)
         rows = zip(train, train_labels, strict=True)
-        train = [n + asked for n, row in rows for _ in range(2 * len(row))]
+        train = [tuple(n + asked for n in doc) for doc, row in rows for _ in range(2 * len(row))]
         answers = [max(len(template.answer_ids(word)) for word in (YES, NO))] * len(train)
     prompt = len(template.prefix_ids) + len(template.suffix_ids)
-    sequences = [n + prompt + answer for n, answer in zip(train, answers, strict=True)]
-    supervised = min(params.batch_size * max(answers), params.token_budget)
-    return Work(sequences, held_out, supervised, documents.num_epochs)
+    pairs = zip(train, answers, strict=True)
+    train = [tuple(n + prompt + answer for n in windows) for windows, answer in pairs]
+    answered = params.batch_size * max(answers) * max(map(len, train))
+    supervised = min(answered, params.token_budget)
+    return Work(train, held_out, supervised, documents.num_epochs)
 
 
 def _tokens_to_answer(

@@ -21,6 +21,7 @@ from lib.evaluation.metrics import run_metrics
 from lib.evaluation.scores import Scores
 from lib.machine import GIB
 from lib.model.weights import model_fingerprint
+from lib.runs.reading import reads_all
 from lib.storage import (
     CHECKSUMS,
     ROOT,
@@ -57,7 +58,13 @@ FILES = ("metrics.json", "params.yaml", "labels.json", "train_counts.json", "res
          "predictions.parquet", "history.parquet")  # fmt: skip
 SOME_FILES = (CHOSEN, "sweep.csv", "rungs.csv", "search.csv")
 # Unknown in runs of an earlier version; energy also where the machine does not tell it.
-OPTIONAL_RESOURCES = ("model_disk_gib", "train_joules", "infer_joules_per_doc", "nf4_share")
+OPTIONAL_RESOURCES = (
+    "model_disk_gib",
+    "train_joules",
+    "infer_joules_per_doc",
+    "nf4_share",
+    "test_cut_share",  # of the test documents, those that the arm does not read to their end
+)
 
 
 def open_run(params: StudyParams, **inputs: str) -> Path:
@@ -223,7 +230,7 @@ def describe_inputs(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
         for content in (documents, held_out):
             content.update((ROOT / params.label_names).read_bytes())
     modules = modules_behind(notebook=params.notebook)
-    reads_model = getattr(params, "method", None) != "tfidf"
+    reads_model = not reads_all(params)
     return {
         "data_version": dataset_version(params),
         "model_fingerprint": (

@@ -33,7 +33,7 @@ from lib.machine import (
 from lib.model import cache_lower_layers
 from lib.model.load import count_parameters, load_config, load_tokenizer
 from lib.model.parts import pretrained
-from lib.model.tokens import encode_cached, encode_documents, require_positions
+from lib.runs import reading
 from lib.runs.card import write_card
 from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.owner import Owner
@@ -50,7 +50,8 @@ class Run:
     Attributes
     ----------
     asked, params
-        Those of the arm; and with enough epochs for `min_steps`, or the values that a search found.
+        Those of the arm, with a number as `max_length`; and with enough epochs for `min_steps`, or
+        the values that a search found.
     splits
         Documents of "train", "validation" and "test": `id` str, `text` str, `labels` list[str].
     label_space
@@ -72,6 +73,8 @@ class Run:
         self.device = choose_device(params.device if self.loads_model else "cpu")
         self.dtype = choose_dtype(self.device, getattr(params, "dtype", "auto"))
         splits = load_splits(params)
+        if not reading.reads_all(params):
+            params = reading.with_length(params, splits["train"]["text"])
         self.label_space = LabelSpace.from_splits(splits, label_names=params.label_names)
         self.splits = take_train(
             splits, params.train_size, multi_label=params.multi_label, seed=params.seed
@@ -97,7 +100,7 @@ class Run:
         A run is known by its parameters and by fingerprints of weights, documents, code and
         teacher: checkpoints of an interrupted run stay only if all are the same. See also `Owner`.
         """
-        if self.loads_model:
+        if not reading.reads_all(self.params):
             for load in (load_tokenizer, load_config):  # refused before a run is replaced
                 load(self.params.model_id, self.params.model_revision)
         self.inputs = describe_inputs(self.params, self.splits)
@@ -146,24 +149,11 @@ class Run:
         ParamsError
             A document has more tokens than the model has positions.
         """
-        options = {"max_length": self.params.max_length, "add_special_tokens": True}
-        config = load_config(self.params.model_id, self.params.model_revision)
-        if getattr(config, "pad_token_id", None) is None:
-            config.pad_token_id = tokenizer.pad_token_id
-        documents = {}
-        for name, split in self.splits.items():
-            documents[name] = encode_cached(tokenizer, split["text"], **options)
-            require_positions(config, documents[name])
-        return documents
+        return reading.tokenize(self.params, tokenizer, self.splits)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, split: str) -> list[list[int]]:
         """Token ids of a split's documents, computed anew: a part of what is timed."""
-        return encode_documents(
-            tokenizer,
-            self.splits[split]["text"],
-            max_length=self.params.max_length,
-            add_special_tokens=True,
-        )
+        return reading.encode(self.params, tokenizer, self.splits[split]["text"])
 
     def targets(self) -> Sequence[Any]:
         """Training targets of the head, one per document.
@@ -313,6 +303,7 @@ class Run:
             "infer_docs_per_second": num_test / seconds,
             "infer_joules_per_doc": joules / num_test,
         }
+        cut = reading.share_cut(self.params, self.splits["test"]["text"])
         metrics = write_run(
             self.folder,
             splits=self.splits,
@@ -323,7 +314,7 @@ class Run:
             probabilities=probabilities,
             threshold=threshold if self.params.multi_label else None,
             history=history,
-            resources=dict(resources) | trained | answering,
+            resources=dict(resources) | trained | answering | {"test_cut_share": cut},
         )
         write_card(self.folder, self.params, self.inputs, metrics)
         self.owner.release()

@@ -22,6 +22,7 @@ from lib.model.forward import (
 )
 from lib.model.memory import ROW_BYTES, fit_into_memory
 from lib.model.parts import pretrained
+from lib.model.windows import window_lengths
 from lib.training.trainer import (
     DocumentTrainer,
     Evaluate,
@@ -84,6 +85,7 @@ def finetune_embedding(
             batch["targets"],
             head_loss,
             batch.get("cached_states"),
+            batch.get("windows"),
         )
 
     rate = params.head_learning_rate
@@ -103,13 +105,14 @@ def finetune_instruction(
 
     The loss is summed over a document's answer tokens and averaged over documents: the
     cross-entropy of whole labels, by which `score_labels` ranks. Logits are computed at answer
-    positions alone.
+    positions alone. Of a document of several windows, each of which is answered, the mean loss of
+    these counts.
 
     Parameters
     ----------
     examples
         As in `finetune_embedding`, but `input_ids` is prompt + answer, and `target` the number of
-        answer tokens at its end.
+        answer tokens at its end; of several windows, at the end of each.
 
     Raises
     ------
@@ -121,19 +124,36 @@ def finetune_instruction(
             "train_joules": 0 * meter(pretrained(model).device).joules  # NaN without a counter
         }
     for example in examples:
-        if not 0 < example["target"] < len(example["input_ids"]):
+        shortest = min(window_lengths(example["input_ids"]))
+        if not 0 < example["target"] < shortest:
             raise ValueError(
-                f"document {example['id']}: {example['target']} of {len(example['input_ids'])} "
+                f"document {example['id']}: {example['target']} of {shortest} "
                 "tokens are supervised; it needs a prompt and an answer"
             )
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        return -answer_log_probs(model, batch, compute_dtype).sum()
+        return answer_loss(model, batch, compute_dtype)
 
-    answers = sum(sorted(e["target"] for e in examples)[-params.batch_size :])
+    answers = [e["target"] * len(window_lengths(e["input_ids"])) for e in examples]
+    answers = sum(sorted(answers)[-params.batch_size :])
     rows = min(answers, params.token_budget)
     logits_gib = rows * pretrained(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
     return _finetune(model, examples, loss, evaluate, params, reserved_gib=logits_gib, **options)
+
+
+def answer_loss(model: nn.Module, batch: Mapping[str, Any], compute_dtype: torch.dtype) -> Tensor:
+    """-log p(answer | prompt), summed over documents; of a document's windows, their mean.
+
+    `batch` is as in `answer_log_probs`; with `windows`, the number of each document's rows, (D,),
+    its `targets` are those of documents.
+    """
+    windows = batch.get("windows")
+    if windows is None:
+        return -answer_log_probs(model, batch, compute_dtype).sum()
+    targets = batch["targets"].repeat_interleave(windows)  # (B,)
+    log_probs = answer_log_probs(model, {**batch, "targets": targets}, compute_dtype)
+    shares = (1 / windows).repeat_interleave(windows).repeat_interleave(targets)
+    return -(log_probs * shares).sum()
 
 
 def answer_log_probs(

@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lib.machine import Cost, meter
 from lib.model.batches import join_states, micro_batches, pad
+from lib.model.windows import count_windows, window_lengths
 from lib.storage import find_fault, read_json, write_checksums
 
 log = logging.getLogger(__name__)
@@ -46,12 +47,16 @@ class MicroBatchCollator:
         self.packed = packed
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Padded tensors of each micro-batch, the ids of all documents and their number."""
+        """Padded tensors of each micro-batch, the ids of all documents and their number.
+
+        A document of several windows has a row per window, and `windows` is their number.
+        """
         batches = []
-        lengths = [len(e["input_ids"]) for e in examples]
+        lengths = [window_lengths(e["input_ids"]) for e in examples]
         for rows in micro_batches(lengths, self.token_budget, packed=self.packed):
             chosen = [examples[i] for i in rows]
-            input_ids, mask = pad([e["input_ids"] for e in chosen], self.pad_token_id)
+            documents = [e["input_ids"] for e in chosen]
+            input_ids, mask = pad(documents, self.pad_token_id)
             targets = [e["target"] for e in chosen]
             if isinstance(targets[0], list):  # label sets, filled up with -1
                 targets, _ = pad(targets, -1)
@@ -59,6 +64,8 @@ class MicroBatchCollator:
                 targets = np.stack(targets)
             targets = torch.as_tensor(targets)
             batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
+            if (windows := count_windows(documents)) is not None:
+                batch["windows"] = windows
             if "cached_states" in chosen[0]:
                 batch["cached_states"] = join_states([e["cached_states"] for e in chosen])
             batches.append(batch)

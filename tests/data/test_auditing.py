@@ -195,7 +195,7 @@ def test_texts_longer_than_max_length(max_length, severity):
     found = findings(
         splits, max_length=max_length, count_tokens=lambda texts: [len(x.split()) for x in texts]
     )
-    row = found.loc[f"text is longer than max_length ({max_length} tokens)"]
+    row = found.loc[f"text is longer than is read ({max_length} tokens)"]
     assert row["severity"] == severity
     assert row["remedy"].startswith("67% are cut" if severity == "warning" else "33% are cut")
 

@@ -7,6 +7,7 @@ from lib.config.groups import HeadParams
 from lib.head import frozen as features
 from lib.head.frozen import frozen_features
 from lib.head.model import EmbeddingModel, predict_logits
+from lib.model.windows import Windows
 
 SPLITS = {"train": [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100]], "test": [[5, 6, 7]]}
 
@@ -50,6 +51,18 @@ def test_one_pass_gives_every_pooling_of_every_layer(encode, make_backbone):
     )
     assert costs["train"]["spent"][0] > 0
     assert costs["train"]["total_params"] > 0
+
+
+def test_windows_are_pooled_as_one_document_and_cached_as_others_than_its_tokens(encode):
+    one, *others = [81, 2, 216], [9690, 2], [278]
+    windows = Windows([one, *others])
+    found, _ = encode(("mean", "max"), (1,), {"train": [windows, one, *others]})
+    for kind, combine in (("mean", lambda x: np.average(x, axis=0, weights=[3, 2, 1])),
+                          ("max", lambda x: x.max(axis=0))):  # fmt: skip
+        rows = found["train"][f"{kind} of layer -1"]
+        np.testing.assert_allclose(rows[0], combine(rows[1:]), rtol=1e-3, atol=1e-3)
+    encode(("mean", "max"), (1,), {"train": [list(windows), one, *others]})
+    assert len(encode.loads) == 2
 
 
 def test_the_second_time_no_model_is_touched(encode):

@@ -6,11 +6,15 @@ from scipy.sparse import csr_array
 from lib.config.arms import POOLINGS
 from lib.config.groups import HeadParams, LoraParams
 from lib.data.labels import NUM_TOP
+from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.head.pooling import AttentionPooling, PoolingHead, pool
 from lib.machine import choose_dtype
 from lib.model.adapters import add_lora
+from lib.model.probes import states_alone
+from lib.model.windows import Windows, split_windows
 from lib.training.evaluate import evaluate_embedding
+from lib.training.trainer import MicroBatchCollator
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
 DOCUMENTS = [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100, 200, 300, 2, 2]]
@@ -111,6 +115,40 @@ def test_real_model_gives_a_document_equal_logits_alone_and_in_a_batch(make_back
     alone = predict_logits(model, DOCUMENTS, token_budget=1).values
     assert abs(batched - alone).max() < 0.02 * abs(alone).max()
     assert (batched.argmax(1) == alone.argmax(1)).all()
+
+
+WINDOWS = Windows([[81, 2, 216, 9690], [278, 100, 200], [300, 2]])
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["packed", "padded"])
+def test_windows_are_read_apart_and_pooled_together(make_backbone, fast):
+    """As one pass per window computes them, whatever shares a micro-batch with them."""
+    backbone = make_backbone(dtype="float32", fast=fast)
+    documents = [DOCUMENTS[0], WINDOWS, DOCUMENTS[2]]
+    with torch.no_grad():
+        states = torch.cat(states_alone(backbone, split_windows(WINDOWS)))[None]  # (1, 9, H)
+    for mode in (*POOLINGS, "attention"):
+        torch.manual_seed(0)
+        model = EmbeddingModel(
+            backbone, HeadParams(pooling=mode), num_labels=2, compute_dtype=torch.float32
+        )
+        for parameter in model.head.attention.parameters() if model.head.attention else ():
+            torch.nn.init.normal_(parameter, std=0.1)
+        with torch.no_grad():
+            expected = model.head(states, torch.ones(1, 9, dtype=torch.long))[0]
+        for budget in (1, 30, 10_000):
+            logits = predict_logits(model, documents, token_budget=budget).values
+            np.testing.assert_allclose(logits[1], expected, rtol=1e-3, atol=1e-3)
+        # Training computes the loss of the same logits.
+        collate = MicroBatchCollator(30, 2, packed=fast)
+        batches = collate([{"id": "", "input_ids": d, "target": 1} for d in documents])
+        loss = sum(
+            model.loss(b["input_ids"], b["attention_mask"], b["targets"],
+                       HeadLoss("cross_entropy", 2), windows=b.get("windows"))
+            for b in batches["micro_batches"]
+        )  # fmt: skip
+        log_probs = torch.as_tensor(logits).log_softmax(1)[:, 1]
+        torch.testing.assert_close(loss.detach(), -log_probs.sum(), rtol=1e-3, atol=1e-3)
 
 
 def test_head_stays_fp32_and_trainable_beside_nf4_and_lora(make_backbone, live_nf4):

@@ -4,6 +4,7 @@ import copy
 import json
 import string
 from functools import cache
+from itertools import pairwise
 from uuid import uuid4
 
 import pytest
@@ -25,14 +26,17 @@ from lib import storage
 from lib.errors import ModelError, ParamsError
 from lib.model.load import load_tokenizer
 from lib.model.tokens import (
+    are_cut,
     encode_cached,
     encode_documents,
     require_context,
     require_positions,
     require_rows,
+    shorten_texts,
     structure_ids,
     text_encoder,
 )
+from lib.model.windows import split_windows
 
 LETTERS = string.ascii_letters + "<>/[]|_"
 NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -338,3 +342,53 @@ def test_a_tokenizer_pads_with_its_end_token_or_is_refused(tmp_path):
     assert load_tokenizer(str(tmp_path / "end")).pad_token == "</s>"
     with pytest.raises(ModelError, match=r"none: .* neither pad_token nor eos_token; name one"):
         load_tokenizer(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["merges", "minilm", "python"])
+def test_windows_follow_each_other_in_the_text_each_with_a_frame(kind, side, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "CACHE", tmp_path)
+    tokenizer = copy.deepcopy(made(kind))
+    tokenizer.truncation_side = side
+    texts = ["oil fell oil oil fell [SEP] oil", "oil"]
+    whole = encode_documents(tokenizer, texts, max_length=99, add_special_tokens=False)
+    parts = [whole[0][i : i + 3] for i in range(0, len(whole[0]), 3)]
+    if side == "left":  # from the end on, so that the first window may be shorter
+        short = len(whole[0]) % 3
+        cuts = [0, *range(short or 3, len(whole[0]) + 1, 3)]
+        parts = [whole[0][a:b] for a, b in pairwise(cuts)]
+    assert len(parts) > 2
+    options = {"max_length": 3, "add_special_tokens": True}
+    alone = encode_documents(tokenizer, texts, **options)
+    start, end = alone[0][:1], alone[0][-1:]
+    for windows in (2, 99):
+        read = encode_documents(tokenizer, texts, **options, windows=windows)
+        kept = parts[-windows:] if side == "left" else parts[:windows]
+        assert split_windows(read[0]) == [[*start, *part, *end] for part in kept]
+        assert split_windows(read[1]) == [alone[1]]
+        if kind != "python":
+            for _ in range(2):
+                found = encode_cached(tokenizer, texts, **options, windows=windows)
+                assert list(map(split_windows, found)) == list(map(split_windows, read))
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"), [("bytes", "right"), ("minilm", "right"), ("minilm", "left")]
+)
+def test_a_text_is_shortened_to_the_tokens_that_a_model_reads(kind, side):
+    tokenizer = copy.deepcopy(made(kind))
+    tokenizer.truncation_side = side
+    texts = ["Öl fell, said [SEP] traders in the east.", "oil"]
+    read = encode_documents(tokenizer, texts, max_length=4, add_special_tokens=False)
+    shortened = shorten_texts(tokenizer, texts, max_length=4)
+    assert shortened[1] == texts[1]
+    assert texts[0].endswith(shortened[0]) if side == "left" else texts[0].startswith(shortened[0])
+    assert 0 < len(shortened[0]) < len(texts[0])
+    again = encode_documents(tokenizer, shortened, max_length=9, add_special_tokens=False)
+    assert again == read
+    assert are_cut(tokenizer, texts, max_length=4).tolist() == [True, False]
+
+
+def test_a_tokenizer_in_python_shortens_no_text():
+    with pytest.raises(ModelError, match='write read: "all", or name another model_id'):
+        shorten_texts(made("python"), ["oil fell"], max_length=1)

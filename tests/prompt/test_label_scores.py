@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,16 +8,18 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lib.config.arms import DECODINGS, SET_DECODINGS
+from lib.config.choices import AVERAGED, DECODINGS, SET_DECODINGS
 from lib.data.labels import LabelSpace
 from lib.model.load import load_backbone
+from lib.model.windows import split_windows
 from lib.prompt.decode import DECODERS, SET_DECODERS, decode_labels
 from lib.prompt.label_scores import score_labels
 from lib.prompt.label_sets import score_label_sets, score_questions
 from lib.prompt.label_trie import LabelTrie
 from lib.prompt.search import search_labels
 from lib.prompt.template import NEUTRAL, PromptTemplate
-from lib.training.finetune import answer_log_probs
+from lib.training.finetune import answer_log_probs, answer_loss
+from lib.training.trainer import MicroBatchCollator
 
 # Shared first tokens, a label that begins another one, one-token and long labels.
 NAMES = ("card_arrival", "card", "card_linking", "earn", "nat-gas", "gas", "strategic-metal")
@@ -316,6 +320,86 @@ def test_likelihoods_are_corrected_for_length_and_for_what_is_always_likely(mode
     _, scores = decode(model, template, space, "score_prior")
     expected = softmax(raw, axis=1) / softmax(neutral, axis=1).mean(axis=0)
     np.testing.assert_allclose(scores, expected / expected.sum(1, keepdims=True), rtol=2e-3)
+
+
+def windowed(template, windows):
+    return replace(template, max_length=4, windows=windows)
+
+
+def test_a_long_document_has_a_prompt_per_window(template):
+    asked = windowed(template, 2).prompt_ids(TEXTS[1])
+    whole = template.prompt_ids(TEXTS[1])
+    start, end = len(template.prefix_ids), len(template.suffix_ids)
+    document = whole[start : len(whole) - end]
+    assert [ids[start:-end] for ids in split_windows(asked)] == [document[:4], document[4:8]]
+    assert windowed(template, 2).prompt_ids("x") == template.prompt_ids("x")
+    ids, num = windowed(template, 2).with_answer(TEXTS[1], "gas")
+    answer = template.answer_ids("gas")
+    assert num == len(answer)
+    assert split_windows(ids) == [[*prompt, *answer] for prompt in split_windows(asked)]
+    question = windowed(template, 2).with_question(asked, "gas")
+    assert split_windows(question) == [
+        template.with_question(prompt, "gas") for prompt in split_windows(asked)
+    ]
+
+
+@pytest.mark.parametrize("strategy", AVERAGED)
+def test_scores_of_a_documents_windows_are_averaged(tiny_model, template, strategy):
+    sets, space = strategy in SET_DECODINGS and strategy != "score", LabelSpace(SETS)
+    options = {"token_budget": 500, "compute_dtype": torch.float32}
+    prompts = [windowed(template, 3).prompt_ids(text) for text in TEXTS]
+    rows = [split_windows(prompt) for prompt in prompts]
+    assert sorted(map(len, rows)) == [1, 2, 3]
+    answers = [template.answer_ids(name) for name in SETS]
+    for multi_label in (True, False) if strategy == "score" else (sets,):
+        preds, scores = decode_labels(
+            tiny_model, template=template, prompts=prompts, label_space=space, strategy=strategy,
+            multi_label=multi_label, max_new_tokens=9, **options,
+        )  # fmt: skip
+        means = []
+        for windows in rows:
+            if multi_label and strategy == "score":
+                found = score_label_sets(tiny_model, template, windows, SETS, **options)[1]
+            elif multi_label:
+                found = score_questions(tiny_model, template, windows, SETS, **options)
+            else:
+                found = score_labels(tiny_model, windows, answers, **options)
+            means.append(found.mean(axis=0))
+        expected = np.array(means)
+        if not multi_label:
+            if strategy == "score_length":
+                expected = expected / [len(ids) for ids in answers]
+            if strategy == "score_prior":
+                neutral = [template.prompt_ids(text) for text in NEUTRAL]
+                prior = softmax(score_labels(tiny_model, neutral, answers, **options), axis=1)
+                expected = expected - np.log(prior.mean(axis=0))
+            expected = softmax(expected, axis=1)
+            assert preds == [[SETS[i]] for i in expected.argmax(axis=1)]
+        np.testing.assert_allclose(scores.values, expected, rtol=2e-3, atol=1e-5)
+
+
+def test_answers_without_scores_have_no_average(tiny_model, template):
+    prompts = [windowed(template, 3).prompt_ids(text) for text in TEXTS]
+    with pytest.raises(ValueError, match="'search' gives no scores to average over windows"):
+        decode_labels(
+            tiny_model, template=template, prompts=prompts, label_space=LabelSpace(SETS),
+            strategy="search", max_new_tokens=9, token_budget=500, compute_dtype=torch.float32,
+        )  # fmt: skip
+
+
+def test_each_document_weighs_alike_in_the_loss_however_many_windows_it_has(tiny_model, template):
+    def loss(*documents):
+        examples = [{"id": "", "input_ids": ids, "target": num} for ids, num in documents]
+        (batch,) = MicroBatchCollator(999, 2, packed=False)(examples)["micro_batches"]
+        with torch.inference_mode():
+            return answer_loss(tiny_model, batch, torch.float32).item()
+
+    ids, num = windowed(template, 3).with_answer(TEXTS[1], NAMES[0])
+    short = template.with_answer(TEXTS[0], NAMES[6])
+    apart = [loss((window, num)) for window in split_windows(ids)]
+    assert len(apart) == 3
+    assert loss((ids, num)) == pytest.approx(np.mean(apart), rel=1e-4)
+    assert loss((ids, num), short) == pytest.approx(np.mean(apart) + loss(short), rel=1e-4)
 
 
 @pytest.mark.parametrize("strategy", SET_DECODINGS)

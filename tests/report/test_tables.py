@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from lib.config.study import load_study
 from lib.report import show_table
-from lib.report.tables import paper_context
+from lib.report.tables import changed_params, paper_context
 from lib.storage import ROOT
 
 
@@ -35,3 +36,16 @@ def test_a_table_has_spaces_in_its_names_and_a_dash_for_what_is_missing():
         table, {"micro_f1": lambda x: "none" if np.isnan(x) else "some"}, na_rep=None
     )
     assert ">none</td>" in plain.to_html()
+
+
+def test_a_length_that_a_run_has_found_is_what_its_file_asks_for(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "common.yaml").write_text('study: "mine"\nmax_length: "auto"\n')
+    arm = 'notebook: "03_finetune_embedding"\narm: "embedding"\n'
+    (folder / "embedding.yaml").write_text(arm)
+    asked = load_study(folder)["embedding"].model_dump()
+    ran = pd.DataFrame([{"arm": "embedding", "params": asked | {"max_length": 112}}])
+    assert changed_params(ran, folder) == ""
+    ran["params"] = [asked | {"max_length": 112, "windows": 2}]
+    assert changed_params(ran, folder) == "embedding: windows is 2, in its file 1"

@@ -9,10 +9,14 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
+from lib.head.model import predict_probabilities
 from lib.machine import choose_dtype
-from lib.runs.classifier import load_classifier
+from lib.model.load import load_tokenizer
+from lib.model.windows import split_windows, window_lengths
+from lib.runs.classifier import load_classifier, read_run
 from lib.runs.export import export_classifier
 from lib.runs.models import load_arm_model, save_arm_model
+from lib.runs.reading import encode
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
@@ -32,8 +36,8 @@ def write(tmp_path, cut_model):
         mode = changes.get("label_mode", "single")
         params = EmbeddingParams(
             notebook="03_finetune_embedding", study="s", arm="a", runs_dir=str(tmp_path / "runs"),
-            max_length=12, lora_r=2, model_id=cut_model(4),
-            **{"pooling": "last", "head_bias": False} | changes,
+            lora_r=2, model_id=cut_model(4),
+            **{"pooling": "last", "head_bias": False, "max_length": 12} | changes,
         )  # fmt: skip
         dtype = choose_dtype(torch.device("cpu"))
         torch.manual_seed(0)
@@ -81,6 +85,25 @@ def test_adapters_and_head_come_back_on_packed_weights(write, live_nf4):
     first, again = (load_classifier(folder).predict_scores(TEXTS) for _ in range(2))
     assert np.array_equal(first.values, again.values)
     assert not np.allclose(first.values, 1 / 3)
+
+
+def test_a_run_with_windows_predicts_with_them_and_is_not_exported(write, tmp_path):
+    folder = write(windows=3, max_length=4)
+    params, _ = read_run(folder)
+    cpu = torch.device("cpu")
+    model = load_arm_model(
+        params, SPACE, device=cpu, dtype=choose_dtype(cpu), trained=folder / "model"
+    )
+    documents = encode(params, load_tokenizer(params.model_id), TEXTS)
+    counts = [len(window_lengths(document)) for document in documents]
+    assert (max(counts), min(counts)) == (3, 1)
+    expected = predict_probabilities(model, documents, params)
+    found = load_classifier(folder).predict_scores(TEXTS)
+    np.testing.assert_array_equal(found.values, expected.values)
+    first = predict_probabilities(model, [split_windows(d)[0] for d in documents], params)
+    assert not np.allclose(first.values[:2], expected.values[:2])
+    with pytest.raises(ValueError, match=r"cannot be exported with {'windows': 3}"):
+        export_classifier(folder, tmp_path / "exported")
 
 
 def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):

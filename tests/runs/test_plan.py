@@ -125,3 +125,15 @@ def test_the_command_prints_a_table_or_one_line(capsys, smoke, tmp_path):
     (tmp_path / "smoke" / "embedding.yaml").unlink()
     with pytest.raises(ParamsError, match="no arms; write a parameters file for each"):
         plan(tmp_path / "smoke", machine=GPU)
+
+
+def test_every_window_of_a_document_is_counted(smoke):
+    folder = smoke("embedding", "instruction", "frozen")
+    one = plan(folder, machine=GPU).set_index("arm")
+    with (folder / "common.yaml").open("a") as file:
+        file.write("windows: 3\n")
+    three = plan(folder, machine=GPU).set_index("arm")
+    for name in ("train_seconds", "infer_seconds"):
+        ratio = (three[name] / one[name]).dropna()
+        assert ratio.between(1.2, 3.1).all()
+    assert (three["peak_memory_gib"] > one["peak_memory_gib"])[["embedding", "instruction"]].all()

@@ -24,6 +24,7 @@ from lib.model.fast.attention import is_packed
 from lib.model.fast.blocks import decoder_slice
 from lib.model.forward import last_hidden_states, maybe_compiled
 from lib.model.parts import decoder_of, first_adapted_layer
+from lib.model.windows import split_windows, window_lengths
 from lib.storage import cached, computing_fingerprint, content_hash, free_bytes, read_json
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def cache_lower_layers(
             log.info("layers 1 to %d read %s once", first_layer, name)
             _compute(folder, backbone, documents, first_layer, compute_dtype, token_budget)
 
-        key = [rules, content_hash(list(map(int, document)) for document in documents)]
+        key = [rules, content_hash(map(split_windows, documents))]
         folder = cached("lower", key, write, code=code)
         rows = np.load(folder / "states.npy", mmap_mode="r")
         states[name] = np.split(rows, np.cumsum([len(d) for d in documents]))[:-1]
@@ -143,12 +144,13 @@ def _compute(
     """Write all documents' states, row after row, and the cost of the pass."""
     start, device = meter(backbone.device), backbone.device
     lengths = np.array([len(d) for d in documents])
+    windows = [window_lengths(d) for d in documents]
     starts = np.cumsum([0, *lengths])
     kind = np.float32 if backbone.dtype == torch.float32 else np.int16
     shape = (int(starts[-1]), backbone.config.hidden_size)
     rows = np.lib.format.open_memmap(folder / "states.npy", "w+", dtype=kind, shape=shape)
     with maybe_compiled(backbone, shape[0]):
-        for batch in micro_batches(lengths.tolist(), token_budget, packed=True):
+        for batch in micro_batches(windows, token_budget, packed=True):
             ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
             ids, mask = ids.to(device), mask.to(device)
             states = states_below(backbone, ids, mask, first_layer, compute_dtype).cpu()

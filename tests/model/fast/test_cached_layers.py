@@ -15,6 +15,7 @@ from lib.model.adapters import add_lora
 from lib.model.fast import cached_layers
 from lib.model.fast.cached_layers import cache_lower_layers, states_below
 from lib.model.fast.packing import use_packing
+from lib.model.windows import Windows
 from lib.training.finetune import finetune_embedding, finetune_instruction
 
 COMPUTE = choose_dtype(torch.device("cpu"))  # emulated bfloat16 would take minutes
@@ -22,7 +23,8 @@ TRAINING = {
     "max_length": 64, "token_budget": 64, "num_epochs": 3, "batch_size": 2, "learning_rate": 1e-2,
     "warmup_share": 0.0,
 }  # fmt: skip
-DOCUMENTS = [[81, 2, 216, 9690, 2], [278, 5], [81, 9690, 278, 100, 200, 300, 2, 2], [7] * 6]
+WINDOWS = Windows([[81, 9690, 278, 100, 200], [300, 2, 2]])
+DOCUMENTS = [[81, 2, 216, 9690, 2], [278, 5], WINDOWS, [7] * 6]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,120 @@
+"""How much of each document an arm reads: its tokens, its windows, and the share that is cut."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from lib.config.arms import StudyParams
+from lib.model.load import load_config, load_tokenizer
+from lib.model.tokens import (
+    are_cut,
+    encode_cached,
+    encode_documents,
+    position_limit,
+    require_positions,
+    shorten_texts,
+)
+
+log = logging.getLogger(__name__)
+
+COVERED = 0.9  # of the training documents, which "auto" reads as a whole (our choice)
+MULTIPLE = 16  # of tokens, which matrix products of GPUs prefer
+MOST = 10_000_000  # tokens of a text, where a model's config names no limit
+
+Params = TypeVar("Params", bound=StudyParams)
+
+
+def reads_all(params: StudyParams) -> bool:
+    """True for an arm that reads whole texts: TF-IDF, unless it is given what models read."""
+    return getattr(params, "method", "") == "tfidf" and params.read == "all"
+
+
+def with_length(params: Params, texts: Sequence[str]) -> Params:
+    """The parameters with a number as `max_length`: where it is "auto", that which suits the texts.
+
+    It is the least multiple of `MULTIPLE` tokens that covers, in all `windows` together, `COVERED`
+    of the texts; at most what the model has positions and the token budget has room for. Of a
+    prompt the template, the answer and each example have as much of the context as the document.
+
+    Parameters
+    ----------
+    texts
+        Of all training documents of the study, so that a learning curve has one length.
+    """
+    if params.max_length != "auto":
+        return params
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    limit = position_limit(_config(params, tokenizer)) or MOST
+    limit -= tokenizer.num_special_tokens_to_add()
+    if hasattr(params, "num_examples"):
+        limit //= params.num_examples + 2
+    limit = max(1, min(limit, params.token_budget // params.windows))
+    options = {"max_length": limit * params.windows, "add_special_tokens": False}
+    lengths = [len(ids) for ids in encode_cached(tokenizer, texts, **options)]
+    needed = float(np.quantile(lengths, COVERED, method="inverted_cdf")) / params.windows
+    length = min(MULTIPLE * max(1, math.ceil(needed / MULTIPLE)), limit)
+    log.info("max_length: %d tokens%s, chosen by the training documents", length,
+             f" in each of {params.windows} windows" if params.windows > 1 else "")  # fmt: skip
+    return params.model_copy(update={"max_length": length})
+
+
+def tokenize(
+    params: StudyParams, tokenizer: PreTrainedTokenizerBase, splits: Mapping[str, Dataset]
+) -> dict[str, list[list[int]]]:
+    """Token ids of the documents of each split as a model reads them; cached on disk.
+
+    Raises
+    ------
+    ParamsError
+        A document, or a window of it, has more tokens than the model has positions.
+    """
+    config = _config(params, tokenizer)
+    documents = {}
+    for name, split in splits.items():
+        documents[name] = encode_cached(tokenizer, split["text"], **_options(params))
+        require_positions(config, documents[name])
+    return documents
+
+
+def encode(
+    params: StudyParams, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[list[int]]:
+    """Token ids of texts as a model reads them; see `lib.model.windows`."""
+    return encode_documents(tokenizer, texts, **_options(params))
+
+
+def texts_read(params: StudyParams, texts: Sequence[str]) -> list[str]:
+    """What TF-IDF reads of each text: all of it, or the part that the study's model reads."""
+    if reads_all(params):
+        return list(texts)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    return shorten_texts(tokenizer, texts, max_length=params.tokens_read)
+
+
+def share_cut(params: StudyParams, texts: Sequence[str]) -> float:
+    """Share of the texts, in [0, 1], of which the arm does not read the end."""
+    if reads_all(params):
+        return 0.0
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    return float(are_cut(tokenizer, texts, max_length=params.tokens_read).mean())
+
+
+def _options(params: StudyParams) -> dict[str, Any]:
+    return {
+        "max_length": params.max_length,
+        "windows": params.windows,
+        "add_special_tokens": True,
+    }
+
+
+def _config(params: StudyParams, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """The model's config with a padding token, from which some models number positions."""
+    config = load_config(params.model_id, params.model_revision)
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    return config
