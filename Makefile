@@ -17,8 +17,9 @@ COG := cog -P -I docs -p "import tables" --verbosity=1
 
 .PHONY: study answer data models test bench scaling readme lint lab install clean
 study: $(READY)
-	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) params_dir=$(PARAMS) \
-		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
+	python -m lib.supervise runs/$(STUDY) \
+		snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) params_dir=$(PARAMS) \
+		--rerun-triggers mtime --max-checksum-file-size 0 --nolock --rerun-incomplete $(ARGS)
 
 answer: $(READY)
 	mkdir -p runs/answer

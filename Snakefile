@@ -1,4 +1,5 @@
 # Every arm and seed of a study, then the comparison, then the report; only what is out of date.
+# `make study` runs it by lib/supervise.py.
 #   snakemake --cores 2 --config study=quick
 import re
 import shlex
@@ -36,7 +37,7 @@ def code_of(notebook):
 
 def papermill(notebook, output, **values):
     """The command that executes a notebook with the parameters of the study."""
-    command = ["papermill", f"notebooks/{notebook}.ipynb", output]
+    command = ["python", "-m", "lib.execute", f"notebooks/{notebook}.ipynb", output]
     folders = {"params_dir": PARAMS.parent, "runs_dir": RUNS, "figures_dir": FIGURES}
     for name, value in {"study": STUDY, **values, **folders}.items():
         # -r: as text, also where a name looks like a number
@@ -81,7 +82,7 @@ NOTEBOOKS = f"{FIGURES}/{STUDY}/notebooks"
 
 
 rule report:
-    input: REPORT, NOTEBOOKS
+    input: REPORT, NOTEBOOKS, METRICS  # runs too: one that was deleted is no reason to do nothing
 
 
 # Where documents of data/sources.yaml are missing. A mark of the study stands for them, because
@@ -108,9 +109,7 @@ rule arm:
     resources:  # where there is a GPU, one arm has it at a time (see --resources in the Makefile)
         gpu=int(shutil.which("nvidia-smi") is not None),
     params: command=arm_command
-    shell:
-        "mkdir -p $(dirname {output}) && "
-        "OMP_NUM_THREADS={threads} RAYON_NUM_THREADS={threads} {params.command}"
+    shell: "OMP_NUM_THREADS={threads} RAYON_NUM_THREADS={threads} exec {params.command}"
 
 
 rule compare:
@@ -118,7 +117,7 @@ rule compare:
     input: METRICS, files.common, files.folders, code_of("05_compare")
     output: COMPARED
     params: command=papermill("05_compare", COMPARED) + " -y " + shlex.quote(f"arms: {list(runs)}")
-    shell: "mkdir -p $(dirname {output}) && {params.command}"
+    shell: "exec {params.command}"
 
 
 rule html:

@@ -141,7 +141,8 @@ def _history(run: Run, epochs: int) -> pd.DataFrame | None:
     if not (checkpoint := last_checkpoint(run.checkpoints)):
         return None
     state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
-    return pd.DataFrame(state["log_history"]) if round(state["epoch"]) >= epochs else None
+    evaluated = [row["epoch"] for row in state["log_history"] if "eval_micro_f1" in row]
+    return pd.DataFrame(state["log_history"]) if max(evaluated, default=0) >= epochs else None
 
 
 def _remove_checkpoints(run: Run) -> None:
