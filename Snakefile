@@ -1,6 +1,7 @@
 # Every arm and seed of a study, then the comparison, then the report; only what is out of date.
 # `make study` runs it by lib/supervise.py.
 #   snakemake --cores 2 --config study=quick
+import csv
 import re
 import shlex
 import shutil
@@ -64,6 +65,22 @@ def teacher_run(wildcards):
     return f"{RUNS}/{STUDY}/{run.teacher_dir.parent.name}/seed-{wildcards.seed}/metrics.json"
 
 
+def planned(name):
+    """A resource that a run's batch job reserves; see `lib.runs.plan.job_resources`."""
+
+    def resource(wildcards):
+        with open(config["jobs"], encoding="utf-8") as rows:
+            return {row["arm"]: int(row[name]) for row in csv.DictReader(rows)}[wildcards.run]
+
+    return resource
+
+
+# Where there is a GPU, one arm of a machine has it at a time (see --resources in the Makefile).
+RESOURCES = {"gpu": int(shutil.which("nvidia-smi") is not None)}
+if "jobs" in config:
+    RESOURCES = {name: planned(name) for name in ("mem_mb", "runtime", "gpu")}
+
+
 METRICS = [
     f"{RUNS}/{STUDY}/{name}/seed-{seed}/metrics.json"
     for name, run in runs.items()
@@ -79,6 +96,9 @@ EXECUTED = {
     for name, run in runs.items()
 } | {"05_compare": COMPARED}
 NOTEBOOKS = f"{FIGURES}/{STUDY}/notebooks"
+
+
+localrules: report, data, html, notebooks
 
 
 rule report:
@@ -106,8 +126,7 @@ rule arm:
     # What is usually slow comes first, so that the last arm seldom runs long and alone.
     priority: lambda wildcards: ARM_NOTEBOOKS.index(runs[wildcards.run].notebook)
     threads: lambda wildcards: runs[wildcards.run].threads
-    resources:  # where there is a GPU, one arm has it at a time (see --resources in the Makefile)
-        gpu=int(shutil.which("nvidia-smi") is not None),
+    resources: **RESOURCES
     params: command=arm_command
     shell: "OMP_NUM_THREADS={threads} RAYON_NUM_THREADS={threads} exec {params.command}"
 

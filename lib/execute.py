@@ -3,14 +3,15 @@
     python -m lib.execute notebooks/03_finetune_embedding.ipynb out.ipynb -p study quick ...
 
 SIGTERM and SIGINT are passed on to the kernel; the exit status is then 143 or 130, and one line
-says where the run has stopped. A second signal kills. If the process that started this one ends,
-this one and its kernel end too.
+says where the run has stopped. A signal after `PATIENCE` kills. If the process that started this
+one ends, this one and its kernel end too.
 """
 
 import io
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,24 @@ from papermill.exceptions import PapermillExecutionError
 from lib.stopping import ASKING, STOPPED, Stopped, die_with_parent
 
 KERNEL_DIED = 138  # papermill's exit status
+PATIENCE = 10  # seconds in which signals are one request: a batch system sends several (our choice)
 
 
 def main() -> None:
     """Run papermill's command line in this process."""
     die_with_parent()
     received: list[int] = []
+    since = 0.0
 
     def pass_on(number: int, _: Any) -> None:
+        nonlocal since
         received.append(number)
+        since = since or time.monotonic()
         for kernel in psutil.Process().children():
-            kernel.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+            if len(received) == 1:
+                kernel.terminate()
+            elif time.monotonic() - since > PATIENCE:
+                kernel.kill()
         # What papermill has to say about a kernel that ends is no news.
         logging.disable()
         sys.stderr = io.StringIO()

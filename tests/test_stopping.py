@@ -90,7 +90,7 @@ def test_a_second_command_in_a_folder_is_refused_and_after_a_kill_it_runs(study,
 def notebook(tmp_path):
     """A notebook whose last cell runs for long; its process and its kernel."""
     cells = [
-        "from lib.config.notebook import notebook_params\nnotebook_params('02_baselines')",
+        "from lib.stopping import stop_on_sigterm\nstop_on_sigterm()",
         f"import time; open({str(tmp_path / 'started')!r}, 'w').close(); time.sleep(600)",
     ]
     written = nbformat.v4.new_notebook(
@@ -105,9 +105,10 @@ def notebook(tmp_path):
     below = psutil.Process(process.pid).children(recursive=True)
     assert len(below) == 2
     yield process, below
-    for left in (psutil.Process(process.pid), *below):
-        left.kill() if left.is_running() else None
-    process.communicate()
+    for left in running(below):
+        left.kill()
+    process.kill()
+    process.wait()
 
 
 def test_a_notebook_that_is_stopped_prints_one_line(notebook):
