@@ -1,10 +1,12 @@
 # make study [STUDY=quick] [CORES=all]   run a study to figures/<study>/report.html
+# make study PROFILE=slurm [MACHINE=...] the same as batch jobs: docs/cluster.md
 # make answer                           compare finished studies of params/answer over their tasks
 # make data [SETS="name ..."]            the public data sets of data/sources.yaml (DATA_MIRROR: a copy)
 # make models [MODELS="name ..."]        larger models of models/sources.yaml
 # make bench | scaling                  our speed against the usual recipes, and as things grow
 # make readme                           tables in README.md, docs/, data/ and figures/README.md
 # make lock                             requirements.lock, with hashes, from requirements.txt
+# make survive [KILLS=4]                kill a study at random moments; does it recover unaided?
 # make test | lint | lab | install | clean
 STUDY ?= quick
 PARAMS ?= params
@@ -14,12 +16,21 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Batch jobs, where there is a PROFILE, take what was planned; else runs share this machine.
+JOBS := runs/$(STUDY)/jobs.csv
+WHERE := $(if $(PROFILE),--profile profiles/$(PROFILE),--cores $(CORES) --resources gpu=1)
+
 COG := cog -P -I docs -p "import tables" --verbosity=1
 
-.PHONY: study answer data models test bench scaling readme lint lock lab install clean
+.PHONY: study answer data models test survive bench scaling readme lint lock lab install clean
 study: $(READY)
-	snakemake --cores $(CORES) --resources gpu=1 --config study=$(STUDY) params_dir=$(PARAMS) \
-		--rerun-triggers mtime --max-checksum-file-size 0 $(ARGS)
+ifdef PROFILE
+	pip install --quiet --no-deps --requirement profiles/$(PROFILE)/requirements.txt
+	python -m lib plan $(PARAMS)/$(STUDY) $(if $(MACHINE),--machine $(MACHINE)) --jobs $(JOBS)
+endif
+	python -m lib.supervise runs/$(STUDY) snakemake $(WHERE) \
+		--config study=$(STUDY) params_dir=$(PARAMS) $(if $(PROFILE),jobs=$(JOBS)) \
+		--rerun-triggers mtime --max-checksum-file-size 0 --nolock --rerun-incomplete $(ARGS)
 
 answer: $(READY)
 	mkdir -p runs/answer
@@ -35,6 +46,9 @@ models: $(READY)
 
 test: $(READY)
 	pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+survive: $(READY)
+	KILLS=$(or $(KILLS),4) pytest -s -m reliability tests/reliability $(ARGS)
 
 bench: $(READY)
 	pip install --quiet --requirement tests/benchmarks/requirements.txt

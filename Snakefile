@@ -1,5 +1,7 @@
 # Every arm and seed of a study, then the comparison, then the report; only what is out of date.
+# `make study` runs it by lib/supervise.py.
 #   snakemake --cores 2 --config study=quick
+import csv
 import re
 import shlex
 import shutil
@@ -36,7 +38,7 @@ def code_of(notebook):
 
 def papermill(notebook, output, **values):
     """The command that executes a notebook with the parameters of the study."""
-    command = ["papermill", f"notebooks/{notebook}.ipynb", output]
+    command = ["python", "-m", "lib.execute", f"notebooks/{notebook}.ipynb", output]
     folders = {"params_dir": PARAMS.parent, "runs_dir": RUNS, "figures_dir": FIGURES}
     for name, value in {"study": STUDY, **values, **folders}.items():
         # -r: as text, also where a name looks like a number
@@ -63,6 +65,22 @@ def teacher_run(wildcards):
     return f"{RUNS}/{STUDY}/{run.teacher_dir.parent.name}/seed-{wildcards.seed}/metrics.json"
 
 
+def planned(name):
+    """A resource that a run's batch job reserves; see `lib.runs.plan.job_resources`."""
+
+    def resource(wildcards):
+        with open(config["jobs"], encoding="utf-8") as rows:
+            return {row["arm"]: int(row[name]) for row in csv.DictReader(rows)}[wildcards.run]
+
+    return resource
+
+
+# Where there is a GPU, one arm of a machine has it at a time (see --resources in the Makefile).
+RESOURCES = {"gpu": int(shutil.which("nvidia-smi") is not None)}
+if "jobs" in config:
+    RESOURCES = {name: planned(name) for name in ("mem_mb", "runtime", "gpu")}
+
+
 METRICS = [
     f"{RUNS}/{STUDY}/{name}/seed-{seed}/metrics.json"
     for name, run in runs.items()
@@ -80,8 +98,11 @@ EXECUTED = {
 NOTEBOOKS = f"{FIGURES}/{STUDY}/notebooks"
 
 
+localrules: report, data, html, notebooks
+
+
 rule report:
-    input: REPORT, NOTEBOOKS
+    input: REPORT, NOTEBOOKS, METRICS  # runs too: one that was deleted is no reason to do nothing
 
 
 # Where documents of data/sources.yaml are missing. A mark of the study stands for them, because
@@ -105,12 +126,9 @@ rule arm:
     # What is usually slow comes first, so that the last arm seldom runs long and alone.
     priority: lambda wildcards: ARM_NOTEBOOKS.index(runs[wildcards.run].notebook)
     threads: lambda wildcards: runs[wildcards.run].threads
-    resources:  # where there is a GPU, one arm has it at a time (see --resources in the Makefile)
-        gpu=int(shutil.which("nvidia-smi") is not None),
+    resources: **RESOURCES
     params: command=arm_command
-    shell:
-        "mkdir -p $(dirname {output}) && "
-        "OMP_NUM_THREADS={threads} RAYON_NUM_THREADS={threads} {params.command}"
+    shell: "OMP_NUM_THREADS={threads} RAYON_NUM_THREADS={threads} exec {params.command}"
 
 
 rule compare:
@@ -118,7 +136,7 @@ rule compare:
     input: METRICS, files.common, files.folders, code_of("05_compare")
     output: COMPARED
     params: command=papermill("05_compare", COMPARED) + " -y " + shlex.quote(f"arms: {list(runs)}")
-    shell: "mkdir -p $(dirname {output}) && {params.command}"
+    shell: "exec {params.command}"
 
 
 rule html:

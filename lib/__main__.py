@@ -9,9 +9,9 @@ from lib.config.sources import require_data
 from lib.config.study import load_params, study_files
 from lib.machine import configure_process
 from lib.runs.export import export_classifier
-from lib.runs.plan import measure_this_machine, plan
+from lib.runs.plan import job_resources, measure_this_machine, plan
 from lib.runs.rates import GPUS
-from lib.storage import ROOT
+from lib.storage import ROOT, atomic_path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("study", help="a folder of params/, by its name or its path")
     command.add_argument("--machine", choices=GPUS, help="a GPU; by default this machine, measured")
     command.add_argument("--price", type=float, default=0.0, help="per hour of the machine")
+    command.add_argument("--jobs", metavar="FILE", help="write what batch jobs need, as CSV")
     command.set_defaults(run=_plan)
 
     command = commands.add_parser("export", help="a head's run as a plain transformers model")
@@ -48,6 +49,9 @@ def _plan(options: argparse.Namespace) -> None:
     configure_process(seed=0, num_threads=study.threads)
     machine = GPUS[options.machine] if options.machine else measure_this_machine(study)
     table = plan(folder, machine=machine, price=options.price)
+    if options.jobs:
+        with atomic_path(Path(options.jobs)) as path:
+            job_resources(table, machine).to_csv(path, index=False)
     print(f"{machine.name}: {machine.flops / 1e12:.2f} TFLOP/s, "
           f"{machine.bandwidth / 1e9:.0f} GB/s, {machine.memory_gib:.0f} GiB")  # fmt: skip
     print(table.to_string(index=False, float_format="{:,.2f}".format, na_rep="-"))

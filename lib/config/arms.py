@@ -142,7 +142,7 @@ class BaselineParams(ModelParams, StudyParams):
 
 
 # What decides neither what is learnt nor how, or is decided before any candidate trains.
-OF_THE_RUN = ("dtype", "fast", "memory_gib", "eval_steps", "teacher", "num_generated")
+OF_THE_RUN = ("dtype", "fast", "memory_gib", "eval_steps", "save_steps", "teacher", "num_generated")
 
 
 class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):

@@ -54,6 +54,8 @@ class TrainParams(Group):
     """weight decay of AdamW"""
     eval_steps: Count = 0
     """also evaluate every N steps, for the curves; 0: after each epoch only"""
+    save_steps: Count = 0
+    """also save a checkpoint every N steps, to resume from; 0: after each epoch only"""
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
     """GiB that the run should stay below; 0: all that the device has"""
 

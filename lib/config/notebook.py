@@ -9,6 +9,7 @@ from pandas.io.formats.style import Styler
 from lib.config.arms import NOTEBOOK_PARAMS, StudyParams
 from lib.config.study import ARM_NOTEBOOKS, load_params, study_files
 from lib.errors import InputError, ParamsError
+from lib.stopping import Stopped, stop_on_sigterm
 from lib.storage import ROOT
 
 
@@ -28,7 +29,8 @@ def notebook_params(notebook: str) -> StudyParams:
     from IPython import get_ipython
 
     shell = get_ipython()
-    shell.set_custom_exc((InputError,), _show_in_one_line)
+    shell.set_custom_exc((InputError, Stopped), _show_in_one_line)
+    stop_on_sigterm()
     own, injected = _parameter_cells(shell.user_ns)
     fields = NOTEBOOK_PARAMS[notebook].model_fields
     # An untouched line of the notebook's own cell does not outdo the study's files.
@@ -100,5 +102,5 @@ def _assigned(cells: list[str]) -> dict[str, Any]:
 
 
 def _show_in_one_line(shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> None:
-    """IPython's handler for `InputError`: the message alone, without the code that raised it."""
+    """IPython's handler for errors of the input and `Stopped`: the message, without the code."""
     shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -41,6 +42,9 @@ from lib.storage import ROOT, read_json
 log = logging.getLogger(__name__)
 
 ANSWER_TOKENS = 8  # of a free answer, assumed
+
+# Room that a batch job is given beside its estimate (our choices).
+SPARE_GIB, SPARE_SECONDS, SLACK = 4.0, 900, 2.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,25 @@ def plan(
         rows.append(row)
     table = pd.DataFrame(rows)
     return table if price else table.drop(columns="cost")
+
+
+def job_resources(table: pd.DataFrame, machine: Machine) -> pd.DataFrame:
+    """What a batch system has to reserve for each row of a `plan` and one seed.
+
+    Columns `arm`, `mem_mb` (of the host), `runtime` in minutes and `gpu`, a number of them. Time
+    has room for reading and for a slower machine; a job that exceeds it goes on in another one.
+    """
+    seconds = (table["train_seconds"] + table["infer_seconds"]).fillna(0)
+    gib = table["peak_memory_gib"].fillna(0) + SPARE_GIB
+    uses_gpu = table["peak_memory_gib"].notna() & (machine.device == "cuda")
+    return pd.DataFrame(
+        {
+            "arm": table["arm"],
+            "mem_mb": np.ceil(1024 * gib).astype(int),
+            "runtime": np.ceil((SLACK * seconds + SPARE_SECONDS) / 60).astype(int),
+            "gpu": uses_gpu.astype(int),
+        }
+    )
 
 
 def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:

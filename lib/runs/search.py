@@ -28,7 +28,7 @@ from lib.machine import Cost, configure_process, meter
 from lib.runs.record import CHOSEN
 from lib.runs.run import Run
 from lib.storage import atomic_path, read_json
-from lib.training.trainer import last_checkpoint
+from lib.training.checkpoints import last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,8 @@ def _history(run: Run, epochs: int) -> pd.DataFrame | None:
     if not (checkpoint := last_checkpoint(run.checkpoints)):
         return None
     state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
-    return pd.DataFrame(state["log_history"]) if round(state["epoch"]) >= epochs else None
+    evaluated = [row["epoch"] for row in state["log_history"] if "eval_micro_f1" in row]
+    return pd.DataFrame(state["log_history"]) if max(evaluated, default=0) >= epochs else None
 
 
 def _remove_checkpoints(run: Run) -> None:

@@ -1,5 +1,6 @@
 """Both fine-tuning approaches, on `transformers.Trainer` with batches of micro-batches."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,15 +24,18 @@ from lib.model.forward import (
 from lib.model.memory import ROW_BYTES, fit_into_memory
 from lib.model.parts import pretrained
 from lib.model.windows import window_lengths
+from lib.stopping import noting_signals
+from lib.training.checkpoints import KeepWhole, last_checkpoint
 from lib.training.trainer import (
     DocumentTrainer,
+    EpochsOver,
     Evaluate,
     EvaluateEvery,
+    EvaluateFirst,
     Example,
-    KeepWhole,
     MicroBatchCollator,
+    SaveEvery,
     StopAfter,
-    last_checkpoint,
     parameter_groups,
     spent_on_training,
 )
@@ -204,8 +208,8 @@ def _finetune(
     Parameters
     ----------
     output_dir
-        Checkpoints, one per epoch: the best and the last are kept. A checkpoint that is already
-        there is resumed from; the result equals an uninterrupted run.
+        Checkpoints, one per epoch and every `save_steps`: the best and the last are kept. A
+        checkpoint that is already there is resumed from; the result equals an uninterrupted run.
     cached
         States below the first adapted layer, one (T, H) array per example; or none.
     setup_cost
@@ -243,25 +247,28 @@ def _finetune(
         head_learning_rate=head_rate or params.learning_rate,
         weight_decay=params.weight_decay,
     )
-    between = EvaluateEvery(params.eval_steps)
-    callbacks = [between] if params.eval_steps else []
+    between, first = EvaluateEvery(params.eval_steps), EvaluateFirst(params.eval_steps)
+    callbacks = [first, between] if params.eval_steps else [first]
+    callbacks += [SaveEvery(params.save_steps)] if params.save_steps else []
     callbacks += [StopAfter(stop_epochs)] if stop_epochs else []
     callbacks.append(KeepWhole())
     device = next(model.parameters()).device
-    trainer = DocumentTrainer(
-        model=model,
-        args=_training_arguments(params, output_dir, len(examples), device),
-        train_dataset=examples,
-        eval_dataset=[],  # `evaluate` brings its own; the base class only asks whether there is one
-        data_collator=collator,
-        loss=loss,
-        evaluate=evaluate,
-        optimizers=(torch.optim.AdamW(groups, fused=True), None),
-        callbacks=callbacks,
-    )
-    between.trainer = trainer
-    with maybe_compiled(model, tokens):
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
+    with noting_signals() as stop, maybe_compiled(model, tokens):
+        trainer = DocumentTrainer(
+            model=model,
+            args=_training_arguments(params, output_dir, len(examples), device),
+            train_dataset=examples,
+            eval_dataset=[],  # `evaluate` brings its own; the base class asks if there is one
+            data_collator=collator,
+            loss=loss,
+            evaluate=evaluate,
+            stop=stop,
+            optimizers=(torch.optim.AdamW(groups, fused=True), None),
+            callbacks=callbacks,
+        )
+        between.trainer = first.trainer = trainer
+        with contextlib.suppress(EpochsOver):
+            trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
 
     # What it has cost.
     cost = setup_cost + spent_on_training(trainer.state.log_history)

@@ -1,25 +1,20 @@
 """`transformers.Trainer` on batches of micro-batches, with a loss per document."""
 
-import logging
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lib.machine import Cost, meter
 from lib.model.batches import join_states, micro_batches, pad
 from lib.model.windows import count_windows, window_lengths
-from lib.storage import find_fault, read_json, write_checksums
-
-log = logging.getLogger(__name__)
+from lib.stopping import Stopped, StopRequest
+from lib.training.checkpoints import checkpoint_at
 
 Example = Mapping[str, Any]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -29,7 +24,7 @@ SPENT = ("train_seconds", "train_joules")
 
 
 def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> Cost:
-    """Cost of training up to the last evaluation."""
+    """Cost of training up to the last evaluation or checkpoint."""
     rows = [[row[key] for key in SPENT] for row in log_history if SPENT[0] in row]
     return Cost(*rows[-1]) if rows else Cost()
 
@@ -77,16 +72,22 @@ class MicroBatchCollator:
 
 
 class DocumentTrainer(Trainer):
-    """`Trainer` with a loss per document, summed over micro-batches and divided by documents."""
+    """`Trainer` with a loss per document, summed over micro-batches and divided by documents.
+
+    Asked to stop, it saves a checkpoint as of the last whole step, from which a resumed run goes on
+    to the same result: with the same documents, random numbers and evaluations.
+    """
 
     def __init__(
         self,
         *,
         loss: Callable[[nn.Module, Mapping[str, Any]], Tensor],
         evaluate: Evaluate,
+        stop: StopRequest,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._stop = stop
         self._loss = loss
         self._evaluate_model = evaluate
         # The cost of training is `meter() - _clock`: evaluation and interruptions are left out.
@@ -101,13 +102,18 @@ class DocumentTrainer(Trainer):
         ------
         FloatingPointError
             The loss is not finite; names the step, the documents and the learning rate.
+        Stopped
+            The run was asked to stop, and has saved a checkpoint.
         """
-        if self._clock is None:
-            self._clock = meter(self.args.device) - spent_on_training(self.state.log_history)
+        self._start_clock()
         model.train()
         inputs = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
+        random = _random_state(self.args.device)
         for batch in inputs["micro_batches"]:
+            if self._stop.asked:  # as if the step had not begun
+                _set_random_state(self.args.device, random)
+                self._stop_here()
             loss = self._loss(model, batch) / inputs["num_documents"]
             self.accelerator.backward(loss)
             total += loss.detach()
@@ -120,8 +126,14 @@ class DocumentTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation metrics, logged as `eval_*`, without drawing random numbers."""
+        self._start_clock()
         start = meter(self.args.device)
-        metrics = {f"eval_{key}": value for key, value in self._evaluate_model(self.model).items()}
+        try:
+            with self._stop.breaking_off():
+                metrics = self._evaluate_model(self.model)
+        except Stopped:
+            self._stop_here()
+        metrics = {f"eval_{key}": value for key, value in metrics.items()}
         self.model.train()
         self.log(metrics | dict(zip(SPENT, start - self._clock, strict=True)))
         self.control = self.callback_handler.on_evaluate(
@@ -129,6 +141,45 @@ class DocumentTrainer(Trainer):
         )
         self._clock += meter(self.args.device) - start
         return metrics
+
+    def evaluate_if_due(self, eval_steps: int) -> None:
+        """Evaluate first where a run that is resumed was stopped before or in an evaluation."""
+        step, epoch_steps = self.state.global_step, _epoch_steps(self.state)
+        done = any(row["step"] == step and "eval_micro_f1" in row for row in self.state.log_history)
+        if not step or done:
+            return
+        if step % epoch_steps == 0:
+            if self._determine_best_metric(self.evaluate(), None):
+                self.state.best_model_checkpoint = str(self._checkpoint)
+        elif eval_steps and step % eval_steps == 0:
+            self.evaluate()
+
+    def _start_clock(self) -> None:
+        if self._clock is None:
+            self._clock = meter(self.args.device) - spent_on_training(self.state.log_history)
+
+    @property
+    def _checkpoint(self) -> Path:
+        """Folder of this step's checkpoint."""
+        return checkpoint_at(self.args.output_dir, self.state.global_step)
+
+    def _stop_here(self) -> NoReturn:
+        """Save a checkpoint unless this step has one, and stop."""
+        step, steps = self.state.global_step, self.state.max_steps
+        if step and not self._checkpoint.exists():
+            self._save_checkpoint(self.model, None)
+            self.callback_handler.on_save(self.args, self.state, self.control)
+        raise Stopped(f"stopped at step {step} of {steps}; run it again to go on") from None
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint whose state has the cost of training up to it."""
+        history = self.state.log_history
+        if not any(row["step"] == self.state.global_step and SPENT[0] in row for row in history):
+            spent = meter(self.args.device) - self._clock
+            should_log = self.control.should_log
+            self.log(dict(zip(SPENT, spent, strict=True)))
+            self.control.should_log = should_log  # else the step's loss would pass for logged
+        super()._save_checkpoint(model, trial)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: the base class would count on plain batches."""
@@ -150,11 +201,44 @@ class EvaluateEvery(TrainerCallback):
             control.should_log = should_log  # else the step's loss would pass for logged
 
 
+class EvaluateFirst(TrainerCallback):
+    """The evaluation before or in which a run was stopped that is resumed now."""
+
+    def __init__(self, eval_steps: int) -> None:
+        self.eval_steps = eval_steps
+        self.trainer: DocumentTrainer | None = None
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Evaluate where the state has been loaded and nothing is trained yet."""
+        self.trainer.evaluate_if_due(self.eval_steps)
+
+
+class SaveEvery(TrainerCallback):
+    """Checkpoints within epochs; each epoch's end has its own, after its evaluation."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save every `steps` optimizer steps."""
+        if state.global_step % self.steps == 0 and state.global_step % _epoch_steps(state):
+            control.should_save = True
+
+
+class EpochsOver(Exception):
+    """The epochs of `StopAfter` were over before a resumed run trained anything."""
+
+
 class StopAfter(TrainerCallback):
     """The end of training after some epochs of a longer schedule, to be resumed or given up."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Raise `EpochsOver` if the epochs are over in the checkpoint that is resumed from."""
+        if state.epoch and state.epoch >= self.epochs:
+            raise EpochsOver
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop when the epochs are over; the checkpoint of the last one is still written."""
@@ -162,58 +246,20 @@ class StopAfter(TrainerCallback):
             control.should_training_stop = True
 
 
-class KeepWhole(TrainerCallback):
-    """Checkpoints that are whole, or are none: the last one and the best.
-
-    A checkpoint gets its manifest when all else is written; older ones go only then. The best one
-    is found beside the others, wherever the run's folder has been moved.
-    """
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Point to the best checkpoint of this folder."""
-        if state.best_global_step:
-            best = checkpoint_at(args.output_dir, state.best_global_step)
-            state.best_model_checkpoint = str(best)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the checkpoint of this step and remove those that nothing resumes from."""
-        last = checkpoint_at(args.output_dir, state.global_step)
-        write_checksums(last, {file.name: file for file in sorted(last.iterdir())})
-        keep = {state.global_step, state.best_global_step}
-        for step, folder in checkpoints_of(Path(args.output_dir)):
-            if step not in keep:
-                shutil.rmtree(folder, ignore_errors=True)
+def _epoch_steps(state: Any) -> int:
+    return state.max_steps // state.num_train_epochs
 
 
-def checkpoint_at(folder: str | Path, step: int) -> Path:
-    """Folder of the checkpoint of a step."""
-    return Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+def _random_state(device: torch.device) -> tuple[Tensor, ...]:
+    """Of the generators that dropout draws from."""
+    cuda = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
+    return (torch.get_rng_state(), *cuda)
 
 
-def checkpoints_of(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of all checkpoints, the last step first, whatever their files' times."""
-    found = [(path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"), path) for path in
-             folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]  # fmt: skip
-    return sorted(((int(step), path) for step, path in found if step.isdecimal()), reverse=True)
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Folder of the last whole checkpoint, or None; others are named and removed.
-
-    A checkpoint is whole if its files are those of its manifest, which is written last, and if the
-    best checkpoint before it is whole.
-    """
-    for _, checkpoint in checkpoints_of(folder):
-        fault = find_fault(checkpoint)
-        if not fault:
-            best = read_json(checkpoint / TRAINER_STATE_NAME).get("best_global_step")
-            fault = find_fault(checkpoint_at(folder, best)) if best else ""
-        if not fault:
-            return str(checkpoint)
-        log.warning("%s: %s; training goes on from the checkpoint before it, if there is one",
-                    checkpoint, fault)  # fmt: skip
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    return None
+def _set_random_state(device: torch.device, state: tuple[Tensor, ...]) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
 
 
 def parameter_groups(

@@ -2,12 +2,14 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from lib.__main__ import main
 from lib.errors import ParamsError
-from lib.runs.plan import plan
+from lib.runs.plan import job_resources, plan
 from lib.runs.rates import GPUS
 from lib.storage import ROOT
 
@@ -137,3 +139,13 @@ def test_every_window_of_a_document_is_counted(smoke):
         ratio = (three[name] / one[name]).dropna()
         assert ratio.between(1.2, 3.1).all()
     assert (three["peak_memory_gib"] > one["peak_memory_gib"])[["embedding", "instruction"]].all()
+
+
+def test_a_batch_job_has_room_beside_its_estimate_and_tfidf_no_gpu():
+    table = pd.DataFrame(
+        {"arm": ["head", "tfidf"], "train_seconds": [600.0, np.nan],
+         "infer_seconds": [300.0, np.nan], "peak_memory_gib": [2.5, np.nan]}
+    )  # fmt: skip
+    rows = job_resources(table, GPU).set_index("arm")
+    assert rows.loc["head"].to_dict() == {"mem_mb": 6656, "runtime": 45, "gpu": 1}
+    assert rows.loc["tfidf"].to_dict() == {"mem_mb": 4096, "runtime": 15, "gpu": 0}

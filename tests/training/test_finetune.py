@@ -1,6 +1,9 @@
 import os
+import re
 import shutil
+import signal
 from functools import partial
+from pathlib import Path
 from types import MethodType
 
 import bitsandbytes as bnb
@@ -25,7 +28,9 @@ from lib.model.fast.blocks import wrap_for_compiling
 from lib.model.forward import maybe_compiled
 from lib.model.load import load_backbone
 from lib.model.memory import fit_into_memory
+from lib.stopping import Stopped
 from lib.training import trainer
+from lib.training.checkpoints import last_checkpoint
 from lib.training.evaluate import evaluate_embedding, evaluate_instruction
 from lib.training.finetune import finetune_embedding, finetune_instruction
 from lib.training.trainer import MicroBatchCollator
@@ -256,14 +261,16 @@ def test_an_interrupted_run_resumes_to_the_same_result(make_backbone, examples, 
 
     def dying(self, batch):
         calls.append(1)
-        if len(calls) > 9:  # four steps an epoch: early in the third
+        if len(calls) > 11:  # four steps an epoch: in the third
             raise KeyboardInterrupt
         return real(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.MicroBatchCollator, "__call__", dying)
         with pytest.raises(KeyboardInterrupt):
-            finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3)
+            finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3, save_steps=1)
+    last = Path(last_checkpoint(tmp_path / "resumed"))
+    assert last.name in ("checkpoint-9", "checkpoint-10")
     # Killed while it wrote another checkpoint, which is then of no use.
     (tmp_path / "resumed" / "checkpoint-99").mkdir()
     resumed, history, _ = finetune(make_backbone, examples, tmp_path / "resumed", num_epochs=3)
@@ -346,6 +353,51 @@ def test_a_run_that_stops_between_epochs_goes_on_to_the_same_result(
         epochs.append(history["eval_micro_f1"].notna().sum())
     assert epochs == [1, 2, 3]
     assert np.array_equal(whole, paused)
+
+
+def evaluations(history):
+    """Steps and scores of all evaluations."""
+    return history.dropna(subset="eval_micro_f1")[["step", "eval_micro_f1"]].values.tolist()
+
+
+def test_a_run_that_is_asked_to_stop_at_any_moment_resumes_to_the_same_result(
+    make_backbone, examples, tmp_path
+):
+    options = {"num_epochs": 2, "eval_steps": 3, "save_steps": 3}
+    whole, history, _ = finetune(make_backbone, examples, tmp_path / "whole", **options)
+    calls = {}
+
+    def asking(function, at, number):
+        """The function, in whose call number `at` the signal arrives."""
+
+        def call(*arguments, **named):
+            calls[function] = calls.get(function, 0) + 1
+            if calls[function] == at:
+                signal.raise_signal(number)
+            return function(*arguments, **named)
+
+        return call
+
+    steps = []
+    for loss_at, evaluation_at in [(3, 0), (0, 1), (0, 2), (2, 0), (0, 1)]:
+        calls.clear()
+        number = signal.SIGINT if evaluation_at else signal.SIGTERM
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
+            patch.setattr(EmbeddingModel, "loss", asking(EmbeddingModel.loss, loss_at, number))
+            patch.setitem(
+                globals(), "predict_logits", asking(predict_logits, evaluation_at, number)
+            )
+            finetune(make_backbone, examples, tmp_path / "stopped", **options)
+        message = re.fullmatch(
+            "stopped at step (.) of 8; run it again to go on", str(stopped.value)
+        )
+        steps.append(int(message[1]))
+    assert steps == sorted(steps)
+    assert steps[1:3] + steps[4:] == [3, 4, 6]  # in their evaluations
+    resumed, again, _ = finetune(make_backbone, examples, tmp_path / "stopped", **options)
+    assert np.array_equal(whole, resumed)
+    assert evaluations(again) == evaluations(history)
+    assert not again["train_seconds"].dropna().diff().lt(0).any()
 
 
 @pytest.mark.parametrize("soft", [False, True])

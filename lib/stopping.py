@@ -1,0 +1,102 @@
+"""A run that is asked to stop, and processes that end with the one that started them.
+
+Signals are noted while a model is trained, which then stops where it can go on; elsewhere SIGTERM
+ends a notebook's cell at once.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+ASKING = (signal.SIGTERM, signal.SIGINT)
+STOPPED = "stopped; run it again to go on"
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+class Stopped(BaseException):
+    """A run has stopped because it was asked to; the message is one line: where, and the remedy.
+
+    No `Exception`, like `KeyboardInterrupt`: code that makes the best of errors lets it pass.
+    """
+
+
+class StopRequest:
+    """A request to stop, and the part of the work that it may break off.
+
+    Attributes
+    ----------
+    asked
+        True from the first signal on.
+    may_break_off
+        True while work is done that can be thrown away: a signal then raises `Stopped` in it.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.may_break_off = False
+
+    def note(self, *_: Any) -> None:
+        """Note a signal; raise `Stopped` if the work that it meets can be thrown away."""
+        self.asked = True
+        if self.may_break_off:
+            raise Stopped
+
+    @contextlib.contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """A block whose work can be thrown away; raises `Stopped` at once if already asked."""
+        self.may_break_off = True
+        try:
+            if self.asked:
+                raise Stopped
+            yield
+        finally:
+            self.may_break_off = False
+
+
+@contextlib.contextmanager
+def noting_signals() -> Iterator[StopRequest]:
+    """SIGTERM and SIGINT are noted in a `StopRequest` instead of ending the block.
+
+    Raises
+    ------
+    Stopped
+        The block has ended before it looked at the request.
+    """
+    request, before = StopRequest(), {}
+    with contextlib.suppress(ValueError):  # not in the main thread: nothing can be noted
+        for number in ASKING:
+            before[number] = signal.signal(number, request.note)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if request.asked:
+        raise Stopped(STOPPED)
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM raise `Stopped` in this process from here on, as SIGINT does its own."""
+
+    def stop(*_: Any) -> None:
+        raise Stopped(STOPPED)
+
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, stop)
+
+
+def die_with_parent() -> None:
+    """Let this process be killed when the one that started it ends (Linux; elsewhere no effect)."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own ends (Linux; elsewhere no effect)."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if os.uname().sysname == "Linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

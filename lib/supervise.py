@@ -1,0 +1,95 @@
+"""Run a study's command, one at a time for each folder, and end all that it has started with it.
+
+    python -m lib.supervise runs/quick snakemake --cores 2 ...
+
+SIGTERM and SIGINT stop the study's runs where they can go on; the exit status is 143 or 130. A
+second signal kills. Nothing outlives the command or this process, whatever ends them, and no lock
+does: the system releases it.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from lib.stopping import ASKING, adopt_orphans, die_with_parent
+
+ELSEWHERE = ("--profile", "--executor")  # its jobs are not processes of this machine
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command that follows the folder; exit with its status, or that of a signal."""
+    folder, *command = arguments
+    if not set(command) & {"-n", "--dry-run"}:
+        _lock(Path(folder))
+    sys.exit(_supervise(command))
+
+
+def _lock(folder: Path) -> None:
+    """Lock the folder until this process ends; exit with one line if another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        sys.exit(f"{folder}: already being run by {file.read()}; wait for it, or end that process")
+    except OSError as error:
+        print(f"{folder}: not locked ({error.strerror}); run one command at a time")
+    file.truncate(0)
+    since = datetime.now().isoformat(" ", "seconds")
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
+    file.flush()
+    _lock.file = file  # open, and so locked, as long as the process
+
+
+def _supervise(command: Sequence[str]) -> int:
+    """The exit status of a command, when nothing that it has started runs any more."""
+    adopt_orphans()
+    received: list[int] = []
+    for number in ASKING:
+        signal.signal(number, lambda number, _: received.append(number))
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
+    elsewhere = any(option.startswith(ELSEWHERE) for option in command)
+    runs: list[psutil.Process] | None = None
+    while process.poll() is None and len(received) < 2:
+        if received and elsewhere and runs is None:
+            process.send_signal(signal.SIGINT)  # it cancels its jobs
+            runs = []
+        elif received and runs is None:
+            process.send_signal(signal.SIGSTOP)  # starts no other run, reports none as failed
+            runs = [p for p in _descendants() if os.getpgid(p.pid) == process.pid != p.pid]
+            for run in runs:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    run.terminate()
+        elif received and not elsewhere and not any(map(_is_running, runs)):
+            break
+        time.sleep(0.1)
+    for left in _descendants():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
+    status = process.wait()
+    return 128 + received[0] if received else 128 - status if status < 0 else status
+
+
+def _descendants() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if _is_running(p)]
+
+
+def _is_running(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,68 @@
+"""Checkpoints of a training: the last one and the best, each whole or none."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from lib.storage import find_fault, read_json, write_checksums
+
+log = logging.getLogger(__name__)
+
+
+class KeepWhole(TrainerCallback):
+    """Checkpoints that are whole, or are none: the last one and the best.
+
+    A checkpoint gets its manifest when all else is written; older ones go only then. The best one
+    is found beside the others, wherever the run's folder has been moved.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Point to the best checkpoint of this folder."""
+        if state.best_global_step:
+            best = checkpoint_at(args.output_dir, state.best_global_step)
+            state.best_model_checkpoint = str(best)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the checkpoint of this step and remove those that nothing resumes from."""
+        last = checkpoint_at(args.output_dir, state.global_step)
+        write_checksums(last, {file.name: file for file in sorted(last.iterdir())})
+        keep = {state.global_step, state.best_global_step}
+        for step, folder in checkpoints_of(Path(args.output_dir)):
+            if step not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def checkpoint_at(folder: str | Path, step: int) -> Path:
+    """Folder of the checkpoint of a step."""
+    return Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+
+def checkpoints_of(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of all checkpoints, the last step first, whatever their files' times."""
+    found = [(path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"), path) for path in
+             folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]  # fmt: skip
+    return sorted(((int(step), path) for step, path in found if step.isdecimal()), reverse=True)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Folder of the last whole checkpoint, or None; others are named and removed.
+
+    A checkpoint is whole if its files are those of its manifest, which is written last, and if the
+    best checkpoint before it is whole.
+    """
+    for _, checkpoint in checkpoints_of(folder):
+        fault = find_fault(checkpoint)
+        if not fault:
+            best = read_json(checkpoint / TRAINER_STATE_NAME).get("best_global_step")
+            fault = find_fault(checkpoint_at(folder, best)) if best else ""
+        if not fault:
+            return str(checkpoint)
+        log.warning("%s: %s; training goes on from the checkpoint before it, if there is one",
+                    checkpoint, fault)  # fmt: skip
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return None

@@ -1,0 +1,127 @@
+"""Processes of a study: they stop where they can go on, and none outlives those above it."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from lib.storage import ROOT
+
+CHILD = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(600)"
+
+
+def start(module, *arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"lib.{module}", *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
+    )  # fmt: skip
+
+
+def until(condition):
+    """Wait for a condition, which a slow machine may take minutes to fulfil."""
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def running(processes):
+    """Those that have not ended."""
+    alive = [p for p in processes if p.is_running()]
+    return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A command that has started another one, supervised; its process, and those below it."""
+    started = tmp_path / "started"
+    script = shlex.join([sys.executable, "-c", CHILD, str(started)]) + "; exit 3"
+    process = start("supervise", tmp_path / "runs", "bash", "-c", script)
+    until(started.exists)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert len(below) == 2
+    yield process, below
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_study_that_is_stopped_has_the_signals_status_and_leaves_nothing(study, number, status):
+    process, below = study
+    process.send_signal(number)
+    assert process.wait() == status
+    assert not running(below)
+
+
+def test_a_study_whose_snakemake_is_killed_leaves_nothing(study):
+    process, below = study
+    below[0].kill()
+    assert process.wait() == 137
+    assert not running(below)
+
+
+def test_a_study_has_the_status_of_its_command(study):
+    process, below = study
+    below[1].kill()
+    assert process.wait() == 3
+
+
+def test_a_second_command_in_a_folder_is_refused_and_after_a_kill_it_runs(study, tmp_path):
+    process, below = study
+    second = start("supervise", tmp_path / "runs", "true")
+    printed, _ = second.communicate()
+    assert second.returncode == 1
+    assert f"runs: already being run by process {process.pid} on " in printed
+    assert printed.count("\n") == 1
+    process.kill()
+    process.wait()
+    until(lambda: below[0] not in running(below))
+    assert start("supervise", tmp_path / "runs", "true").wait() == 0
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """A notebook whose last cell runs for long; its process and its kernel."""
+    cells = [
+        "from lib.stopping import stop_on_sigterm\nstop_on_sigterm()",
+        f"import time; open({str(tmp_path / 'started')!r}, 'w').close(); time.sleep(600)",
+    ]
+    written = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+        metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
+    )
+    nbformat.write(written, tmp_path / "in.ipynb")
+    output = tmp_path / "new" / "out.ipynb"
+    shell = f"exec {sys.executable} -m lib.execute {tmp_path / 'in.ipynb'} {output} & wait"
+    process = subprocess.Popen(["bash", "-c", shell], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until((tmp_path / "started").exists)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert len(below) == 2
+    yield process, below
+    for left in running(below):
+        left.kill()
+    process.kill()
+    process.wait()
+
+
+def test_a_notebook_that_is_stopped_prints_one_line(notebook):
+    process, below = notebook
+    os.kill(below[0].pid, signal.SIGTERM)
+    printed = process.communicate()[1].splitlines()
+    assert printed[-1].endswith("new/out.ipynb: stopped; run it again to go on")
+    assert not any("Traceback" in line for line in printed)
+    assert not running(below)
+
+
+def test_a_notebook_and_its_kernel_end_with_the_process_above(notebook):
+    process, below = notebook
+    process.kill()
+    process.wait()
+    until(lambda: not running(below))
