@@ -14,7 +14,7 @@ READING = """
 {% for way in ways %}
 {{ way.arms | listed }} {{ "read" if way.arms | length > 1 else "reads" }}
 {{ "whole texts" if not way.max_length else "the first %d tokens" % way.max_length
-   if way.windows == 1 else "%d windows of %d tokens" % (way.windows, way.max_length) }}
+   if way.windows == 1 else "up to %d windows of %d tokens" % (way.windows, way.max_length) }}
 {%- if way.max_length %}
 {{- ", which cuts " }}
 {%- if way.shares %}{{ way.shares | listed }} of{% else %}an unrecorded share of{% endif %}

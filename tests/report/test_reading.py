@@ -28,7 +28,7 @@ def test_windows_and_lengths_are_named_where_they_differ():
     text = say(
         run("head", 0.0, windows=4), run("prompt", 0.1, windows=1), run("b", 1, max_length=9)
     )
-    assert "head reads 4 windows of 96 tokens, which cuts none of the test documents" in text
+    assert "head reads up to 4 windows of 96 tokens, which cuts none of the test documents" in text
     assert "prompt reads the first 96 tokens, which cuts 10 % of" in text
     assert "b reads the first 9 tokens, which cuts all of" in text
 
