@@ -13,5 +13,9 @@ class DataError(InputError):
     """The data cannot be used as the parameters ask; the message names file, column and row."""
 
 
+class NotFiniteError(InputError, FloatingPointError):
+    """The loss or its gradient is not finite: names step, documents and learning rate."""
+
+
 class ModelError(InputError):
     """A model id cannot be resolved, or its weights are damaged."""

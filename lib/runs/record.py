@@ -34,22 +34,13 @@ from lib.storage import (
     write_checksums,
 )
 
-KINDS = ("model", "data", "held_out", "code", "teacher")
-INPUTS = ("data_version", *(f"{of}_fingerprint" for of in KINDS))  # in params.yaml
+INPUTS = ("data_version", "model_fingerprint", "data_fingerprint", "held_out_fingerprint",
+          "code_fingerprint", "teacher_fingerprint")  # fmt: skip
 RESOURCE_KEYS = (
-    "trainable_params",
-    "total_params",
-    "train_seconds",
-    "train_docs_per_second",
-    "train_tokens_per_second",
-    "infer_docs_per_second",
-    "peak_memory_gib",
-    "model_memory_gib",
-    "device",
-    "num_threads",
-    "dtype",
-    "quantization",
-)
+    "trainable_params", "total_params", "train_seconds", "train_docs_per_second",
+    "train_tokens_per_second", "infer_docs_per_second", "peak_memory_gib", "model_memory_gib",
+    "device", "num_threads", "dtype", "quantization",
+)  # fmt: skip
 PLACES = ("params_dir", "runs_dir", "figures_dir")
 CHOSEN = "chosen.json"  # the values that a search has found
 CARD = "model/README.md"  # for people, who may edit it; all else in model/ is read
@@ -63,7 +54,7 @@ OPTIONAL_RESOURCES = (
     "train_joules",
     "infer_joules_per_doc",
     "nf4_share",
-    "test_cut_share",  # of the test documents, those that the arm does not read to their end
+    "test_cut_share",  # of the test documents that the arm does not read to their end
 )
 
 

@@ -24,6 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from lib.config.arms import FinetuneParams
 from lib.config.search import expand
+from lib.errors import NotFiniteError
 from lib.machine import Cost, configure_process, meter
 from lib.runs.record import CHOSEN
 from lib.runs.run import Run
@@ -116,7 +117,7 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
     try:
         history = _history(run, epochs)
         history = fit(run, epochs)[0] if history is None else history
-    except FloatingPointError as error:
+    except NotFiniteError as error:
         log.warning("%s; this candidate is given up", error)
         tried |= dict(zip(("train_seconds", "joules"), meter(run.device) - start, strict=True))
     else:

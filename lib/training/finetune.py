@@ -25,17 +25,13 @@ from lib.model.memory import ROW_BYTES, fit_into_memory
 from lib.model.parts import pretrained
 from lib.model.windows import window_lengths
 from lib.stopping import noting_signals
+from lib.training.callbacks import EpochsOver, EvaluateEvery, EvaluateFirst, SaveEvery, StopAfter
 from lib.training.checkpoints import KeepWhole, last_checkpoint
 from lib.training.trainer import (
     DocumentTrainer,
-    EpochsOver,
     Evaluate,
-    EvaluateEvery,
-    EvaluateFirst,
     Example,
     MicroBatchCollator,
-    SaveEvery,
-    StopAfter,
     parameter_groups,
     spent_on_training,
 )

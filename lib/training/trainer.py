@@ -1,20 +1,26 @@
 """`transformers.Trainer` on batches of micro-batches, with a loss per document."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
+from lib.errors import ModelError, NotFiniteError
 from lib.machine import Cost, meter
 from lib.model.batches import join_states, micro_batches, pad
 from lib.model.windows import count_windows, window_lengths
 from lib.stopping import Stopped, StopRequest
+from lib.training.callbacks import epoch_steps
 from lib.training.checkpoints import checkpoint_at
+
+log = logging.getLogger(__name__)
 
 Example = Mapping[str, Any]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -68,6 +74,7 @@ class MicroBatchCollator:
             "micro_batches": batches,
             "ids": [e["id"] for e in examples],
             "num_documents": len(examples),
+            "collate_again": partial(self, examples),
         }
 
 
@@ -92,37 +99,85 @@ class DocumentTrainer(Trainer):
         self._evaluate_model = evaluate
         # The cost of training is `meter() - _clock`: evaluation and interruptions are left out.
         self._clock: Cost | None = None
+        self._ids: list[str] = []  # of the documents of this step
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """Mean loss of the documents of one optimizer batch, whose gradient is accumulated.
 
+        Where a GPU's memory does not suffice, the step is computed again with smaller micro-batches
+        of the same documents, which later steps have too.
+
         Raises
         ------
-        FloatingPointError
-            The loss is not finite; names the step, the documents and the learning rate.
+        NotFiniteError
+            The loss is not finite.
+        ModelError
+            A document by itself does not fit into the memory.
         Stopped
             The run was asked to stop, and has saved a checkpoint.
         """
         self._start_clock()
         model.train()
-        inputs = self._prepare_inputs(inputs)
-        total = torch.zeros((), device=self.args.device)
+        self._ids = inputs["ids"]
         random = _random_state(self.args.device)
+        while (total := self._backward(model, self._prepare_inputs(inputs), random)) is None:
+            model.zero_grad(set_to_none=True)
+            _set_random_state(self.args.device, random)
+            inputs = self._smaller(inputs)
+        self._require_finite("loss", total)
+        return total
+
+    def _backward(
+        self, model: nn.Module, inputs: Mapping[str, Any], random: tuple[Tensor, ...]
+    ) -> Tensor | None:
+        """Mean loss, with its gradient accumulated; None where the memory did not suffice."""
+        total = torch.zeros((), device=self.args.device)
         for batch in inputs["micro_batches"]:
             if self._stop.asked:  # as if the step had not begun
                 _set_random_state(self.args.device, random)
                 self._stop_here()
-            loss = self._loss(model, batch) / inputs["num_documents"]
-            self.accelerator.backward(loss)
+            try:
+                loss = self._loss(model, batch) / inputs["num_documents"]
+                self.accelerator.backward(loss)
+            except torch.OutOfMemoryError:
+                return None
             total += loss.detach()
-        if not math.isfinite(total.item()):
-            raise FloatingPointError(
-                f"loss is {total.item()} at step {self.state.global_step + 1}, documents "
-                f"{', '.join(inputs['ids'])}, learning rate {self._get_learning_rate():.1e}"
-            )
         return total
+
+    def _smaller(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The same documents under half of the token budget, or less if that changes nothing."""
+        if self.args.device.type == "cuda":
+            torch.cuda.empty_cache()
+        before, collator = len(inputs["micro_batches"]), self.data_collator
+        if before == inputs["num_documents"]:
+            raise ModelError(
+                f"step {self.state.global_step + 1}: the memory does not suffice for one document; "
+                "lower max_length, lora_layers or memory_gib"
+            )
+        while len(inputs["micro_batches"]) == before:
+            collator.token_budget //= 2
+            inputs = inputs["collate_again"]()
+        log.warning("step %d: out of memory; repeated with micro-batches of %d tokens",
+                    self.state.global_step + 1, collator.token_budget)  # fmt: skip
+        about = {"step": self.state.global_step, "epoch": self.state.epoch}
+        self.state.log_history.append(about | {"token_budget": collator.token_budget})
+        return inputs
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Norm of the gradient before it is clipped; refused if it is not finite."""
+        norm = super()._clip_grad_norm(model)
+        self._require_finite("gradient's norm", norm)
+        return norm
+
+    def _require_finite(self, name: str, value: Tensor) -> None:
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"the {name} is {float(value)} at step {self.state.global_step + 1}, documents "
+                f"{', '.join(self._ids)}, learning rate {self._get_learning_rate():.1e}; lower "
+                "learning_rate, or look at these documents"
+            )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation metrics, logged as `eval_*`, without drawing random numbers."""
@@ -144,11 +199,11 @@ class DocumentTrainer(Trainer):
 
     def evaluate_if_due(self, eval_steps: int) -> None:
         """Evaluate first where a run that is resumed was stopped before or in an evaluation."""
-        step, epoch_steps = self.state.global_step, _epoch_steps(self.state)
+        step = self.state.global_step
         done = any(row["step"] == step and "eval_micro_f1" in row for row in self.state.log_history)
         if not step or done:
             return
-        if step % epoch_steps == 0:
+        if step % epoch_steps(self.state) == 0:
             if self._determine_best_metric(self.evaluate(), None):
                 self.state.best_model_checkpoint = str(self._checkpoint)
         elif eval_steps and step % eval_steps == 0:
@@ -184,70 +239,6 @@ class DocumentTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: the base class would count on plain batches."""
         return 0
-
-
-class EvaluateEvery(TrainerCallback):
-    """Evaluation between epochs, for the curves alone: only epochs can be the best."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.trainer: DocumentTrainer | None = None
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate every `steps` optimizer steps."""
-        if state.global_step % self.steps == 0:
-            should_log = control.should_log
-            self.trainer.evaluate()
-            control.should_log = should_log  # else the step's loss would pass for logged
-
-
-class EvaluateFirst(TrainerCallback):
-    """The evaluation before or in which a run was stopped that is resumed now."""
-
-    def __init__(self, eval_steps: int) -> None:
-        self.eval_steps = eval_steps
-        self.trainer: DocumentTrainer | None = None
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Evaluate where the state has been loaded and nothing is trained yet."""
-        self.trainer.evaluate_if_due(self.eval_steps)
-
-
-class SaveEvery(TrainerCallback):
-    """Checkpoints within epochs; each epoch's end has its own, after its evaluation."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save every `steps` optimizer steps."""
-        if state.global_step % self.steps == 0 and state.global_step % _epoch_steps(state):
-            control.should_save = True
-
-
-class EpochsOver(Exception):
-    """The epochs of `StopAfter` were over before a resumed run trained anything."""
-
-
-class StopAfter(TrainerCallback):
-    """The end of training after some epochs of a longer schedule, to be resumed or given up."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Raise `EpochsOver` if the epochs are over in the checkpoint that is resumed from."""
-        if state.epoch and state.epoch >= self.epochs:
-            raise EpochsOver
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop when the epochs are over; the checkpoint of the last one is still written."""
-        if round(state.epoch) >= self.epochs:
-            control.should_training_stop = True
-
-
-def _epoch_steps(state: Any) -> int:
-    return state.max_steps // state.num_train_epochs
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, ...]:

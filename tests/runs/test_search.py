@@ -8,7 +8,7 @@ import torch
 
 from lib.config.arms import EmbeddingParams
 from lib.config.strict_yaml import parse_params
-from lib.errors import ParamsError
+from lib.errors import NotFiniteError, ParamsError
 from lib.machine import Cost
 from lib.runs.record import CHOSEN, read_params
 from lib.runs.run import Run
@@ -97,7 +97,7 @@ def test_a_candidate_that_diverges_is_given_up(make_run, caplog):
     class Diverging(Fit):
         def __call__(self, run, stop_epochs):
             if run.params.learning_rate == 8e-3:
-                raise FloatingPointError("loss is nan at step 3")
+                raise NotFiniteError("loss is nan at step 3")
             return super().__call__(run, stop_epochs)
 
     run = make_run({"learning_rate": RATES})

@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 from lib.config.arms import EmbeddingParams, InstructionParams
 from lib.config.groups import HeadParams, LoraParams
 from lib.data.labels import LabelSpace
+from lib.errors import ModelError, NotFiniteError
 from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
@@ -441,8 +442,44 @@ def test_the_head_learns_at_a_rate_of_its_own(make_backbone):
 def test_a_loss_that_is_not_finite_stops_with_step_documents_and_rate(
     make_backbone, examples, tmp_path
 ):
-    with pytest.raises(FloatingPointError, match=r"step \d+, documents d\d+.*learning rate"):
+    with pytest.raises(NotFiniteError, match=r"step \d+, documents d\d+.*learning rate"):
         finetune(make_backbone, examples, tmp_path, learning_rate=1e30)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(
+    make_backbone, examples, tmp_path, monkeypatch
+):
+    real = EmbeddingModel.loss
+
+    def infinite(model, *arguments):  # the slope of a root at 0, where the loss is as before
+        return real(model, *arguments) + (0 * model.head.classifier.weight).sum().sqrt()
+
+    monkeypatch.setattr(EmbeddingModel, "loss", infinite)
+    with pytest.raises(NotFiniteError, match="the gradient's norm is nan at step 1, documents d"):
+        finetune(make_backbone, examples, tmp_path)
+
+
+@pytest.mark.parametrize("most", [2, 0])
+def test_a_step_without_enough_memory_is_repeated_with_the_same_documents(
+    make_backbone, examples, tmp_path, monkeypatch, most
+):
+    options = {"num_epochs": 1, "dropout": 0.0}
+    whole, *_ = finetune(make_backbone, examples, tmp_path / "whole", **options)
+    real = EmbeddingModel.loss
+
+    def loss(model, input_ids, *arguments):
+        if len(input_ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, input_ids, *arguments)
+
+    monkeypatch.setattr(EmbeddingModel, "loss", loss)
+    if not most:
+        with pytest.raises(ModelError, match=r"step 1: .* for one document"):
+            finetune(make_backbone, examples, tmp_path / "halved", **options)
+        return
+    halved, history, _ = finetune(make_backbone, examples, tmp_path / "halved", **options)
+    assert np.allclose(whole, halved, atol=1e-3)
+    assert history["token_budget"].notna().sum() >= 1
 
 
 @pytest.mark.parametrize("supervised", [0, 5])

@@ -1,0 +1,70 @@
+"""Moments of a training at which more is done: evaluations, checkpoints, an early end."""
+
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+
+class EvaluateEvery(TrainerCallback):
+    """Evaluation between epochs, for the curves alone: only epochs can be the best."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.trainer: Trainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate every `steps` optimizer steps."""
+        if state.global_step % self.steps == 0:
+            should_log = control.should_log
+            self.trainer.evaluate()
+            control.should_log = should_log  # else the step's loss would pass for logged
+
+
+class EvaluateFirst(TrainerCallback):
+    """The evaluation before or in which a run was stopped that is resumed now."""
+
+    def __init__(self, eval_steps: int) -> None:
+        self.eval_steps = eval_steps
+        self.trainer: Trainer | None = None
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Evaluate where the state has been loaded and nothing is trained yet."""
+        self.trainer.evaluate_if_due(self.eval_steps)
+
+
+class SaveEvery(TrainerCallback):
+    """Checkpoints within epochs; each epoch's end has its own, after its evaluation."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save every `steps` optimizer steps."""
+        if state.global_step % self.steps == 0 and state.global_step % epoch_steps(state):
+            control.should_save = True
+
+
+class EpochsOver(Exception):
+    """The epochs of `StopAfter` were over before a resumed run trained anything."""
+
+
+class StopAfter(TrainerCallback):
+    """The end of training after some epochs of a longer schedule, to be resumed or given up."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Raise `EpochsOver` if the epochs are over in the checkpoint that is resumed from."""
+        if state.epoch and state.epoch >= self.epochs:
+            raise EpochsOver
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop when the epochs are over; the checkpoint of the last one is still written."""
+        if round(state.epoch) >= self.epochs:
+            control.should_training_stop = True
+
+
+def epoch_steps(state: Any) -> int:
+    """Optimizer steps of an epoch."""
+    return state.max_steps // state.num_train_epochs
