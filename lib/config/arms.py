@@ -283,8 +283,17 @@ class AnswerParams(StudyParams):
     """a folder of params/, whose common.yaml lists tasks and models"""
     tasks: dict[str, str] = {}
     """kind of each task, by its name"""
+    same_documents: dict[str, str] = {}
+    """tasks that read another's documents otherwise, and those tasks: the two count as one"""
     models: dict[str, float] = {}
     """parameters of each model in billions, by its name"""
+
+    @model_validator(mode="after")
+    def _check_answer(self) -> Self:
+        for name in (*self.same_documents, *self.same_documents.values()):
+            if name not in self.tasks:
+                raise ValueError(f"same_documents: {name!r} is not one of tasks; list it there")
+        return self
 
 
 NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {

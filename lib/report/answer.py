@@ -101,6 +101,10 @@ class AnswerResults:
         found = found[[*columns, "effect", "low", "high", "error"]].reset_index(drop=True)
         return found[found["error"] > 0]
 
+    def _by_documents(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows of tasks, where tasks with the same documents count as one."""
+        return table.assign(task=table["task"].replace(self.params.same_documents))
+
     @cached_property
     def cells(self) -> pd.DataFrame:
         """Head minus prompt: see `effects`."""
@@ -108,7 +112,7 @@ class AnswerResults:
 
     def pooled(self, first: str, second: str) -> Pooled | None:
         """The mean difference of two arms over tasks; None for fewer than `MIN_TASKS` tasks."""
-        tasks = per_task(self.effects(first, second))
+        tasks = per_task(self._by_documents(self.effects(first, second)))
         return pool(tasks["effect"], tasks["error"]) if len(tasks) >= MIN_TASKS else None
 
     def by_part(self) -> pd.DataFrame:
@@ -120,7 +124,7 @@ class AnswerResults:
         rows = []
         for part in ("kind", "model", "train_size"):
             for value, cells in self.cells.groupby(part, sort=False):
-                tasks = per_task(cells)
+                tasks = per_task(self._by_documents(cells))
                 if len(tasks) >= MIN_TASKS:
                     rows.append({"part": part, "value": value})
                     rows[-1] |= vars(pool(tasks["effect"], tasks["error"]))
@@ -134,11 +138,11 @@ class AnswerResults:
             "log_train_size": np.log2(self.cells["train_size"]),
             "log_labels": np.log2(self.cells["num_labels"]),
         }
-        return regress(self.cells.assign(**logs), TERMS)
+        return regress(self._by_documents(self.cells).assign(**logs), TERMS)
 
     def left_out(self) -> pd.DataFrame:
         """Each task against what the others say: see `lib.evaluation.pooled.leave_one_out`."""
-        tasks = per_task(self.cells)
+        tasks = per_task(self._by_documents(self.cells))
         return leave_one_out(tasks) if len(tasks) > MIN_TASKS else pd.DataFrame()
 
     def ranks(self) -> tuple[pd.Series, float, float, int] | None:
@@ -147,10 +151,11 @@ class AnswerResults:
         Of the arms that all tasks have, by each arm's mean micro-F1 over the cells of a task that
         all of these arms have. None for fewer than three arms or `MIN_TASKS` tasks.
         """
-        table = pd.concat(self._scores)
+        table = self._by_documents(pd.concat(self._scores).assign(study=lambda x: x["task"]))
         table = table[table["arm"].isin(NAMES)].pivot_table(
-            index=["task", "model", "train_size"], columns="arm", values="micro_f1", sort=False
-        )
+            index=["task", "study", "model", "train_size"], columns="arm", values="micro_f1",
+            sort=False,
+        )  # fmt: skip
         by_task = table.notna().groupby("task", sort=False).any()
         table = table.loc[:, by_task.all()].dropna()  # arms of every task, in cells that all share
         table = table.groupby("task", sort=False).mean()

@@ -102,6 +102,17 @@ def test_parts_slopes_ranks_and_costs(answered):
     assert costs.loc["tfidf", "infer_docs_per_second"] == pytest.approx(1)
 
 
+def test_tasks_with_the_same_documents_count_as_one(answered):
+    others = answered.params.model_copy(update={"same_documents": {"five": "four"}})
+    results = AnswerResults(others)
+    assert set(results.cells["task"]) == set(KINDS)
+    assert results.pooled("embedding", "instruction").num_tasks == 4
+    assert set(results.left_out()["task"]) == {"one", "two", "three", "four"}
+    assert results.ranks()[-1] == 4
+    with pytest.raises(ValueError, match="same_documents: 'six' is not one of tasks"):
+        AnswerParams(tasks=KINDS, same_documents={"six": "four"})
+
+
 def test_arms_that_some_tasks_lack_are_not_ranked(tmp_path):
     for number, task in enumerate(KINDS):
         arms = ARMS if number else {a: ARMS[a] for a in ("embedding", "instruction", "tfidf")}
