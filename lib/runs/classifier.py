@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from transformers import GenerationConfig
@@ -18,7 +19,7 @@ from lib.config.arms import (
 )
 from lib.config.strict_yaml import parse_params
 from lib.data.labels import LabelSpace
-from lib.errors import ModelError
+from lib.errors import InputError, ModelError
 from lib.evaluation.scores import Scores
 from lib.head.model import predict_probabilities
 from lib.machine import choose_device, choose_dtype
@@ -33,10 +34,12 @@ from lib.runs.models import load_arm_model
 from lib.runs.reading import encode, texts_read
 from lib.runs.record import INPUTS, read_label_space, read_params, require_whole
 
+FIRST_CHUNK = 32  # texts (our choice)
+
 
 @dataclass(frozen=True)
 class Classifier:
-    """Labels for texts; made by `load_classifier`.
+    """Labels for texts; made by `load_classifier`. Several threads may share it: they take turns.
 
     Attributes
     ----------
@@ -54,6 +57,7 @@ class Classifier:
     score_texts: Callable[[Sequence[str]], Scores]
     multi_label: bool
     threshold: float | None
+    _turn: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def predict_scores(self, texts: Sequence[str]) -> Scores:
         """Scores over the run's labels; `values` is (N, C), in label order, unless C is large.
@@ -64,15 +68,14 @@ class Classifier:
 
         Raises
         ------
-        ValueError
-            A text is empty. Spaces around a text are no part of it, as in training.
+        InputError
+            A text is no text or is empty. Spaces around it are no part of it, as in training.
         """
-        texts = [text.strip() for text in texts]
-        if not all(texts):
-            raise ValueError(f"text {texts.index('') + 1} of {len(texts)} is empty; leave it out")
+        texts = readable(texts)
         if not texts:
             return Scores(np.zeros((0, len(self.label_space)), dtype=np.float32))
-        return self.score_texts(texts)
+        with self._turn:
+            return self.score_texts(texts)
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
         """The most probable label of each text, or the list of its labels."""
@@ -90,13 +93,42 @@ class Classifier:
     ) -> Iterator[str | list[str]]:
         """As `predict`, one answer after the other, for more texts than memory holds.
 
-        Texts are read, sorted by length and answered in chunks of `chunk_size`; an empty text is
-        named by its place in its chunk. A short last chunk may be computed without the compiler
-        (`lib.model.forward.maybe_compiled`), so that its scores are rounded otherwise.
+        Texts are read, sorted by length and answered in chunks, which grow from `FIRST_CHUNK` to
+        `chunk_size`, so that the first answers come soon. A small chunk may be computed without the
+        compiler (`lib.model.forward.maybe_compiled`), so that its scores are rounded otherwise. A
+        text that cannot be answered is named by its place in its chunk.
         """
-        remaining = iter(texts)
-        while chunk := list(islice(remaining, chunk_size)):
+        remaining, size = iter(texts), min(FIRST_CHUNK, chunk_size)
+        while chunk := list(islice(remaining, size)):
             yield from self.predict(chunk)
+            size = min(2 * size, chunk_size)
+
+
+def readable(texts: Iterable[str]) -> list[str]:
+    """The texts without spaces around them.
+
+    Raises
+    ------
+    InputError
+        One text instead of several, or a text that is none, is empty or is no Unicode text.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise InputError(f"texts: {type(texts).__name__}, not a list of texts; write [text]")
+    texts, found = list(texts), []
+    for number, text in enumerate(texts, 1):
+        place = f"text {number} of {len(texts)}"
+        if not isinstance(text, str):
+            raise InputError(f"{place} is {type(text).__name__}, not a text (str)")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{place}: character {error.start + 1} is half of a surrogate pair, no text"
+            ) from None
+        if not text.strip():
+            raise InputError(f"{place} is empty; leave it out")
+        found.append(text.strip())
+    return found
 
 
 def load_classifier(run_dir: str | Path) -> Classifier:

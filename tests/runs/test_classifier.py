@@ -1,5 +1,8 @@
 """Saved models: read back as they were, and exported for plain transformers."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +11,13 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
+from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.head.model import predict_probabilities
 from lib.machine import choose_dtype
 from lib.model.load import load_tokenizer
 from lib.model.windows import split_windows, window_lengths
-from lib.runs.classifier import load_classifier, read_run
+from lib.runs.classifier import Classifier, load_classifier, read_run
 from lib.runs.export import export_classifier
 from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.reading import encode
@@ -116,6 +120,40 @@ def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):
     assert classifier.predict([]) == []
     with pytest.raises(ValueError, match="text 2 of 3 is empty; leave it out"):
         classifier.predict(["a", " \n", "b"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [("one text", "texts: str, not a list of texts"), (b"x", "texts: bytes, not a list"),
+     (None, "texts: NoneType, not a list"), (["a", None], "text 2 of 2 is NoneType, not a text"),
+     ([b"a"], "text 1 of 1 is bytes"), (["a", "b\ud83d"], "text 2 of 2: character 2 is half of")],
+)  # fmt: skip
+def test_what_is_no_text_is_named(texts, message):
+    with pytest.raises(InputError, match=message):
+        Classifier(SPACE, lambda texts: pytest.fail("read"), False, None).predict(texts)
+
+
+def test_a_stream_answers_the_first_texts_soon_and_threads_take_turns():
+    sizes, at_once = [], []
+
+    def score(texts):
+        at_once.append(1)
+        assert len(at_once) == 1
+        time.sleep(0.002)
+        at_once.pop()
+        sizes.append(len(texts))
+        return Scores(np.array([[len(text), 5.0, 0.0] for text in texts]))
+
+    classifier = Classifier(SPACE, score, False, None)
+    texts = ["x" * (1 + i % 9) for i in range(300)]
+    stream = classifier.predict_stream(iter(texts), chunk_size=100)
+    first = next(stream)
+    assert sizes == [32]
+    assert [first, *stream] == classifier.predict(texts)
+    assert sizes == [32, 64, 100, 100, 4, 300]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(classifier.predict, [texts[i::7] for i in range(7)]))
+    assert answers == [classifier.predict(texts[i::7]) for i in range(7)]
 
 
 def test_what_transformers_cannot_express_is_not_exported(write, tmp_path):
