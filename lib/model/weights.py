@@ -1,12 +1,16 @@
 """A model's files: found in a package, in a folder or on the hub, verified, and readable."""
 
+import difflib
 import errno
 import logging
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import requests
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -24,6 +28,10 @@ from lib.storage import (
 )
 
 log = logging.getLogger(__name__)
+
+# Of the hub: an organization and a name, or a name alone.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_TIMEOUT = 10  # seconds until the hub counts as out of reach (our choice)
 
 # Beside weights: config, tokenizer and chat template.
 TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -53,7 +61,12 @@ def resolve_model(model_id: str) -> str:
     path = _local_path(model_id)
     if _is_gguf(model_id, path):
         return str(_dequantized(path))
-    return str(path) if path.exists() else model_id
+    if path.exists():
+        return str(path)
+    is_in_a_folder = path.parent != ROOT and path.parent.is_dir()
+    if is_in_a_folder or not HUB_ID.fullmatch(model_id):
+        raise ModelError(f"{model_id}: no such folder or file{_near(path)}")
+    return model_id
 
 
 def pretrained_source(model_id: str, revision: str = "") -> dict[str, Any]:
@@ -73,6 +86,8 @@ def pretrained_source(model_id: str, revision: str = "") -> dict[str, Any]:
     for file in Path(place).glob("*"):
         if not (file.is_file() or file.is_dir()):  # a pipe could be read for ever
             raise ModelError(f"{file}: a pipe, a device or a dangling link; remove it")
+    if not Path(place).exists():
+        _require_hub(model_id, revision)
     source = {"pretrained_model_name_or_path": place, "trust_remote_code": False}
     if revision and (place != model_id or Path(place).exists()):
         raise ModelError(
@@ -103,6 +118,31 @@ def model_fingerprint(model_id: str, revision: str = "") -> str:
     return f"{model_id}@{Path(config).parent.name}" if isinstance(config, str) else model_id
 
 
+@cache
+def _require_hub(model_id: str, revision: str) -> None:
+    """Raise a `ModelError` at once where a model is not in the hub's cache and cannot be got.
+
+    transformers would try again and again, for a minute.
+    """
+    known = try_to_load_from_cache(model_id, "config.json", revision=revision or None)
+    if constants.HF_HUB_OFFLINE or isinstance(known, str):
+        return
+    try:
+        requests.head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except requests.RequestException:
+        raise ModelError(
+            f"{model_id}: no folder of this name, and the hub ({constants.ENDPOINT}) cannot be "
+            f"reached{_near(_local_path(model_id))}"
+        ) from None
+
+
+def _near(path: Path) -> str:
+    """The end of a complaint about a missing file: the nearest name in its folder, if any."""
+    names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    match = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
 def _local_path(model_id: str) -> Path:
     """Path of a packaged or local model, which need not exist."""
     try:
@@ -118,7 +158,7 @@ def _is_gguf(model_id: str, path: Path) -> bool:
 def _dequantized(gguf: Path) -> Path:
     """Folder with the GGUF file's weights as bf16 safetensors, its config and its tokenizer."""
     if not gguf.is_file():
-        raise ModelError(f"{gguf}: no such file")
+        raise ModelError(f"{gguf}: no such file{_near(gguf)}")
     # Another version of a package that reads the file may read other weights.
     code = code_fingerprint("model.weights", packages=("gguf", "torch", "transformers"))
     return cached("gguf", checksum(gguf), lambda folder: _convert(gguf, folder), code=code)

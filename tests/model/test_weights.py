@@ -28,6 +28,25 @@ def test_hub_ids_pass_through_and_fail_in_one_line_without_network():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["tinny-model", "tinny/model", "./tinny-model", "lib/modle"])
+def test_a_misspelt_model_is_named_at_once(name, tmp_path, monkeypatch):
+    (tmp_path / "tiny-model").mkdir()
+    (tmp_path / "lib" / "model").mkdir(parents=True)
+    monkeypatch.setattr("lib.model.weights.ROOT", tmp_path)
+    monkeypatch.setattr("lib.model.weights.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("lib.model.weights.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(name)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: no ")
+    near = {
+        "tinny-model": "'tiny-model'?",
+        "./tinny-model": "'tiny-model'?",
+        "lib/modle": "'model'?",
+    }
+    assert message.endswith(near.get(name, "cannot be reached"))
+
+
 def test_no_disk_space_for_the_cache_is_reported_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "CACHE", tmp_path / "cache")
     usage = type("Usage", (), {"free": 1000})
