@@ -1,4 +1,4 @@
-"""What the downloaded files of each set become: rows of its tables, by the name of the table.
+"""Conversions of the downloaded files of each set into rows of its tables, by the tables' names.
 
 `CONVERSIONS`, at the end, names the conversion of each set. A set without one is used as it is
 downloaded, if its files are tables already.

@@ -11,7 +11,10 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-ASKING = (signal.SIGTERM, signal.SIGINT)
+# Asking to stop: also a terminal that is closed, unless `nohup` has it ignored.
+IS_HEARD = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if IS_HEARD else []))
+PATIENCE = 10.0  # seconds in which several signals are one request (our choice)
 STOPPED = "stopped; run it again to go on"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 

@@ -2,9 +2,9 @@
 
     python -m lib.supervise runs/quick snakemake --cores 2 ...
 
-SIGTERM and SIGINT stop the study's runs where they can go on; the exit status is 143 or 130. A
-second signal kills. Nothing outlives the command or this process, whatever ends them, and no lock
-does: the system releases it.
+SIGTERM, SIGINT and SIGHUP stop the study's runs where they can go on; the exit status is 143, 130
+or 129. One that comes `PATIENCE` seconds later kills. Nothing outlives the command or this process,
+whatever ends them, and no lock does: the system releases it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from lib.stopping import ASKING, adopt_orphans, die_with_parent
+from lib.stopping import ASKING, PATIENCE, adopt_orphans, die_with_parent
 
 ELSEWHERE = ("--profile", "--executor")  # its jobs are not processes of this machine
 
@@ -55,19 +55,19 @@ def _lock(folder: Path) -> None:
 def _supervise(command: Sequence[str]) -> int:
     """The exit status of a command, when nothing that it has started runs any more."""
     adopt_orphans()
-    received: list[int] = []
+    received: list[tuple[int, float]] = []  # signals, and seconds
     for number in ASKING:
-        signal.signal(number, lambda number, _: received.append(number))
+        signal.signal(number, lambda number, _: received.append((number, time.monotonic())))
     process = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
     elsewhere = any(option.startswith(ELSEWHERE) for option in command)
     runs: list[psutil.Process] | None = None
-    while process.poll() is None and len(received) < 2:
+    while process.poll() is None and not _insists(received):
         if received and elsewhere and runs is None:
             process.send_signal(signal.SIGINT)  # it cancels its jobs
             runs = []
         elif received and runs is None:
             process.send_signal(signal.SIGSTOP)  # starts no other run, reports none as failed
-            runs = [p for p in _descendants() if os.getpgid(p.pid) == process.pid != p.pid]
+            runs = [p for p in _descendants() if _group(p) == process.pid != p.pid]
             for run in runs:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     run.terminate()
@@ -78,7 +78,20 @@ def _supervise(command: Sequence[str]) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):
             left.kill()
     status = process.wait()
-    return 128 + received[0] if received else 128 - status if status < 0 else status
+    return 128 + received[0][0] if received else 128 - status if status < 0 else status
+
+
+def _insists(received: Sequence[tuple[int, float]]) -> bool:
+    """True if a signal came so late that it is no echo of the first: a group gets some twice."""
+    return bool(received) and received[-1][1] - received[0][1] > PATIENCE
+
+
+def _group(process: psutil.Process) -> int:
+    """Group of a process; 0 if it has just ended."""
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return 0
 
 
 def _descendants() -> list[psutil.Process]:

@@ -55,7 +55,8 @@ def study(tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_study_that_is_stopped_has_the_signals_status_and_leaves_nothing(study, number, status):
     process, below = study
-    process.send_signal(number)
+    for _ in range(2):  # make passes on what its whole group gets
+        process.send_signal(number)
     assert process.wait() == status
     assert not running(below)
 
@@ -118,6 +119,21 @@ def test_a_notebook_that_is_stopped_prints_one_line(notebook):
     assert printed[-1].endswith("new/out.ipynb: stopped; run it again to go on")
     assert not any("Traceback" in line for line in printed)
     assert not running(below)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
+def test_a_notebook_that_is_stopped_while_it_starts_does_not_run(tmp_path, seconds):
+    cell = nbformat.v4.new_code_cell(f"open({str(tmp_path / 'started')!r}, 'w')")
+    kernel = {"name": "python3", "display_name": "", "language": "python"}
+    written = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    nbformat.write(written, tmp_path / "in.ipynb")
+    process = start("execute", tmp_path / "in.ipynb", tmp_path / "out.ipynb")
+    time.sleep(seconds)
+    process.terminate()
+    printed, _ = process.communicate()
+    finished = (tmp_path / "started").exists()
+    assert process.returncode in (0, 143) if finished else process.returncode in (-15, 143)
+    assert "Traceback" not in printed
 
 
 def test_a_notebook_and_its_kernel_end_with_the_process_above(notebook):

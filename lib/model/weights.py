@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import requests
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import get_session
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lib.errors import InputError, ModelError
@@ -65,7 +65,7 @@ def resolve_model(model_id: str) -> str:
         return str(path)
     is_in_a_folder = path.parent != ROOT and path.parent.is_dir()
     if is_in_a_folder or not HUB_ID.fullmatch(model_id):
-        raise ModelError(f"{model_id}: no such folder or file{_near(path)}")
+        raise ModelError(f"{model_id}: no such folder or file here{_near(path)}")
     return model_id
 
 
@@ -124,15 +124,18 @@ def _require_hub(model_id: str, revision: str) -> None:
 
     transformers would try again and again, for a minute.
     """
-    known = try_to_load_from_cache(model_id, "config.json", revision=revision or None)
+    try:
+        known = try_to_load_from_cache(model_id, "config.json", revision=revision or None)
+    except HFValidationError as error:
+        raise unusable(model_id, error, "no folder of this name, and no hub id") from None
     if constants.HF_HUB_OFFLINE or isinstance(known, str):
         return
     try:
-        requests.head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-    except requests.RequestException:
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except Exception as error:  # of whatever library the hub's client uses
         raise ModelError(
             f"{model_id}: no folder of this name, and the hub ({constants.ENDPOINT}) cannot be "
-            f"reached{_near(_local_path(model_id))}"
+            f"reached: {type(error).__name__}{_near(_local_path(model_id))}"
         ) from None
 
 

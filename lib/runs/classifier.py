@@ -98,6 +98,8 @@ class Classifier:
         compiler (`lib.model.forward.maybe_compiled`), so that its scores are rounded otherwise. A
         text that cannot be answered is named by its place in its chunk.
         """
+        if chunk_size < 1:
+            raise InputError(f"chunk_size: {chunk_size}; write 1 or more")
         remaining, size = iter(texts), min(FIRST_CHUNK, chunk_size)
         while chunk := list(islice(remaining, size)):
             yield from self.predict(chunk)
@@ -157,16 +159,19 @@ def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     values = {key: value for key, value in values.items() if not key.startswith("search")}
     kind = NOTEBOOK_PARAMS[values["notebook"]]
     params = parse_params(kind, values, source=str(folder / "params.yaml"))
-    require_same_base(folder, params)
+    recorded = read_params(folder).get("model_fingerprint", "none")
+    name, _, commit = recorded.rpartition("@")
+    if name == params.model_id and not params.model_revision:  # of the hub, which goes on
+        params = params.model_copy(update={"model_revision": commit})
+    require_same_base(folder, params, recorded)
     return params, read_label_space(folder)
 
 
-def require_same_base(folder: Path, params: StudyParams) -> None:
-    """Raise `ModelError` if a run's model is another one than it was trained on.
+def require_same_base(folder: Path, params: StudyParams, recorded: str) -> None:
+    """Raise `ModelError` if a run's model is not the one that was recorded when it was trained.
 
     Of a hub id, commits are compared where both are known.
     """
-    recorded = read_params(folder).get("model_fingerprint", "none")
     if recorded == "none":
         return
     load_config(params.model_id, params.model_revision)  # brings the commit
@@ -180,7 +185,7 @@ def require_same_base(folder: Path, params: StudyParams) -> None:
 
 def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Callable:
     if params.method == "frozen":
-        raise ValueError(f"{folder.parent}: a frozen embedding's regression is not kept")
+        raise InputError(f"{folder.parent}: a frozen embedding's regression is not kept")
     vectorizer, model, learnable = estimators.load(folder, params)
 
     def score(texts: Sequence[str]) -> Scores:
@@ -206,7 +211,7 @@ def _instruction_scores(
     params: InstructionParams, label_space: LabelSpace, folder: Path
 ) -> Callable:
     if params.num_examples:
-        raise ValueError(f"{folder.parent}: examples in prompts (num_examples) are not kept")
+        raise InputError(f"{folder.parent}: examples in prompts (num_examples) are not kept")
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
     tokenizer = load_tokenizer(params.model_id, params.model_revision)

@@ -17,7 +17,7 @@ from lib.runs.classifier import load_classifier
 from lib.runs.record import require_whole
 
 TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
-CHUNK = 4096  # documents scored at once, as in `Classifier.predict_stream`
+CHUNK = 4096  # documents scored at once (our choice)
 
 
 def check_teacher(

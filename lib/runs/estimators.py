@@ -96,7 +96,7 @@ def save(
 
 
 def load(folder: Path, params: BaselineParams) -> tuple[TfidfVectorizer, BaseEstimator, np.ndarray]:
-    """What `save` has saved: it gives the same scores, bit for bit.
+    """The estimators that `save` has saved: they give the same scores, bit for bit.
 
     Raises
     ------

@@ -6,7 +6,9 @@ The file is created only where there is none, which shared file systems do in on
 """
 
 import atexit
+import contextlib
 import json
+import logging
 import math
 import os
 import socket
@@ -21,10 +23,13 @@ import psutil
 
 from lib.errors import InputError
 
+log = logging.getLogger(__name__)
+
 OWNER = "owner.json"
 HEARTBEAT = 60.0  # seconds between two signs of life (our choice)
 SAME_START = 2.0  # seconds by which a process's start is known
 STALE_AFTER = 600.0  # seconds without one after which another machine's process is given up
+WATCH = 180.0  # seconds in which a live process of another machine is seen to give one
 
 
 class Owner:
@@ -40,8 +45,9 @@ class Owner:
     def take(cls, folder: Path) -> Self:
         """Own the folder, which is created.
 
-        What a process has left that runs no more on this machine, or on another one has given no
-        sign of life for `STALE_AFTER` seconds, is taken over.
+        What a process has left that runs no more on this machine is taken over. One of another
+        machine is watched for `WATCH` seconds, and is gone if it gives no sign of life in them or
+        has given none for `STALE_AFTER` seconds.
 
         Raises
         ------
@@ -78,9 +84,11 @@ class Owner:
 
     def _live(self) -> None:
         while not self._ended.wait(HEARTBEAT):
-            if _read(self.file) != self.about:
+            found = _read(self.file)
+            if found and found != self.about:
                 return
-            os.utime(self.file)
+            with contextlib.suppress(OSError):  # of a shared file system, for a moment
+                os.utime(self.file)
 
 
 def _this_process() -> dict[str, Any]:
@@ -120,7 +128,7 @@ def _remove_left(file: Path, about: dict[str, Any]) -> None:
     """Remove the file of an owner that is no more; raise `InputError` if it is still there."""
     found = _read(file)
     if found.get("host") != about["host"]:
-        runs = not _is_stale(file)
+        runs = not _is_stale(file) and _gives_sign(file, found)
     else:  # the clock may have been set; a notebook opens its run again
         same = abs(_started(found["pid"]) - found["started"]) < SAME_START
         runs = same and found["pid"] != about["pid"]
@@ -137,6 +145,26 @@ def _remove_left(file: Path, about: dict[str, Any]) -> None:
     except (FileNotFoundError, FileExistsError):
         pass
     aside.unlink(missing_ok=True)
+
+
+def _gives_sign(file: Path, found: dict[str, Any]) -> bool:
+    """True as soon as an owner on another machine is seen to live; False after `WATCH` seconds."""
+    before, until = _touched(file), time.monotonic() + WATCH
+    log.warning("%s: %s may be writing this run; waiting up to %d s for a sign of it", file.parent,
+                _named(found), WATCH)  # fmt: skip
+    while time.monotonic() < until:
+        time.sleep(WATCH / 100)
+        if (now := _touched(file)) != before:
+            return now > 0
+    return False
+
+
+def _touched(file: Path) -> float:
+    """Time of the file's last change; 0 where there is none."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _is_stale(file: Path) -> bool:

@@ -122,7 +122,7 @@ def plan(
 
 
 def job_resources(table: pd.DataFrame, machine: Machine) -> pd.DataFrame:
-    """What a batch system has to reserve for each row of a `plan` and one seed.
+    """Resources that a batch system reserves for each row of a `plan` and one seed.
 
     Columns `arm`, `mem_mb` (of the host), `runtime` in minutes and `gpu`, a number of them. Time
     has room for reading and for a slower machine; a job that exceeds it goes on in another one.

@@ -1,4 +1,4 @@
-"""How much of each document an arm reads: its tokens, its windows, and the share that is cut."""
+"""The part of each document that an arm reads: its tokens, its windows, and the share cut."""
 
 import logging
 import math
@@ -89,7 +89,7 @@ def encode(
 
 
 def texts_read(params: StudyParams, texts: Sequence[str]) -> list[str]:
-    """What TF-IDF reads of each text: all of it, or the part that the study's model reads."""
+    """The part of each text that TF-IDF reads: all of it, or what the study's model reads."""
     if reads_all(params):
         return list(texts)
     tokenizer = load_tokenizer(params.model_id, params.model_revision)

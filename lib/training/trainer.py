@@ -147,15 +147,19 @@ class DocumentTrainer(Trainer):
         return total
 
     def _smaller(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The same documents under half of the token budget, or less if that changes nothing."""
+        """The same documents under a lower token budget, halved until that makes a difference.
+
+        A batch that was collated before the budget was lowered is only cut anew.
+        """
         if self.args.device.type == "cuda":
             torch.cuda.empty_cache()
         before, collator = len(inputs["micro_batches"]), self.data_collator
         if before == inputs["num_documents"]:
             raise ModelError(
                 f"step {self.state.global_step + 1}: the memory does not suffice for one document; "
-                "lower max_length, lora_layers or memory_gib"
+                "lower max_length, windows, lora_layers or memory_gib"
             )
+        inputs = inputs["collate_again"]()
         while len(inputs["micro_batches"]) == before:
             collator.token_budget //= 2
             inputs = inputs["collate_again"]()

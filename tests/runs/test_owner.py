@@ -67,10 +67,18 @@ def test_an_owner_that_ends_leaves_nothing(tmp_path, other):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_of_another_machine_is_respected_as_long_as_it_gives_signs_of_life(tmp_path):
+def test_a_process_of_another_machine_is_respected_as_long_as_it_gives_signs_of_life(
+    tmp_path, monkeypatch
+):
     write_owner(tmp_path, host="elsewhere", pid=1)
+    heart = threading.Timer(0.2, os.utime, [tmp_path / OWNER])
+    heart.start()
     with pytest.raises(InputError, match="process 1 on elsewhere since"):
         Owner.take(tmp_path)
+    monkeypatch.setattr(owner, "WATCH", 0.1)  # a batch job that is run again on another node
+    Owner.take(tmp_path).release()
+    monkeypatch.undo()
+    write_owner(tmp_path, host="elsewhere", pid=1)
     long_ago = (tmp_path / OWNER).stat().st_mtime - owner.STALE_AFTER - 60
     os.utime(tmp_path / OWNER, (long_ago, long_ago))
     Owner.take(tmp_path).release()
@@ -82,12 +90,11 @@ def test_a_process_that_got_the_id_of_a_dead_one_is_not_its_owner(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x"}', '{"host": "h", "pid": 1}'])
-def test_a_file_that_names_nobody_is_respected_for_a_while(tmp_path, content):
+def test_a_file_that_names_nobody_is_respected_for_a_while(tmp_path, content, monkeypatch, caplog):
+    monkeypatch.setattr(owner, "WATCH", 0.1)
     (tmp_path / OWNER).write_text(content)
-    with pytest.raises(InputError, match="an unknown process is writing this run"):
-        Owner.take(tmp_path)
-    os.utime(tmp_path / OWNER, (0, 0))
     Owner.take(tmp_path).release()
+    assert "an unknown process may be writing this run; waiting" in caplog.text
 
 
 def test_a_notebook_opens_its_run_again(tmp_path):

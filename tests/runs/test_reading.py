@@ -1,4 +1,4 @@
-"""How much of each document an arm reads, found for "auto" and told as a share."""
+"""The part of each document that an arm reads, found for "auto" and told as a share."""
 
 import numpy as np
 import pytest
