@@ -96,6 +96,7 @@ def compare(folder, **values):
     return folder / "figures" / "made", (folder / "05.ipynb").read_text()
 
 
+@pytest.mark.slow
 def test_one_arm_alone_has_a_report(study):
     figures, _ = compare(study(["embedding"]))
     assert pd.read_csv(figures / "pairwise.csv").empty
@@ -103,6 +104,7 @@ def test_one_arm_alone_has_a_report(study):
     assert not (figures / "pairwise.png").exists()
 
 
+@pytest.mark.slow
 def test_twelve_arms_have_a_report_that_names_missing_seeds_and_escapes_documents(study):
     arms = ["embedding", "tfidf", *(f"arm_{i}" for i in range(9)), "instruction"]
     folder = study(arms, seeds=(0, 1), missing={("instruction", 1)})

@@ -127,6 +127,7 @@ def test_a_student_shows_its_teacher_and_pays_for_its_scores(smoke_study):
     assert any(text.startswith("embedding scored 48 documents in") for text in printed)
 
 
+@pytest.mark.slow
 def test_plain_papermill_alone_gives_the_predictions_of_the_parallel_study(smoke_study, tmp_path):
     """TRAPS 26: beside other arms or alone, with its own share of threads."""
     smoke = ROOT / "params" / "smoke"
@@ -142,7 +143,9 @@ def test_plain_papermill_alone_gives_the_predictions_of_the_parallel_study(smoke
     assert np.array_equal(np.stack(alone["scores"]), np.stack(beside["scores"]))
 
 
-@pytest.mark.parametrize("arm", [*TUNED, "tfidf"])
+@pytest.mark.parametrize(
+    "arm", ["encoder", "embedding", "tfidf", pytest.param("instruction", marks=pytest.mark.slow)]
+)
 def test_a_reloaded_run_predicts_what_it_predicted(smoke_study, arm):
     """TRAPS 5: head and adapters survive saving, on the quantized base."""
     folder = smoke_study / "runs" / "smoke" / arm / "seed-0"

@@ -86,6 +86,7 @@ def scores(folder):
     return {f.parts[-3]: np.stack(pd.read_parquet(f)["scores"]) for f in files}
 
 
+@pytest.mark.slow
 def test_a_run_whose_snakemake_was_killed_is_run_again_unaided(tmp_path):
     study_of(tmp_path, "tfidf")
     metrics = tmp_path / "runs/killed/tfidf/seed-0/metrics.json"

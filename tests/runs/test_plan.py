@@ -58,6 +58,7 @@ def test_the_record_of_a_run_on_this_machine_is_beside_its_estimate(smoke, tmp_p
     )  # the record is of another
 
 
+@pytest.mark.slow
 def test_of_a_learning_curve_every_size_is_estimated_with_its_epochs(tmp_path):
     folder = tmp_path / "curve"
     folder.mkdir()
@@ -79,6 +80,7 @@ def test_of_a_learning_curve_every_size_is_estimated_with_its_epochs(tmp_path):
     assert row["hours"] == pytest.approx(row["infer_seconds"] / 3600)  # one seed: nothing is drawn
 
 
+@pytest.mark.slow
 def test_twice_the_documents_take_twice_as_long(tmp_path):
     hours = []
     for num_train in (40, 80):
@@ -99,6 +101,7 @@ def test_twice_the_documents_take_twice_as_long(tmp_path):
     assert hours[0]["cost"] == pytest.approx(2 * hours[0]["hours"])
 
 
+@pytest.mark.slow
 def test_adapters_on_a_third_of_the_layers_train_in_about_a_third_of_the_time(smoke):
     """After one pass of the layers below, in either approach."""
     folder = smoke("embedding", "instruction")

@@ -125,6 +125,7 @@ def test_the_last_call_decides_which_layers_of_an_encoder_are_checkpointed(monke
         assert isinstance(layers[0].forward.original, MethodType)  # installed once
 
 
+@pytest.mark.slow
 def test_compiled_blocks_keep_no_dequantized_weight(make_backbone, live_nf4, monkeypatch):
     """Else a compiled 8B model takes 13 GiB more: what it unpacks forward is there backward."""
     backend = "aot_eager_decomp_partition"  # what inductor keeps, without its kernels
@@ -166,9 +167,7 @@ def test_compiled_blocks_train_and_predict_as_others(
     np.testing.assert_allclose(compiled, plain, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize(
-    ("adapted", "mode", "graphs"), [(2, "mean", 2), (3, "mean", 2), (2, "last", 1), (3, "last", 2)]
-)
+@pytest.mark.parametrize(("adapted", "mode", "graphs"), [(3, "mean", 2), (2, "last", 1)])
 def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
     make_backbone, monkeypatch, adapted, mode, graphs
 ):
@@ -380,7 +379,7 @@ def test_a_run_that_is_asked_to_stop_at_any_moment_resumes_to_the_same_result(
         return call
 
     steps = []
-    for loss_at, evaluation_at in [(3, 0), (0, 1), (0, 2), (2, 0), (0, 1)]:
+    for loss_at, evaluation_at in [(3, 0), (0, 1), (2, 0)]:
         calls.clear()
         number = signal.SIGINT if evaluation_at else signal.SIGTERM
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
@@ -394,7 +393,7 @@ def test_a_run_that_is_asked_to_stop_at_any_moment_resumes_to_the_same_result(
         )
         steps.append(int(message[1]))
     assert steps == sorted(steps)
-    assert steps[1:3] + steps[4:] == [3, 4, 6]  # in their evaluations
+    assert steps[1] == 3  # in its evaluation
     resumed, again, _ = finetune(make_backbone, examples, tmp_path / "stopped", **options)
     assert np.array_equal(whole, resumed)
     assert evaluations(again) == evaluations(history)

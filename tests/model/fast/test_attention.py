@@ -189,7 +189,7 @@ def test_a_step_equals_the_plain_path_in_fp32(path):
         assert (ours - plain).abs().max() < 1e-5 * plain.abs().max()
 
 
-@pytest.mark.parametrize("path", ["packed", "compiled"])
+@pytest.mark.parametrize("path", ["packed", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_a_step_in_bfloat16_is_as_near_to_fp32_as_the_plain_path(path):
     exact, ours, plain = (
         step(p, dtype)
