@@ -48,6 +48,8 @@ def study(tmp_path):
     below = psutil.Process(process.pid).children(recursive=True)
     assert len(below) == 2
     yield process, below
+    for left in running(below):  # `CHILD` does not look who started it
+        left.kill()
     process.kill()
     process.communicate()
 

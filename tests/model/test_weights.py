@@ -44,7 +44,7 @@ def test_a_misspelt_model_is_named_at_once(name, tmp_path, monkeypatch):
         "./tinny-model": "'tiny-model'?",
         "lib/modle": "'model'?",
     }
-    assert message.endswith(near.get(name, "cannot be reached"))
+    assert message.endswith(near.get(name, "cannot be reached: ConnectError"))
 
 
 def test_no_disk_space_for_the_cache_is_reported_and_nothing_is_left(tmp_path, monkeypatch):

@@ -131,6 +131,7 @@ def test_of_many_that_take_over_at_once_one_owns(tmp_path):
 def test_the_same_arm_is_not_opened_twice_even_with_other_parameters(tmp_path):
     params = BaselineParams(study="s", arm="a", runs_dir=str(tmp_path))
     params.run_dir.mkdir(parents=True)
-    write_owner(params.run_dir, host="elsewhere")
-    with pytest.raises(InputError, match=r"a/seed-0: process \d+ on elsewhere"):
+    above = os.getppid()
+    write_owner(params.run_dir, pid=above, started=owner._started(above))
+    with pytest.raises(InputError, match=rf"a/seed-0: process {above} on "):
         Owner.take(params.model_copy(update={"max_length": 7}).run_dir)
