@@ -114,6 +114,7 @@ def notebook(tmp_path):
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_notebook_that_is_stopped_prints_one_line(notebook):
     process, below = notebook
     os.kill(below[0].pid, signal.SIGTERM)
@@ -123,6 +124,7 @@ def test_a_notebook_that_is_stopped_prints_one_line(notebook):
     assert not running(below)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
 def test_a_notebook_that_is_stopped_while_it_starts_does_not_run(tmp_path, seconds):
     cell = nbformat.v4.new_code_cell(f"open({str(tmp_path / 'started')!r}, 'w')")

@@ -119,6 +119,7 @@ def test_twelve_arms_have_a_report_that_names_missing_seeds_and_escapes_document
     assert "<b>" not in notebook
 
 
+@pytest.mark.slow
 def test_label_sets_have_a_report(study):
     figures, _ = compare(study(["embedding", "instruction"], multi_label=True, seeds=(0, 1)))
     assert pd.read_csv(figures / "comparison.csv")["precision_at_1"].notna().all()

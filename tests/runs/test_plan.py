@@ -132,6 +132,7 @@ def test_the_command_prints_a_table_or_one_line(capsys, smoke, tmp_path):
         plan(tmp_path / "smoke", machine=GPU)
 
 
+@pytest.mark.slow
 def test_every_window_of_a_document_is_counted(smoke):
     folder = smoke("embedding", "instruction", "frozen")
     one = plan(folder, machine=GPU).set_index("arm")
