@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
@@ -29,13 +30,13 @@ ELSEWHERE = ("--profile", "--executor")  # its jobs are not processes of this ma
 def main(arguments: Sequence[str]) -> None:
     """Run the command that follows the folder; exit with its status, or that of a signal."""
     folder, *command = arguments
-    if not set(command) & {"-n", "--dry-run"}:
-        _lock(Path(folder))
-    sys.exit(_supervise(command))
+    runs_nothing = bool(set(command) & {"-n", "--dry-run"})
+    with contextlib.nullcontext() if runs_nothing else _lock(Path(folder)):
+        sys.exit(_supervise(command))
 
 
-def _lock(folder: Path) -> None:
-    """Lock the folder until this process ends; exit with one line if another process has it."""
+def _lock(folder: Path) -> TextIO:
+    """A file of the folder, locked while it is open; one line, if another process has locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".lock").open("a+", encoding="utf-8")
     try:
@@ -49,7 +50,7 @@ def _lock(folder: Path) -> None:
     since = datetime.now().isoformat(" ", "seconds")
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
     file.flush()
-    _lock.file = file  # open, and so locked, as long as the process
+    return file
 
 
 def _supervise(command: Sequence[str]) -> int:

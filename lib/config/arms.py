@@ -93,7 +93,9 @@ class StudyParams(DataParams):
 
     @property
     def tokens_read(self) -> int:
-        """Most tokens of a document that a model reads, in all of its windows."""
+        """Most tokens of a document that a model reads, in all of its windows; not of "auto"."""
+        if self.max_length == "auto":
+            raise ValueError('max_length: "auto" is no number; see lib.runs.reading')
         return self.windows * self.max_length
 
     @property

@@ -140,13 +140,12 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
 def _recorded(record: Path) -> dict[str, Any] | None:
     """A try that is recorded; None for one that is not, or whose record is damaged."""
     try:
-        tried = read_json(record)
+        return read_json(record)
     except FileNotFoundError:
-        return None
+        pass
     except ValueError as error:
         log.warning("%s: damaged (%s); trying the candidate again", record, error)
-        return None
-    return tried
+    return None
 
 
 def _history(run: Run, epochs: int) -> pd.DataFrame | None:
