@@ -11,7 +11,7 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval"),
 }
-ONE_FILE = ("train", "", "test")  # `split_names` where they name nothing
+ONE_FILE = ["train", "", "test"]  # `split_names` where they name nothing
 
 
 def split_of(word: str) -> str | None:
@@ -51,7 +51,7 @@ def locate(data: str) -> tuple[str, list[str], str]:
     elif split_of(stem) == "train":
         folder, pattern = path.parent, f"{{split}}.{ending}"
     else:
-        return str(short_path(path.resolve())), list(ONE_FILE), stem
+        return str(short_path(path.resolve())), [*ONE_FILE], stem
     found: dict[str, str] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file.is_file() and (word := _split_word(file.name, pattern)):
@@ -60,7 +60,7 @@ def locate(data: str) -> tuple[str, list[str], str]:
         raise DataError(f"{data}: no file of training documents: none is called train")
     name = folder.resolve().name
     pattern = pattern if len(found) > 1 else pattern.replace("{split}", found["train"])
-    names = [found.get(part, "") for part in SPLIT_WORDS] if len(found) > 1 else list(ONE_FILE)
+    names = [found.get(part, "") for part in SPLIT_WORDS] if len(found) > 1 else [*ONE_FILE]
     return str(short_path(folder.resolve() / pattern)), names, name
 
 

@@ -134,33 +134,12 @@ def new_study(
         say(f"{short_path(folder)} is there already and stays; remove it to choose anew")
         return name
     preset = _model_folder(params_dir, model)
-    base = load_params(*study_files(preset).common)
 
-    # The data: columns, splits, labels.
-    located = DataParams(dataset=dataset, split_names=names)
-    parts = {part: table for part, (_, table) in read_parts(located).items()}
-    first = next(iter(parts.values()))
-    for part in [part for part, table in parts.items() if not set(first) <= set(table)]:
-        say(f"{dataset}: {part} is left out, it lacks columns of train")
-        names = [
-            "" if other == part else name for name, other in zip(names, SPLIT_WORDS, strict=True)
-        ]
-        del parts[part]
-    if len(parts) == 1 and "train" in parts:
-        dataset, names = dataset.replace("{split}", names[0]), list(ONE_FILE)
-        parts = {UNSPLIT: first}
-    table = pd.concat(parts.values(), ignore_index=True)
-    found = find_columns(table, data, text=text, label=label)
-    values = {"study": name, "seeds": [0], "dataset": dataset}
-    values |= {"split_names": names} if "{split}" in dataset else {}
-    values |= found.values
-    say(f"{dataset}: {found.usable.sum():,} documents")
-    for what, reason in found.reasons:
-        say(_line(what, reason))
-    usable = pd.Series(found.usable).groupby(_parts_of(parts, found)).sum()
-    largest = parse_params(
-        StudyParams, _sized(values, usable, SIZES[0]) | _of_model(preset), source=data
-    )
+    # The documents: columns, splits, labels.
+    values, usable = _documents(dataset, names, data, text, label, say)
+    values = {"study": name, "seeds": [0]} | values
+    most = _sized(values, usable, SIZES[0]) | _of_model(preset)
+    largest = parse_params(StudyParams, most, source=data)
     splits = load_splits(largest)
     labels = LabelSpace.from_splits(splits)
     texts = splits["train"]["text"]
@@ -173,32 +152,59 @@ def new_study(
         say(_line("prompt", "labels are written without underscores (labels.json)"))
 
     # Sizes that this machine has the time for.
-    device = choose_device(base.device)
-    cores = StudyParams().threads
-    slots = 1 if device.type == "cuda" else min(2, cores)
-    values["num_threads"] = 0 if device.type == "cuda" else cores // slots
+    base = load_params(*study_files(preset).common)
+    on_gpu, cores = choose_device(base.device).type == "cuda", StudyParams().threads
+    slots = 1 if on_gpu else min(2, cores)  # arms that run side by side
+    values["num_threads"] = 0 if on_gpu else cores // slots
     configure_process(seed=0, num_threads=values["num_threads"])
     machine = measure_this_machine(base, seconds=5.0)
     covering = with_length(largest.model_copy(update={"max_length": "auto"}), texts).max_length
     for size in SIZES:
-        study = _choose(values, usable, size, covering, preset, params_dir, label_texts)
+        common = _sized(values, usable, size) | {"max_length": min(covering, size.max_length)}
+        study = _of_size(common, size.tries, preset, params_dir / BASELINES, label_texts)
         needed = _minutes(study, machine, slots)
         if needed <= minutes:
             break
-    sizes = study.values
-    num_train = sizes["num_train"] or "all other"
-    cut = share_cut(largest.model_copy(update={"max_length": sizes["max_length"]}), texts)
-    held_out = f"{sizes['num_validation']} validation, {sizes['num_test']} test documents"
-    say(_line("sizes", f"{num_train} training, {held_out}"))
-    say(_line("max_length", f"{sizes['max_length']} tokens; {cut:.0%} of texts are longer"))
-    say(_line("tries", f"{size.tries} each for head, prompt and encoder, on validation"))
+    cut = share_cut(largest.model_copy(update={"max_length": common["max_length"]}), texts)
+    held_out = f"{common['num_validation']} validation, {common['num_test']} test documents"
     over = f", more than {minutes:.0f}" if needed > minutes else ""
+    say(_line("sizes", f"{common['num_train'] or 'all other'} training, {held_out}"))
+    say(_line("max_length", f"{common['max_length']} tokens; {cut:.0%} of texts are longer"))
+    say(_line("tries", f"{size.tries} each for head, prompt and encoder, on validation"))
     say(_line("time", f"about {needed:.0f} minutes on this machine{over}"))
     with atomic_path(folder) as path:
         path.mkdir()
         study.write(path, folder)
     say(f"written to {short_path(folder)}, to be changed; `make study STUDY={name}` runs it")
     return name
+
+
+def _documents(
+    dataset: str,
+    names: list[str],
+    data: str,
+    text: Sequence[str],
+    label: str,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], pd.Series]:
+    """Parameters that say where documents and labels are, and usable documents per split."""
+    located = DataParams(dataset=dataset, split_names=names)
+    parts = {part: table for part, (_, table) in read_parts(located).items()}
+    first = next(iter(parts.values()))
+    for part in [part for part, table in parts.items() if not set(first) <= set(table)]:
+        say(f"{dataset}: {part} is left out, it lacks columns of train")
+        names[list(SPLIT_WORDS).index(part)] = ""
+        del parts[part]
+    if len(parts) == 1 and "train" in parts:
+        dataset, names, parts = dataset.replace("{split}", names[0]), ONE_FILE, {UNSPLIT: first}
+    table = pd.concat(parts.values(), ignore_index=True)
+    found = find_columns(table, data, text=text, label=label)
+    say(f"{dataset}: {found.usable.sum():,} documents")
+    for what, reason in found.reasons:
+        say(_line(what, reason))
+    split_names = {"split_names": names} if "{split}" in dataset else {}
+    usable = pd.Series(found.usable).groupby(_parts_of(parts, found)).sum()
+    return {"dataset": dataset} | split_names | found.values, usable
 
 
 def _line(what: str, reason: str) -> str:
@@ -271,17 +277,15 @@ def _prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
     return {"instruction": f"Name the {what} of this text.", "decoding": decoding}
 
 
-def _choose(
-    values: Mapping[str, Any], usable: pd.Series, size: Size, covering: int, preset: Path,
-    params_dir: Path, label_texts: Mapping[str, str],
-) -> NewStudy:  # fmt: skip
-    """The study of one size."""
-    common = _sized(values, usable, size) | {"max_length": min(covering, size.max_length)}
-    common |= {k: v for k, v in read_yaml(preset / "common.yaml").items()
-               if k not in common and k not in ("train_sizes", "base")}  # fmt: skip
-    files = [*(params_dir / BASELINES).glob("*.yaml"), *preset.glob("*.yaml")]
-    arms = {f.stem: _narrowed(f, size.tries) for f in files if f.stem != "common"}
-    return NewStudy(common, arms, dict(label_texts))
+def _of_size(
+    common: dict[str, Any], tries: int, preset: Path, baselines: Path, texts: Mapping[str, str]
+) -> NewStudy:
+    """The study with these values in common.yaml, and the arms of two folders of presets."""
+    own = read_yaml(preset / "common.yaml")
+    own = {key: own[key] for key in own if key not in {"train_sizes", "base", *common}}
+    files = [file for folder in (baselines, preset) for file in sorted(folder.glob("*.yaml"))]
+    arms = {file.stem: _narrowed(file, tries) for file in files if file.stem != "common"}
+    return NewStudy(common | own, arms, dict(texts))
 
 
 def _narrowed(file: Path, tries: int) -> str:
