@@ -1,7 +1,7 @@
 """Features of a frozen language model: computed once, kept on disk, read without any model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +105,36 @@ def frozen_features(
         key = [rules, sorted(kinds), content_hash(map(split_windows, documents))]
         folder = cached("features", key, write, code=computing_fingerprint("head.frozen"))
         features[name] = {
-            f"{mode} of layer -{layer}": np.load(_file(folder, (mode, layer)), mmap_mode="r")
-            for mode, layer in kinds
+            kind_name(kind): np.load(_file(folder, kind), mmap_mode="r") for kind in kinds
         }
         costs[name] = read_json(folder / "cost.json")
     return features, costs
+
+
+def kind_name(kind: Kind) -> str:
+    """The name of a pooling and a layer, such as "mean of layer -1"."""
+    return f"{kind[0]} of layer -{kind[1]}"
+
+
+def embed(
+    backbone: PreTrainedModel,
+    documents: Documents,
+    kind: Kind,
+    *,
+    dtype: torch.dtype,
+    token_budget: int,
+) -> np.ndarray:
+    """Pooled states of one kind of N tokenized documents, (N, H) float32, which are not kept."""
+    features = np.empty((len(documents), backbone.config.hidden_size), dtype=np.float32)
+    for batch, pooled in _pooled(backbone, documents, [kind], dtype, token_budget):
+        features[batch] = pooled[kind]
+    return features
 
 
 def _file(folder: Path, kind: Kind) -> Path:
     return folder / f"{kind[0]}-{kind[1]}.npy"
 
 
-@torch.no_grad()
 def _compute(
     folder: Path,
     backbone: PreTrainedModel,
@@ -126,23 +144,15 @@ def _compute(
     token_budget: int,
 ) -> None:
     """Write an array for each kind, a batch at a time, and what the pass has cost."""
-    deepest, depth = max(layer for _, layer in kinds), backbone.config.num_hidden_layers
-    if deepest > depth:
-        raise ValueError(f"layer_grid: {deepest} was asked for, but the model has {depth} layers")
     start = meter(backbone.device)
     shape = (len(documents), backbone.config.hidden_size)
     arrays = {
         kind: np.lib.format.open_memmap(_file(folder, kind), "w+", dtype=np.float32, shape=shape)
         for kind in kinds
     }
-    for batch in micro_batches([window_lengths(d) for d in documents], token_budget):
-        chosen = [documents[i] for i in batch]
-        ids, mask = (x.to(backbone.device) for x in pad(chosen, backbone.config.pad_token_id))
-        whole = documents_mask(mask, count_windows(chosen))
-        states = hidden_layers(backbone, ids, mask, num_layers=deepest, compute_dtype=dtype)
-        for mode, layer in kinds:
-            pooled = pool(regroup(states[-layer], mask, whole), whole, mode)
-            arrays[mode, layer][batch] = pooled.cpu().numpy()
+    for batch, pooled in _pooled(backbone, documents, kinds, dtype, token_budget):
+        for kind in kinds:
+            arrays[kind][batch] = pooled[kind]
     cost = {
         "spent": list(meter(backbone.device) - start),
         "total_params": count_parameters(backbone)[1],
@@ -154,3 +164,27 @@ def _compute(
     for array in arrays.values():
         array.flush()
     (folder / "cost.json").write_text(json.dumps(cost) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def _pooled(
+    backbone: PreTrainedModel,
+    documents: Documents,
+    kinds: Sequence[Kind],
+    dtype: torch.dtype,
+    token_budget: int,
+) -> Iterator[tuple[list[int], dict[Kind, np.ndarray]]]:
+    """The indices of a batch's documents and their pooled states of each kind, batch by batch."""
+    deepest, depth = max(layer for _, layer in kinds), backbone.config.num_hidden_layers
+    if deepest > depth:
+        raise ValueError(f"layer_grid: {deepest} was asked for, but the model has {depth} layers")
+    for batch in micro_batches([window_lengths(d) for d in documents], token_budget):
+        chosen = [documents[i] for i in batch]
+        ids, mask = (x.to(backbone.device) for x in pad(chosen, backbone.config.pad_token_id))
+        whole = documents_mask(mask, count_windows(chosen))
+        states = hidden_layers(backbone, ids, mask, num_layers=deepest, compute_dtype=dtype)
+        pooled = {
+            (mode, layer): pool(regroup(states[-layer], mask, whole), whole, mode).cpu().numpy()
+            for mode, layer in kinds
+        }
+        yield batch, pooled

@@ -4,30 +4,31 @@ run            a run: its documents, the steps that all notebooks share, what it
 models         the model of an arm, loaded once for training, prediction and export
 reading        how much of each document an arm reads
 search         the parameters that are best on validation
-prompts        prompts of held-out documents, with examples
+few_shot, examples          prompts of held-out documents, behind examples; examples kept
 baselines, estimators       TF-IDF and frozen embeddings; scikit-learn classifiers
 record         the files of a run, written and read
 owner          one process per run
 distillation   a teacher's probabilities
 classifier     a finished run as a classifier of new texts
+scoring        its model as a function from texts to scores
+predict        a file of texts with the labels of a classifier
 plan, rates    cost of a study before it is run
 export         a run as a plain transformers model
 """
 
-from lib.runs import baselines, estimators, reading
+from lib.runs import baselines, estimators, few_shot, reading
 from lib.runs.classifier import load_classifier
 from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.plan import plan_here
-from lib.runs.prompts import build_prompts
 from lib.runs.run import Run
 from lib.runs.search import choose_params
 
 __all__ = [
     "Run",
     "baselines",
-    "build_prompts",
     "choose_params",
     "estimators",
+    "few_shot",
     "load_arm_model",
     "load_classifier",
     "plan_here",

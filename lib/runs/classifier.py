@@ -8,38 +8,33 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from transformers import GenerationConfig
+from sklearn.utils.metaestimators import available_if
 
-from lib.config.arms import (
-    NOTEBOOK_PARAMS,
-    BaselineParams,
-    EmbeddingParams,
-    InstructionParams,
-    StudyParams,
-)
+from lib.config.arms import NOTEBOOK_PARAMS, StudyParams
 from lib.config.strict_yaml import parse_params
 from lib.data.labels import LabelSpace
 from lib.errors import InputError, ModelError
-from lib.evaluation.scores import Scores
-from lib.head.model import predict_probabilities
-from lib.machine import choose_device, choose_dtype
-from lib.model.load import load_config, load_tokenizer
-from lib.model.tokens import require_context
+from lib.evaluation.scores import Labels, Scores
+from lib.model.load import load_config
 from lib.model.weights import model_fingerprint
-from lib.model.windows import longest_window
-from lib.prompt.decode import decode_labels
-from lib.prompt.template import build_template
-from lib.runs import estimators
-from lib.runs.models import load_arm_model
-from lib.runs.reading import encode, texts_read
 from lib.runs.record import INPUTS, read_label_space, read_params, require_whole
+from lib.runs.scoring import load_scorer, measure_of
 
 FIRST_CHUNK = 32  # texts (our choice)
+
+
+def _gives_probabilities(classifier: "Classifier") -> bool:
+    if classifier.measure == "probability" and classifier.ranks:
+        return True
+    kind = "decision values" if classifier.ranks else "answers"
+    raise AttributeError(f"this run gives {kind}, and no probability of each label")
 
 
 @dataclass(frozen=True)
 class Classifier:
     """Labels for texts; made by `load_classifier`. Several threads may share it: they take turns.
+
+    Methods and `classes_` are named as scikit-learn names them; answers are lists.
 
     Attributes
     ----------
@@ -51,19 +46,28 @@ class Classifier:
         True if a text may have several labels.
     threshold
         From which score on a label is given; None where one label is chosen or sets are generated.
+    measure, ranks
+        What the scores are, and True if each label has one of its own: see `lib.runs.scoring`.
     """
 
     label_space: LabelSpace
     score_texts: Callable[[Sequence[str]], Scores]
     multi_label: bool
     threshold: float | None
+    measure: str = "probability"
+    ranks: bool = True
     _turn: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Names of the C labels, in the order of the columns of `predict_proba`."""
+        return np.array(self.label_space.names)
 
     def predict_scores(self, texts: Sequence[str]) -> Scores:
         """Scores over the run's labels; `values` is (N, C), in label order, unless C is large.
 
         Probabilities that add up to 1 where a text has one label, a probability for each label
-        where it may have several, and 1 or 0 where a label set is generated; of TF-IDF the decision
+        where it may have several, and 1 or 0 where answers are generated; of TF-IDF the decision
         values of its support vector machine.
 
         Raises
@@ -77,16 +81,67 @@ class Classifier:
         with self._turn:
             return self.score_texts(texts)
 
+    @available_if(_gives_probabilities)
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities of the labels, (N, C), in the order of `classes_`.
+
+        They add up to 1, unless a text may have several labels. As in scikit-learn, a classifier
+        without probabilities (TF-IDF; a prompt that is answered freely or by a search) has no such
+        method: `AttributeError`.
+        """
+        return np.asarray(self.predict_scores(texts))
+
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
-        """The most probable label of each text, or the list of its labels."""
-        scores = self.predict_scores(texts)
-        if not self.multi_label:
-            return [self.label_space.names[c] for c in scores.best()]
+        """The most probable label of each text, or the list of its labels.
+
+        A free answer that is no label gives "".
+        """
+        return self.labels_of(self.predict_scores(texts))
+
+    def predict_top_k(self, texts: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
+        """The k best labels of each text with their scores, the best first.
+
+        Raises
+        ------
+        InputError
+            There are fewer labels, or the run does not rank them.
+        """
+        self.require_ranks(k)
+        return self.best_of(self.predict_scores(texts), k)
+
+    def require_ranks(self, k: int) -> None:
+        """Raise `InputError` unless each text has k labels, ranked."""
+        if not self.ranks:
+            raise InputError("top k: this run answers without a score of each label; leave it out")
+        if not 1 <= k <= len(self.label_space):
+            raise InputError(f"top k: {k}; write a number from 1 to {len(self.label_space):,}")
+
+    def labels_of(self, scores: Scores) -> list[str] | list[list[str]]:
+        """The answers that `predict` gives for `predict_scores`."""
+        if self.multi_label:
+            return self.label_space.to_names(self.sets_of(scores))
+        best, found = scores.best(), scores.values.max(axis=1) > 0
+        answered = found if not self.measure else np.ones(len(scores), dtype=bool)
+        return [self.label_space.names[c] if a else "" for c, a in zip(best, answered, strict=True)]
+
+    def sets_of(self, scores: Scores) -> Labels:
+        """Label sets, (N, C) bool, for `predict_scores`."""
         # a generated set scores 1 at its labels, and is empty if the answer was no label
         generated = self.threshold is None
         threshold = 1.0 if generated else self.threshold
         may_be_empty = generated or bool(self.label_space.none)
-        return self.label_space.to_names(scores.labels_above(threshold, may_be_empty=may_be_empty))
+        return scores.labels_above(threshold, may_be_empty=may_be_empty)
+
+    def best_of(self, scores: Scores, k: int) -> list[list[tuple[str, float]]]:
+        """The answers that `predict_top_k` gives for `predict_scores`."""
+        order = np.argsort(-scores.values, axis=1, kind="stable")[:, :k]
+        columns = np.take_along_axis(scores.columns, order, axis=1)
+        values = np.take_along_axis(scores.values, order, axis=1)
+        names = self.label_space.names
+        return [
+            [(names[c], float(v)) for c, v in zip(*row, strict=True)]
+            for row in zip(columns, values, strict=True)
+        ]
 
     def predict_stream(
         self, texts: Iterable[str], *, chunk_size: int = 4096
@@ -133,23 +188,27 @@ def readable(texts: Iterable[str]) -> list[str]:
     return found
 
 
-def load_classifier(run_dir: str | Path) -> Classifier:
-    """The classifier that a TF-IDF, embedding, encoder or instruction run has saved.
+def load_classifier(run_dir: str | Path, *, every_label: bool = False) -> Classifier:
+    """The classifier that a finished run of 02, 03 or 04 has saved. It answers as the run did.
 
-    An instruction run answers as it was evaluated; where that gives no score for every label, with
-    the label of highest likelihood.
+    Parameters
+    ----------
+    every_label
+        Where a prompt for one label is answered freely or by a search, score every label instead
+        (`decoding: "score"`), so that each has a probability; slower.
 
     Raises
     ------
     InputError
-        The folder holds no finished run, one that was changed since, or one of a frozen embedding
-        or with examples in its prompts, which are not kept.
+        The folder holds no finished run, or one that was changed since.
     """
     folder = Path(run_dir)
     params, label_space = read_run(folder)
+    if every_label and not (params.multi_label or measure_of(params).ranks):
+        params = params.model_copy(update={"decoding": "score"})
     threshold = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["threshold"]
-    score = SCORES[type(params)](params, label_space, folder / "model")
-    return Classifier(label_space, score, params.multi_label, threshold)
+    score = load_scorer(params, label_space, folder / "model")
+    return Classifier(label_space, score, params.multi_label, threshold, *measure_of(params))
 
 
 def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
@@ -181,72 +240,3 @@ def require_same_base(folder: Path, params: StudyParams, recorded: str) -> None:
             f"{params.model_id}: the base model has changed since the run in {folder}: its "
             f"fingerprint is {found}, not {recorded}; bring that model back or run the arm again"
         )
-
-
-def _baseline_scores(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Callable:
-    if params.method == "frozen":
-        raise InputError(f"{folder.parent}: a frozen embedding's regression is not kept")
-    vectorizer, model, learnable = estimators.load(folder, params)
-
-    def score(texts: Sequence[str]) -> Scores:
-        inputs = vectorizer.transform(texts_read(params, texts))
-        return estimators.label_scores(model, inputs, learnable, len(label_space))
-
-    return score
-
-
-def _embedding_scores(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Callable:
-    device = choose_device(params.device)
-    dtype = choose_dtype(device, params.dtype)
-    tokenizer = load_tokenizer(params.model_id, params.model_revision)
-    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
-
-    def score(texts: Sequence[str]) -> Scores:
-        return predict_probabilities(model, encode(params, tokenizer, texts), params)
-
-    return score
-
-
-def _instruction_scores(
-    params: InstructionParams, label_space: LabelSpace, folder: Path
-) -> Callable:
-    if params.num_examples:
-        raise InputError(f"{folder.parent}: examples in prompts (num_examples) are not kept")
-    device = choose_device(params.device)
-    dtype = choose_dtype(device, params.dtype)
-    tokenizer = load_tokenizer(params.model_id, params.model_revision)
-    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
-    template, labels = build_template(tokenizer, model.config, label_space, params)
-    scored = params.multi_label or params.decoding.startswith("score")
-    strategy = params.decoding if scored else "score"
-    generated = strategy == "generate"
-    max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens if generated else 0
-    answer = max_new_tokens or max(len(template.answer_ids(text)) for text in labels.texts)
-    if strategy == "yes_no":
-        answer = max(len(template.question_ids(text)) for text in labels.texts)
-
-    def score(texts: Sequence[str]) -> Scores:
-        prompts = [template.prompt_ids(text) for text in texts]
-        require_context(model.config, longest_window(prompts), answer)
-        preds, scores = decode_labels(
-            model,
-            prompts=prompts,
-            template=template,
-            label_space=labels,
-            strategy=strategy,
-            multi_label=params.multi_label,
-            max_new_tokens=max_new_tokens,
-            token_budget=params.token_budget,
-            compute_dtype=dtype,
-        )
-        answered = strategy == "steps"  # a set, whatever its labels' scores
-        return Scores(labels.encode(preds).astype(np.float32)) if answered else scores
-
-    return score
-
-
-SCORES = {
-    BaselineParams: _baseline_scores,
-    EmbeddingParams: _embedding_scores,
-    InstructionParams: _instruction_scores,
-}

@@ -49,7 +49,10 @@ def check_teacher(
     if not issubclass(NOTEBOOK_PARAMS[ran["notebook"]], FinetuneParams):
         raise ParamsError(f"teacher: {folder}: {ran['notebook']} is no fine-tuned arm")
     if ran.get("num_examples"):
-        raise ParamsError(f"teacher: {folder}: examples in prompts (num_examples) are not kept")
+        raise ParamsError(
+            f"teacher: {folder}: examples in its prompts (num_examples) would show it the answers "
+            "of documents that it teaches; name another arm"
+        )
     same_kind = (ran["label_mode"] == "multi") == multi_label
     if ran.get("data_fingerprint") != data_fingerprint or not same_kind:
         raise ParamsError(
@@ -91,7 +94,7 @@ def soft_targets(
         Of scoring the documents with the teacher; loading it is left out, as in every run.
     """
     with torch.random.fork_rng():  # the student's head starts where it would without a teacher
-        teacher = load_classifier(folder)
+        teacher = load_classifier(folder, every_label=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     shape = (len(documents), len(label_space))
     targets = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)

@@ -3,7 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,11 +18,12 @@ from sklearn.svm import LinearSVC
 
 from lib.config.arms import BaselineParams
 from lib.data.words import find_words
+from lib.errors import ModelError
 from lib.evaluation.scores import Scores
 from lib.model.weights import unusable
 from lib.storage import atomic_path, read_json
 
-FEATURES, ARRAYS = "tfidf.json", "tfidf.npz"
+TFIDF, FROZEN = "tfidf", "frozen"  # names of a JSON file and of one of arrays
 # Of a vectorizer: all that decides features and weights but the words, which are this code's.
 WEIGHTING = ("binary", "lowercase", "ngram_range", "norm", "smooth_idf", "sublinear_tf", "use_idf")
 
@@ -74,65 +75,123 @@ def label_scores(
 
 
 def save(
-    vectorizer: TfidfVectorizer, model: BaseEstimator, learnable: np.ndarray, folder: Path
+    transform: TfidfVectorizer | StandardScaler,
+    model: BaseEstimator,
+    learnable: np.ndarray,
+    folder: Path,
+    features: str = "words",
 ) -> None:
-    """Save TF-IDF, the classifier of its F features, and (K,) the labels of its K classes.
+    """Save the estimators of F features, and (K,) the labels of the classifier's K classes.
 
-    `tfidf.json` has the features in order and how they are weighted; `tfidf.npz` has `idf` (F,),
-    `coef` (K, F), or (1, F) of two classes, `intercept` (K,), or (1,), and `learnable` (K,). There
-    is no pickle, which would run code where it is read.
+    `tfidf.json` has the features in order and how they are weighted, `frozen.json` the kind of the
+    embedding. The `.npz` beside it has `coef` (K, F), or (1, F) of two classes, `intercept` (K,),
+    or (1,), `learnable` (K,), and `idf` (F,) of words, or `mean` and `scale` (F,) of an embedding.
+    There is no pickle, which would run code where it is read.
+
+    Parameters
+    ----------
+    features
+        The kind of features: see `lib.head.frozen.kind_name`.
     """
-    machines = getattr(model, "estimators_", [model])
-    weights = [_weights(machine, len(vectorizer.idf_)) for machine in machines]
-    vocabulary = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
-    options = {name: getattr(vectorizer, name) for name in WEIGHTING}
+    if isinstance(transform, TfidfVectorizer):
+        name, arrays = TFIDF, {"idf": transform.idf_}
+        vocabulary = sorted(transform.vocabulary_, key=transform.vocabulary_.__getitem__)
+        options = {name: getattr(transform, name) for name in WEIGHTING}
+        about = {"options": options, "vocabulary": vocabulary}
+    else:
+        name, arrays = FROZEN, {"mean": transform.mean_, "scale": transform.scale_}
+        about = {"features": features}
+    num_features = len(next(iter(arrays.values())))
+    parts = getattr(model, "estimators_", [model])
+    weights = [_weights(part, num_features) for part in parts]
+    coef, intercept = (np.concatenate(parts) for parts in zip(*weights, strict=True))
     with atomic_path(folder) as path:
         path.mkdir()
-        about = json.dumps({"options": options, "vocabulary": vocabulary})
-        (path / FEATURES).write_text(about, encoding="utf-8")
-        coef, intercept = (np.concatenate(arrays) for arrays in zip(*weights, strict=True))
-        arrays = {"idf": vectorizer.idf_, "coef": coef, "intercept": intercept}
-        np.savez(path / ARRAYS, learnable=learnable, **arrays)
+        (path / f"{name}.json").write_text(json.dumps(about), encoding="utf-8")
+        arrays |= {"coef": coef, "intercept": intercept, "learnable": learnable}
+        np.savez(path / f"{name}.npz", **arrays)
 
 
-def load(folder: Path, params: BaselineParams) -> tuple[TfidfVectorizer, BaseEstimator, np.ndarray]:
+class Saved(NamedTuple):
+    """What `save` was given."""
+
+    transform: TfidfVectorizer | StandardScaler
+    model: BaseEstimator
+    learnable: np.ndarray
+    features: str
+
+
+def load(folder: Path, params: BaselineParams) -> Saved:
     """The estimators that `save` has saved: they give the same scores, bit for bit.
 
     Raises
     ------
     ModelError
-        The files cannot be read, or do not belong together.
+        The files are missing, cannot be read, or do not belong together.
     """
-    vectorizer, model, _ = build_classifier(params)
+    name = FROZEN if params.method == "frozen" else TFIDF
+    if not (folder / f"{name}.json").exists():
+        raise ModelError(
+            f"{folder}: holds no {name}.json: an earlier version kept no such model; run the arm "
+            "again"
+        )
+    transform, model, _ = build_classifier(params)
     try:
-        about = read_json(folder / FEATURES)
-        with np.load(folder / ARRAYS, allow_pickle=False) as saved:
-            idf, coef, intercept, learnable = (
-                saved[name] for name in ("idf", "coef", "intercept", "learnable")
-            )
-        options, vocabulary = about["options"], about["vocabulary"]
-        if set(options) != set(WEIGHTING) or coef.shape != (len(intercept), len(idf)):
-            raise ValueError(f"{FEATURES} and {ARRAYS} do not belong together")
-        vectorizer.set_params(**options | {"ngram_range": tuple(options["ngram_range"])})
-        vectorizer.vocabulary_ = {word: at for at, word in enumerate(vocabulary)}
-        vectorizer.idf_ = idf  # refuses another number of features
+        about = read_json(folder / f"{name}.json")
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as saved:
+            arrays = {key: saved[key] for key in saved.files}
+        coef, intercept, learnable = (arrays[k] for k in ("coef", "intercept", "learnable"))
+        num_features = len(arrays["idf" if name == TFIDF else "mean"])
+        if coef.shape != (len(intercept), num_features):
+            raise ValueError(f"{name}.json and {name}.npz do not belong together")
+        restore = _words if name == TFIDF else _scaler
+        restore(transform, about, arrays)
+        features = "words" if name == TFIDF else str(about["features"])
     except (OSError, EOFError, ValueError, LookupError, TypeError, BadZipFile) as error:
         raise unusable(str(folder), error) from error
+    if name == FROZEN:
+        return Saved(transform, _regression(model, coef, intercept), learnable, features)
     if params.multi_label:
         rows = zip(coef, intercept, strict=True)
-        model.estimators_ = [_machine(LinearSVC(), c[None], i[None]) for c, i in rows]
-        return vectorizer, model, learnable
-    return vectorizer, _machine(model, coef, intercept), learnable
+        model.estimators_ = [_linear(LinearSVC(), c[None], i[None]) for c, i in rows]
+        return Saved(transform, model, learnable, features)
+    return Saved(transform, _linear(model, coef, intercept), learnable, features)
 
 
-def _weights(machine: Any, num_features: int) -> tuple[np.ndarray, np.ndarray]:
-    """`coef` and `intercept` of a fitted machine; of one for a label that all documents have, 0."""
-    if isinstance(machine, LinearSVC):
-        return machine.coef_, machine.intercept_
-    return np.zeros((1, num_features)), machine.decision_function(np.zeros((1, num_features)))
+def _words(vectorizer: TfidfVectorizer, about: dict, arrays: dict[str, np.ndarray]) -> None:
+    options = about["options"]
+    if set(options) != set(WEIGHTING):
+        raise ValueError(f"options are not {', '.join(WEIGHTING)}")
+    vectorizer.set_params(**options | {"ngram_range": tuple(options["ngram_range"])})
+    vectorizer.vocabulary_ = {word: at for at, word in enumerate(about["vocabulary"])}
+    vectorizer.idf_ = arrays["idf"]  # refuses another number of features
 
 
-def _machine(svm: LinearSVC, coef: np.ndarray, intercept: np.ndarray) -> LinearSVC:
-    svm.coef_, svm.intercept_ = coef, intercept
-    svm.classes_ = np.arange(max(2, len(coef)))
-    return svm
+def _scaler(scaler: StandardScaler, about: dict, arrays: dict[str, np.ndarray]) -> None:
+    scaler.mean_, scaler.scale_ = arrays["mean"], arrays["scale"]
+    scaler.n_features_in_ = len(scaler.mean_)
+
+
+def _weights(model: Any, num_features: int) -> tuple[np.ndarray, np.ndarray]:
+    """`coef` and `intercept` of a fitted model; of one for a label that all documents have, 0."""
+    if isinstance(model, MLPClassifier):
+        return model.coefs_[0].T, model.intercepts_[0]
+    if hasattr(model, "coef_"):
+        return model.coef_, model.intercept_
+    return np.zeros((1, num_features)), model.decision_function(np.zeros((1, num_features)))
+
+
+def _linear(model: Any, coef: np.ndarray, intercept: np.ndarray) -> Any:
+    model.coef_, model.intercept_ = coef, intercept
+    model.classes_ = np.arange(max(2, len(coef)))
+    return model
+
+
+def _regression(model: Any, coef: np.ndarray, intercept: np.ndarray) -> Any:
+    """Logistic regression; the perceptron without hidden layer in its arrays' own order."""
+    if not isinstance(model, MLPClassifier):
+        return _linear(model, coef, intercept)
+    model.coefs_, model.intercepts_ = [np.ascontiguousarray(coef.T)], [intercept]
+    model.n_layers_, model.n_outputs_, model.out_activation_ = 2, len(coef), "logistic"
+    model.n_features_in_ = coef.shape[1]
+    return model

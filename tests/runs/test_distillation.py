@@ -56,7 +56,7 @@ def teacher(monkeypatch):
         shown.append(list(texts))
         return Scores(PROBS[[TEXTS.index(text) for text in texts]])
 
-    def load(folder):
+    def load(folder, *, every_label):
         torch.rand(1)  # as a new head does
         return Classifier(SPACE, score, multi_label=False, threshold=None)
 
@@ -107,7 +107,7 @@ def test_a_teacher_is_known_by_what_it_predicts(write):
         (
             {"notebook": "04_finetune_instruction", "num_epochs": 0, "num_examples": 2},
             {},
-            r"examples in prompts \(num_examples\) are not kept",
+            r"examples in its prompts \(num_examples\) would show it the answers",
         ),
     ],
 )

@@ -1,0 +1,154 @@
+"""The model of a finished run as a function from texts to scores, for each kind of run."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from transformers import GenerationConfig
+
+from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams, StudyParams
+from lib.data.labels import LabelSpace
+from lib.evaluation.scores import Scores
+from lib.head.frozen import embed, kind_name
+from lib.head.model import predict_probabilities
+from lib.machine import choose_device, choose_dtype
+from lib.model.load import load_backbone, load_tokenizer
+from lib.model.tokens import require_context
+from lib.model.windows import longest_window
+from lib.prompt.decode import decode_labels
+from lib.prompt.template import build_template
+from lib.runs import estimators
+from lib.runs.examples import KIND, ask, read_examples
+from lib.runs.models import load_arm_model
+from lib.runs.reading import encode, texts_read
+
+Score = Callable[[Sequence[str]], Scores]
+
+
+class Measure(NamedTuple):
+    """What the scores of a run are.
+
+    Attributes
+    ----------
+    name
+        "probability"; "score", a decision value; or "": 1 at the labels that are answered, and 0 at
+        the others.
+    ranks
+        True if every label has a score of its own; a search scores only labels that it has found.
+    """
+
+    name: str
+    ranks: bool
+
+
+def measure_of(params: StudyParams) -> Measure:
+    """What the scores are that a run has recorded and that its model gives for new texts."""
+    if getattr(params, "method", "") == "tfidf":
+        return Measure("score", True)
+    if isinstance(params, InstructionParams) and not params.gives_probabilities:
+        searched = params.decoding in ("greedy", "search")
+        return Measure("probability" if searched else "", False)
+    return Measure("probability", True)
+
+
+def load_scorer(params: StudyParams, label_space: LabelSpace, folder: Path) -> Score:
+    """Scores of N texts by C labels, of the model that a run has saved in a folder.
+
+    Raises
+    ------
+    InputError
+        Its files, or those of its base model, are missing or cannot be read.
+    """
+    return LOADERS[type(params)](params, label_space, folder)
+
+
+def _baseline(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Score:
+    saved = estimators.load(folder, params)
+    read = _frozen(params, saved.features) if params.method == "frozen" else None
+
+    def score(texts: Sequence[str]) -> Scores:
+        inputs = saved.transform.transform(read(texts) if read else texts_read(params, texts))
+        return estimators.label_scores(saved.model, inputs, saved.learnable, len(label_space))
+
+    return score
+
+
+def _frozen(params: BaselineParams, features: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """A function that gives the frozen embeddings of texts, of the kind that validation chose."""
+    kinds = [(mode, layer) for mode in params.pooling_grid for layer in params.layer_grid]
+    kind = {kind_name(kind): kind for kind in kinds}[features]
+    device = choose_device(params.device)
+    dtype = choose_dtype(device, params.dtype)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    backbone = load_backbone(
+        params.model_id,
+        revision=params.model_revision,
+        quantization=params.quantization,
+        dtype=dtype,
+        device=device,
+        max_length=params.max_length,
+        fast=params.fast,
+    )
+    budget = {"dtype": dtype, "token_budget": params.token_budget}
+    return lambda texts: embed(backbone, encode(params, tokenizer, texts), kind, **budget)
+
+
+def _embedding(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Score:
+    device = choose_device(params.device)
+    dtype = choose_dtype(device, params.dtype)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
+
+    def score(texts: Sequence[str]) -> Scores:
+        return predict_probabilities(model, encode(params, tokenizer, texts), params)
+
+    return score
+
+
+def _instruction(params: InstructionParams, label_space: LabelSpace, folder: Path) -> Score:
+    device = choose_device(params.device)
+    dtype = choose_dtype(device, params.dtype)
+    examples = read_examples(folder, params)
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
+    template, labels = build_template(tokenizer, model.config, label_space, params)
+    generated = params.decoding == "generate"
+    max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens if generated else 0
+    answer = max_new_tokens or max(len(template.answer_ids(text)) for text in labels.texts)
+    if params.decoding == "yes_no":
+        answer = max(len(template.question_ids(text)) for text in labels.texts)
+    budget = {"token_budget": params.token_budget}
+
+    def embeddings(texts: Sequence[str]) -> np.ndarray | None:
+        if examples.embeddings is None:
+            return None
+        documents = encode(params, tokenizer, texts)
+        return embed(model, documents, KIND, dtype=dtype, **budget)
+
+    def score(texts: Sequence[str]) -> Scores:
+        rows = examples.chosen(params, len(texts), embeddings(texts))
+        prompts = ask(template, labels, texts, rows, examples)
+        require_context(model.config, longest_window(prompts), answer)
+        preds, scores = decode_labels(
+            model,
+            prompts=prompts,
+            template=template,
+            label_space=labels,
+            strategy=params.decoding,
+            multi_label=params.multi_label,
+            max_new_tokens=max_new_tokens,
+            compute_dtype=dtype,
+            **budget,
+        )
+        answered = params.decoding == "steps"  # a set, whatever its labels' scores
+        return Scores(labels.encode(preds).astype(np.float32)) if answered else scores
+
+    return score
+
+
+LOADERS = {
+    BaselineParams: _baseline,
+    EmbeddingParams: _embedding,
+    InstructionParams: _instruction,
+}
