@@ -1,4 +1,4 @@
-"""Commands: `python -m lib new FILE`, `plan STUDY` and `export RUN FOLDER`."""
+"""Commands: `python -m lib new FILE`, `plan STUDY`, `predict RUN IN OUT`, `export RUN FOLDER`."""
 
 import argparse
 import sys
@@ -12,7 +12,9 @@ from lib.machine import configure_process
 from lib.runs.export import export_classifier
 from lib.runs.new import new_study
 from lib.runs.plan import job_resources, measure_this_machine, plan
+from lib.runs.predict import predict_file
 from lib.runs.rates import GPUS
+from lib.stopping import Stopped, stop_on_sigterm
 from lib.storage import ROOT, atomic_path
 
 
@@ -45,6 +47,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--jobs", metavar="FILE", help="write what batch jobs need, as CSV")
     command.set_defaults(run=_plan)
 
+    command = commands.add_parser("predict", help="labels for the texts of a file")
+    command.add_argument("run_dir", metavar="RUN", help="runs/<study>/<arm>/seed-<seed>")
+    command.add_argument("source", metavar="INPUT", help="CSV, TSV, JSONL, Parquet, or .txt lines")
+    command.add_argument("target", metavar="OUTPUT", help="a new .csv, .tsv, .jsonl or .parquet")
+    command.add_argument("--text", nargs="+", metavar="COLUMN", default=[], dest="text_columns",
+                         help="columns of the text; by default those of the run")  # fmt: skip
+    command.add_argument("--top-k", type=int, default=0, metavar="K", help="add the K best labels")
+    command.add_argument("--precision", type=float, default=0.0, metavar="SHARE",
+                         help="answer only where at least this share was right")  # fmt: skip
+    command.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    command.set_defaults(run=_predict)
+
     command = commands.add_parser("export", help="a head's run as a plain transformers model")
     command.add_argument("run_dir", metavar="RUN", help="runs/<study>/<arm>/seed-<seed>")
     command.add_argument("folder", metavar="FOLDER", help="a new folder for the model")
@@ -56,6 +70,17 @@ def _new(options: argparse.Namespace) -> None:
     """Write a study; its name alone is on standard output, for scripts."""
     given = {key: value for key, value in vars(options).items() if key != "run"}
     print(new_study(**given, say=partial(print, file=sys.stderr)))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    values = {name: value for name, value in vars(options).items() if name != "run"}
+    stop_on_sigterm()
+    try:
+        print(predict_file(values.pop("run_dir"), values.pop("source"), **values))
+    except OSError as error:
+        sys.exit(f"{options.target}: cannot be written: {' '.join(str(error).split())}")
+    except (KeyboardInterrupt, Stopped):
+        sys.exit(f"{options.target}: stopped; nothing was written")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -65,7 +65,7 @@ def build_documents(
     rows = pd.Series(table.index + 1)  # of the whole file, also where a column marks splits
     table = table.reset_index(drop=True)
     documents = pd.DataFrame({"row": rows, "id": part + "-" + rows.astype(str)})
-    documents["text"] = _texts(table, rows, texts_of, params.text_template, source)
+    documents["text"] = join_texts(table, rows, texts_of, params.text_template, source)
     documents["labels"], documents["blank_label"] = _labels(
         table, rows, params, blank_is_no, source
     )
@@ -177,13 +177,14 @@ def _shown(value: object) -> str:
     return " ".join(repr(value).split())[:MAX_SHOWN]
 
 
-def _texts(
+def join_texts(
     table: pd.DataFrame,
     rows: pd.Series,
     columns: dict[str, int | None],
     template: str,
     source: str,
 ) -> list[str]:
+    """The text of each row, of these columns and as many of their words; "" if all are empty."""
     parts = {}
     for column, words in columns.items():
         parts[column] = _cells(table, rows, column, source)

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit, softmax
+from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
 MIN_PROB = 1e-12  # in place of 0, which has no logarithm
 MIN_ANSWERED = 20  # validation documents that a threshold must rest on
+CHANCE = 0.05  # of a threshold that is surely precise, to be less precise than it was asked to be
 MIN_SET_PROB = 0.01  # probability of a label in a set; nearly all pairs are below it
 ECE_BINS, RELIABILITY_BINS = 15, 10
 CALIBRATION_MEASURES = ("ece", "ece_scaled", "temperature", "brier", "brier_scaled")
@@ -237,3 +239,74 @@ def automated(validation: ScoredSplit, test: ScoredSplit, wanted: float) -> tupl
         return np.nan, np.nan
     given = confidence >= choose_threshold(of_validation, validation.right, wanted)
     return float(given.mean()), float(test.right[given].mean()) if given.any() else np.nan
+
+
+class SureThreshold(NamedTuple):
+    """A confidence from which on answers are surely precise, and what it rests on.
+
+    `answered` validation documents are at least as confident, of whose answers `right` are right.
+    """
+
+    value: float
+    answered: int
+    right: int
+
+
+def min_documents(wanted: float) -> int:
+    """Validation documents that a `sure_threshold` needs: one error among so many is no surprise.
+
+    A binomial with these documents and an error rate of 1 - `wanted` gives one error or none with a
+    probability of at most `CHANCE`.
+    """
+    count = 2
+    while binom.cdf(1, count, 1 - wanted) > CHANCE:
+        count += max(1, count // 100)
+    while binom.cdf(1, count - 1, 1 - wanted) <= CHANCE:
+        count -= 1
+    return count
+
+
+def sure_threshold(
+    confidence: np.ndarray, right: np.ndarray, wanted: float
+) -> SureThreshold | None:
+    """The lowest confidence from which on answers have the wanted precision for sure, or None.
+
+    With a probability of 1 - `CHANCE` over the validation documents, new answers from this
+    confidence on are right at least that often, if new documents are like these. Thresholds are
+    tested in a sequence that is fixed beforehand, from the most confident answers on, until one
+    fails: "Learn then Test" (Angelopoulos et al., arXiv 2110.01052) with fixed-sequence testing and
+    exact binomial p-values. The steps, our choice, are the least numbers of answers among which 1,
+    2, 3 ... errors pass, and at last all answers.
+
+    Parameters
+    ----------
+    confidence, right
+        (N,) float and bool, of the validation split.
+    wanted
+        Precision, in (0, 1).
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ranked, errors = confidence[order], (~right[order]).cumsum()
+    counts = np.arange(1, len(order) + 1)
+    allowed = binom.ppf(CHANCE, counts, 1 - wanted) - 1  # most errors that pass
+    steps = counts[(allowed >= 1) & (np.diff(allowed, prepend=-1) > 0)].tolist()
+    found = None
+    for count in dict.fromkeys([*steps, len(order)]) if steps else ():
+        value = ranked[count - 1]
+        given = int((ranked >= value).sum())  # answers of equal confidence are given together
+        wrong = int(errors[given - 1])
+        if binom.cdf(wrong, given, 1 - wanted) > CHANCE:
+            break
+        found = SureThreshold(float(value), given, given - wrong)
+    return found
+
+
+def set_confidence(probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Log-probability of each label set if its labels were independent of each other, (N,).
+
+    Parameters
+    ----------
+    probs, chosen
+        (N, K) float in [0, 1], and bool: the labels of the set.
+    """
+    return np.log(np.maximum(np.where(chosen, probs, 1 - probs), MIN_PROB)).sum(axis=1)

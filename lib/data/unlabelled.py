@@ -1,0 +1,66 @@
+"""Texts without labels, to be classified, from the files that labelled documents come in."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lib.data.delimited import read_text
+from lib.data.documents import column_and_words, join_texts
+from lib.data.tables import read_table, require_columns
+from lib.errors import DataError
+
+LINES = ".txt"  # a text per line
+LINE = "text"  # its column
+
+
+def read_unlabelled(
+    path: Path, *, text_columns: Sequence[str], text_template: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of a file with their columns as they are, and the text of each row.
+
+    Texts are made of columns as those of the study's documents; "" where the columns are empty. A
+    `.txt` (or `.txt.gz`) has a text per line, blank ones too, in a column that is called `LINE`.
+
+    Parameters
+    ----------
+    path
+        A file of `lib.data.tables.read_table`, or of lines.
+    text_columns, text_template
+        See `lib.config.data.DataParams`.
+
+    Raises
+    ------
+    DataError
+        There is no such file, it cannot be read, or contains no text or no such column.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: {'is no file' if path.exists() else 'no such data file'}")
+    packed = path.suffix.lower() == ".gz"
+    if (path.with_suffix("") if packed else path).suffix.lower() == LINES:
+        table, text_columns, text_template = _read_lines(path, packed), [LINE], ""
+    else:
+        table = read_table(path)
+    if table.empty:
+        raise DataError(f"{path}: contains no document")
+    columns = dict(column_and_words(entry, table.columns) for entry in text_columns)
+    try:
+        require_columns(table, list(columns), str(path))
+    except DataError as error:
+        raise DataError(f"{error}; --text names other columns") from None
+    rows = pd.Series(table.index + 1)
+    table = table.reset_index(drop=True)
+    texts = join_texts(table, rows, columns, text_template, str(path))
+    if not any(texts):
+        raise DataError(f"{path}: {', '.join(columns)}: every text is empty")
+    return table, texts
+
+
+def _read_lines(path: Path, packed: bool) -> pd.DataFrame:
+    try:
+        text = read_text(path, packed=packed)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline=None)]
+    return pd.DataFrame({LINE: lines}, dtype=object)

@@ -1,0 +1,123 @@
+"""Tables written a few rows at a time: CSV, TSV, JSON Lines and Parquet, by the file's ending."""
+
+import contextlib
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lib.errors import DataError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (*DELIMITERS, ".jsonl", ".parquet")
+Rows = Callable[[Mapping[str, Sequence[Any]]], None]
+
+
+@contextlib.contextmanager
+def open_table(path: Path, table: pd.DataFrame, added: Mapping[str, pa.DataType]) -> Iterator[Rows]:
+    """A function that writes some rows, columns by name; the file is whole when the block ends.
+
+    Cells of delimited files are texts: "" for a missing one, JSON for a list or an object. In JSON
+    Lines dates are texts, and a number that is not finite is null.
+
+    Parameters
+    ----------
+    path
+        The file, with one of `ENDINGS`.
+    table
+        All rows of the columns that come first, for their names and types.
+    added
+        The columns behind these, and their types.
+
+    Raises
+    ------
+    DataError
+        A column has values of several kinds, which Parquet does not take.
+    """
+    names = [*table.columns, *added]
+    with contextlib.ExitStack() as stack:
+        if path.suffix.lower() == ".parquet":
+            with _one_kind(path):
+                schema = pa.Schema.from_pandas(table, preserve_index=False)
+            fields = [*schema, *(pa.field(name, kind) for name, kind in added.items())]
+            schema = pa.schema(fields)
+            writer = stack.enter_context(pq.ParquetWriter(path, schema))
+
+            def write(columns: Mapping[str, Sequence[Any]]) -> None:
+                with _one_kind(path):
+                    arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in schema]
+                    writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+            yield write
+            return
+        file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+        if path.suffix.lower() == ".jsonl":
+
+            def line(row: Sequence[Any]) -> None:
+                values = dict(zip(names, map(_plain, row), strict=True))
+                file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        else:
+            options = {"delimiter": DELIMITERS[path.suffix.lower()], "lineterminator": "\n"}
+            plain = csv.writer(file, **options)
+            quoted = csv.writer(file, quoting=csv.QUOTE_ALL, **options)
+
+            def line(row: Sequence[Any]) -> None:
+                cells = list(map(_cell, row))
+                # Python quotes a lone carriage return only where it ends lines.
+                (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
+
+            plain.writerow(names)
+
+        def write(columns: Mapping[str, Sequence[Any]]) -> None:
+            for row in zip(*(columns[name] for name in names), strict=True):
+                line(row)
+
+        yield write
+
+
+@contextlib.contextmanager
+def _one_kind(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"{path.name}: a column does not fit into Parquet ({' '.join(str(error).split())}); "
+            "name the file .jsonl"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON takes it."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str | bool | int):
+        return value
+    if value is None or pd.isna(value):
+        return None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return str(value) if isinstance(value, Decimal) else repr(value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    value = _plain(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)

@@ -1,0 +1,334 @@
+"""Runs of every approach, made by their notebooks: reloaded, and as `python -m lib predict`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.__main__ import main
+from lib.config.study import load_params
+from lib.data.load import load_splits
+from lib.data.tables import read_table
+from lib.errors import InputError
+from lib.runs import predict
+from lib.runs.classifier import load_classifier
+from lib.runs.record import read_predictions
+from lib.storage import ROOT
+
+WORDS = {"grain": "wheat maize barley oats", "metal": "copper zinc iron tin", "money": "bank loan"}
+SETS = {"label_column": "labels", "label_mode": "multi", "label_delimiter": ";"}
+SMALL = {"num_epochs": 1, "lora_r": 2}
+ASKED = {"num_epochs": 0, "num_generated": 0, "template": "plain", "instruction": "Topic?"}
+SHOWN = ASKED | {"num_examples": 2}
+ARMS = {
+    "tfidf": ("02_baselines", {}),
+    "tfidf_sets": ("02_baselines", SETS),
+    "frozen": ("02_baselines", {"method": "frozen", "pooling_grid": ["mean", "last"],
+                                "layer_grid": [1, 2], "penalty_grid": [1.0]}),
+    "frozen_sets": ("02_baselines", {"method": "frozen", "penalty_grid": [1.0]} | SETS),
+    "head": ("03_finetune_embedding", SMALL | {"learning_rate": 0.01}),
+    "asked": ("04_finetune_instruction", SMALL),
+    "zero_shot": ("04_finetune_instruction", ASKED | {"decoding": "greedy"}),
+    "few_shot": ("04_finetune_instruction", SHOWN | {"example_choice": "balanced",
+                                                     "decoding": "generate"}),
+    "nearest": ("04_finetune_instruction", SHOWN | {"example_choice": "nearest"}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory, cut_model):
+    """A finished run of an arm, made once, and its parameters: `make("head")`."""
+    root, made = tmp_path_factory.mktemp("predict"), {}
+    rows = [(label, f"{label};rare" if b == "tin" else label, f"{a} {b} {i}, {label} news")
+            for label, text in WORDS.items() for i in range(5)
+            for a in text.split() for b in text.split()]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["label", "labels", "text"])
+    table.to_csv(root / "documents.csv", index=False)
+
+    def make(arm):
+        if arm in made:
+            return made[arm]
+        notebook, values = ARMS[arm]
+        params = load_params(
+            notebook=notebook, study="s", arm=arm, runs_dir=str(root / "runs"), device="cpu",
+            dataset=str(root / "documents.csv"), text_columns=["text"], model_id=cut_model(2),
+            **{"label_column": "label", "max_length": 12, "num_threads": 1, "num_train": 30,
+               "num_validation": 60, "num_test": 12} | values,
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lib.runs.run.configure_process", lambda **options: None)
+            patch.setattr("lib.config.notebook_params", lambda name: params)
+            namespace = {}
+            for cell in nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", 4).cells:
+                if cell.cell_type == "code":
+                    exec(cell.source, namespace)
+        made[arm] = (params.run_dir, params)
+        return made[arm]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _own_process(monkeypatch):
+    monkeypatch.setattr(predict, "configure_process", lambda **options: None)
+    monkeypatch.setattr("lib.__main__.stop_on_sigterm", lambda: None)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_kind_of_run_predicts_again_what_it_has_recorded(make, arm):
+    """Frozen embeddings and examples in prompts too; free answers that are no label are none."""
+    folder, params = make(arm)
+    texts = load_splits(params)["test"]["text"]
+    classifier, table = load_classifier(folder), read_predictions(folder)
+    scores = classifier.predict_scores(texts)
+    np.testing.assert_allclose(scores, np.stack(table["scores"]), atol=1e-2)
+    recorded = [list(labels) for labels in table["y_pred"]]
+    single = [labels[0] if labels else "" for labels in recorded]
+    assert classifier.predict(texts) == (recorded if params.multi_label else single)
+    assert not list((folder / "model").rglob("*.pkl"))
+    assert classifier.classes_.tolist() == list(classifier.label_space.names)
+
+
+def test_a_classifier_has_the_methods_of_scikit_learn_that_it_can_answer(make):
+    texts = ["wheat and maize", "zinc", "a loan of a bank"]
+    frozen = load_classifier(make("frozen")[0])
+    probs = frozen.predict_proba(texts)
+    assert (type(probs), probs.shape) == (np.ndarray, (3, 3))
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
+    assert frozen.classes_[probs.argmax(axis=1)].tolist() == frozen.predict(texts)
+    top = frozen.predict_top_k(texts, 2)
+    assert [[name for name, _ in row][0] for row in top] == frozen.predict(texts)
+    assert all(first >= second for (_, first), (_, second) in top)
+    with ThreadPoolExecutor(3) as threads:
+        answers = list(threads.map(frozen.predict_proba, [texts] * 3))
+    assert all(np.array_equal(answer, probs) for answer in answers)
+
+    words = load_classifier(make("tfidf")[0])
+    assert not hasattr(words, "predict_proba")
+    with pytest.raises(AttributeError, match="no attribute 'predict_proba'") as caught:
+        words.predict_proba(texts)
+    assert "gives decision values" in str(caught.value.__cause__)
+    assert [row[0][0] for row in words.predict_top_k(texts, 3)] == words.predict(texts)
+    for k in (0, 4):
+        with pytest.raises(InputError, match=f"top k: {k}; write a number from 1 to 3"):
+            words.predict_top_k(texts, k)
+    searched = load_classifier(make("zero_shot")[0])
+    assert not hasattr(searched, "predict_proba")
+    with pytest.raises(InputError, match="answers without a score of each label"):
+        searched.predict_top_k(texts, 1)
+    scored = load_classifier(make("zero_shot")[0], every_label=True)
+    np.testing.assert_allclose(scored.predict_proba(texts).sum(axis=1), 1, atol=1e-5)
+
+
+ROWS = [
+    {"id": 7, "text": "wheat, maize\rand \"oats\"", "day": None},
+    {"id": 8, "text": "  ", "day": "2020-01-02"},
+    {"id": 9, "text": "copper\nand zinc", "day": "x"},
+]  # fmt: skip
+
+
+def write_rows(path):
+    table = pd.DataFrame(ROWS)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    elif path.suffix == ".parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, sep={".csv": ",", ".tsv": "\t"}[path.suffix], index=False, quoting=1)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("source", ["csv", "tsv", "jsonl", "parquet"])
+def test_no_row_and_no_column_is_lost_between_any_two_formats(make, tmp_path, source, ending):
+    folder, _ = make("tfidf")
+    given = write_rows(tmp_path / f"in.{source}")
+    target = tmp_path / f"out.{ending}"
+    said = predict.predict_file(folder, given, target, top_k=2)
+    assert said == f"{target}: 2 of 3 rows answered; 1 without a text"
+    table = read_table(target)
+    names = ["label", "score", "label_1", "score_1", "label_2", "score_2"]
+    assert table.columns.tolist() == ["id", "text", "day", *names]
+    texts = [row["text"].strip(" ") for row in ROWS]
+    assert [text.strip(" ") for text in table["text"]] == texts
+    assert [str(value) for value in table["id"]] == ["7", "8", "9"]
+    labels = [value or None for value in table["label"]]
+    expected = load_classifier(folder).predict([texts[0], texts[2]])
+    assert labels == [expected[0], None, expected[1]] == ["grain", None, "metal"]
+    assert table["label_1"].tolist()[::2] == expected
+    assert sorted(os.listdir(tmp_path)) == [f"in.{source}", f"out.{ending}"]
+
+
+def test_lines_are_texts_and_packed_files_are_read(make, tmp_path):
+    import gzip
+
+    (tmp_path / "in.txt.gz").write_bytes(gzip.compress(b'wheat\r\n\nzinc, "tin"'))
+    predict.predict_file(make("head")[0], tmp_path / "in.txt.gz", tmp_path / "out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["wheat", "", 'zinc, "tin"']
+    assert [row["label"] is None for row in rows] == [False, True, False]
+    assert rows[1]["probability"] is None
+    assert 1 / 3 <= rows[0]["probability"] <= 1
+
+
+def test_label_sets_are_lists_or_joined_by_a_delimiter_that_is_named(make, tmp_path):
+    folder, _ = make("frozen_sets")
+    pd.DataFrame({"text": ["tin iron, metal news", "wheat maize, grain news"]}).to_csv(
+        tmp_path / "in.csv", index=False
+    )
+    said = predict.predict_file(folder, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert said.endswith("; ';' separates the labels of a set")
+    predict.predict_file(folder, tmp_path / "in.csv", tmp_path / "out.jsonl")
+    lists = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    joined = read_table(tmp_path / "out.csv")
+    assert [";".join(row["labels"]) for row in lists] == joined["labels"].tolist()
+    assert all(len(row["labels"]) == len(row["probabilities"]) for row in lists)
+    classifier = load_classifier(folder)
+    assert [row["labels"] for row in lists] == classifier.predict([r["text"] for r in lists])
+
+
+@pytest.mark.parametrize("arm", ["tfidf", "frozen", "tfidf_sets"])
+def test_answers_are_left_out_where_validation_is_not_sure(make, tmp_path, arm):
+    """The threshold is one of validation: answers there at least as sure are right as asked."""
+    folder, params = make(arm)
+    splits = load_splits(params)
+    pd.DataFrame({"text": [*splits["validation"]["text"], "", "unheard of"]}).to_csv(
+        tmp_path / "in.csv", index=False
+    )
+    said = predict.predict_file(folder, tmp_path / "in.csv", tmp_path / "a.jsonl", precision=0.8)
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    label = "labels" if params.multi_label else "label"
+    given = [row[label] for row in rows[:60]]
+    truth = [row if params.multi_label else row[0] for row in splits["validation"]["labels"]]
+    answered = [(a, b) for a, b in zip(given, truth, strict=True) if a is not None]
+    assert len(answered) >= 22
+    assert np.mean([a == b for a, b in answered]) > 0.8
+    assert rows[60][label] is None
+    assert f"{sum(row[label] is not None for row in rows)} of 62 rows answered; 1 without" in said
+
+
+def test_a_precision_that_validation_cannot_show_is_refused_and_nothing_written(make, tmp_path):
+    (tmp_path / "in.txt").write_text("wheat\n")
+    target = tmp_path / "out.csv"
+    for arm, wanted, message in (
+        ("tfidf", 0.99, "0.99 takes 473 validation documents to be sure of, the run .* has 60"),
+        ("zero_shot", 0.9, "0.9 is out of reach: .* too many of the 46 most confident answers"),
+        ("few_shot", 0.9, "answers of .* have no probability to choose by"),
+        ("tfidf", 95, "--precision: 95; write a share between 0 and 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict.predict_file(make(arm)[0], tmp_path / "in.txt", target, precision=wanted)
+    assert os.listdir(tmp_path) == ["in.txt"]
+
+
+CASES = {
+    "no such file": (None, [], "in.csv: no such data file"),
+    "no column": ("txt\nwheat\n", [], "no column 'text'; did you mean 'txt'? (columns: txt); --te"),
+    "another column": ("a\nwheat\n", ["--text", "b"], "no column 'b'; did you mean 'a'?"),
+    "empty": ("", [], "No columns; name them in line 1"),
+    "no row": ("text\n", [], "contains no document"),
+    "no text": ('text,x\n"",1\n', [], "every text is empty"),
+    "another encoding": ("text\ncaf\xe9\n".encode("latin1"), [], "line 2: not UTF-8"),
+    "columns of ours": ("text,label,predicted_label\na,b,c\n", [], "'predicted_label' already"),
+    "rank": ("text\na\n", ["--top-k", "9"], "top k: 9; write a number from 1 to 3"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_be_predicted_is_one_line_and_nothing_is_written(make, tmp_path, case):
+    content, options, message = CASES[case]
+    if content is not None:
+        content = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "in.csv").write_bytes(content)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(SystemExit) as caught:
+        run = str(make("tfidf")[0])
+        main(["predict", run, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), *options])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_an_output_is_replaced_only_where_that_is_asked_for(make, tmp_path, capsys):
+    run, given = str(make("tfidf")[0]), tmp_path / "in.csv"
+    given.write_text("label,text\nmetal,wheat\n")
+
+    def refused(target):
+        with pytest.raises(SystemExit) as caught:
+            main(["predict", run, str(given), str(target)])
+        return str(caught.value)
+
+    out = tmp_path / "out.CSV"
+    main(["predict", run, str(given), str(out)])
+    assert "columns begin with predicted_, since the file has a 'label'" in capsys.readouterr().out
+    assert read_table(out)["predicted_label"].tolist() == ["grain"]
+    out.write_text("mine")
+    assert "something is there already; write --overwrite" in refused(out)
+    assert out.read_text() == "mine"
+    main(["predict", run, str(given), str(out), "--overwrite"])
+    assert read_table(out)["label"].tolist() == ["metal"]
+    assert "is the input" in refused(given)
+    assert "ending '.xlsx' is none of .csv .tsv .jsonl .parquet" in refused(tmp_path / "out.xlsx")
+    assert "no such folder" in refused(tmp_path / "absent" / "out.csv")
+    assert not (tmp_path / "absent").exists()
+    (tmp_path / "kept.csv").mkdir()
+    assert "something is there already; name a file" in refused(tmp_path / "kept.csv")
+
+
+def test_a_run_without_its_model_is_refused(make, tmp_path):
+    import shutil
+
+    (tmp_path / "in.txt").write_text("wheat\n")
+    whole, _ = make("tfidf")
+    for what, message in (
+        ("", "holds no finished run"),
+        ("metrics.json", "holds no finished run"),
+        ("model", "model/tfidf.json is missing; run the arm again"),
+    ):
+        run = tmp_path / f"run-{what}"
+        if what:
+            shutil.copytree(whole, run)
+            (shutil.rmtree if what == "model" else os.remove)(run / what)
+        with pytest.raises(InputError, match=message):
+            predict.predict_file(run, tmp_path / "in.txt", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_fault_in_the_middle_and_a_signal_leave_nothing_half_written(make, tmp_path):
+    folder, _ = make("tfidf")
+    lines = [f"wheat {i}\n" for i in range(400)]
+    (tmp_path / "in.txt").write_text("".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        answer = predict._Answers.of
+        patch.setattr(predict._Answers, "of",
+                      lambda self, texts: answer(self, texts) if self.total < 90 else 1 / 0)  # fmt: skip
+        with pytest.raises(ZeroDivisionError):
+            predict.predict_file(folder, tmp_path / "in.txt", tmp_path / "out.csv")
+    assert os.listdir(tmp_path) == ["in.txt"]
+    predict.predict_file(folder, tmp_path / "in.txt", tmp_path / "out.csv")
+    assert [f"{text}\n" for text in read_table(tmp_path / "out.csv")["text"]] == lines
+
+
+@pytest.mark.slow
+def test_the_command_stops_on_sigterm_and_leaves_nothing(make, tmp_path):
+    folder, _ = make("nearest")
+    (tmp_path / "in.txt").write_text("wheat and maize of the season\n" * 20_000)
+    command = [sys.executable, "-m", "lib", "predict", str(folder), str(tmp_path / "in.txt"),
+               str(tmp_path / "out.csv")]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob(".unfinished-*/*")):
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.strip().endswith("out.csv: stopped; nothing was written")
+    assert os.listdir(tmp_path) == ["in.txt"]
