@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.machine import NO_COST
-from lib.model.load import load_tokenizer
 from lib.prompt.examples import choose_examples
 from lib.prompt.template import PromptTemplate
 from lib.runs.examples import KIND, Examples, ask, write_examples
@@ -23,7 +23,7 @@ def build_prompts(
     document's own; computing these is part of answering.
     """
     params: InstructionParams = run.params
-    features = _embeddings(run)
+    features = _embeddings(run, template.tokenizer)
     examples, prompts = _examples(run, features), {}
     for name in ("validation", "test"):
         texts = run.splits[name]["text"]
@@ -33,10 +33,10 @@ def build_prompts(
     return prompts
 
 
-def save_examples(run: Run) -> None:
+def save_examples(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the run's examples, if its prompts have any, into its folder of the model."""
     if run.params.num_examples:
-        write_examples(_examples(run, _embeddings(run)), run.folder / "model")
+        write_examples(_examples(run, _embeddings(run, tokenizer)), run.folder / "model")
 
 
 def _examples(run: Run, features: Mapping[str, np.ndarray]) -> Examples:
@@ -55,12 +55,11 @@ def _examples(run: Run, features: Mapping[str, np.ndarray]) -> Examples:
     return Examples(list(chosen["text"]), list(chosen["labels"]))
 
 
-def _embeddings(run: Run) -> dict[str, np.ndarray]:
+def _embeddings(run: Run, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
     """Frozen embeddings of each split, where examples are chosen by them."""
     params: InstructionParams = run.params
     if not (params.num_examples and params.example_choice == "nearest"):
         return {}
-    tokenizer = load_tokenizer(params.model_id, params.model_revision)
     features, _ = run.frozen_features(tokenizer, KIND[:1], KIND[1:])
     run.pay("train", "frozen features", NO_COST)  # an untrained model has no training
     return {name: next(iter(kinds.values())) for name, kinds in features.items()}

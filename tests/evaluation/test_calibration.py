@@ -14,8 +14,11 @@ from lib.evaluation.calibration import (
     coverage_curve,
     expected_calibration_error,
     fit_temperature,
+    min_documents,
     reliability,
     scale,
+    set_confidence,
+    sure_threshold,
 )
 
 RNG = np.random.default_rng(0)
@@ -129,3 +132,37 @@ def test_no_answers_have_no_curve_and_no_threshold():
     nothing = np.array([])
     assert len(coverage_curve(nothing, nothing.astype(bool))) == 0
     assert choose_threshold(nothing, nothing.astype(bool), 0.9) == np.inf
+
+
+def test_a_sure_threshold_is_less_precise_than_asked_as_rarely_as_it_says():
+    """400 studies of 250 documents whose answers grow right with confidence, down to a half."""
+    generator, failed = np.random.default_rng(0), 0
+    above = np.linspace(0, 1, 20_001)
+    for _ in range(400):
+        confidence = generator.random(250)
+        right = generator.random(250) < 0.5 + confidence**0.3 / 2
+        if found := sure_threshold(confidence, right, 0.9):
+            kept = above[above >= found.value]
+            failed += (0.5 + kept**0.3 / 2).mean() < 0.9
+    assert 0 < failed <= 0.05 * 400
+
+
+def test_a_sure_threshold_by_hand():
+    """At 0.8, one error passes among 22 answers: 0.8^22 + 22 x 0.2 x 0.8^21 = 0.048."""
+    assert [min_documents(wanted) for wanted in (0.8, 0.9, 0.95, 0.99)] == [22, 46, 93, 473]
+    confidence = np.arange(30.0)[::-1]
+    one_wrong = np.arange(30) != 10
+    found = sure_threshold(confidence, one_wrong, 0.8)
+    assert found == (0.0, 30, 29)
+    two_wrong_early = one_wrong & (np.arange(30) != 3)
+    assert sure_threshold(confidence, two_wrong_early, 0.8) is None
+    assert sure_threshold(confidence[:21], one_wrong[:21], 0.8) is None
+    fails_later = one_wrong & (np.arange(30) < 22)
+    assert sure_threshold(confidence, fails_later, 0.8) == (8.0, 22, 21)
+    assert sure_threshold(np.ones(30), one_wrong, 0.8) == (1.0, 30, 29)
+
+
+def test_confidence_in_a_set_is_the_probability_of_all_of_its_labels():
+    probs = np.array([[0.9, 0.2, 0.5], [1.0, 0.0, 1.0]])
+    chosen = np.array([[True, False, True], [True, False, True]])
+    np.testing.assert_allclose(set_confidence(probs, chosen), [np.log(0.9 * 0.8 * 0.5), 0])

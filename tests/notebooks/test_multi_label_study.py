@@ -121,12 +121,15 @@ def test_new_data_in_the_same_file_is_a_new_study(multi_label_study):
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_examples_in_a_prompt_are_not_kept(multi_label_study):
-    with pytest.raises(ValueError, match=r"few_shot/seed-0: examples in prompts .* are not kept"):
-        load_classifier(multi_label_study / "runs" / "multi" / "few_shot" / "seed-0")
+def test_examples_in_a_prompt_are_kept(multi_label_study):
+    folder = multi_label_study / "runs" / "multi" / "few_shot" / "seed-0"
+    files = (multi_label_study / f"params/multi/{name}.yaml" for name in ("common", "few_shot"))
+    texts = load_splits(load_params(*files))["test"]["text"][:8]
+    recorded = [list(labels) for labels in read_predictions(folder)["y_pred"][:8]]
+    assert load_classifier(folder).predict(texts) == recorded
 
 
-@pytest.mark.parametrize("arm", ["tfidf", "embedding", "instruction", "asked"])
+@pytest.mark.parametrize("arm", ["tfidf", "frozen", "embedding", "instruction", "asked"])
 def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study, arm):
     """TRAPS 21: a sigmoid for each label, not a softmax over them."""
     folder = multi_label_study / "runs" / "multi" / arm / "seed-0"

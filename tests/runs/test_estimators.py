@@ -69,6 +69,28 @@ def test_a_saved_baseline_gives_the_same_scores_bit_for_bit(saved):
     assert found.values.tobytes() == expected.values.tobytes()
 
 
+@pytest.mark.parametrize("num_classes", [2, 3, "sets", "one set"])
+def test_a_saved_regression_gives_the_same_scores_bit_for_bit(tmp_path, num_classes):
+    """Of a frozen embedding: logistic, or a perceptron of one sigmoid per label."""
+    several = isinstance(num_classes, str)
+    params = BaselineParams(method="frozen", label_mode="multi" if several else "single")
+    scaler, model, _ = estimators.build_classifier(params)
+    inputs = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    x = scaler.fit_transform(inputs)
+    targets = SETS if num_classes == "sets" else SETS[:, 1:2]
+    model.fit(x, targets if several else np.arange(5) % num_classes)
+    learnable = np.arange(targets.shape[1] if several else num_classes)
+    estimators.save(scaler, model, learnable, tmp_path / "model", "mean of layer -1")
+    again = estimators.load(tmp_path / "model", params)
+    expected = label_scores(model, scaler.transform(inputs), learnable, 4)
+    found = label_scores(again.model, again.transform.transform(inputs), again.learnable, 4)
+    assert found.values.tobytes() == expected.values.tobytes()
+    assert again.features == "mean of layer -1"
+    (tmp_path / "model" / "frozen.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no frozen.json: .*; run the arm again"):
+        estimators.load(tmp_path / "model", params)
+
+
 @pytest.mark.parametrize("saved", [3], indirect=True)
 def test_a_saved_baseline_runs_no_code_of_a_stranger(saved, tmp_path):
     class Code:

@@ -1,55 +1,89 @@
 """Runs of every approach, made by their notebooks: reloaded, and as `python -m lib predict`."""
 
+import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lib.__main__ import main
 from lib.config.study import load_params
+from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
 from lib.data.tables import read_table
 from lib.errors import InputError
+from lib.evaluation.scores import Scores
 from lib.runs import predict
-from lib.runs.classifier import load_classifier
+from lib.runs.classifier import Classifier, load_classifier
 from lib.runs.record import read_predictions
+from lib.runs.scoring import Measure
 from lib.storage import ROOT
 
 WORDS = {"grain": "wheat maize barley oats", "metal": "copper zinc iron tin", "money": "bank loan"}
 SETS = {"label_column": "labels", "label_mode": "multi", "label_delimiter": ";"}
-SMALL = {"num_epochs": 1, "lora_r": 2}
-ASKED = {"num_epochs": 0, "num_generated": 0, "template": "plain", "instruction": "Topic?"}
+FEW = {"num_train": 12, "num_validation": 6, "num_test": 6, "quantization": "none"}
+SMALL = FEW | {"num_epochs": 1, "lora_r": 2}
+ASKED = FEW | {"num_epochs": 0, "num_generated": 0, "template": "plain", "instruction": "Topic?"}
 SHOWN = ASKED | {"num_examples": 2}
+FROZEN = FEW | {"method": "frozen", "penalty_grid": [1.0]}
 ARMS = {
     "tfidf": ("02_baselines", {}),
     "tfidf_sets": ("02_baselines", SETS),
-    "frozen": ("02_baselines", {"method": "frozen", "pooling_grid": ["mean", "last"],
-                                "layer_grid": [1, 2], "penalty_grid": [1.0]}),
-    "frozen_sets": ("02_baselines", {"method": "frozen", "penalty_grid": [1.0]} | SETS),
+    "frozen": ("02_baselines", FROZEN | {"pooling_grid": ["mean", "last"], "layer_grid": [1, 2]}),
+    "nearest": ("04_finetune_instruction", SHOWN | {"example_choice": "nearest"}),
+    "frozen_sets": ("02_baselines", FROZEN | SETS),
     "head": ("03_finetune_embedding", SMALL | {"learning_rate": 0.01}),
     "asked": ("04_finetune_instruction", SMALL),
     "zero_shot": ("04_finetune_instruction", ASKED | {"decoding": "greedy"}),
-    "few_shot": ("04_finetune_instruction", SHOWN | {"example_choice": "balanced",
-                                                     "decoding": "generate"}),
-    "nearest": ("04_finetune_instruction", SHOWN | {"example_choice": "nearest"}),
-}  # fmt: skip
+    "few_shot": (
+        "04_finetune_instruction",
+        SHOWN | {"example_choice": "balanced", "decoding": "generate"},
+    ),
+}
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory, cut_model):
+def tiny_model(tmp_path_factory):
+    """A folder with a random model of two layers that reads bytes: it loads in no time."""
+    folder = str(tmp_path_factory.mktemp("tiny"))
+    tokens = ["<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokens), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024,
+        bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory, tiny_model):
     """A finished run of an arm, made once, and its parameters: `make("head")`."""
     root, made = tmp_path_factory.mktemp("predict"), {}
     rows = [(label, f"{label};rare" if b == "tin" else label, f"{a} {b} {i}, {label} news")
             for label, text in WORDS.items() for i in range(5)
             for a in text.split() for b in text.split()]  # fmt: skip
+    rows += [(label, label, f"mixed report {i}") for i in range(8) for label in WORDS]  # unclear
     table = pd.DataFrame(rows, columns=["label", "labels", "text"])
     table.to_csv(root / "documents.csv", index=False)
 
@@ -59,8 +93,8 @@ def make(tmp_path_factory, cut_model):
         notebook, values = ARMS[arm]
         params = load_params(
             notebook=notebook, study="s", arm=arm, runs_dir=str(root / "runs"), device="cpu",
-            dataset=str(root / "documents.csv"), text_columns=["text"], model_id=cut_model(2),
-            **{"label_column": "label", "max_length": 12, "num_threads": 1, "num_train": 30,
+            dataset=str(root / "documents.csv"), text_columns=["text"], model_id=tiny_model,
+            **{"label_column": "label", "max_length": 32, "num_threads": 1, "num_train": 30,
                "num_validation": 60, "num_test": 12} | values,
         )  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
@@ -105,7 +139,7 @@ def test_a_classifier_has_the_methods_of_scikit_learn_that_it_can_answer(make):
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
     assert frozen.classes_[probs.argmax(axis=1)].tolist() == frozen.predict(texts)
     top = frozen.predict_top_k(texts, 2)
-    assert [[name for name, _ in row][0] for row in top] == frozen.predict(texts)
+    assert [row[0][0] for row in top] == frozen.predict(texts)
     assert all(first >= second for (_, first), (_, second) in top)
     with ThreadPoolExecutor(3) as threads:
         answers = list(threads.map(frozen.predict_proba, [texts] * 3))
@@ -120,12 +154,19 @@ def test_a_classifier_has_the_methods_of_scikit_learn_that_it_can_answer(make):
     for k in (0, 4):
         with pytest.raises(InputError, match=f"top k: {k}; write a number from 1 to 3"):
             words.predict_top_k(texts, k)
-    searched = load_classifier(make("zero_shot")[0])
-    assert not hasattr(searched, "predict_proba")
-    with pytest.raises(InputError, match="answers without a score of each label"):
-        searched.predict_top_k(texts, 1)
-    scored = load_classifier(make("zero_shot")[0], every_label=True)
-    np.testing.assert_allclose(scored.predict_proba(texts).sum(axis=1), 1, atol=1e-5)
+
+
+def test_answers_of_a_search_or_free_ones_are_not_ranked():
+    found = Scores(np.array([[0.0, 0.3, 0.0], [0.0, 0.0, 0.0]]))
+    space = LabelSpace(("a", "b", "c"))
+    searched = Classifier(space, lambda texts: found, False, None, *Measure("probability", False))
+    free = Classifier(space, lambda texts: found, False, None, *Measure("", False))
+    assert searched.predict(["x", "y"]) == ["b", "a"]
+    assert free.predict(["x", "y"]) == ["b", ""]
+    for classifier in (searched, free):
+        assert not hasattr(classifier, "predict_proba")
+        with pytest.raises(InputError, match="answers without a score of each label"):
+            classifier.predict_top_k(["x", "y"], 1)
 
 
 ROWS = [
@@ -160,7 +201,7 @@ def test_no_row_and_no_column_is_lost_between_any_two_formats(make, tmp_path, so
     texts = [row["text"].strip(" ") for row in ROWS]
     assert [text.strip(" ") for text in table["text"]] == texts
     assert [str(value) for value in table["id"]] == ["7", "8", "9"]
-    labels = [value or None for value in table["label"]]
+    labels = [value if isinstance(value, str) and value else None for value in table["label"]]
     expected = load_classifier(folder).predict([texts[0], texts[2]])
     assert labels == [expected[0], None, expected[1]] == ["grain", None, "metal"]
     assert table["label_1"].tolist()[::2] == expected
@@ -168,19 +209,16 @@ def test_no_row_and_no_column_is_lost_between_any_two_formats(make, tmp_path, so
 
 
 def test_lines_are_texts_and_packed_files_are_read(make, tmp_path):
-    import gzip
-
     (tmp_path / "in.txt.gz").write_bytes(gzip.compress(b'wheat\r\n\nzinc, "tin"'))
-    predict.predict_file(make("head")[0], tmp_path / "in.txt.gz", tmp_path / "out.jsonl")
+    predict.predict_file(make("tfidf")[0], tmp_path / "in.txt.gz", tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == ["wheat", "", 'zinc, "tin"']
     assert [row["label"] is None for row in rows] == [False, True, False]
-    assert rows[1]["probability"] is None
-    assert 1 / 3 <= rows[0]["probability"] <= 1
+    assert rows[1]["score"] is None
 
 
 def test_label_sets_are_lists_or_joined_by_a_delimiter_that_is_named(make, tmp_path):
-    folder, _ = make("frozen_sets")
+    folder, _ = make("tfidf_sets")
     pd.DataFrame({"text": ["tin iron, metal news", "wheat maize, grain news"]}).to_csv(
         tmp_path / "in.csv", index=False
     )
@@ -190,26 +228,25 @@ def test_label_sets_are_lists_or_joined_by_a_delimiter_that_is_named(make, tmp_p
     lists = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     joined = read_table(tmp_path / "out.csv")
     assert [";".join(row["labels"]) for row in lists] == joined["labels"].tolist()
-    assert all(len(row["labels"]) == len(row["probabilities"]) for row in lists)
+    assert all(len(row["labels"]) == len(row["scores"]) for row in lists)
     classifier = load_classifier(folder)
     assert [row["labels"] for row in lists] == classifier.predict([r["text"] for r in lists])
 
 
-@pytest.mark.parametrize("arm", ["tfidf", "frozen", "tfidf_sets"])
+@pytest.mark.parametrize("arm", ["tfidf", "tfidf_sets"])
 def test_answers_are_left_out_where_validation_is_not_sure(make, tmp_path, arm):
     """The threshold is one of validation: answers there at least as sure are right as asked."""
     folder, params = make(arm)
     splits = load_splits(params)
-    pd.DataFrame({"text": [*splits["validation"]["text"], "", "unheard of"]}).to_csv(
-        tmp_path / "in.csv", index=False
-    )
-    said = predict.predict_file(folder, tmp_path / "in.csv", tmp_path / "a.jsonl", precision=0.8)
+    lines = [*splits["validation"]["text"], "", "unheard of"]
+    (tmp_path / "in.txt").write_text("\n".join(lines))
+    said = predict.predict_file(folder, tmp_path / "in.txt", tmp_path / "a.jsonl", precision=0.8)
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     label = "labels" if params.multi_label else "label"
     given = [row[label] for row in rows[:60]]
     truth = [row if params.multi_label else row[0] for row in splits["validation"]["labels"]]
     answered = [(a, b) for a, b in zip(given, truth, strict=True) if a is not None]
-    assert len(answered) >= 22
+    assert 22 <= len(answered) < 60
     assert np.mean([a == b for a, b in answered]) > 0.8
     assert rows[60][label] is None
     assert f"{sum(row[label] is not None for row in rows)} of 62 rows answered; 1 without" in said
@@ -217,15 +254,22 @@ def test_answers_are_left_out_where_validation_is_not_sure(make, tmp_path, arm):
 
 def test_a_precision_that_validation_cannot_show_is_refused_and_nothing_written(make, tmp_path):
     (tmp_path / "in.txt").write_text("wheat\n")
-    target = tmp_path / "out.csv"
-    for arm, wanted, message in (
-        ("tfidf", 0.99, "0.99 takes 473 validation documents to be sure of, the run .* has 60"),
-        ("zero_shot", 0.9, "0.9 is out of reach: .* too many of the 46 most confident answers"),
-        ("few_shot", 0.9, "answers of .* have no probability to choose by"),
-        ("tfidf", 95, "--precision: 95; write a share between 0 and 1"),
-    ):
+    folder, _ = make("tfidf")
+
+    def refused(message, wanted):
         with pytest.raises(InputError, match=message):
-            predict.predict_file(make(arm)[0], tmp_path / "in.txt", target, precision=wanted)
+            target = tmp_path / "out.csv"
+            predict.predict_file(folder, tmp_path / "in.txt", target, precision=wanted)
+
+    refused("0.99 takes 473 validation documents to be sure of, the run .* has 60", 0.99)
+    refused("--precision: 95; write a share between 0 and 1", 95)
+    wrong = read_predictions(folder, "validation").assign(y_pred=[["x"]] * 60)
+    free = replace(load_classifier(folder), measure="", ranks=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "read_predictions", lambda *_: wrong)
+        refused("0.9 is out of reach: .* too many of the 46 most confident answers", 0.9)
+        patch.setattr(predict, "load_classifier", lambda folder: free)
+        refused("answers of .* have no probability to choose by", 0.9)
     assert os.listdir(tmp_path) == ["in.txt"]
 
 
@@ -284,8 +328,6 @@ def test_an_output_is_replaced_only_where_that_is_asked_for(make, tmp_path, caps
 
 
 def test_a_run_without_its_model_is_refused(make, tmp_path):
-    import shutil
-
     (tmp_path / "in.txt").write_text("wheat\n")
     whole, _ = make("tfidf")
     for what, message in (
@@ -306,10 +348,13 @@ def test_a_fault_in_the_middle_and_a_signal_leave_nothing_half_written(make, tmp
     folder, _ = make("tfidf")
     lines = [f"wheat {i}\n" for i in range(400)]
     (tmp_path / "in.txt").write_text("".join(lines))
+    answer = predict._Answers.of
+
+    def fail_later(self, texts):
+        return answer(self, texts) if self.total < 90 else 1 / 0
+
     with pytest.MonkeyPatch.context() as patch:
-        answer = predict._Answers.of
-        patch.setattr(predict._Answers, "of",
-                      lambda self, texts: answer(self, texts) if self.total < 90 else 1 / 0)  # fmt: skip
+        patch.setattr(predict._Answers, "of", fail_later)
         with pytest.raises(ZeroDivisionError):
             predict.predict_file(folder, tmp_path / "in.txt", tmp_path / "out.csv")
     assert os.listdir(tmp_path) == ["in.txt"]
