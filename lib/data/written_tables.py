@@ -19,7 +19,7 @@ from lib.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (*DELIMITERS, ".jsonl", ".parquet")
-Rows = Callable[[Mapping[str, Sequence[Any]]], None]
+Rows = Callable[[Mapping[str, Sequence[Any] | pd.Series]], None]
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def open_table(path: Path, table: pd.DataFrame, added: Mapping[str, pa.DataType]
             schema = pa.schema(fields)
             writer = stack.enter_context(pq.ParquetWriter(path, schema))
 
-            def write(columns: Mapping[str, Sequence[Any]]) -> None:
+            def write(columns: Mapping[str, Sequence[Any] | pd.Series]) -> None:
                 with _one_kind(path):
                     arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in schema]
                     writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
@@ -77,7 +77,7 @@ def open_table(path: Path, table: pd.DataFrame, added: Mapping[str, pa.DataType]
 
             plain.writerow(names)
 
-        def write(columns: Mapping[str, Sequence[Any]]) -> None:
+        def write(columns: Mapping[str, Sequence[Any] | pd.Series]) -> None:
             for row in zip(*(columns[name] for name in names), strict=True):
                 line(row)
 

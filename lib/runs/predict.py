@@ -94,7 +94,8 @@ def predict_file(
         classifier.require_ranks(top_k)
     sure = _sure_threshold(folder, classifier, precision) if precision else None
     answers = _Answers(classifier, sure, top_k)
-    prefix = PREFIX if set(answers.columns) & set(table.columns) else ""
+    taken = [name for name in answers.columns if name in table.columns]
+    prefix = PREFIX if taken else ""
     if clash := {prefix + name for name in answers.columns} & set(table.columns):
         raise InputError(f"{source}: has a column {min(clash)!r} already; rename it")
     separator = ""
@@ -107,17 +108,12 @@ def predict_file(
             for name, values in found.items():
                 if separator:
                     found[name] = [_joined(value, separator) for value in values]
-            rows = {name: table[name].iloc[start:stop].tolist() for name in table.columns}
+            rows = {name: table[name].iloc[start:stop] for name in table.columns}
             write(rows | {prefix + name: values for name, values in found.items()})
-    return (
-        f"{target}: {answers.summary()}"
-        + (f"; {separator!r} separates the labels of a set" if separator else "")
-        + (
-            f"; columns begin with {prefix}, since the file has a {answers.label!r}"
-            if prefix
-            else ""
-        )
-    )
+    said = [f"{target}: {answers.summary()}"]
+    said += [f"{separator!r} separates the labels of a set"] if separator else []
+    said += [f"columns begin with {prefix}, since the file has a {taken[0]!r}"] if prefix else []
+    return "; ".join(said)
 
 
 def _check_target(target: Path, source: Path, overwrite: bool) -> None:
