@@ -30,11 +30,20 @@ KNOWN_ARMS = {
     "zero_shot": (1, "v"),
 }
 OTHER_COLOURS, OTHER_MARKERS = (4, 5, 8, 6, 2, 3, 0, 9, 1, 7), "X<>*hpd8"
+NAMES: dict[str, str] = {}  # of arms, in every figure of this process, as rcParams are
 MAX_LINES = 6  # arms whose lines can be told apart in one panel
 
 
-def set_plot_style() -> None:
-    """Seaborn's "paper" context with the colour-blind palette, for every figure of the study."""
+def set_plot_style(names: Mapping[str, str] | None = None) -> None:
+    """Seaborn's "paper" context with the colour-blind palette, for every figure of the study.
+
+    Parameters
+    ----------
+    names
+        What figures call arms; see `lib.report.names.arm_names`.
+    """
+    NAMES.clear()
+    NAMES.update(names or {})
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.05)
     plt.rcParams |= {"figure.dpi": 84, "savefig.dpi": 200, "axes.titleweight": "bold"}
     plt.rcParams |= {"axes.titlelocation": "left", "pdf.fonttype": 42}
@@ -55,6 +64,11 @@ def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
         hues = sns.husl_palette(len(others), l=0.55)
     looks |= {a: (h, m) for a, h, m in zip(others, hues, cycle(OTHER_MARKERS), strict=False)}
     return {arm: {"color": looks[arm][0], "marker": looks[arm][1]} for arm in arms}
+
+
+def call(arm: str) -> str:
+    """The name of an arm in figures: in words where `set_plot_style` got them."""
+    return NAMES.get(arm, arm)
 
 
 def wrap(name: str, characters: int = 28) -> str:
@@ -153,7 +167,7 @@ def label_ends(
     width, points = panel.width * 72 / fig.dpi, panel.height * 72 / fig.dpi
     # Names from the bottom up, and the least distances between their middles
     arms = sorted(ends, key=lambda arm: ends[arm][1])
-    lines = np.array([wrap(arm).count("\n") + 1 for arm in arms])
+    lines = np.array([wrap(call(arm)).count("\n") + 1 for arm in arms])
     gaps = 5.5 * (lines[1:] + lines[:-1]) / points
     steps = np.concatenate([[0], np.cumsum(gaps)])
     # Heights as near to the ends of the lines as these distances allow
@@ -164,8 +178,9 @@ def label_ends(
     leader = {"arrowstyle": "-", "color": "0.5", "lw": 0.8, "ls": ":", "shrinkB": 0}
     leader["relpos"] = (0, 0.5)
     for arm, far, height in zip(arms, reached, heights, strict=True):
-        ax.annotate(wrap(arm), ends[arm], (1 + 22 / width, height), textcoords="axes fraction",
-                    va="center", size=8.5, arrowprops=leader if far > 0.5 else None)  # fmt: skip
+        name, arrow = wrap(call(arm)), leader if far > 0.5 else None
+        ax.annotate(name, ends[arm], (1 + 22 / width, height), textcoords="axes fraction",
+                    va="center", size=8.5, arrowprops=arrow)  # fmt: skip
         ax.plot(1 + 16 / width, height, ms=5, mec="black", mew=0.5, clip_on=False,
                 transform=ax.transAxes, **styles[arm])  # fmt: skip
 
