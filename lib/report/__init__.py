@@ -13,7 +13,7 @@ wording           numbers, names and lists in sentences
 calibration       confidence of arms
 slices            F1 by parts of the test split
 disagreements     documents that one of two arms gets right
-page, template    an executed notebook as an HTML page
+template          what a report looks like as an HTML page; `lib.page` fills it
 notebooks         executed notebooks beside the report
 explore, browse   documents and labels before anything is trained
 figures           every figure of the comparison

@@ -9,7 +9,7 @@ from pandas.io.formats.style import Styler
 
 from lib.report.wording import printable
 
-ARM_COLUMNS = ("arm", "arm_a", "arm_b", "student", "teacher", "ahead", "behind", "approach")
+ARM_COLUMNS = ("arm", "arm_a", "arm_b", "student", "teacher", "ahead", "behind", "system")
 LOW, HIGH = "lower end of the 95 % interval", "upper end of the 95 % interval"
 MEANINGS = {
     "num_seeds": "training runs; a score is their mean",

@@ -10,7 +10,7 @@ import pandas as pd
 from lib.report.wording import shorten
 
 # Endings of a model's name that say how its file is stored, and not which model it is
-STORED = re.compile(r"(\.gguf)?([.-](I?Q\d\w*|B?F(16|32)))?$|-Instruct(?=[.-]|$)", re.IGNORECASE)
+STORED = re.compile(r"([.-](I?Q\d\w*|B?F(16|32)))?(\.gguf)?$", re.IGNORECASE)
 
 
 def arm_names(runs: pd.DataFrame) -> dict[str, str]:
@@ -33,24 +33,24 @@ def arm_names(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def name_model(model_id: str) -> str:
-    """The model's name without folders and without the storage of its file."""
-    parts = [part for part in re.split(r"[:/]", model_id) if part]
-    name = parts[-1] if parts[-1] != "model" or len(parts) == 1 else parts[-2]
-    return shorten(STORED.sub("", STORED.sub("", name)).replace("_", "-"))
+    """The model's name without folders, the storage of its file, and "Instruct"."""
+    *folders, name = [part for part in re.split(r"[:/]", model_id) if part]
+    if name == "model" and folders:  # a package's: that of the package, behind its prefix
+        name = folders[-1].partition("_")[2].replace("_", "-") or folders[-1]
+    return shorten(STORED.sub("", name).removesuffix("-Instruct"))
 
 
 def _describe(params: Mapping[str, Any]) -> str:
     """An arm in words, by its notebook."""
     model, notebook = name_model(params["model_id"]), params.get("notebook", "")
     trained = params.get("num_epochs", 1) > 0
-    fully = ", fully fine-tuned" if params.get("lora_r") == 0 and trained else ""
+    adapted = params.get("lora_r", 1) > 0
     if notebook.startswith("02"):
-        frozen = params.get("method") == "frozen"
-        return f"logistic regression on frozen {model}" if frozen else "linear SVM on TF-IDF"
+        return f"frozen {model}" if params.get("method") == "frozen" else "TF-IDF + linear SVM"
     if notebook.startswith("03"):
         taught = f", taught by {params['teacher']}" if params.get("teacher") else ""
-        return f"{f'{model}{fully}' if fully else f'head on {model}'}{taught}"
+        return f"{'head on' if adapted else 'fine-tuned'} {model}{taught}"
     if trained:
-        return f"prompt on {model}{fully}"
+        return f"prompt on {'' if adapted else 'fine-tuned '}{model}"
     shown = params.get("num_examples", 0)
-    return f"untrained {model}, prompted{f' with {shown} examples' if shown else ''}"
+    return f"{model}, {f'shown {shown} examples' if shown else 'only prompted'}"

@@ -70,12 +70,12 @@ LEGEND = """
 **Not shown to differ** does not mean equally good: chance may hide a difference.
 {% if single %}
 **Right**: of 100 test documents, about so many get the right label.
-**Micro-F1** is that share where every document gets a label, and 1 at best;
+**Micro-F1** is that share if every document gets a label; 1 is perfect;
 {% else %}
 **Right**: of 100 labels given, about so many are right, and of 100 labels that apply, about so many
-are found. **Micro-F1** balances the two, and is 1 at best;
+are found. **Micro-F1** balances the two; 1 is perfect;
 {% endif %}
-in brackets, its 95 % interval.
+its 95 % interval is in brackets.
 """
 
 
@@ -158,12 +158,18 @@ def arm_lines(
         cells = (
             f'<span class="mark" title="{tip}">{words}</span>', name_html(row.arm, names),
             escape(right[row.arm]), f"{format_f1(row.micro_f1)} <small>{interval}</small>",
-            format_time(row.train_seconds) if np.isfinite(row.train_seconds) else "–",
+            _time(row.train_seconds),
             speed if np.isfinite(row.infer_docs_per_second) else "–",
         )  # fmt: skip
         cells = [f'<td data-name="{x}">{cell}</td>' for x, cell in zip(head, cells, strict=True)]
         rows += f'<tr class="{kind}">{"".join(cells)}</tr>'
     return f'<table class="arms">{rows}</table>'
+
+
+def _time(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return "–"
+    return format_time(seconds) if seconds else "none"
 
 
 def explain_lines(anchor: str, *, single: bool) -> str:
@@ -188,7 +194,8 @@ def count_right(y_true: np.ndarray, y_pred: np.ndarray) -> str:
         return f"{_of_hundred(right.mean())} of 100"
     given = np.maximum(y_pred.sum(axis=(1, 2)), 1)
     found = float((hits / y_true.sum()).mean())
-    return f"{_of_hundred(float((hits / given).mean()))} of 100 given, {_of_hundred(found)} found"
+    exact = float((hits / given).mean())
+    return f"{_of_hundred(exact)} of 100 given, {_of_hundred(found)} of 100 found"
 
 
 def _of_hundred(share: float) -> str:

@@ -114,7 +114,9 @@ def add_legend(fig: Figure, ax: plt.Axes) -> None:
     columns = int(np.clip(width / (0.5 + 0.075 * longest), 1, min(6, len(labels))))
     rows = math.ceil(len(labels) / columns)
     columns = math.ceil(len(labels) / rows)  # rows of about one length
-    height = 0.05 + row_height(labels, 0.22) * rows
+    lines = [sum(0.07 + 0.15 * (name.count("\n") + 1) for name in column)
+             for column in np.array_split(labels, columns)]  # fmt: skip
+    height = 0.05 + max(lines)
     fig.set_size_inches(width, panels + height)
     fig.legend(handles, labels, loc="upper center", ncols=columns, frameon=False)
     fig.tight_layout(rect=(0, 0, 1, panels / (panels + height)))

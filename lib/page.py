@@ -1,23 +1,25 @@
-"""An executed notebook as a page: what its readers see of it, in a template of ours.
+"""An executed notebook as a page, in the template of `lib/report/template`.
 
-jupyter nbconvert --to lib.report.page.ReportExporter runs/quick/05_compare.ipynb
+jupyter nbconvert --to lib.page.ReportExporter runs/quick/05_compare.ipynb
 """
 
-from pathlib import Path
 from typing import Any
 
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets import default
 
+from lib.storage import ROOT
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
 HIDDEN = "notebook"  # tag of a cell that is for readers of the notebook alone
 
 
 class ReportExporter(HTMLExporter):
     """HTML exporter of reports: one file without code, without scripts, without any request.
 
-    Cells tagged "notebook", what is written to stderr, and sections of which no cell shows
-    anything are left out.
+    Cells tagged "notebook", progress bars, what is written to stderr, and sections of which no
+    cell shows anything are left out.
     """
 
     @default("template_name")
@@ -26,7 +28,7 @@ class ReportExporter(HTMLExporter):
 
     @default("extra_template_basedirs")
     def _folder(self) -> list[str]:
-        return [str(Path(__file__).parent)]
+        return [str(ROOT / "lib" / "report")]
 
     @default("exclude_input")
     def _exclude_input(self) -> bool:
@@ -74,20 +76,20 @@ def _has_content(section: list[NotebookNode]) -> bool:
 
 
 def _is_seen(output: NotebookNode) -> bool:
+    """False of a progress bar and of what is written to stderr."""
     if output.output_type == "stream":
         return output.name == "stdout"
-    return output.output_type == "error" or any(
-        not isinstance(x, str) or x.strip() for x in output.data.values()
-    )
+    return WIDGET not in output.get("data", {})
 
 
 def _with_captions(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """The outputs, each image with the Markdown behind it as its caption."""
     found: list[NotebookNode] = []
     for output in outputs:
-        image = found and "image/png" in found[-1].get("data", {})
-        if image and "text/markdown" in output.get("data", {}):
-            found[-1].metadata["caption"] = output.data["text/markdown"].strip().strip("*")
+        before = found[-1] if found else {}
+        bare = "image/png" in before.get("data", {}) and "caption" not in before.metadata
+        if bare and "text/markdown" in output.get("data", {}):
+            before.metadata["caption"] = output.data["text/markdown"].strip("*")
         else:
             found.append(output)
     return found
