@@ -1,7 +1,7 @@
 """Tables of a report: columns with their meaning, and arms in words."""
 
 from collections.abc import Mapping
-from html import escape
+from html import escape, unescape
 from typing import Any
 
 import pandas as pd
@@ -70,7 +70,7 @@ def show_table(
         Others of `Styler.format`.
     """
     table = table.map(lambda x: printable(x) if isinstance(x, str) else x)
-    words = {column: lambda arm: name_html(arm, names or {}) for column in ARM_COLUMNS}
+    words = {column: lambda x: name_html(unescape(x), names or {}) for column in ARM_COLUMNS}
     formats = {column: words[column] for column in table if column in words} | dict(formats or {})
     shown = table.style.format(
         formats, na_rep=na_rep, **{"precision": 3, "escape": "html"} | options

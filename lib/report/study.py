@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 from datasets import Dataset
-from IPython.display import HTML, Image, Markdown, display
-from matplotlib import pyplot as plt
+from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -22,7 +21,7 @@ from lib.model.load import load_tokenizer
 from lib.report import tables, verdict
 from lib.report.calibration import ScoredRun, calibration_table, read_scores
 from lib.report.columns import show_table
-from lib.report.figures.style import save_figure
+from lib.report.figures.style import show_figure
 from lib.report.names import arm_names
 from lib.report.reading import describe_reading
 from lib.report.recommendation import recommend
@@ -33,8 +32,6 @@ from lib.runs.card import describe_data
 from lib.runs.reading import with_length
 from lib.runs.record import read_label_space, read_predictions, read_runs, read_train_counts
 from lib.storage import ROOT, atomic_path
-
-INCH = 96  # pixels of a page per inch of a figure
 
 
 class StudyResults:
@@ -140,11 +137,7 @@ class StudyResults:
     def show(self, fig: Figure | None, name: str, caption: str) -> None:
         """Save a figure, show it and its caption below; nothing without a figure."""
         if fig is not None:
-            save_figure(fig, self.folder, name, f"{caption} {self.about}")
-            width = round(INCH * fig.get_size_inches()[0])
-            plt.close(fig)  # else the notebook shows it a second time
-            display(Image(self.folder / f"{name}.png", width=width, alt=caption))
-            display(Markdown(f"*{caption}*"))
+            show_figure(fig, self.folder, name, caption, about=self.about)
 
     def table(self, table: pd.DataFrame, formats: Mapping | None = None, **options: Any) -> Styler:
         """See `show_table`; arms are named in words."""

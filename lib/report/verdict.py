@@ -16,8 +16,6 @@ from lib.report.recommendation import difference
 from lib.report.sentences import fill
 from lib.report.wording import format_delta, format_f1, format_p, format_saving, format_time
 
-FEW_SEEDS = 3  # runs of an arm below which a verdict names their number (our choice)
-
 VERDICT = """
 {% if kind == "alone" %}
 Only **{{ best }}** has run, so there is nothing to compare it with.
@@ -97,6 +95,7 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
     elif not f1[best]["f1"]:
         kind = "nothing right"
     most = recommendation["num_seeds"][1]
+    # A headline rests on three seeds or more
     runs = {1: "one training run of each", 2: "two training runs of each"}.get(most, "")
     cheaper = kind == "cheaper_tie" and arm != best
     saving = format_saving(dollars[best], dollars[arm]) if cheaper else ""

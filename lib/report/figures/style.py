@@ -13,7 +13,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import seaborn as sns
+from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 from sklearn.isotonic import isotonic_regression
 
@@ -30,6 +32,7 @@ KNOWN_ARMS = {
     "zero_shot": (1, "v"),
 }
 OTHER_COLOURS, OTHER_MARKERS = (4, 5, 8, 6, 2, 3, 0, 9, 1, 7), "X<>*hpd8"
+INCH = 96  # pixels of a page per inch of a figure
 NAMES: dict[str, str] = {}  # of arms, in every figure of this process, as rcParams are
 MAX_LINES = 6  # arms whose lines can be told apart in one panel
 
@@ -188,7 +191,7 @@ def label_ends(
 
 
 def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
-    """Write `<name>.png` (200 dpi), `.pdf` and `.caption.md` into the folder.
+    """Write `<name>.png` (200 dpi, 256 colours), `.pdf` and `.caption.md` into the folder.
 
     The caption names characters that no installed font has.
     """
@@ -197,5 +200,22 @@ def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
     for ending, metadata in (("png", None), ("pdf", {"CreationDate": None})):
         with atomic_path(folder / f"{name}.{ending}") as path:
             fig.savefig(path, bbox_inches="tight", metadata=metadata)
+            if ending == "png":  # a third of the bytes, which every report and notebook has
+                picture = PIL.Image.open(path).convert("RGB")
+                picture.quantize(256, dither=PIL.Image.Dither.NONE).save(path, dpi=(200, 200))
     with atomic_path(folder / f"{name}.caption.md") as path:
         path.write_text(caption + "\n", encoding="utf-8")
+
+
+def show_figure(fig: Figure, folder: Path, name: str, caption: str, *, about: str = "") -> None:
+    """Save a figure, and show it with its caption below.
+
+    Parameters
+    ----------
+    about
+        What the saved caption says besides.
+    """
+    save_figure(fig, folder, name, f"{caption} {about}".strip())
+    width = round(INCH * fig.get_size_inches()[0])
+    plt.close(fig)  # else the notebook shows it a second time
+    display(Image(folder / f"{name}.png", width=width, alt=caption), Markdown(f"*{caption}*"))
