@@ -16,6 +16,8 @@ from lib.report.recommendation import difference
 from lib.report.sentences import fill
 from lib.report.wording import format_delta, format_f1, format_p, format_saving, format_time
 
+MAX_NAMED = 3  # arms that one sentence names (our choice)
+
 VERDICT = """
 {% if kind == "alone" %}
 Only **{{ best }}** has run, so there is nothing to compare it with.
@@ -25,8 +27,8 @@ No approach got a single label right, so none is recommended.
 Use **{{ best }}**: it answers better than {{ "the other approach" if num == 2 else "each of the
 other %d approaches" % (num - 1) }}, by more than chance easily explains
 {%- elif kind == "cheaper_tie" and arm == best %}
-Use **{{ best }}**: it has the highest score, and no approach that may be as good is known to be
-clearly cheaper
+Use **{{ best }}**: it has the highest score, and no clearly cheaper approach is known to lose
+little against it
 {%- elif kind == "cheaper_tie" %}
 Use **{{ arm }}**: it costs {{ saving }} {{ than }} {{ best }}, which has the highest score, and is
 not shown to answer worse
@@ -89,6 +91,7 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
     """
     arm, best, f1 = (recommendation[x] for x in ("arm", "best", "micro_f1"))
     tied = [names[pair["arm"]] for pair in recommendation["not_distinguishable_from"]]
+    tied = tied if len(tied) <= MAX_NAMED else [*tied[: MAX_NAMED - 1], "others"]
     kind, dollars = recommendation["kind"], recommendation["cost_dollars"]
     if len(f1) == 1:
         kind = "alone"
