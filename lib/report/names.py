@@ -25,7 +25,7 @@ def arm_names(runs: pd.DataFrame) -> dict[str, str]:
         See `lib.runs.record.read_runs`.
     """
     first = runs.groupby("arm", sort=False)["params"].first()
-    words = {arm: _describe(params) for arm, params in first.items()}
+    words = {arm: describe_arm(params) for arm, params in first.items()}
     count = Counter(words.values())
     if len(count) == 1 < len(words):
         return {arm: arm for arm in words}
@@ -40,8 +40,8 @@ def name_model(model_id: str) -> str:
     return shorten(STORED.sub("", name).removesuffix("-Instruct"))
 
 
-def _describe(params: Mapping[str, Any]) -> str:
-    """An arm in words, by its notebook."""
+def describe_arm(params: Mapping[str, Any]) -> str:
+    """The approach of a run in words, from its parameters."""
     model, notebook = name_model(params["model_id"]), params.get("notebook", "")
     trained = params.get("num_epochs", 1) > 0
     adapted = params.get("lora_r", 1) > 0

@@ -22,7 +22,7 @@ from lib.report import tables, verdict
 from lib.report.calibration import ScoredRun, calibration_table, read_scores
 from lib.report.columns import show_table
 from lib.report.figures.style import show_figure
-from lib.report.names import arm_names
+from lib.report.names import arm_names, describe_arm
 from lib.report.reading import describe_reading
 from lib.report.recommendation import recommend
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
@@ -163,7 +163,9 @@ class StudyResults:
         right = {arm: verdict.count_right(self.y_true, y) for arm, y in self.y_preds.items()}
         options = {"anchor": anchor, "title": title, "right": right, "names": self.names}
         display(HTML(verdict.arm_lines(self.comparison, self.pairwise, **options)))
-        display(Markdown(verdict.explain_lines(self.names[anchor], single=not self.multi_label)))
+        kinds = set(map(describe_arm, self.runs["params"])) if len(self.names) > 1 else set()
+        options = {"single": not self.multi_label, "kinds": kinds}
+        display(Markdown(verdict.explain_lines(self.names[anchor], **options)))
 
     def answer(self) -> str:
         """The study's answer in Markdown, written as `conclusion.md` and `recommendation.json`.

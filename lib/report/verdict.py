@@ -76,6 +76,9 @@ LEGEND = """
 are found. **Micro-F1** balances the two; 1 is perfect;
 {% endif %}
 its 95 % interval is in brackets.
+{% if kinds | length == 1 %}
+All are variants of one approach: {{ kinds[0] }}.
+{% endif %}
 """
 
 
@@ -91,7 +94,6 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
     """
     arm, best, f1 = (recommendation[x] for x in ("arm", "best", "micro_f1"))
     tied = [names[pair["arm"]] for pair in recommendation["not_distinguishable_from"]]
-    tied = tied if len(tied) <= MAX_NAMED else [*tied[: MAX_NAMED - 1], "others"]
     kind, dollars = recommendation["kind"], recommendation["cost_dollars"]
     if len(f1) == 1:
         kind = "alone"
@@ -103,7 +105,7 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
     cheaper = kind == "cheaper_tie" and arm != best
     saving = format_saving(dollars[best], dollars[arm]) if cheaper else ""
     than = "than" if cheaper and dollars[arm] else "beside"
-    facts = {"kind": kind, "num": len(f1), "tied": tied, "runs": runs}
+    facts = {"kind": kind, "num": len(f1), "tied": _few(tied), "runs": runs}
     facts |= {"saving": saving, "than": than}
     return fill(VERDICT, **facts, best=names[best], arm=names.get(arm))
 
@@ -120,8 +122,15 @@ def judge_changes(pairwise: pd.DataFrame, reference: str, names: Mapping[str, st
     certain = micro[distinguishable(micro)] if len(micro) else micro
     better = [names[arm] for arm in certain["arm_a"][certain["delta"] > 0]]
     worse = [names[arm] for arm in certain["arm_a"][certain["delta"] < 0][::-1]]
-    facts = {"better": better, "worse": worse, "others": len(micro) - len(certain)}
+    facts = {"better": _few(better), "worse": _few(worse), "others": len(micro) - len(certain)}
     return fill(CHANGES, reference=names[reference], **facts)
+
+
+def _few(names: list[str]) -> list[str]:
+    """Names that one sentence can hold, and how many there are besides."""
+    if len(names) <= MAX_NAMED:
+        return names
+    return [*names[: MAX_NAMED - 1], f"{len(names) - MAX_NAMED + 1} others"]
 
 
 def arm_lines(
@@ -174,9 +183,17 @@ def _time(seconds: float) -> str:
     return format_time(seconds) if seconds else "none"
 
 
-def explain_lines(anchor: str, *, single: bool) -> str:
-    """The meaning of the lines, in Markdown; `single` if each document has one label."""
-    return fill(LEGEND, anchor=anchor, single=single)
+def explain_lines(anchor: str, *, single: bool, kinds: set[str]) -> str:
+    """The meaning of the lines, in Markdown.
+
+    Parameters
+    ----------
+    single
+        True if each document has one label.
+    kinds
+        What the arms are, see `lib.report.names.describe_arm`.
+    """
+    return fill(LEGEND, anchor=anchor, single=single, kinds=list(kinds))
 
 
 def count_right(y_true: np.ndarray, y_pred: np.ndarray) -> str:

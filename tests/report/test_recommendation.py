@@ -479,3 +479,13 @@ def test_right_answers_of_a_hundred_are_documents_or_labels():
     answers = nearly[None].copy()
     answers[0, 0] = False
     assert verdict.count_right(nearly, answers) == "99 of 100"
+
+
+def test_a_legend_says_what_right_means_and_what_variants_are_of():
+    legend = verdict.explain_lines("b", single=True, kinds={"head", "prompt"})
+    assert "than b, by interval" in legend
+    assert "of 100 test documents" in legend
+    assert "variants" not in legend
+    legend = verdict.explain_lines("b", single=False, kinds={"head"})
+    assert "of 100 labels given" in legend
+    assert legend.endswith("All are variants of one approach: head.")
