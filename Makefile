@@ -50,7 +50,7 @@ test: $(READY)
 
 browser: $(READY)
 	pip install --quiet --no-deps --requirement tests/browser/requirements.txt
-	pytest -s -m browser tests/browser $(ARGS)
+	pytest -s -rs -m browser tests/browser $(ARGS)
 
 survive: $(READY)
 	KILLS=$(or $(KILLS),4) pytest -s -m reliability tests/reliability $(ARGS)

@@ -159,7 +159,7 @@ def arm_lines(
     rows = "".join(f'<th scope="col">{name}</th>' for name in head)
     rows = f"<thead><tr>{rows}</tr></thead>"
     for row in comparison.itertuples():
-        kind, words, tip = "anchor", title, ""
+        kind, words, tip = "anchor", title, "the others are judged by it"
         if row.arm != anchor:
             kind, tip = _stand(difference(pairwise, row.arm, anchor))
             words = STANDS[kind]
