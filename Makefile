@@ -8,6 +8,7 @@
 # make readme                           tables in README.md, docs/, data/ and figures/README.md
 # make lock                             requirements.lock, with hashes, from requirements.txt
 # make survive [KILLS=4]                kill a study at random moments; does it recover unaided?
+# make browser                          reports in Chromium: requests, accessibility, narrow screens
 # make test | lint | lab | install | clean
 STUDY ?= quick
 PARAMS ?= params
@@ -23,7 +24,7 @@ WHERE := $(if $(PROFILE),--profile profiles/$(PROFILE),--cores $(CORES) --resour
 
 COG := cog -P -I docs -p "import tables" --verbosity=1
 
-.PHONY: study answer data models test survive bench scaling readme lint lock lab install clean
+.PHONY: study answer data models test browser survive bench scaling readme lint lock lab install clean
 study: $(READY)
 ifdef DATA
 	@study=$$(python -m lib new '$(DATA)' $(if $(TEXT),--text $(TEXT)) $(if $(LABEL),--label '$(LABEL)') \
@@ -42,8 +43,8 @@ endif
 answer: $(READY)
 	mkdir -p runs/answer
 	papermill notebooks/06_answer.ipynb runs/answer/06_answer.ipynb -r study answer
-	jupyter nbconvert --to html --no-input runs/answer/06_answer.ipynb --output-dir figures/answer \
-		--output report --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url=
+	jupyter nbconvert --to lib.page.ReportExporter runs/answer/06_answer.ipynb \
+		--output-dir figures/answer --output report
 
 data: $(READY)
 	python data/prepare.py $(SETS)
@@ -53,6 +54,10 @@ models: $(READY)
 
 test: $(READY)
 	pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+browser: $(READY)
+	pip install --quiet --no-deps --requirement tests/browser/requirements.txt
+	pytest -s -rs -m browser tests/browser $(ARGS)
 
 survive: $(READY)
 	KILLS=$(or $(KILLS),4) pytest -s -m reliability tests/reliability $(ARGS)

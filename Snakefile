@@ -5,6 +5,7 @@ import csv
 import re
 import shlex
 import shutil
+from glob import glob
 from pathlib import Path
 
 from lib.config.sources import source_of
@@ -140,11 +141,11 @@ rule compare:
 
 
 rule html:
-    input: COMPARED
+    input: COMPARED, "lib/page.py", glob("lib/report/template/*")
     output: REPORT
-    shell:  # no scripts from elsewhere: the report opens without a network
-        "jupyter nbconvert --to html --no-input {input} --output-dir $(dirname {output}) "
-        "--output report --HTMLExporter.require_js_url= --HTMLExporter.mathjax_url="
+    shell:
+        "jupyter nbconvert --to lib.page.ReportExporter {input[0]} --output-dir $(dirname {output}) "
+        "--output report"
 
 
 rule notebooks:

@@ -4,12 +4,16 @@ answer            many tasks pooled, for 06_answer
 study             results of a study, and the folder that its report is written to
 tables            finished runs side by side
 recommendation    the arm to pick, by stated rules
+verdict           that in one sentence, and a line per arm
+names             arms in words
+columns           tables with the meaning of their columns
 reading           the share of documents that arms cut
 sentences         what the numbers say, as templates
 wording           numbers, names and lists in sentences
 calibration       confidence of arms
 slices            F1 by parts of the test split
 disagreements     documents that one of two arms gets right
+template          what a report looks like as an HTML page; `lib.page` fills it
 notebooks         executed notebooks beside the report
 explore, browse   documents and labels before anything is trained
 figures           every figure of the comparison
@@ -18,11 +22,11 @@ Notebooks take functions from `explore`, `browse`, `disagreements` and `figures`
 """
 
 from lib.report.answer import AnswerResults
+from lib.report.columns import show_table
 from lib.report.figures.style import save_figure, set_plot_style
 from lib.report.recommendation import RULES, recommend
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
 from lib.report.study import StudyResults
-from lib.report.tables import show_table
 
 __all__ = [
     "RULES",

@@ -28,7 +28,9 @@ THRESHOLDS = {
 RULES = describe_rules(THRESHOLDS)
 
 
-def recommend(comparison: pd.DataFrame, pairwise: pd.DataFrame) -> dict[str, Any]:
+def recommend(
+    comparison: pd.DataFrame, pairwise: pd.DataFrame, names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The recommendation by `RULES`, of plain values: the content of `recommendation.json`.
 
     Parameters
@@ -38,6 +40,8 @@ def recommend(comparison: pd.DataFrame, pairwise: pd.DataFrame) -> dict[str, Any
         `train_seconds infer_docs_per_second device num_threads` (without the last: one thread).
     pairwise
         As `compare_all` returns it for every pair.
+    names
+        What the reason calls the arms (`lib.report.names.arm_names`); as they are by default.
 
     Returns
     -------
@@ -57,7 +61,7 @@ def recommend(comparison: pd.DataFrame, pairwise: pd.DataFrame) -> dict[str, Any
     # Arms from the best on, and the differences of the best arm to all others
     ranked = comparison.sort_values(["micro_f1", "arm"], ascending=[False, True]).set_index("arm")
     best, *others = ranked.index
-    pairs = [_difference(pairwise, best, arm) for arm in others]
+    pairs = [difference(pairwise, best, arm) for arm in others]
     tied = [pair for pair in pairs if not pair["distinguishable"]]
     # What each arm scores and costs
     f1 = ranked[["micro_f1", "micro_f1_low", "micro_f1_high"]].set_axis(
@@ -66,7 +70,8 @@ def recommend(comparison: pd.DataFrame, pairwise: pd.DataFrame) -> dict[str, Any
     micro_f1 = {arm: {name: _number(x) for name, x in row.items()} for arm, row in f1.iterrows()}
     seconds = _seconds(ranked)
     dollars = _dollars(ranked, seconds)
-    kind, arm, reason = _choose(micro_f1, pairs, tied, dollars)
+    names = names or {arm: arm for arm in micro_f1}
+    kind, arm, reason = _choose(micro_f1, pairs, tied, dollars, names)
     return {
         "kind": kind,
         "arm": arm,
@@ -84,20 +89,24 @@ def recommend(comparison: pd.DataFrame, pairwise: pd.DataFrame) -> dict[str, Any
 
 
 def _choose(
-    micro_f1: Mapping[str, Mapping], pairs: list[dict], tied: list[dict], dollars: pd.Series
+    micro_f1: Mapping[str, Mapping],
+    pairs: list[dict],
+    tied: list[dict],
+    dollars: pd.Series,
+    names: Mapping[str, str],
 ) -> tuple[str, str | None, str]:
     """`kind`, `arm` and `reason` by `RULES`; arms in `micro_f1` from the best on."""
     best = next(iter(micro_f1))
     # Decided by F1 alone
     if not pairs:
-        return "too_little_data", None, give_reason("alone", best=best)
+        return "too_little_data", None, give_reason("alone", best=names[best])
     if not micro_f1[best]["f1"]:
         return "tie", None, give_reason("nothing right")
     if not tied:
-        return "clear_winner", best, give_reason("clear winner", best=best)
+        return "clear_winner", best, give_reason("clear winner", best=names[best])
     informative = [pair for pair in tied if _detectable(pair) <= MARGIN]
     if not informative:
-        return "too_little_data", None, _too_little(tied)
+        return "too_little_data", None, _too_little(tied, names)
     # Tied arms that lose little, and what they cost beside the best
     bounded = [pair for pair in informative if pair["high"] is not None and pair["high"] <= MARGIN]
     loss = {pair["arm"]: pair["high"] for pair in bounded}
@@ -110,23 +119,25 @@ def _choose(
         cheap = set(cheaper[cheaper <= COST_FACTOR * cheaper.min()].index)
         arm = next(arm for arm in micro_f1 if arm in cheap)
         saving = format_saving(costs[best], costs[arm])
-        facts = {"arm": arm, "best": best, "loss": loss[arm], "saving": saving}
-        return "cheaper_tie", arm, give_reason("cheaper", **facts)
+        facts = {"best": names[best], "loss": loss[arm], "saving": saving}
+        return "cheaper_tie", arm, give_reason("cheaper", arm=names[arm], **facts)
     # The best itself, if it is cheap beside another
     dearer = costs[(costs > costs[best]) & (costs >= COST_FACTOR * costs[best])]
     if len(dearer):
         than = "than" if costs[best] else "beside"
-        savings = [f"{format_saving(costs[best], x)} {than} {arm}" for arm, x in dearer.items()]
-        facts = {"best": best, "factor": COST_FACTOR, "savings": savings}
+        savings = [
+            f"{format_saving(costs[best], cost)} {than} {names[x]}" for x, cost in dearer.items()
+        ]
+        facts = {"best": names[best], "factor": COST_FACTOR, "savings": savings}
         return "cheaper_tie", best, give_reason("dearer", **facts)
     return "tie", None, give_reason("equal costs", factor=COST_FACTOR)
 
 
-def _too_little(tied: list[dict]) -> str:
+def _too_little(tied: list[dict], names: Mapping[str, str]) -> str:
     """The differences that would have been found, the least and the most."""
     ranked = sorted(tied, key=_detectable)
     facts = {"least": _detectable(ranked[0]), "most": _detectable(ranked[-1]), "margin": MARGIN}
-    facts |= {"several": len(ranked) > 1, "arm": ranked[-1]["arm"]}
+    facts |= {"several": len(ranked) > 1, "arm": names[ranked[-1]["arm"]]}
     return give_reason("too little data", **facts)
 
 
@@ -156,14 +167,14 @@ def _dollars(ranked: pd.DataFrame, seconds: pd.Series) -> pd.Series:
 
 def _head_or_prompt(pairwise: pd.DataFrame) -> dict[str, Any]:
     """The pair's difference, head minus prompt, and which of both is certain to be better."""
-    pair = _difference(pairwise, HEAD, PROMPT)
+    pair = difference(pairwise, HEAD, PROMPT)
     better = HEAD if (pair["delta"] or 0) > 0 else PROMPT
     names = {"head": HEAD, "prompt": PROMPT, "arm": better if pair["distinguishable"] else None}
     return names | {k: v for k, v in pair.items() if k not in ("arm", "distinguishable")}
 
 
-def _difference(pairwise: pd.DataFrame, a: str, b: str) -> dict[str, Any]:
-    """The pair's difference in micro-F1, turned so that it reads a minus b."""
+def difference(pairwise: pd.DataFrame, a: str, b: str) -> dict[str, Any]:
+    """The pair's difference in micro-F1, turned so that it reads a minus b; see `recommend`."""
     micro = pairwise[pairwise["metric"] == "micro_f1"]
     for x, y, sign in ((a, b, 1), (b, a, -1)):
         found = micro[(micro["arm_a"] == x) & (micro["arm_b"] == y)]

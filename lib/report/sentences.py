@@ -86,8 +86,8 @@ the {{ "head" if pair.arm == pair.head else "prompt" }} is better
 {% else %}
 neither is shown to be better
 {% endif %}
-({{ pair.head }} minus {{ pair.prompt }} {{ pair.delta | delta }}, {{ pair.low | delta }} to
-{{ pair.high | delta }}, Holm-adjusted {{ pair.p_holm | p }})
+({{ names[pair.head] }} minus {{ names[pair.prompt] }} {{ pair.delta | delta }},
+{{ pair.low | delta }} to {{ pair.high | delta }}, Holm-adjusted {{ pair.p_holm | p }})
 {%- if pair.arm %}.
 {% elif pair.min_detectable is not none and pair.min_detectable < 1 %}, where
 a true difference of {{ pair.min_detectable | f1 }} would have been found in four studies of five,
@@ -195,22 +195,29 @@ def give_reason(name: str, **facts: Any) -> str:
     return fill(REASONS[name], **facts)
 
 
-def three_sentences(recommendation: Mapping[str, Any]) -> str:
+def three_sentences(
+    recommendation: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> str:
     """The answer in three sentences of Markdown: the best arm, head or prompt, and which to pick.
 
     Parameters
     ----------
-    recommendation
+    recommendation, names
         See `lib.report.recommendation.recommend`.
     """
     best, arm = recommendation["best"], recommendation["arm"]
     (few, many), f1 = recommendation["num_seeds"], recommendation["micro_f1"]
-    level = [name for name, x in f1.items() if name != best and x == f1[best]]
+    names = names or {name: name for name in f1}
+    level = [names[name] for name, x in f1.items() if name != best and x == f1[best]]
     facts = {"alone": len(f1) == 1, "level": level, "f1": f1[best], "most_seeds": many}
-    first = fill(BEST, **recommendation | facts | {"seeds": format_range(few, many)})
-    second = fill(HEAD_OR_PROMPT, pair=recommendation["head_or_prompt"])
+    facts |= {"best": names[best], "arm": names.get(arm), "seeds": format_range(few, many)}
+    for pairs in ("certain_against", "not_distinguishable_from"):
+        facts[pairs] = [x | {"arm": names[x["arm"]]} for x in recommendation[pairs]]
+    facts = {**recommendation, **facts}
+    pair = recommendation["head_or_prompt"]
     costs = {unit: recommendation[f"cost_{unit}"].get(arm) for unit in ("seconds", "dollars")}
-    return f"{first} {second} {fill(PICK, **recommendation, **costs)}"
+    second = fill(HEAD_OR_PROMPT, pair=pair, names=names)
+    return f"{fill(BEST, **facts)} {second} {fill(PICK, **facts, **costs)}"
 
 
 def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:

@@ -1,12 +1,15 @@
 """Results of a study: its finished runs, compared, and the folder that its report is written to."""
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 from datasets import Dataset
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from lib.config.arms import CompareParams
 from lib.data.load import load_splits
@@ -15,9 +18,11 @@ from lib.evaluation import crossings, f1_by_part, learning_curves, resample_curv
 from lib.evaluation.slices import errors_by_level, f1_by_level, parts_by_length, parts_by_support
 from lib.ipc import LEVELS
 from lib.model.load import load_tokenizer
-from lib.report import tables
+from lib.report import tables, verdict
 from lib.report.calibration import ScoredRun, calibration_table, read_scores
-from lib.report.figures.style import save_figure
+from lib.report.columns import show_table
+from lib.report.figures.style import show_figure
+from lib.report.names import arm_names, describe_arm
 from lib.report.reading import describe_reading
 from lib.report.recommendation import recommend
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
@@ -44,6 +49,8 @@ class StudyResults:
         `num_resamples` and `groups`, as all resampling functions take them.
     comparison, pairwise
         See `lib.report.tables.compare_runs`.
+    names
+        See `lib.report.names.arm_names`.
     """
 
     def __init__(self, params: CompareParams) -> None:
@@ -55,6 +62,7 @@ class StudyResults:
         self.runs = list(self.runs_by_size.values())[-1]
         largest = max(self.runs.itertuples(), key=lambda run: run.params.get("train_size", 0))
         self.shared, self._largest = largest.params, largest.folder
+        self.names = arm_names(self.runs)
         self.multi_label = self.shared["label_mode"] == "multi"
         self.label_space = read_label_space(largest.folder)
         self.y_true, self.y_preds = tables.stack_predictions(self.runs)
@@ -127,25 +135,56 @@ class StudyResults:
             path.write_text(text + "\n", encoding="utf-8")
 
     def show(self, fig: Figure | None, name: str, caption: str) -> None:
-        """Save a figure with its caption and print the caption; nothing without a figure."""
+        """Save a figure, show it and its caption below; nothing without a figure."""
         if fig is not None:
-            save_figure(fig, self.folder, name, f"{caption} {self.about}")
-            display(Markdown(f"*{caption} {self.about}*"))
+            show_figure(fig, self.folder, name, caption, about=self.about)
+
+    def table(self, table: pd.DataFrame, formats: Mapping | None = None, **options: Any) -> Styler:
+        """See `show_table`; arms are named in words."""
+        return show_table(table, formats, names=self.names, **options)
+
+    @cached_property
+    def _recommendation(self) -> dict[str, Any]:
+        return recommend(self.comparison, self.pairwise, self.names)
+
+    def verdict(self) -> str:
+        """The study's answer as one sentence, a quotation in Markdown."""
+        if reference := self.params.reference:
+            return f"> {verdict.judge_changes(self.pairwise, reference, self.names)}"
+        return f"> {verdict.give_verdict(self._recommendation, self.names)}"
+
+    def lines(self) -> None:
+        """Show how each arm stands to the recommended, best or reference arm, and what it costs."""
+        anchor, title = self.params.reference, verdict.REFERENCE
+        if not anchor:
+            anchor, title = self._recommendation["arm"], verdict.RECOMMENDED
+        if not anchor:
+            anchor, title = self._recommendation["best"], verdict.HIGHEST
+        right = {arm: verdict.count_right(self.y_true, y) for arm, y in self.y_preds.items()}
+        options = {"anchor": anchor, "title": title, "right": right, "names": self.names}
+        display(HTML(verdict.arm_lines(self.comparison, self.pairwise, **options)))
+        kinds = set(map(describe_arm, self.runs["params"])) if len(self.names) > 1 else set()
+        options = {"single": not self.multi_label, "kinds": kinds}
+        display(Markdown(verdict.explain_lines(self.names[anchor], **options)))
 
     def answer(self) -> str:
         """The study's answer in Markdown, written as `conclusion.md` and `recommendation.json`.
 
         It ends with what arms read, where they do not read the same.
         """
-        if self.params.reference:
-            answer = conclude_effects(self.pairwise, self.params.reference)
+        if reference := self.params.reference:
+            pairs = self._in_words(self.pairwise, "arm_a", "arm_b")
+            answer = conclude_effects(pairs, self.names[reference])
         else:
-            recommendation = recommend(self.comparison, self.pairwise)
-            answer = three_sentences(recommendation)
-            self.write(json.dumps(recommendation, indent=2), "recommendation.json")
-        answer = f"{answer} {describe_reading(self.runs)}".strip()
+            answer = three_sentences(self._recommendation, self.names)
+            self.write(json.dumps(self._recommendation, indent=2), "recommendation.json")
+        answer = f"{answer} {describe_reading(self._in_words(self.runs, 'arm'))}".strip()
         self.write(answer, "conclusion.md")
         return answer
+
+    def _in_words(self, table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+        """The table with arms named in words."""
+        return table.assign(**{c: table[c].replace(self.names) for c in columns})
 
     @property
     def has_sizes(self) -> bool:
@@ -160,7 +199,11 @@ class StudyResults:
         crossed = crossings(curves)
         self.save(table, "curves")
         self.save(crossed, "crossings")
-        reading = describe_curves(table, curves, crossed)
+        reading = describe_curves(
+            self._in_words(table, "approach"),
+            {self.names.get(arm, arm): curve for arm, curve in curves.items()},
+            self._in_words(crossed, "ahead", "behind"),
+        )
         self.write(reading, "curves.md")
         return table, crossed, reading
 
@@ -226,16 +269,17 @@ class StudyResults:
             return {}
         inputs = {level: self.label_space.rolled_up(level)[1] for level in levels}
         title = "Micro-F1 with the same answers cut to coarser levels of the hierarchy:"
-        found = {title: f1_by_level(self.y_true, self.y_preds, inputs)}
+        y_preds = {self.names[arm]: y_pred for arm, y_pred in self.y_preds.items()}
+        found = {title: f1_by_level(self.y_true, y_preds, inputs)}
         if not self.multi_label:
             title = "At which level answers go wrong, as shares of the documents:"
-            found[title] = errors_by_level(self.y_true, self.y_preds, inputs)
+            found[title] = errors_by_level(self.y_true, y_preds, inputs)
         return found
 
     def answers_of(self, arm: str) -> tuple[str, pd.DataFrame]:
-        """An arm's name and its predictions on test, of its first seed."""
+        """An arm's name in words and its predictions on test, of its first seed."""
         runs = self.runs[self.runs["arm"] == arm].sort_values("seed")
-        return arm, read_predictions(runs["folder"].iloc[0])
+        return self.names[arm], read_predictions(runs["folder"].iloc[0])
 
     def histories(self) -> dict[str, list[pd.DataFrame]]:
         """Training histories by arm, of the arms that are trained in epochs."""

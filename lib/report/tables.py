@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.io.formats.style import Styler
 from scipy.sparse import csr_array
 
 from lib.config.search import searched
@@ -15,7 +13,6 @@ from lib.evaluation.intervals import QUANTILES, f1_intervals
 from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
 from lib.evaluation.significance import compare_all
-from lib.report.wording import printable
 from lib.runs.record import (
     INPUTS,
     OPTIONAL_RESOURCES,
@@ -27,26 +24,6 @@ from lib.storage import ROOT
 
 # Parameters of one run alone, or of its place on disk.
 OF_A_RUN = {"seed", "train_size", "params_dir", "runs_dir", "figures_dir"}
-
-
-def show_table(
-    table: pd.DataFrame, formats: Mapping | None = None, *, na_rep: str | None = "–", **options: Any
-) -> Styler:
-    """A table for a report: no index, three decimals, spaces in the names of columns.
-
-    Parameters
-    ----------
-    formats
-        Of single columns, as `Styler.format` takes them.
-    na_rep
-        Text of a missing number; None: the column's format decides.
-    options
-        Others of `Styler.format`.
-    """
-    table = table.map(lambda x: printable(x) if isinstance(x, str) else x)
-    shown = table.style.format(formats, na_rep=na_rep, **{"precision": 3} | options)
-    names = [name.replace("_", " ") for name in table]
-    return shown.hide(axis="index").relabel_index(names, axis="columns")
 
 
 def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int]) -> str:
@@ -300,7 +277,7 @@ def paper_context(comparison: pd.DataFrame, *, data: str) -> pd.DataFrame:
     """Our arms, the best first, and below them the paper's (arXiv 2512.12677), for orientation.
 
     None of the paper's rows is a target for ours: its data, models, splits and average of F1 are
-    others or unknown (section 9 of 05_compare says which).
+    others or unknown (05_compare says which).
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.evaluation.significance import compare_all
-from lib.report import RULES, conclude_effects, recommend, three_sentences
+from lib.report import RULES, conclude_effects, recommend, three_sentences, verdict
 from lib.report.recommendation import (
     COST_FACTOR,
     MARGIN,
@@ -54,6 +54,10 @@ def judge(comparison, standard_error=0.005):
     assert json.loads(json.dumps(judged)) == judged  # recommendation.json reads back
     text = three_sentences(judged)
     assert len(re.findall(r"\.(?= [A-Z]|$)", text)) == 3, text
+    sentence = verdict.give_verdict(judged, {arm: arm for arm in comparison["arm"]})
+    assert len(re.findall(r"\.(?= |$)", sentence)) == 1, sentence
+    assert ("Use **" in sentence) == (judged["arm"] is not None)
+    assert judged["arm"] is None or f"Use **{judged['arm']}**: " in sentence
     return judged, text
 
 
@@ -388,3 +392,100 @@ def test_a_study_with_a_reference_is_read_by_its_effects():
 def test_the_rules_state_their_thresholds():
     for threshold in ("0.05", "1.5 times", "10,000 documents", "0.05 dollars", "2 dollars"):
         assert threshold in RULES
+
+
+def test_a_reason_and_sentences_name_arms_in_words():
+    names = {"embedding": "the head", "tfidf": "words"}
+    table = arms(embedding=(0.90, *DEAR), tfidf=(0.895, *CHEAP))
+    judged = recommend(table, differences(table), names)
+    assert judged["arm"] == "tfidf"  # decisions keep the keys
+    text = three_sentences(judged, names)
+    assert "Pick **words**: words is not distinguishable from the head" in text
+    assert not re.search("embedding|tfidf", text)
+
+
+def verdict_of(table, standard_error=0.005):
+    names = {arm: arm.upper() for arm in table["arm"]}
+    return verdict.give_verdict(recommend(table, differences(table, standard_error)), names)
+
+
+def test_a_verdict_is_one_sentence_that_claims_no_more_than_the_tests():
+    runs = ", as far as one training run of each can tell."
+    clear = arms(a=(0.90, *DEAR), b=(0.84, *DEAR), c=(0.80, *CHEAP))
+    assert verdict_of(clear) == (
+        "Use **A**: it answers better than each of the other 2 approaches, by more than chance "
+        "easily explains" + runs
+    )
+    clear["num_seeds"] = 3
+    assert verdict_of(clear).endswith("easily explains.")
+    cheap = arms(a=(0.90, *DEAR), b=(0.895, *CHEAP))
+    assert verdict_of(cheap) == (
+        "Use **B**: it costs 158 times less than A, which has the highest score, and is not shown "
+        "to answer worse" + runs
+    )
+    free = arms(a=(0.90, *DEAR), b=(0.897, 0, np.inf, "cpu"))
+    assert "costs next to nothing beside A, which" in verdict_of(free)
+    assert "no clearly cheaper approach is known to lose little against it" in verdict_of(
+        arms(b=(0.90, *CHEAP), a=(0.895, *DEAR))
+    )
+    tie = arms(a=(0.90, *DEAR), b=(0.895, *DEAR))
+    assert verdict_of(tie).startswith("No approach is recommended: A has the highest score, B is")
+    assert "too little data" in verdict_of(tie, standard_error=0.05)
+    assert "nothing to compare it with" in verdict_of(arms(a=(0.9, *DEAR)))
+    assert "got a single label right" in verdict_of(arms(a=(0.0, *DEAR), b=(0.0, *DEAR)))
+
+
+def test_a_verdict_on_changes_counts_those_that_are_certain():
+    table = arms(default=(0.8, *DEAR), up=(0.85, *DEAR), same=(0.803, *DEAR), down=(0.7, *DEAR))
+    pairwise = differences(table, reference="default")
+    names = {arm: arm for arm in table["arm"]}
+    assert verdict.judge_changes(pairwise, "default", names) == (
+        "Compared with **default**, up is better and down is worse, by more than chance easily "
+        "explains; the other 1 is not shown to differ."
+    )
+    same = pairwise[pairwise["arm_a"] == "same"]
+    assert verdict.judge_changes(same, "default", names).endswith("not shown to differ.")
+    assert "nothing else has run" in verdict.judge_changes(pairwise[:0], "default", names)
+
+
+def test_an_arms_line_says_how_it_stands_in_words_signs_and_numbers():
+    table = arms(a=(0.90, *DEAR), b=(0.896, *CHEAP), c=(0.7, 0, np.nan, "cpu"))
+    names = {"a": "<the head>", "b": "words", "c": "c"}
+    html = verdict.arm_lines(
+        table, differences(table), anchor="b", title=verdict.RECOMMENDED,
+        right={"a": "90 of 100", "b": "90 of 100", "c": "70 of 100"}, names=names,
+    )  # fmt: skip
+    rows = re.findall(r'<tr class="(\w+)">(.*?)</tr>', html)
+    assert [kind for kind, _ in rows] == ["open", "anchor", "worse"]
+    for (_, row), words in zip(rows, ("● not shown to", "★ recommended", "▼ worse"), strict=True):
+        assert words in row
+    assert '<span title="a">&lt;the head&gt;</span>' in html
+    assert "+0.004 (-0.006 to +0.014), p = 0.4" in rows[0][1]
+    assert '"training">none</td>' in rows[2][1]
+    assert '"documents/s">–</td>' in rows[2][1]
+
+
+def test_right_answers_of_a_hundred_are_documents_or_labels():
+    one = np.eye(2, dtype=bool)[[0, 1, 0, 1]]
+    answers = one[None].copy()
+    answers[0, 3] = False  # no label: wrong
+    assert verdict.count_right(one, answers) == "75 of 100"
+    assert verdict.count_right(one, one[None]) == "100 of 100"
+    sets = np.array([[True, True], [True, False]])
+    given = np.array([[[True, False], [True, True]]])
+    assert verdict.count_right(sets, given) == "67 of 100 given, 67 of 100 found"
+    assert verdict.count_right(sets, sets[None] & False) == "0 of 100 given, 0 of 100 found"
+    nearly = np.repeat(one, 500, axis=0)
+    answers = nearly[None].copy()
+    answers[0, 0] = False
+    assert verdict.count_right(nearly, answers) == "99 of 100"
+
+
+def test_a_legend_says_what_right_means_and_what_variants_are_of():
+    legend = verdict.explain_lines("b", single=True, kinds={"head", "prompt"})
+    assert "than b, by interval" in legend
+    assert "of 100 test documents" in legend
+    assert "variants" not in legend
+    legend = verdict.explain_lines("b", single=False, kinds={"head"})
+    assert "of 100 labels given" in legend
+    assert legend.endswith("All are variants of one approach: head.")

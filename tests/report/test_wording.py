@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lib.evaluation.intervals import ALPHA
-from lib.report.tables import show_table
+from lib.report import show_table
 from lib.report.wording import beginning, format_delta, format_f1, format_p, join, shorten
 
 

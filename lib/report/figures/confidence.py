@@ -18,6 +18,7 @@ from lib.report.calibration import WANTED, ScoredRun
 from lib.report.figures.style import (
     MAX_LINES,
     arm_styles,
+    call,
     label_ends,
     lowest_shown,
     panel_grid,
@@ -55,7 +56,7 @@ def plot_reliability(
             style = styles[arm] | ({"mfc": "w", "lw": 0.8, "ls": ":"} if hollow else {"lw": 1.2})
             ax.errorbar(table["confidence"], table["accuracy"], yerr=np.abs(spread), ms=5,
                         mec=styles[arm]["color"], elinewidth=0.8, **style)  # fmt: skip
-        ax.set_title(wrap(arm, 26), size=9)
+        ax.set_title(wrap(call(arm), 26), size=9)
         ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
     ax.set_xticks(np.linspace(0, 1, 5), ["0", "", "0.5", "", "1"])
     said = "probability of a label" if multi_label else "confidence"

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from lib.report.figures.style import add_legend, arm_styles, on_scale
+from lib.report.figures.style import add_legend, arm_styles, call, on_scale
 from lib.report.wording import format_f1
 
 # A cost's name, True if less of it is better, True if it depends on the machine.
@@ -105,7 +105,7 @@ def _draw_panel(
         hollow = {"mfc": "w", "mec": colour, "mew": 1.5}
         face = hollow if row.hollow else {"mec": "black", "mew": 0.6}
         ax.errorbar(values[i], max(row.micro_f1, bottom), yerr=np.abs(spread), ms=7, ls="",
-                    label=row.arm, **styles[row.arm] | face)  # fmt: skip
+                    label=call(row.arm), **styles[row.arm] | face)  # fmt: skip
         if row.micro_f1 < bottom:
             ax.annotate(format_f1(row.micro_f1), (values[i], bottom), (7, 1),
                         textcoords="offset points")  # fmt: skip

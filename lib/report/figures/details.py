@@ -18,6 +18,7 @@ from lib.report.figures.style import (
     MAX_LINES,
     add_legend,
     arm_styles,
+    call,
     label_ends,
     panel_grid,
     row_height,
@@ -45,7 +46,7 @@ def plot_class_f1(
     ).iloc[order].T  # fmt: skip
     ticks = tick_labels(names[i] for i in order)
     scores.columns = [f"{name} ({support[i]})" for name, i in zip(ticks, order, strict=True)]
-    scores.index = list(map(wrap, scores.index))
+    scores.index = [wrap(call(arm)) for arm in scores.index]
     readable = len(order) <= MAX_NUMBERED
     width = max(5.0, 2.2 + (0.45 if readable else 0.185) * len(order))
     height = (
@@ -97,7 +98,7 @@ def plot_confusion(
                     annot=texts, fmt="", annot_kws={"size": 7},
                     xticklabels=ticks, yticklabels=ticks[:last], linewidths=0.3)  # fmt: skip
         _contrast(ax)
-        ax.set_title(wrap(arm, 32), size=9)
+        ax.set_title(wrap(call(arm), 32), size=9)
         ax.set(xlabel="predicted", ylabel="true")
         ax.tick_params(axis="x", labelrotation=90, labelsize=8)
         ax.tick_params(axis="y", labelrotation=0, labelsize=8)
@@ -180,7 +181,9 @@ def plot_ladder(rungs: pd.DataFrame) -> Figure:
     for ax, (column, label) in zip(axs, panels.items(), strict=True):
         for arm, table in rungs.groupby("arm", sort=False):
             y = [order.index(name) for name in table["decoding"]]
-            ax.plot(table[column], y, ls="", ms=7, mec="black", mew=0.6, label=arm, **styles[arm])
+            ax.plot(
+                table[column], y, ls="", ms=7, mec="black", mew=0.6, label=call(arm), **styles[arm]
+            )
         ax.set(xlabel=label, ylim=(-0.6, len(order) - 0.4))
         ax.margins(x=0.12)
     axs[0].set_yticks(range(len(order)), map(wrap, order))
@@ -211,7 +214,7 @@ def plot_search(tries: pd.DataFrame) -> Figure:
     lines = []
     for arm, values in zip(tries["arm"], named.to_numpy(), strict=True):
         searched = (pair for pair in zip(others, values, strict=True) if pair[1] is not None)
-        lines.append(", ".join([arm, *(f"{name} {x}" for name, x in searched)]))
+        lines.append(", ".join([call(arm), *(f"{name} {x}" for name, x in searched)]))
     table = tries.assign(line=lines).groupby(["arm", "line", "learning_rate"], sort=False)
     table = table.agg({"micro_f1": "mean", "epochs": "max", "chosen": "max"}).reset_index()
     table = table[table["micro_f1"] >= 0]  # a loss that was not finite has no score

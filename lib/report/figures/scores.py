@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lib.evaluation.resampling import AVERAGES
 from lib.evaluation.significance import distinguishable
-from lib.report.figures.style import arm_styles, on_scale, row_height, wrap
+from lib.report.figures.style import arm_styles, call, on_scale, row_height, wrap
 from lib.report.recommendation import QUESTION
 from lib.report.wording import format_delta, format_f1, format_p
 
@@ -27,7 +27,7 @@ def plot_forest(comparison: pd.DataFrame, runs: pd.DataFrame | None = None) -> F
         `arm seed micro_f1 macro_f1`: of arms with several seeds, each is a small circle.
     """
     table = comparison.iloc[::-1].reset_index(drop=True)
-    names = list(map(wrap, table["arm"]))
+    names = [wrap(call(arm)) for arm in table["arm"]]
     size = (8, 0.9 + row_height(names, 0.38) * len(table))
     fig, axs = plt.subplots(1, 2, figsize=size, sharey=True)
     for ax, average in zip(axs, AVERAGES, strict=True):
@@ -107,7 +107,8 @@ def plot_pairwise(pairwise: pd.DataFrame) -> Figure:
     # Names of pairs, or of the first arms alone
     references = table["arm_b"].unique()
     one = len(references) == 1 and len(table) > 1
-    names = [wrap(pair, 44) for pair in table["arm_a"] + ("" if one else " − " + table["arm_b"])]
+    first, second = (table[column].map(call) for column in ("arm_a", "arm_b"))
+    names = [wrap(pair, 44) for pair in first + ("" if one else " − " + second)]
     fig, ax = plt.subplots(figsize=(8, 1.0 + row_height(names, 0.3) * len(table)))
     ax.set_xlim(left - margin, right + margin)
     # A row per pair
@@ -124,7 +125,7 @@ def plot_pairwise(pairwise: pd.DataFrame) -> Figure:
                     xycoords=ax.get_yaxis_transform())  # fmt: skip
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(range(len(table)), names)
-    compared = f"difference from {references[0]}" if one else "difference"
+    compared = f"difference from {call(references[0])}" if one else "difference"
     ax.set(xlabel=f"{compared} in micro-F1 (test)", ylim=(-0.7, len(table) - 0.3))
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.grid(axis="y", visible=False)

@@ -13,7 +13,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import seaborn as sns
+from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 from sklearn.isotonic import isotonic_regression
 
@@ -30,11 +32,21 @@ KNOWN_ARMS = {
     "zero_shot": (1, "v"),
 }
 OTHER_COLOURS, OTHER_MARKERS = (4, 5, 8, 6, 2, 3, 0, 9, 1, 7), "X<>*hpd8"
+INCH = 96  # pixels of a page per inch of a figure
+NAMES: dict[str, str] = {}  # of arms, in every figure of this process, as rcParams are
 MAX_LINES = 6  # arms whose lines can be told apart in one panel
 
 
-def set_plot_style() -> None:
-    """Seaborn's "paper" context with the colour-blind palette, for every figure of the study."""
+def set_plot_style(names: Mapping[str, str] | None = None) -> None:
+    """Seaborn's "paper" context with the colour-blind palette, for every figure of the study.
+
+    Parameters
+    ----------
+    names
+        What figures call arms; see `lib.report.names.arm_names`.
+    """
+    NAMES.clear()
+    NAMES.update(names or {})
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.05)
     plt.rcParams |= {"figure.dpi": 84, "savefig.dpi": 200, "axes.titleweight": "bold"}
     plt.rcParams |= {"axes.titlelocation": "left", "pdf.fonttype": 42}
@@ -55,6 +67,11 @@ def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
         hues = sns.husl_palette(len(others), l=0.55)
     looks |= {a: (h, m) for a, h, m in zip(others, hues, cycle(OTHER_MARKERS), strict=False)}
     return {arm: {"color": looks[arm][0], "marker": looks[arm][1]} for arm in arms}
+
+
+def call(arm: str) -> str:
+    """The name of an arm in figures: in words where `set_plot_style` got them."""
+    return NAMES.get(arm, arm)
 
 
 def wrap(name: str, characters: int = 28) -> str:
@@ -100,7 +117,9 @@ def add_legend(fig: Figure, ax: plt.Axes) -> None:
     columns = int(np.clip(width / (0.5 + 0.075 * longest), 1, min(6, len(labels))))
     rows = math.ceil(len(labels) / columns)
     columns = math.ceil(len(labels) / rows)  # rows of about one length
-    height = 0.05 + row_height(labels, 0.22) * rows
+    lines = [sum(0.07 + 0.15 * (name.count("\n") + 1) for name in column)
+             for column in np.array_split(labels, columns)]  # fmt: skip
+    height = 0.05 + max(lines)
     fig.set_size_inches(width, panels + height)
     fig.legend(handles, labels, loc="upper center", ncols=columns, frameon=False)
     fig.tight_layout(rect=(0, 0, 1, panels / (panels + height)))
@@ -153,7 +172,7 @@ def label_ends(
     width, points = panel.width * 72 / fig.dpi, panel.height * 72 / fig.dpi
     # Names from the bottom up, and the least distances between their middles
     arms = sorted(ends, key=lambda arm: ends[arm][1])
-    lines = np.array([wrap(arm).count("\n") + 1 for arm in arms])
+    lines = np.array([wrap(call(arm)).count("\n") + 1 for arm in arms])
     gaps = 5.5 * (lines[1:] + lines[:-1]) / points
     steps = np.concatenate([[0], np.cumsum(gaps)])
     # Heights as near to the ends of the lines as these distances allow
@@ -164,14 +183,15 @@ def label_ends(
     leader = {"arrowstyle": "-", "color": "0.5", "lw": 0.8, "ls": ":", "shrinkB": 0}
     leader["relpos"] = (0, 0.5)
     for arm, far, height in zip(arms, reached, heights, strict=True):
-        ax.annotate(wrap(arm), ends[arm], (1 + 22 / width, height), textcoords="axes fraction",
-                    va="center", size=8.5, arrowprops=leader if far > 0.5 else None)  # fmt: skip
+        name, arrow = wrap(call(arm)), leader if far > 0.5 else None
+        ax.annotate(name, ends[arm], (1 + 22 / width, height), textcoords="axes fraction",
+                    va="center", size=8.5, arrowprops=arrow)  # fmt: skip
         ax.plot(1 + 16 / width, height, ms=5, mec="black", mew=0.5, clip_on=False,
                 transform=ax.transAxes, **styles[arm])  # fmt: skip
 
 
 def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
-    """Write `<name>.png` (200 dpi), `.pdf` and `.caption.md` into the folder.
+    """Write `<name>.png` (200 dpi, 256 colours), `.pdf` and `.caption.md` into the folder.
 
     The caption names characters that no installed font has.
     """
@@ -180,5 +200,22 @@ def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
     for ending, metadata in (("png", None), ("pdf", {"CreationDate": None})):
         with atomic_path(folder / f"{name}.{ending}") as path:
             fig.savefig(path, bbox_inches="tight", metadata=metadata)
+            if ending == "png":  # a third of the bytes, which every report and notebook has
+                picture = PIL.Image.open(path).convert("RGB")
+                picture.quantize(256, dither=PIL.Image.Dither.NONE).save(path, dpi=(200, 200))
     with atomic_path(folder / f"{name}.caption.md") as path:
         path.write_text(caption + "\n", encoding="utf-8")
+
+
+def show_figure(fig: Figure, folder: Path, name: str, caption: str, *, about: str = "") -> None:
+    """Save a figure, and show it with its caption below.
+
+    Parameters
+    ----------
+    about
+        What the saved caption says besides.
+    """
+    save_figure(fig, folder, name, f"{caption} {about}".strip())
+    width = round(INCH * fig.get_size_inches()[0])
+    plt.close(fig)  # else the notebook shows it a second time
+    display(Image(folder / f"{name}.png", width=width, alt=caption), Markdown(f"*{caption}*"))

@@ -1,0 +1,95 @@
+"""An executed notebook as a page, in the template of `lib/report/template`.
+
+jupyter nbconvert --to lib.page.ReportExporter runs/quick/05_compare.ipynb
+"""
+
+from typing import Any
+
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from traitlets import default
+
+from lib.storage import ROOT
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+HIDDEN = "notebook"  # tag of a cell that is for readers of the notebook alone
+
+
+class ReportExporter(HTMLExporter):
+    """HTML exporter of reports: one file without code, without scripts, without any request.
+
+    Cells tagged "notebook", progress bars, what is written to stderr, and sections of which no
+    cell shows anything are left out.
+    """
+
+    @default("template_name")
+    def _template_name(self) -> str:
+        return "template"
+
+    @default("extra_template_basedirs")
+    def _folder(self) -> list[str]:
+        return [str(ROOT / "lib" / "report")]
+
+    @default("exclude_input")
+    def _exclude_input(self) -> bool:
+        return True
+
+    @default("exclude_anchor_links")
+    def _exclude_anchor_links(self) -> bool:
+        return True
+
+    def from_notebook_node(
+        self, nb: NotebookNode, resources: dict[str, Any] | None = None, **kw: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """The page and its resources."""
+        nb.cells, contents = arrange(nb.cells)
+        return super().from_notebook_node(nb, {**(resources or {}), "contents": contents}, **kw)
+
+
+def arrange(cells: list[NotebookNode]) -> tuple[list[NotebookNode], dict[str, str]]:
+    """The cells that a report has, and the title of each section by its id.
+
+    The first cell of a section has the id in its metadata, as `section`. A caption, the Markdown
+    behind an image, moves into the metadata of that image.
+    """
+    sections: list[list[NotebookNode]] = [[]]
+    for cell in cells:
+        if HIDDEN in cell.metadata.get("tags", []):
+            continue
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+        if cell.cell_type == "code":
+            cell.outputs = _with_captions([x for x in cell.outputs if _is_seen(x)])
+        sections[-1].append(cell)
+    kept, contents = sections[0], {}
+    for number, section in enumerate(filter(_has_content, sections[1:]), 1):
+        section[0].metadata["section"] = f"section-{number}"
+        contents[f"section-{number}"] = section[0].source.partition("\n")[0].removeprefix("## ")
+        kept = kept + section
+    return kept, contents
+
+
+def _has_content(section: list[NotebookNode]) -> bool:
+    """False of a section whose cells are to show something, and of which none does."""
+    code = [cell for cell in section if cell.cell_type == "code"]
+    return not code or any(cell.outputs for cell in code)
+
+
+def _is_seen(output: NotebookNode) -> bool:
+    """False of a progress bar and of what is written to stderr."""
+    if output.output_type == "stream":
+        return output.name == "stdout"
+    return WIDGET not in output.get("data", {})
+
+
+def _with_captions(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs, each image with the Markdown behind it as its caption."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        before = found[-1] if found else {}
+        bare = "image/png" in before.get("data", {}) and "caption" not in before.metadata
+        if bare and "text/markdown" in output.get("data", {}):
+            before.metadata["caption"] = output.data["text/markdown"].strip("*")
+        else:
+            found.append(output)
+    return found
