@@ -10,6 +10,7 @@ record         the files of a run, written and read
 owner          one process per run
 distillation   a teacher's probabilities
 classifier     a finished run as a classifier of new texts
+attribution    the words that its answer to a text rests on
 plan, rates    cost of a study before it is run
 export         a run as a plain transformers model
 """
