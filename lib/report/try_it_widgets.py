@@ -3,6 +3,7 @@
 A page without a kernel, such as an executed notebook, shows one line in their place.
 """
 
+import math
 from collections.abc import Callable
 from html import escape
 from itertools import chain
@@ -48,8 +49,7 @@ def review(trial: TryIt) -> Controls:
     """Errors by approach, label and confidence, one by one, with a field for a better label."""
     # Controls
     space = trial.label_space.names
-    arms = list(trial.runs.index)
-    arm = widgets.Dropdown(options=arms, description="approach")
+    arm = widgets.Dropdown(options=list(trial.runs.index), description="approach")
     names = sorted(set(chain.from_iterable(trial.documents["labels"])))
     label = widgets.Dropdown(
         options=[("(all)", ""), *((printable(name), name) for name in names)], description="label"
@@ -64,6 +64,11 @@ def review(trial: TryIt) -> Controls:
     )
     button = widgets.Button(description="save", tooltip="add to corrections.csv")
     rows: list[int] = []
+
+    def turn(_: Any = None) -> None:
+        scores = trial.errors_of(arm.value)[f"{arm.value} score"]
+        least.value = math.floor(100 * min(scores, default=0)) / 100
+        choose()
 
     def choose(_: Any = None) -> None:
         rows[:] = trial.errors_of(arm.value, label=label.value, least=least.value).index
@@ -95,11 +100,10 @@ def review(trial: TryIt) -> Controls:
         message.value = f"{len(saved):,} in {escape(str(trial.corrections_file))}"
 
     # Controls react, and the first error is shown
-    least.value = min(trial.errors[f"{arms[0]} score"], default=0.0)
-    for widget, react in ((arm, choose), (label, choose), (least, choose), (number, show)):
+    for widget, react in ((arm, turn), (label, choose), (least, choose), (number, show)):
         widget.observe(react, "value")
     button.on_click(_in_one_line(save, message))
-    choose()
+    turn()
     return Controls(
         [
             widgets.HBox([arm, label, least]),

@@ -97,7 +97,8 @@ def deletion(classifier: Classifier, text: str, *, margins: bool = False) -> Att
     text = readable([text])[0]
     spans = word_spans(text)
     values = np.full(len(spans), np.nan)
-    rests = [text[:start] + text[end:] for start, end in spans[:MAX_WORDS]]
+    # with the space behind it
+    rests = [text[:a] + text[b + text[b : b + 1].isspace() :] for a, b in spans[:MAX_WORDS]]
     left = [number for number, rest in enumerate(rests) if rest.strip()]  # a text of one word
     scores = classifier.predict_scores([text, *(rests[number] for number in left)])
     label = int(scores.best()[0])
@@ -120,7 +121,8 @@ def integrated_gradients(run_dir: str | Path, text: str) -> Attribution:
 
     Sundararajan et al. (arXiv 1703.01365), by Captum, from a baseline in which every token of the
     text has the embedding of the padding token. They add up to the difference of the logit from
-    that of the baseline (completeness), within `gap`.
+    that of the baseline (completeness), within `gap`. The run's model is loaded for this, beside
+    that of a `Classifier`.
 
     Raises
     ------
@@ -134,7 +136,8 @@ def integrated_gradients(run_dir: str | Path, text: str) -> Attribution:
     document = encode(head.params, head.tokenizer, [text])[0]
     words, spans = _words_of(head.tokenizer, text, document), word_spans(text)
     of_text = torch.tensor([word is not None for word in words])
-    label = int(head.logits(document).argmax())
+    with torch.no_grad():
+        label = int(head.logits(document).argmax())
     for steps in STEPS:
         by_token, total = head.gradients(document, of_text, label, steps)
         gap = abs(float(by_token.sum()) - total) / max(abs(total), LEAST)

@@ -104,7 +104,7 @@ def test_a_word_speaks_for_the_answer_where_that_is_likelier_with_it():
     without = [score(text)[1] for text in ("good bad day", "a bad day", "a good day", "a good bad")]
     np.testing.assert_allclose(found.values, np.log(score_with) - np.log(without))
     margins = deletion(answer_by(lambda text: [len(text), 0.0, 0.0]), "abc de", margins=True)
-    assert margins.values.tolist() == [3.0, 2.0]  # "abc de" against " de" and "abc "
+    assert margins.values.tolist() == [4.0, 3.0]  # "abc de" against "de" and "abc"
 
 
 def test_the_only_word_is_not_left_out_and_far_ones_neither():
