@@ -34,7 +34,7 @@ from lib.training.callbacks import (
     StopAfter,
 )
 from lib.training.checkpoints import KeepWhole, last_checkpoint
-from lib.training.trackers import reporting
+from lib.training.trackers import reporting, run_name
 from lib.training.trainer import (
     DocumentTrainer,
     Evaluate,
@@ -252,10 +252,10 @@ def _finetune(
         weight_decay=params.weight_decay,
     )
     between, first = EvaluateEvery(params.eval_steps), EvaluateFirst(params.eval_steps)
-    callbacks = [first, between] if params.eval_steps else [first]
+    callbacks = [ShowProgress(), first, *([between] if params.eval_steps else [])]
     callbacks += [SaveEvery(params.save_steps)] if params.save_steps else []
     callbacks += [StopAfter(stop_epochs)] if stop_epochs else []
-    callbacks += [KeepWhole(), ShowProgress()]
+    callbacks.append(KeepWhole())
     device = next(model.parameters()).device
     with (
         noting_signals() as stop,
@@ -309,6 +309,7 @@ def _training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         report_to="none",  # see `reporting`
+        run_name=run_name(params, output_dir),
         disable_tqdm=True,
         seed=params.seed,
         data_seed=params.seed,

@@ -34,16 +34,19 @@ def reporting(params: FinetuneParams, output_dir: str | Path) -> Iterator[list[T
         yield []
         return
     trial = trial.relative_to(checkpoints)
-    named = _settings(
-        MLFLOW_EXPERIMENT_NAME=params.study, WANDB_PROJECT=params.study,
-        WANDB_NAME=f"{params.run_dir.parent.name}/{params.run_dir.name}/{trial}",
-    )  # fmt: skip
     with contextlib.ExitStack() as closing:
-        closing.enter_context(named)
+        study = {"MLFLOW_EXPERIMENT_NAME": params.study, "WANDB_PROJECT": params.study}
+        closing.enter_context(_settings(**study))
         yield [
             closing.enter_context(TRACKING[name](params.run_dir / name / trial))
             for name in params.report_to
         ]
+
+
+def run_name(params: FinetuneParams, output_dir: str | Path) -> str:
+    """Name of a training in trackers, such as "embedding/seed-0/search/3"."""
+    place = os.path.relpath(output_dir, params.run_dir / "checkpoints")
+    return os.path.normpath(f"{params.run_dir.parent.name}/{params.run_dir.name}/{place}")
 
 
 @contextlib.contextmanager
@@ -68,7 +71,8 @@ def _wandb(folder: Path) -> Iterator[TrainerCallback]:
     folder.mkdir(parents=True, exist_ok=True)
     with _settings(WANDB_DIR=str(folder), WANDB_MODE="offline", WANDB_SILENT="true"):
         yield WandbCallback()
-        wandb.finish()  # else the next candidate would go on with this one's curves
+        wandb.finish()  # else the next candidate would go on with this one's curves,
+        wandb.teardown()  # and in its folder
 
 
 TRACKING = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}

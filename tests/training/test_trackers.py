@@ -85,9 +85,11 @@ def test_settings_of_the_environment_win_and_are_left_as_they_were(tmp_path, mon
     monkeypatch.setitem(trackers.TRACKING, "wandb", note)
     with trackers.reporting(given, given.run_dir / "checkpoints") as callbacks:
         assert callbacks == ["callback"]
-    assert seen["WANDB_NAME"] == "embedding/seed-0/."
+    assert seen["WANDB_PROJECT"] == "s"
     assert seen["WANDB_MODE"] == "online"
-    assert "WANDB_NAME" not in os.environ
+    assert "WANDB_PROJECT" not in os.environ
+    candidate = given.run_dir / "checkpoints" / "search" / "3"
+    assert trackers.run_name(given, candidate) == "embedding/seed-0/search/3"
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_remedy(tmp_path, monkeypatch):
