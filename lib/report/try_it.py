@@ -192,7 +192,7 @@ def words_html(text: str, found: Attribution, *, title: str) -> str:
         share = MAX_SHARE * abs(value) / largest
         line = "solid" if value >= 0 else "dotted"
         style = f"background: rgba({SHADES[bool(value >= 0)]}, {share:.2f}); "
-        style += f"border-bottom: {1 + 2 * abs(value) / largest:.1f}px {line} black"
+        style += f"border-bottom: {3 * abs(value) / largest:.1f}px {line} black"
         number = "0" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
         words.append(f'<span style="{_BOX} {style}">{word}<br><small>{number}</small></span>')
     return (
