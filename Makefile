@@ -1,4 +1,5 @@
 # make study [STUDY=quick] [CORES=all]   run a study to figures/<study>/report.html
+# make study DATA=my.csv [TEXT= LABEL=] a study of your own file [NAME= MINUTES=30 MODEL=135m]
 # make study PROFILE=slurm [MACHINE=...] the same as batch jobs: docs/cluster.md
 # make answer                           compare finished studies of params/answer over their tasks
 # make data [SETS="name ..."]            the public data sets of data/sources.yaml (DATA_MIRROR: a copy)
@@ -24,6 +25,11 @@ COG := cog -P -I docs -p "import tables" --verbosity=1
 
 .PHONY: study answer data models test survive bench scaling readme lint lock lab install clean
 study: $(READY)
+ifdef DATA
+	@study=$$(python -m lib new '$(DATA)' $(if $(TEXT),--text $(TEXT)) $(if $(LABEL),--label '$(LABEL)') \
+		$(if $(NAME),--name '$(NAME)') $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MODEL),--model $(MODEL))) \
+		&& exec $(MAKE) --no-print-directory study DATA= STUDY="$$study"
+else
 ifdef PROFILE
 	pip install --quiet --no-deps --requirement profiles/$(PROFILE)/requirements.txt
 	python -m lib plan $(PARAMS)/$(STUDY) $(if $(MACHINE),--machine $(MACHINE)) --jobs $(JOBS)
@@ -31,6 +37,7 @@ endif
 	python -m lib.supervise runs/$(STUDY) snakemake $(WHERE) \
 		--config study=$(STUDY) params_dir=$(PARAMS) $(if $(PROFILE),jobs=$(JOBS)) \
 		--rerun-triggers mtime --max-checksum-file-size 0 --nolock --rerun-incomplete $(ARGS)
+endif
 
 answer: $(READY)
 	mkdir -p runs/answer

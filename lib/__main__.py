@@ -1,14 +1,16 @@
-"""Commands: `python -m lib plan STUDY` and `python -m lib export RUN FOLDER`."""
+"""Commands: `python -m lib new FILE`, `plan STUDY` and `export RUN FOLDER`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from lib.config.sources import require_data
 from lib.config.study import load_params, study_files
 from lib.machine import configure_process
 from lib.runs.export import export_classifier
+from lib.runs.new import new_study
 from lib.runs.plan import job_resources, measure_this_machine, plan
 from lib.runs.rates import GPUS
 from lib.storage import ROOT, atomic_path
@@ -27,6 +29,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    command = commands.add_parser("new", help="a study of your own file, for this machine")
+    command.add_argument("data", metavar="FILE", help="texts and labels; or {split} in its name")
+    command.add_argument("--text", nargs="+", default=[], metavar="COLUMN", help="joined, if many")
+    command.add_argument("--label", default="", metavar="COLUMN")
+    command.add_argument("--name", default="", help="of the study; by default the file's")
+    command.add_argument("--minutes", type=float, default=30.0, help="that it may take (30)")
+    command.add_argument("--model", default="135m", help="a folder of params/answer/models")
+    command.set_defaults(run=_new)
+
     command = commands.add_parser("plan", help="seconds, memory and cost of each arm of a study")
     command.add_argument("study", help="a folder of params/, by its name or its path")
     command.add_argument("--machine", choices=GPUS, help="a GPU; by default this machine, measured")
@@ -39,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", metavar="FOLDER", help="a new folder for the model")
     command.set_defaults(run=lambda options: export_classifier(options.run_dir, options.folder))
     return parser
+
+
+def _new(options: argparse.Namespace) -> None:
+    """Write a study; its name alone is on standard output, for scripts."""
+    given = {key: value for key, value in vars(options).items() if key != "run"}
+    print(new_study(**given, say=partial(print, file=sys.stderr)))
 
 
 def _plan(options: argparse.Namespace) -> None:

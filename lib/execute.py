@@ -9,18 +9,23 @@ process that started this one ends, this one and its kernel end too.
 
 import io
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 from papermill.cli import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from lib.stopping import ASKING, PATIENCE, STOPPED, Stopped, die_with_parent
+from lib import errors
+from lib.stopping import ASKING, FAILURES, PATIENCE, STOPPED, Stopped, die_with_parent
+
+KERNEL_DIED = 138  # papermill's exit status
+INPUT_ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 
 
 def main() -> None:
@@ -50,16 +55,31 @@ def main() -> None:
         papermill(prog_name="papermill")
     except PapermillExecutionError as error:
         if error.ename != Stopped.__name__ and not received:
-            raise
+            _fail(error.ename, error.evalue, str(error))
         reasons = {Stopped.__name__: error.evalue, KeyboardInterrupt.__name__: STOPPED}
         _stop(received, reasons.get(error.ename, f"{error.ename}: {error.evalue}"))
-    except BaseException:  # the kernel has ended before it could hear, or there was none yet
-        if not received:
+    except BaseException as error:  # the kernel has ended before it could hear, or there was none
+        if received:
+            _stop(received, STOPPED)
+        if getattr(error, "code", 0) != KERNEL_DIED:
             raise
-        _stop(received, STOPPED)
+        _fail("", "the kernel was killed, most often because memory ran out: see `memory_gib`")
 
 
-def _stop(received: Sequence[tuple[int, float]], message: str) -> None:
+def _fail(kind: str, message: str, details: str = "") -> NoReturn:
+    """Exit with one line that says why; errors that no input explains come with all details."""
+    line = " ".join(message.split()) or "no reason given"
+    if kind and kind not in INPUT_ERRORS:
+        print(details, file=sys.__stderr__)
+        line = f"{kind}: {line}"
+    line = f"{sys.argv[2]}: {line}"
+    if FAILURES in os.environ:  # repeated there, behind what Snakemake has to say
+        with Path(os.environ[FAILURES]).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    sys.exit(line)
+
+
+def _stop(received: Sequence[tuple[int, float]], message: str) -> NoReturn:
     """Exit as a process does that a signal has ended, with one line that names the notebook."""
     print(f"\n{sys.argv[2]}: {message}", file=sys.__stderr__)
     sys.exit(128 + (received[0][0] if received else signal.SIGTERM))

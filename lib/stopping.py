@@ -16,6 +16,7 @@ IS_HEARD = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if IS_HEARD else []))
 PATIENCE = 10.0  # seconds in which several signals are one request (our choice)
 STOPPED = "stopped; run it again to go on"
+FAILURES = "STUDY_FAILURES"  # environment variable: the file that takes a line per failed run
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 

@@ -104,7 +104,7 @@ def packaged_file(location: str) -> Path:
     """
     package, _, inner = location.removeprefix("package:").partition("/")
     wanted = PurePosixPath(package.replace(".", "/"), inner)
-    for owner in dict.fromkeys(_distributions().get(package.split(".")[0], [])):
+    for owner in _owners(package.split(".")[0]):
         files = [f for f in metadata.files(owner) or [] if f == wanted or wanted in f.parents]
         for file in files:
             _require_unchanged(file, owner)
@@ -115,10 +115,11 @@ def packaged_file(location: str) -> Path:
     raise InputError(f"{location}: no installed package contains {wanted}; run `make install`")
 
 
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    """Distributions of each importable package: 0.2 s of reading and more."""
-    return metadata.packages_distributions()
+def _owners(package: str) -> Iterator[str]:
+    """Distributions that may contain a package: first that of its name, found without a search."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        yield metadata.distribution(package).name
+    yield from metadata.packages_distributions().get(package, [])
 
 
 def _require_unchanged(file: metadata.PackagePath, owner: str) -> None:
@@ -253,8 +254,7 @@ def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] 
 
     16 hexadecimal digits. Modules are named from `lib` on: "model.tokens".
     """
-    files = [_source(name) for name in modules]
-    files += [_notebook(notebook)] if notebook else []
+    files = [*map(_source, modules), *map(_notebook, [notebook] if notebook else [])]
     code = hashlib.sha256()
     for file in sorted(files):
         code.update(file.read_bytes())

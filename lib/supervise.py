@@ -22,7 +22,7 @@ from typing import TextIO
 
 import psutil
 
-from lib.stopping import ASKING, PATIENCE, adopt_orphans, die_with_parent
+from lib.stopping import ASKING, FAILURES, PATIENCE, adopt_orphans, die_with_parent
 
 ELSEWHERE = ("--profile", "--executor")  # its jobs are not processes of this machine
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     folder, *command = arguments
     runs_nothing = bool(set(command) & {"-n", "--dry-run"})
     with contextlib.nullcontext() if runs_nothing else _lock(Path(folder)):
-        sys.exit(_supervise(command))
+        sys.exit(_supervise(command, Path(folder) / ".failures"))
 
 
 def _lock(folder: Path) -> TextIO:
@@ -53,9 +53,14 @@ def _lock(folder: Path) -> TextIO:
     return file
 
 
-def _supervise(command: Sequence[str]) -> int:
-    """The exit status of a command, when nothing that it has started runs any more."""
+def _supervise(command: Sequence[str], failures: Path) -> int:
+    """The exit status of a command, when nothing that it has started runs any more.
+
+    The reasons of runs that have failed, one line each, are the last lines that are printed.
+    """
     adopt_orphans()
+    failures.unlink(missing_ok=True)
+    os.environ[FAILURES] = str(failures.absolute())
     received: list[tuple[int, float]] = []  # signals, and seconds
     for number in ASKING:
         signal.signal(number, lambda number, _: received.append((number, time.monotonic())))
@@ -79,6 +84,8 @@ def _supervise(command: Sequence[str]) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):
             left.kill()
     status = process.wait()
+    if status and failures.is_file():
+        print(f"\n{failures.read_text(encoding='utf-8').strip()}", file=sys.stderr)
     return 128 + received[0][0] if received else 128 - status if status < 0 else status
 
 

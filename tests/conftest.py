@@ -122,11 +122,9 @@ def make_package(tmp_path, monkeypatch):
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (about / "RECORD").write_text("".join(record))
-        storage._distributions.cache_clear()
         return site / name / next(iter(files))
 
     yield make
-    storage._distributions.cache_clear()
     storage.packaged_file.cache_clear()
 
 

@@ -10,7 +10,7 @@ from lib.__main__ import main
 from lib.storage import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
-PAGES.append(ROOT / "figures" / "README.md")
+PAGES += [ROOT / "CONTRIBUTING.md", ROOT / "figures" / "README.md"]
 README = PAGES[0].read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

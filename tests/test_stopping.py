@@ -145,3 +145,30 @@ def test_a_notebook_and_its_kernel_end_with_the_process_above(notebook):
     process.kill()
     process.wait()
     until(lambda: not running(below))
+
+
+INPUT_ERROR = "from lib.errors import DataError\nraise DataError('my.csv: no label')"
+KILLED = "the kernel was killed, most often because memory ran out: see `memory_gib`"
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason", "explained"),
+    [
+        (INPUT_ERROR, "my.csv: no label", False),
+        pytest.param("1 / 0", "ZeroDivisionError: division by zero", True, marks=pytest.mark.slow),
+        pytest.param("import os; os.kill(os.getpid(), 9)", KILLED, True, marks=pytest.mark.slow),
+    ],
+)
+def test_the_last_line_of_a_study_is_why_its_run_failed(tmp_path, cell, reason, explained):
+    kernel = {"name": "python3", "display_name": "", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(cell)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}),
+                   tmp_path / "in.ipynb")  # fmt: skip
+    files = [str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")]
+    run = [sys.executable, "-m", "lib.execute", *files]
+    then = f"{shlex.join(run)} || (echo Shutting down; false)"
+    process = start("supervise", tmp_path / "runs", "bash", "-c", then)
+    printed = process.communicate()[0].splitlines()
+    assert process.returncode == 1
+    assert printed[-1] == f"{tmp_path}/out.ipynb: {reason}"
+    assert any("Traceback" in line for line in printed) == explained

@@ -5,6 +5,7 @@ tables           rows of files, packages and hub data sets, as they are
 delimited        CSV, TSV and Orange's .tab; encodings
 documents        rows to documents: text, labels and id, each checked with its row
 labels           the study's labels, their texts for prompts, their hierarchy, their support
+indicators       label sets as columns of yes and no
 written_lists    label lists that a file contains as text
 sampling         stratified, grouped or by time, from the data seed alone
 auditing         leakage, repeats, unusable labels, damaged text

@@ -1,5 +1,6 @@
 """From the rows of a table to documents: text, labels and id, each checked with its row."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
@@ -10,13 +11,14 @@ import pandas as pd
 
 from lib.config.data import DataParams
 from lib.data.delimited import MAX_SHOWN
+from lib.data.indicators import read_indicators
 from lib.data.tables import as_objects, cell_text, require_columns
 from lib.data.written_lists import read_lists
 from lib.errors import DataError
 from lib.ipc import cut_code
 
-# Cells of indicator columns, in lower case; numbers such as 1.0 are whole before.
-YES, NO = {"1", "true", "t", "yes", "y", "x"}, {"0", "false", "f", "no", "n"}
+log = logging.getLogger(__name__)
+
 TIME = r"\d[T ]\d"  # where a time begins after a date
 ZONE = re.compile(TIME + r".*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)
 
@@ -64,21 +66,26 @@ def build_documents(
     table = table.reset_index(drop=True)
     documents = pd.DataFrame({"row": rows, "id": part + "-" + rows.astype(str)})
     documents["text"] = _texts(table, rows, texts_of, params.text_template, source)
-    documents["labels"], unlabelled = _labels(table, rows, params, blank_is_no, source)
+    documents["labels"], documents["blank_label"] = _labels(
+        table, rows, params, blank_is_no, source
+    )
     for name, column in extra.items():
         documents[name] = _cells(table, rows, column, source)
 
     # A wholly blank line is no document; in all others nothing may be missing.
-    blank = (documents["text"] == "") & unlabelled
+    blank = (documents["text"] == "") & documents["blank_label"]
     documents = documents[~blank].reset_index(drop=True)
     if documents.empty:
         raise DataError(f"{source}: contains no document")
-    _refuse(documents, documents["text"] == "", source, "text is empty")
+    empty = documents["text"] == ""
+    documents = _settle(documents, empty, params, "empty_texts", source, "text is empty")
     # An empty set is an answer where a document may have several labels; a missing one is none.
     without = documents["labels"].isna()
+    if params.unlabelled == "predict":  # nor is a blank cell
+        without |= documents["blank_label"]
     if not params.multi_label:
         without |= documents["labels"].str.len() == 0
-    _refuse(documents, without, source, "no label")
+    documents = _settle(documents, without, params, "unlabelled", source, "no label")
     for name in extra:
         if name != "date":
             _refuse(documents, documents[name] == "", source, f"no {name}")
@@ -90,11 +97,27 @@ def build_documents(
     return documents
 
 
-def _refuse(documents: pd.DataFrame, fault: pd.Series, source: str, what: str) -> None:
+def _settle(
+    documents: pd.DataFrame, fault: pd.Series, params: DataParams, name: str, source: str, what: str
+) -> pd.DataFrame:
+    """The documents without those at fault, left out or refused as the parameter `name` says."""
+    if getattr(params, name) == "error":
+        other = DataParams.model_fields[name].annotation.__args__[1]
+        _refuse(documents, fault, source, what, f', or write {name}: "{other}" to leave it out')
+    if fault.all():
+        raise DataError(f"{source}: {what} in every row")
+    if fault.any():
+        log.warning("%s: %d rows left out: %s (%s)", source, fault.sum(), what, name)
+    return documents[~fault].reset_index(drop=True)
+
+
+def _refuse(
+    documents: pd.DataFrame, fault: pd.Series, source: str, what: str, remedy: str = ""
+) -> None:
     if fault.any():
         row = documents["row"][fault].iloc[0]
         raise DataError(
-            f"{source}: document {row}: {what}; fill it in or remove the row"
+            f"{source}: document {row}: {what}; fill it in or remove the row{remedy}"
             + (f" ({fault.sum()} such rows)" if fault.sum() > 1 else "")
         )
 
@@ -182,7 +205,8 @@ def _labels(
 ) -> tuple[list[list[str] | None], np.ndarray]:
     """The labels of each row (see `_from_column`), and True for rows without any, (N,) bool."""
     if params.indicator_columns:
-        labels = _from_indicators(table, rows, params.indicator_columns, blank_is_no, source)
+        cells = {c: _cells(table, rows, c, source) for c in params.indicator_columns}
+        labels = read_indicators(cells, rows, blank_is_no, source)
         return labels, np.zeros(len(rows), dtype=bool)
     values = read_lists(as_objects(table[params.label_column]), rows, params.label_mode, source)
     labels = _from_column(values, rows, params.label_delimiter, source)
@@ -249,48 +273,6 @@ def _from_column(
     cells = pd.Series(np.fromiter(flat, dtype=object, count=len(flat)))
     _refuse_kinds(cells, pd.Series(flat_rows), str(column.name), source)
     return labels
-
-
-def blank_means_no(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> set[str]:
-    """The indicator columns in which a blank cell means no, because no table writes a no there.
-
-    A wholly blank column is one of them if all others are.
-    """
-    found = {
-        name: {
-            mark for t in tables if name in t for mark in _marks(as_objects(t[name]).map(cell_text))
-        }
-        for name in columns
-    }
-    no_missing = {name for name, marks in found.items() if not marks & NO}
-    all_of_them = len(no_missing) == len(found)
-    return no_missing if all_of_them else {name for name in no_missing if found[name] & YES}
-
-
-def _marks(cells: pd.Series) -> pd.Series:
-    return cells.str.lower().str.replace(r"^([01])\.0+$", r"\1", regex=True)
-
-
-def _from_indicators(
-    table: pd.DataFrame,
-    rows: pd.Series,
-    columns: Sequence[str],
-    blank_is_no: Container,
-    source: str,
-) -> list[list[str]]:
-    """The columns that contain a yes, per row."""
-    multi_hot = np.zeros((len(table), len(columns)), dtype=bool)
-    for at, column in enumerate(columns):
-        cells = _marks(_cells(table, rows, column, source))
-        multi_hot[:, at] = yes = cells.isin(YES)
-        other = ~yes & ~cells.isin(NO) & ~((cells == "") & (column in blank_is_no))
-        if other.any():
-            row, value = rows[other].iloc[0], table[column][other].iloc[0]
-            raise DataError(
-                f"{source}: document {row}: {column!r} is {cell_text(value)!r}, neither 0 nor 1; "
-                "write one of them"
-            )
-    return [[columns[c] for c in np.flatnonzero(row)] for row in multi_hot]
 
 
 def _in_mode(documents: pd.DataFrame, mode: str, level: str, source: str) -> list[list[str]]:

@@ -4,7 +4,8 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 
 from lib.config.data import DataParams
-from lib.data.documents import blank_means_no, build_documents, column_and_words
+from lib.data.documents import build_documents, column_and_words
+from lib.data.indicators import blank_means_no
 from lib.data.labels import apply_min_support, check_spelling
 from lib.data.sampling import nested_sample, sample_splits
 from lib.data.tables import SPLITS, UNSPLIT, read_parts

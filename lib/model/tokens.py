@@ -58,7 +58,9 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.structure = structure_ids(tokenizer)
         if tokenizer.is_fast:
-            self.backend = _text_backend(tokenizer, self.structure)
+            rules = _rules(tokenizer)
+            self.rules_hash = content_hash([json.dumps(rules)])
+            self.backend = _text_backend(rules, self.structure)
         elif not isinstance(tokenizer, PreTrainedTokenizer):
             raise ModelError(
                 f"{tokenizer.name_or_path}: tokenizers of class {type(tokenizer).__name__} are not "
@@ -146,19 +148,23 @@ class TextEncoder:
         return index == self.tokenizer.unk_token_id or index not in self.structure
 
 
-def _text_backend(tokenizer: PreTrainedTokenizerBase, structure: frozenset[int]) -> Tokenizer:
-    """A copy of a fast tokenizer's backend in which no text spells a token of structure.
-
-    Such tokens have unreadable names; all ids are the same. Unknown characters still become the
-    unknown token.
-    """
+def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The rules of a fast tokenizer, without its saved settings, neither of which is asked for."""
     try:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # rules written in Python: the backend raises bare Exceptions
         raise ModelError(
             f"{tokenizer.name_or_path}: its tokenizer has no form as JSON ({error}); use another"
         ) from None
-    rules["truncation"] = rules["padding"] = None  # as saved; neither is asked for
+    return rules | {"truncation": None, "padding": None}
+
+
+def _text_backend(rules: dict[str, Any], structure: frozenset[int]) -> Tokenizer:
+    """A fast tokenizer with these rules in which no text spells a token of structure.
+
+    Such tokens have unreadable names; all ids are the same. Unknown characters still become the
+    unknown token.
+    """
     # Structure gets names that no text spells: as added tokens, in the vocabulary, in merges.
     names = {index: UNREADABLE.format(index) for index in structure}
     for token in rules["added_tokens"]:
@@ -242,10 +248,6 @@ def encode_cached(
     """
     if not tokenizer.is_fast:
         return encode_documents(tokenizer, texts, **options)
-    text_encoder(tokenizer)  # refuses a tokenizer that has no form as JSON
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    for setting in ("truncation", "padding"):  # left over from the tokenizer's last call
-        rules.pop(setting)
     state = (sorted(structure_ids(tokenizer)), tokenizer.truncation_side)
 
     def write(folder: Path) -> None:
@@ -255,7 +257,7 @@ def encode_cached(
         np.save(folder / "lengths.npy", np.array([*chain.from_iterable(lengths)], dtype=np.int64))
         np.save(folder / "windows.npy", np.array([*map(len, lengths)], dtype=np.int64))
 
-    key = [rules, state, content_hash(texts), options]
+    key = [text_encoder(tokenizer).rules_hash, state, content_hash(texts), options]
     folder = cached("tokens", key, write, code=computing_fingerprint("model.tokens"))
     ends = np.cumsum(np.load(folder / "lengths.npy"))
     rows = iter([row.tolist() for row in np.split(np.load(folder / "ids.npy"), ends)[:-1]])

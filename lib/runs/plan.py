@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from datasets import DatasetDict
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import BaselineParams, InstructionParams, StudyParams
@@ -19,7 +20,7 @@ from lib.config.study import load_study, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.machine import GIB, choose_device, choose_dtype
-from lib.model.load import load_config, load_tokenizer
+from lib.model.load import load_config
 from lib.model.memory import (
     ROW_BYTES,
     USABLE,
@@ -104,8 +105,10 @@ def plan(
         Parameters, data or a model's config cannot be read.
     """
     rows = []
-    for name, run in study_runs(load_study(folder, **overrides).values()).items():
-        row = {"arm": name} | _estimate(run, machine)
+    arms = load_study(folder, **overrides)
+    splits = load_splits(next(iter(arms.values())))  # the same documents for all arms
+    for name, run in study_runs(arms.values()).items():
+        row = {"arm": name} | _estimate(run, machine, splits)
         hours = (row["train_seconds"] + row["infer_seconds"]) * len(run.seeds) / 3600
         row |= {"hours": hours, "cost": price * hours}
         record = run.run_dir / "resources.json"
@@ -158,14 +161,16 @@ def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machin
     return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
 
 
-def _estimate(params: StudyParams, machine: Machine) -> dict[str, float | bool]:
+def _estimate(
+    params: StudyParams, machine: Machine, splits: DatasetDict
+) -> dict[str, float | bool]:
     """The columns of one arm's row that do not depend on seeds and price."""
     if isinstance(params, BaselineParams) and params.method == "tfidf":
         return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
     config = load_config(params.model_id, params.model_revision)
     shape = Shape.from_config(config)
-    tokenizer = load_tokenizer(params.model_id, params.model_revision)
-    work = _count_work(params, config, tokenizer)
+    tokenizer = reading.tokenizer_of(params)
+    work = _count_work(params, config, tokenizer, splits)
     peak_gib, limit_gib, checkpointed = _estimate_memory(params, shape, machine, work)
     r = getattr(params, "lora_r", 0)
     quantizable = shape.linear_params / (shape.linear_params + shape.embedding_params)
@@ -232,9 +237,11 @@ def _train_seconds(
 
 
 def _count_work(
-    params: StudyParams, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+    params: StudyParams,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: DatasetDict,
 ) -> Work:
-    splits = load_splits(params)
     params = reading.with_length(params, splits["train"]["text"])
     splits = take_train(
         splits, params.train_size, multi_label=params.multi_label, seed=params.seeds[0]

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,16 @@ MOST = 10_000_000  # tokens of a text, where a model's config names no limit
 Params = TypeVar("Params", bound=StudyParams)
 
 
+@lru_cache(maxsize=4)
+def _tokenizer(model_id: str, revision: str) -> PreTrainedTokenizerBase:
+    return load_tokenizer(model_id, revision)
+
+
+def tokenizer_of(params: StudyParams) -> PreTrainedTokenizerBase:
+    """The tokenizer of an arm's model, loaded once per process: it must not be changed."""
+    return _tokenizer(params.model_id, params.model_revision)
+
+
 def reads_all(params: StudyParams) -> bool:
     """True for an arm that reads whole texts: TF-IDF, unless it is given what models read."""
     return getattr(params, "method", "") == "tfidf" and params.read == "all"
@@ -48,7 +59,7 @@ def with_length(params: Params, texts: Sequence[str]) -> Params:
     """
     if params.max_length != "auto":
         return params
-    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    tokenizer = tokenizer_of(params)
     limit = position_limit(_config(params, tokenizer)) or MOST
     limit -= tokenizer.num_special_tokens_to_add()
     if hasattr(params, "num_examples"):
@@ -92,7 +103,7 @@ def texts_read(params: StudyParams, texts: Sequence[str]) -> list[str]:
     """The part of each text that TF-IDF reads: all of it, or what the study's model reads."""
     if reads_all(params):
         return list(texts)
-    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    tokenizer = tokenizer_of(params)
     return shorten_texts(tokenizer, texts, max_length=params.tokens_read)
 
 
@@ -100,7 +111,7 @@ def share_cut(params: StudyParams, texts: Sequence[str]) -> float:
     """Share of the texts, in [0, 1], of which the arm does not read the end."""
     if reads_all(params):
         return 0.0
-    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    tokenizer = tokenizer_of(params)
     return float(are_cut(tokenizer, texts, max_length=params.tokens_read).mean())
 
 

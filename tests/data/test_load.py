@@ -137,6 +137,39 @@ def test_blank_lines_are_no_documents_whatever_stands_for_labels_and_splits(tmp_
     assert numbered["test"]["labels"] == splits["test"]["labels"]
 
 
+@pytest.fixture
+def load_one(tmp_path):
+    def load(rows, **options):
+        (tmp_path / "all.csv").write_text("\n".join(["text,label", *rows, ""]))
+        columns = {"text_columns": ["text"], "label_column": "label"}
+        return load_documents(str(tmp_path / "all.csv"), **columns, **options)
+
+    return load
+
+
+def test_rows_without_text_or_label_are_left_out_where_the_parameters_say_so(load_one, caplog):
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(20)] + [" ,a", "no label here,", ",", ", b"]
+    options = {"num_train": 12, "num_test": 4, "num_validation": 4}
+    with pytest.raises(DataError, match=r'document 21: text is empty.*empty_texts: "drop"'):
+        load_one(rows, **options)
+    with pytest.raises(DataError, match=r'document 22: no label.*unlabelled: "predict"'):
+        load_one(rows, empty_texts="drop", **options)
+    splits = load_one(rows, empty_texts="drop", unlabelled="predict", **options)
+    ids = {name for split in splits.values() for name in split["id"]}
+    assert ids == {f"document-{i}" for i in range(1, 21)}
+    assert "2 rows left out: text is empty" in caplog.text
+    assert "1 rows left out: no label" in caplog.text
+
+
+@pytest.mark.parametrize(("unlabelled", "count"), [("error", 3), ("predict", 2)])
+def test_a_blank_cell_is_an_empty_set_unless_rows_may_lack_a_label(load_one, unlabelled, count):
+    rows = [f"text {i},{'a;b' if i % 2 else 'b'}" for i in range(20)] + ["none,"]
+    splits = load_one(rows, label_mode="multi", label_delimiter=";", unlabelled=unlabelled,
+                  num_train=0, num_test=4, num_validation=4)  # fmt: skip
+    sets = {tuple(row) for split in splits.values() for row in split["labels"]}
+    assert len(sets) == count
+
+
 def test_unseen_labels_can_be_allowed_and_then_count_as_errors(load):
     splits = load(TRAIN, TEST + "x,c\n", allow_unseen_labels=True)
     assert LabelSpace.from_splits(splits).names == ("a", "b", "c")

@@ -1,0 +1,202 @@
+"""Columns of a table of unknown meaning: which is the text, which the label, which the rest.
+
+Names and cells decide; where they leave a choice, the error lists the candidates. All numbers and
+lists of names here are our choices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.data.label_columns import find_labels, is_numeric, listed, normal_name
+from lib.data.locate import SPLIT_WORDS, split_of
+from lib.data.tables import as_objects, cell_text, require_columns
+from lib.data.words import find_words
+from lib.errors import DataError
+
+HEADINGS = ("title", "headline", "heading", "subject")
+BODIES = (
+    "text", "sentence", "body", "content", "abstract", "document", "review", "tweet", "message",
+    "comment", "post", "question", "query", "utterance", "description", "summary",
+)  # fmt: skip
+SPLITS = ("split", "part", "partition", "subset", "set")
+GROUPS = (
+    "group", "group_id", "family", "family_id", "author", "author_id", "user", "user_id", "source",
+    "source_id", "thread_id", "session_id", "conversation_id", "customer_id", "patient_id",
+)  # fmt: skip
+IDS = ("id", "doc_id", "document_id", "text_id", "uid", "uuid")
+MIN_WORDS, MIN_CHARACTERS = 3.0, 15.0  # per cell, of a text
+MIN_DISTINCT = 0.5  # share of cells that differ, of a text
+
+
+@dataclass
+class Found:
+    """Parameters of the data (`lib.config.data`) that a table suggests, and a reason for each.
+
+    `reasons` has a short name and a sentence per choice; `usable` is (N,) bool, True for rows with
+    a text and a label.
+    """
+
+    usable: np.ndarray
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+
+
+def find_columns(
+    table: pd.DataFrame, source: str, *, text: Sequence[str] = (), label: str = ""
+) -> Found:
+    """The columns of texts and labels, and of splits, groups and ids where there are any.
+
+    Parameters
+    ----------
+    table
+        Rows as `lib.data.tables.read_table` gives them.
+    source
+        Name of the file, for messages.
+    text, label
+        Columns that the user has named.
+
+    Raises
+    ------
+    DataError
+        No column, or several, could be the text or the label; the message lists the candidates.
+    """
+    require_columns(table, [*text, *([label] if label else [])], source)
+    cells = {name: as_objects(table[name]).map(cell_text) for name in table.columns}
+    if len(cells) < 2:
+        raise DataError(f"{source}: one column, {listed(cells)!r}; a study needs texts and labels")
+    if any((column == name).sum() > 1 for name, column in cells.items()):
+        raise DataError(
+            f"{source}: the first line ({listed(cells)}) contains values, not names: write the "
+            "columns' names above it"
+        )
+    found = Found(np.ones(len(table), dtype=bool))
+    rest = _split_group_id(cells, found, taken={*text, label})
+    texts = list(text) or _find_text(rest, source, label)
+    found.values["text_columns"] = texts
+    shown = " and ".join(map(repr, texts))
+    words = sum(_profile(cells[name]).words for name in texts)
+    found.reasons.append(("text", f"{shown}, {words:.0f} words per document"))
+    rest = {name: column for name, column in rest.items() if name not in texts}
+    values, reason = find_labels(table, list(rest), source, label)
+    found.values |= values
+    found.reasons.append(("label", reason))
+    _find_gaps(cells, texts, found)
+    return found
+
+
+@dataclass(frozen=True)
+class _Profile:
+    words: float
+    characters: float
+    distinct: int
+    filled: int
+    numeric: bool
+
+
+def _profile(cells: pd.Series) -> _Profile:
+    filled = cells[cells != ""]
+    sample = filled.iloc[:: max(1, len(filled) // 2000)]
+    return _Profile(
+        words=float(np.mean([_num_words(cell) for cell in sample])) if len(sample) else 0.0,
+        characters=float(sample.str.len().mean()) if len(sample) else 0.0,
+        distinct=filled.nunique(),
+        filled=len(filled),
+        numeric=is_numeric(sample),
+    )
+
+
+def _num_words(text: str) -> int:
+    """Words of letters alone, which codes and numbers are not."""
+    return sum(map(str.isalpha, find_words(text)))
+
+
+def _split_group_id(
+    cells: dict[str, pd.Series], found: Found, taken: set[str]
+) -> dict[str, pd.Series]:
+    """The columns that are none of splits, groups and ids; those are noted in `found`."""
+    rest = {}
+    for name, column in cells.items():
+        known, profile = normal_name(name), _profile(column)
+        if name in taken or not profile.filled:
+            rest |= {name: column} if profile.filled else {}
+        elif known in SPLITS and (names := _split_names(column)):
+            found.values |= {"split_column": name, "split_names": names}
+            found.reasons.append(("splits", f"column {name!r}: {', '.join(filter(None, names))}"))
+        elif known in IDS and profile.distinct == len(column):
+            found.values["id_column"] = name
+        elif known in GROUPS and profile.filled == len(column) and _is_grouping(column):
+            found.values["group_column"] = name
+            found.reasons.append(("groups", f"{name!r}, {profile.distinct:,}: none in two splits"))
+        else:
+            rest[name] = column
+    return rest
+
+
+def _split_names(column: pd.Series) -> list[str] | None:
+    """The column's words for train, validation ("" if none) and test; None if it has others."""
+    words = [word for word in column.unique() if word]
+    parts = {word: split_of(word) for word in words}
+    if None in parts.values() or len(set(parts.values())) < len(parts):
+        return None
+    names = {part: word for word, part in parts.items()}
+    return [names.get(part, "") for part in SPLIT_WORDS] if "train" in names else None
+
+
+def _is_grouping(column: pd.Series) -> bool:
+    """True if values repeat, and none is on more than a tenth of the rows."""
+    counts = column.value_counts()
+    return bool(1 < counts.iloc[0] <= len(column) / 10)
+
+
+def _find_text(cells: dict[str, pd.Series], source: str, label: str) -> list[str]:
+    profiles = {name: _profile(column) for name, column in cells.items() if name != label}
+    candidates = [name for name, profile in profiles.items() if _is_text(profile, cells[name])]
+    named = [
+        name for name in profiles if normal_name(name) in BODIES and not profiles[name].numeric
+    ]
+    if not candidates and len(named) == 1:  # texts that are short, or repeat
+        candidates = named
+    bodies = [name for name in candidates if normal_name(name) in BODIES]
+    if len(candidates) == 1:
+        return candidates
+    headings = [name for name in candidates if normal_name(name) in HEADINGS]
+    if len(bodies) == 1 and ({*headings, *bodies} == {*candidates} or bodies[0] == BODIES[0]):
+        return [*headings, *bodies]
+    if not candidates:
+        raise DataError(
+            f"{source}: no column looks like texts; name it, TEXT=<column>: one of "
+            f"{listed(profiles)}"
+        )
+    shown = ", ".join(f"{name!r} ({profiles[name].words:.0f} words)" for name in candidates)
+    raise DataError(
+        f"{source}: several columns could be the text: {shown}; name it, TEXT=<column>, or "
+        'several to be joined, TEXT="<column> <column>"'
+    )
+
+
+def _is_text(profile: _Profile, cells: pd.Series) -> bool:
+    long = profile.words >= 1 and (
+        profile.words >= MIN_WORDS or profile.characters >= MIN_CHARACTERS
+    )
+    addresses = cells.str.startswith(("http://", "https://")).mean() > 0.5
+    differ = profile.distinct >= MIN_DISTINCT * max(1, profile.filled)
+    return long and differ and not profile.numeric and not addresses
+
+
+def _find_gaps(cells: dict[str, pd.Series], texts: list[str], found: Found) -> None:
+    """Note rows without a text or without a label, which are left out."""
+    empty = np.all([cells[name] == "" for name in texts], axis=0)
+    label = found.values.get("label_column")
+    blank = (cells[label] == "").to_numpy() if label else np.zeros(len(empty), dtype=bool)
+    if (empty & ~blank).any():
+        found.values["empty_texts"] = "drop"
+        found.reasons.append(("left out", f"{(empty & ~blank).sum():,} rows without a text"))
+    found.usable = ~(empty | blank)
+    if (blank & ~empty).any():
+        found.values["unlabelled"] = "predict"
+        count = (blank & ~empty).sum()
+        found.reasons.append(("left out", f"{count:,} rows without a label, to predict later"))

@@ -1,0 +1,323 @@
+"""A study of one's own file, of a size that this machine has the time for."""
+
+import heapq
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import pandas as pd
+import py3langid
+import yaml
+from babel import Locale
+
+from lib.config.arms import StudyParams
+from lib.config.data import DataParams
+from lib.config.strict_yaml import parse_params, read_yaml
+from lib.config.study import load_params, study_files
+from lib.data.columns import Found, find_columns
+from lib.data.label_columns import normal_name
+from lib.data.labels import LabelSpace
+from lib.data.load import load_splits
+from lib.data.locate import ONE_FILE, SPLIT_WORDS, locate, short_path, split_of
+from lib.data.tables import UNSPLIT, read_parts
+from lib.errors import ParamsError
+from lib.machine import choose_device, configure_process
+from lib.runs.plan import measure_this_machine, plan
+from lib.runs.rates import Machine
+from lib.runs.reading import share_cut, with_length
+from lib.storage import ROOT, atomic_path
+
+MODELS = ("answer/models", "answer_gpu/models")  # folders of params/, one folder per model
+BASELINES = "answer/baselines"
+
+# All numbers from here on are our choices.
+HELD_OUT = 5  # one document in five is for test where there is no test split
+MAX_VALIDATION = 400
+START_SECONDS, REPORT_SECONDS = 20.0, 60.0  # of an arm's process; of the comparison
+MAX_SCORED = {"single": 50, "multi": 100}  # labels; above, answers are searched or generated
+SAMPLE = 200  # texts that the language is told by
+
+
+class Size(NamedTuple):
+    """How much a study computes: documents, candidates per arm, and tokens per document at most."""
+
+    num_train: int
+    num_test: int
+    tries: int
+    max_length: int
+
+
+# From the most to the least; the first that there is time for is chosen.
+SIZES = (
+    Size(2000, 2000, 4, 512),
+    Size(2000, 2000, 4, 256),
+    Size(1000, 1000, 4, 128),
+    Size(1000, 1000, 2, 128),
+    Size(500, 1000, 2, 96),
+    Size(500, 500, 2, 64),
+    Size(250, 300, 2, 64),
+)
+
+
+@dataclass(frozen=True)
+class NewStudy:
+    """A study before it is written: values of common.yaml, and the file of each arm by its name."""
+
+    values: dict[str, Any]
+    arms: dict[str, str]
+    label_texts: dict[str, str]
+
+    def write(self, folder: Path, final: Path) -> None:
+        """Write the study's files into a folder that is there, and that will be called `final`."""
+        values = dict(self.values)
+        if self.label_texts:
+            texts = json.dumps(self.label_texts, ensure_ascii=False, indent=1)
+            (folder / "labels.json").write_text(texts, encoding="utf-8")
+            values["label_names"] = str(short_path(final / "labels.json"))
+        command = f"make study STUDY={values['study']}"
+        lines = [f"# Written by `python -m lib new`. Change what you like, then run `{command}`."]
+        lines += [f"{key}: {_written(value)}" for key, value in values.items()]
+        (folder / "common.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for name, text in self.arms.items():
+            (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def new_study(
+    data: str,
+    *,
+    text: Sequence[str] = (),
+    label: str = "",
+    name: str = "",
+    minutes: float = 30.0,
+    model: str = "135m",
+    params_dir: Path = ROOT / "params",
+    say: Callable[[str], None] = print,
+) -> str:
+    """Write `params/<name>/` for a file of texts and labels; returns the name.
+
+    A study of that name on the same file stays as it is.
+
+    Parameters
+    ----------
+    data
+        A file, a folder with a file per split, one of these files, or a path with `{split}`.
+    text, label
+        Columns, where they cannot be told from their names and cells.
+    name
+        Of the study; by default that of the file.
+    minutes
+        Time that the study may take on this machine.
+    model
+        A folder of `MODELS`.
+    say
+        Called with each line of what was chosen, and why.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or its columns are not clear.
+    ParamsError
+        The name is another study's, or there is no such model.
+    """
+    dataset, names, stem = locate(data)
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "mine"
+    folder = params_dir / name
+    if folder.exists():
+        found = read_yaml(folder / "common.yaml").get("dataset")
+        if found != dataset:
+            raise ParamsError(f"{folder}: is a study of {found}; name another one, NAME=<name>")
+        say(f"{short_path(folder)} is there already and stays; remove it to choose anew")
+        return name
+    preset = _model_folder(params_dir, model)
+    base = load_params(*study_files(preset).common)
+
+    # The data: columns, splits, labels.
+    located = DataParams(dataset=dataset, split_names=names)
+    parts = {part: table for part, (_, table) in read_parts(located).items()}
+    first = next(iter(parts.values()))
+    for part in [part for part, table in parts.items() if not set(first) <= set(table)]:
+        say(f"{dataset}: {part} is left out, it lacks columns of train")
+        names = [
+            "" if other == part else name for name, other in zip(names, SPLIT_WORDS, strict=True)
+        ]
+        del parts[part]
+    if len(parts) == 1 and "train" in parts:
+        dataset, names = dataset.replace("{split}", names[0]), list(ONE_FILE)
+        parts = {UNSPLIT: first}
+    table = pd.concat(parts.values(), ignore_index=True)
+    found = find_columns(table, data, text=text, label=label)
+    values = {"study": name, "seeds": [0], "dataset": dataset}
+    values |= {"split_names": names} if "{split}" in dataset else {}
+    values |= found.values
+    say(f"{dataset}: {found.usable.sum():,} documents")
+    for what, reason in found.reasons:
+        say(_line(what, reason))
+    usable = pd.Series(found.usable).groupby(_parts_of(parts, found)).sum()
+    largest = parse_params(
+        StudyParams, _sized(values, usable, SIZES[0]) | _of_model(preset), source=data
+    )
+    splits = load_splits(largest)
+    labels = LabelSpace.from_splits(splits)
+    texts = splits["train"]["text"]
+    say(_line("language", _language(texts)))
+
+    # The prompt.
+    values |= _prompt(values, labels)
+    label_texts = {x: x.replace("_", " ").strip() for x in labels.names if "_" in x.strip("_")}
+    if label_texts:
+        say(_line("prompt", "labels are written without underscores (labels.json)"))
+
+    # Sizes that this machine has the time for.
+    device = choose_device(base.device)
+    cores = StudyParams().threads
+    slots = 1 if device.type == "cuda" else min(2, cores)
+    values["num_threads"] = 0 if device.type == "cuda" else cores // slots
+    configure_process(seed=0, num_threads=values["num_threads"])
+    machine = measure_this_machine(base, seconds=5.0)
+    covering = with_length(largest.model_copy(update={"max_length": "auto"}), texts).max_length
+    for size in SIZES:
+        study = _choose(values, usable, size, covering, preset, params_dir, label_texts)
+        needed = _minutes(study, machine, slots)
+        if needed <= minutes:
+            break
+    sizes = study.values
+    num_train = sizes["num_train"] or "all other"
+    cut = share_cut(largest.model_copy(update={"max_length": sizes["max_length"]}), texts)
+    held_out = f"{sizes['num_validation']} validation, {sizes['num_test']} test documents"
+    say(_line("sizes", f"{num_train} training, {held_out}"))
+    say(_line("max_length", f"{sizes['max_length']} tokens; {cut:.0%} of texts are longer"))
+    say(_line("tries", f"{size.tries} each for head, prompt and encoder, on validation"))
+    over = f", more than {minutes:.0f}" if needed > minutes else ""
+    say(_line("time", f"about {needed:.0f} minutes on this machine{over}"))
+    with atomic_path(folder) as path:
+        path.mkdir()
+        study.write(path, folder)
+    say(f"written to {short_path(folder)}, to be changed; `make study STUDY={name}` runs it")
+    return name
+
+
+def _line(what: str, reason: str) -> str:
+    return f"  {what:<10} {reason}"
+
+
+def _parts_of(parts: Mapping[str, pd.DataFrame], found: Found) -> pd.Series:
+    """The split of each row: train, validation or test; train, where all are in one file."""
+    names = {UNSPLIT: "train"}
+    rows = [names.get(part, part) for part, table in parts.items() for _ in range(len(table))]
+    if not (column := found.values.get("split_column")):
+        return pd.Series(rows)
+    marks = pd.concat(parts.values(), ignore_index=True)[column]
+    return marks.map(lambda mark: split_of(str(mark).strip()) or "train")
+
+
+def _sized(values: Mapping[str, Any], usable: pd.Series, size: Size) -> dict[str, Any]:
+    """The values with numbers of documents; parts that are missing are cut from train."""
+    pool = int(usable["train"])
+    num_test = min(size.num_test, int(usable.get("test", max(1, pool // HELD_OUT))))
+    pool -= 0 if "test" in usable else num_test
+    most = int(usable.get("validation", max(1, pool // HELD_OUT)))
+    num_validation = min(MAX_VALIDATION, most)
+    pool -= 0 if "validation" in usable else num_validation
+    return dict(values) | {
+        "num_train": 0 if size.num_train >= pool else size.num_train,
+        "num_validation": num_validation,
+        "num_test": num_test,
+        "allow_unseen_labels": True,
+    }
+
+
+def _model_folder(params_dir: Path, model: str) -> Path:
+    folders = [folder for name in MODELS for folder in sorted((params_dir / name).iterdir())]
+    for folder in folders:
+        if folder.name == model:
+            return folder
+    raise ParamsError(f"model: {model!r} is none of {', '.join(f.name for f in folders)}")
+
+
+def _of_model(preset: Path) -> dict[str, Any]:
+    """Values of a model's folder that are no sizes of a study."""
+    values = read_yaml(preset / "common.yaml")
+    kept = set(values) - set(DataParams.model_fields) - {"seeds", "train_sizes", "base"}
+    return {
+        key: value for key, value in values.items() if key in kept & set(StudyParams.model_fields)
+    }
+
+
+def _language(texts: Sequence[str]) -> str:
+    sample = " ".join(texts[:: max(1, len(texts) // SAMPLE)][:SAMPLE])
+    code, _ = py3langid.classify(sample)
+    name = Locale("en").languages.get(code, code)
+    if code == "en":
+        return name
+    return f"{name}; the models here have read mostly English: see `model_id` in common.yaml"
+
+
+def _prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
+    """The instruction and the decoding, by the name and the number of the labels."""
+    mode = values.get("label_mode", "single")
+    what = normal_name(values.get("label_column", "labels")).replace("_", " ")
+    scored = len(labels) <= MAX_SCORED[mode]
+    if mode == "multi":
+        what = what if what.endswith("s") else f"{what}s"
+        decoding = "score" if scored else "generate"
+        return {"instruction": f"List the {what} of this text.", "decoding": decoding}
+    what = what.removesuffix("s") if what == "labels" else what
+    decoding = "score" if scored else "search"
+    return {"instruction": f"Name the {what} of this text.", "decoding": decoding}
+
+
+def _choose(
+    values: Mapping[str, Any], usable: pd.Series, size: Size, covering: int, preset: Path,
+    params_dir: Path, label_texts: Mapping[str, str],
+) -> NewStudy:  # fmt: skip
+    """The study of one size."""
+    common = _sized(values, usable, size) | {"max_length": min(covering, size.max_length)}
+    common |= {k: v for k, v in read_yaml(preset / "common.yaml").items()
+               if k not in common and k not in ("train_sizes", "base")}  # fmt: skip
+    files = [*(params_dir / BASELINES).glob("*.yaml"), *preset.glob("*.yaml")]
+    arms = {f.stem: _narrowed(f, size.tries) for f in files if f.stem != "common"}
+    return NewStudy(common, arms, dict(label_texts))
+
+
+def _narrowed(file: Path, tries: int) -> str:
+    """An arm's file whose search has no more candidates than `tries`."""
+    text = file.read_text(encoding="utf-8")
+    search = read_yaml(file).get("search")
+    if not search:
+        return text
+    narrow = dict(search)
+    for key in reversed(search):  # rates come first, and stay longest; the middle of a list stays
+        others = math.prod(len(narrow[other]) for other in search if other != key)
+        kept = max(1, min(len(search[key]), tries // others))
+        start = (len(search[key]) - kept) // 2
+        narrow[key] = search[key][start : start + kept]
+    return re.sub(r"(?m)^search:.*$", f"search: {_written(narrow)}", text)
+
+
+def _written(value: Any) -> str:
+    """A value on one line of YAML; texts are quoted."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    line = yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf
+    )
+    return line.removesuffix("...\n").strip()
+
+
+def _minutes(study: NewStudy, machine: Machine, slots: int) -> float:
+    """Minutes that the study takes, its arms `slots` at a time, the longest first."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / study.values["study"]
+        folder.mkdir()
+        study.write(folder, folder)
+        table = plan(folder, machine=machine)
+    seconds = (table["train_seconds"] + table["infer_seconds"]).fillna(0.0) + START_SECONDS
+    busy = [0.0] * slots
+    for arm in sorted(seconds, reverse=True):
+        heapq.heappush(busy, heapq.heappop(busy) + arm)
+    return (max(busy) + REPORT_SECONDS) / 60

@@ -1,0 +1,147 @@
+"""A study of one's own file."""
+
+import csv
+import json
+
+import pytest
+
+from lib.__main__ import main
+from lib.config import load_study
+from lib.config.strict_yaml import read_yaml
+from lib.data import load_splits
+from lib.errors import DataError, ParamsError
+from lib.runs import new
+from lib.runs.rates import Machine
+from lib.storage import ROOT
+
+WORDS = ("red", "green", "blue", "white", "black", "brown", "grey")
+
+
+def fast(flops=1e15):
+    return Machine("fake", flops=flops, bandwidth=1e14, memory_gib=16.0, itemsize=4, device="cpu")
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    """A folder of parameters with the models' presets; the machine is fast."""
+    folder = tmp_path / "params"
+    folder.mkdir()
+    for name in ("answer", "answer_gpu"):
+        (folder / name).symlink_to(ROOT / "params" / name)
+    monkeypatch.setattr(new, "measure_this_machine", lambda study, seconds: fast())
+    monkeypatch.setattr(new, "configure_process", lambda **_: None)
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(rows, name="colours.csv", header=("text", "label")):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+        return str(tmp_path / name)
+
+    return write
+
+
+def rows(count, label=lambda i: WORDS[i % 7]):
+    return [(f"a {WORDS[i % 7]} thing that is number {i} of many", label(i)) for i in range(count)]
+
+
+def test_a_file_becomes_a_study_that_loads(params, write):
+    lines = []
+    name = new.new_study(write(rows(300, lambda i: f"dark_{WORDS[i % 7]}")), params_dir=params,
+                         say=lines.append)  # fmt: skip
+    assert name == "colours"
+    assert len(lines) <= 15
+    arms = load_study(params / "colours", params_dir=str(params))
+    assert set(arms) == {"embedding", "instruction", "encoder", "frozen", "tfidf"}
+    assert len({len(arms[a].candidates) for a in ("embedding", "instruction", "encoder")}) == 1
+    splits = load_splits(arms["embedding"])
+    assert sum(map(len, splits.values())) == 300
+    assert len(splits["test"]) == 60
+    assert arms["instruction"].instruction == "Name the label of this text."
+    texts = json.loads((params / "colours/labels.json").read_text())
+    assert texts["dark_red"] == "dark red"
+    # A second time nothing is chosen anew; another file of that name is another study's.
+    before = (params / "colours/common.yaml").read_text() + "# mine\n"
+    (params / "colours/common.yaml").write_text(before)
+    assert new.new_study(arms["tfidf"].dataset, params_dir=params, say=lines.append) == "colours"
+    assert (params / "colours/common.yaml").read_text() == before
+    assert "is there already and stays" in lines[-1]
+
+
+def test_less_time_is_fewer_documents_and_tries(params, write, monkeypatch):
+    data = write(rows(900))
+    sizes = {}
+    for name, flops in (("fast", 1e15), ("slow", 2e10)):
+        monkeypatch.setattr(new, "measure_this_machine", lambda *_, f=flops, **__: fast(f))
+        new.new_study(data, name=name, params_dir=params, say=lambda _: None)
+        arm = load_study(params / name, params_dir=str(params))["embedding"]
+        sizes[name] = (arm.num_train or 900, arm.num_test, len(arm.candidates))
+    assert sizes == {"fast": (900, 180, 4), "slow": (500, 180, 2)}
+
+
+def test_label_sets_gaps_and_a_foreign_language(params, write):
+    texts = [f"Das ist der {i}. Satz über die {w} Katze" for i, w in enumerate(WORDS * 20)]
+    sets = list(zip(texts, ["a;b", "b", "c;a", ""] * 35, strict=True))
+    lines = []
+    new.new_study(write([*sets, ("", "a")], header=("satz", "tags")), params_dir=params,
+                  say=lines.append)  # fmt: skip
+    values = read_yaml(params / "colours/common.yaml")
+    assert values["label_mode"] == "multi"
+    assert values["instruction"] == "List the tags of this text."
+    assert (values["empty_texts"], values["unlabelled"]) == ("drop", "predict")
+    told = "\n".join(lines)
+    assert "German" in told
+    assert "35 rows without a label, to predict later" in told
+    assert "1 rows without a text" in told
+
+
+def test_files_per_split_are_used_unless_they_lack_labels(params, write, tmp_path):
+    folder = tmp_path / "cats"
+    folder.mkdir()
+    for part, count in (("train", 200), ("dev", 40), ("test", 50)):
+        write(rows(count), f"cats/{part}.csv")
+    new.new_study(str(folder), params_dir=params, say=lambda _: None)
+    values = read_yaml(params / "cats/common.yaml")
+    assert values["split_names"] == ["train", "dev", "test"]
+    assert (values["num_train"], values["num_validation"], values["num_test"]) == (0, 40, 50)
+    (folder / "test.csv").write_text("text\nwho knows\n")
+    (folder / "dev.csv").unlink()
+    lines = []
+    new.new_study(str(folder), name="cut", params_dir=params, say=lines.append)
+    assert read_yaml(params / "cut/common.yaml")["dataset"].endswith("cats/train.csv")
+    assert "test is left out" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("text\none\n", {}, "one column"),
+        ("text,label\n", {}, "no column looks like texts"),
+        ("text,label\nthis is a,x\nthis is b,x\nthis is c,x\n", {}, "1 labels in 3 rows"),
+        ("text,label\nthis is a,x\nthis is b,y\n", {}, "1 rows per|2 labels in 2 rows"),
+        ("text;label\na;b\n", {}, "is ';' the delimiter"),
+        ("text,label\nthis is a,x\nthis is b,y\n", {"model": "9b"}, "model: '9b' is none of"),
+        ("text,label\nthis is a,x\nthis is b,y\n", {"text": ["body"]}, "no column 'body'"),
+    ],
+)
+def test_a_file_that_is_no_study_is_one_line_and_leaves_nothing(
+    params, tmp_path, content, options, message
+):
+    (tmp_path / "bad.csv").write_text(content)
+    with pytest.raises((DataError, ParamsError), match=message) as raised:
+        new.new_study(str(tmp_path / "bad.csv"), params_dir=params, say=lambda _: None, **options)
+    assert "\n" not in str(raised.value)
+    assert {path.name for path in params.iterdir()} == {"answer", "answer_gpu"}
+
+
+def test_another_studys_name_is_refused(params, write):
+    new.new_study(write(rows(60)), params_dir=params, say=lambda _: None)
+    with pytest.raises(ParamsError, match="NAME=<name>"):
+        new.new_study(write(rows(60), "other.csv"), name="colours", params_dir=params)
+
+
+def test_the_command_ends_with_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="no such file"):
+        main(["new", str(tmp_path / "none.csv")])
