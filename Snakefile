@@ -9,7 +9,13 @@ from glob import glob
 from pathlib import Path
 
 from lib.config.sources import source_of
-from lib.config.study import ARM_NOTEBOOKS, load_study, study_files, study_runs
+from lib.config.study import (
+    ARM_NOTEBOOKS,
+    load_study,
+    require_trackers,
+    study_files,
+    study_runs,
+)
 from lib.errors import ParamsError
 from lib.storage import modules_behind
 
@@ -21,6 +27,7 @@ FIGURES = config.get("figures_dir", "figures")
 # All parameters are checked before anything runs; the first complaint is all that is printed.
 try:
     arms = load_study(PARAMS, params_dir=str(PARAMS.parent), runs_dir=RUNS, figures_dir=FIGURES)
+    require_trackers(*arms.values())
     files = study_files(PARAMS)
     source = source_of(next(iter(arms.values())).dataset)
 except ParamsError as error:

@@ -8,22 +8,25 @@ import os
 import platform
 import random
 import resource
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 import threadpoolctl
 import torch
 import transformers
+from transformers import modeling_gguf_pytorch_utils
 from zeus.device import get_cpus, get_gpus
 from zeus.device.cpu.common import CPUs
 from zeus.exception import ZeusBaseError
 
 GIB = 2**30
+BAR_AFTER = 3  # seconds, from which on a bar is shown (our choice)
 CGROUP = Path("/sys/fs/cgroup")
 CONTAINER_LIMITS = (CGROUP / "memory.max", CGROUP / "memory/memory.limit_in_bytes")  # v2, v1
 
@@ -60,9 +63,6 @@ def configure_process(*, seed: int, num_threads: int) -> None:
     Two torch processes with one thread per core slow each other down tenfold. Results on a CPU
     depend on the number of threads too.
     """
-    # The log: ours in full, that of transformers (notes on our choices) for errors alone.
-    transformers.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     log = logging.getLogger("lib")
     log.setLevel(logging.INFO)
     if not log.handlers:
@@ -75,6 +75,27 @@ def configure_process(*, seed: int, num_threads: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def shows_bars() -> bool:
+    """True where someone looks on: in a terminal, or a notebook that JupyterLab has opened.
+
+    A notebook that papermill executes is a file, in which a bar would stand still for ever.
+    """
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+
+
+def quieten_transformers() -> None:
+    """Let transformers print errors alone, and bars of what takes long where someone looks on."""
+
+    def bar(factory: Callable, args: Sequence, options: Mapping) -> Any:
+        shown = {"delay": BAR_AFTER, "leave": False, "disable": not shows_bars()}
+        return factory(*args, **shown | dict(options))
+
+    transformers.logging.set_verbosity_error()  # the rest are notes on our choices
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    transformers.logging.set_tqdm_hook(bar)
+    modeling_gguf_pytorch_utils.tqdm = transformers.logging.tqdm  # it takes its bars elsewhere
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""Parameters of the five notebooks, made of groups, and the checks that span several groups."""
+"""Parameters of the notebooks, made of groups, and the checks that span several groups."""
 
 import os
 from pathlib import Path
@@ -144,7 +144,8 @@ class BaselineParams(ModelParams, StudyParams):
 
 
 # What decides neither what is learnt nor how, or is decided before any candidate trains.
-OF_THE_RUN = ("dtype", "fast", "memory_gib", "eval_steps", "save_steps", "teacher", "num_generated")
+OF_THE_RUN = ("dtype", "fast", "memory_gib", "eval_steps", "save_steps", "report_to", "teacher",
+              "num_generated")  # fmt: skip
 
 
 class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
@@ -298,6 +299,15 @@ class AnswerParams(StudyParams):
         return self
 
 
+class TryItParams(StudyParams):
+    """Parameters of 07_try_it: finished runs of a study, and a text for them."""
+
+    arms: Annotated[list[SizedName], Distinct] = []
+    """arms that answer; []: the head and the prompt, or the two best"""
+    text: str = ""
+    """text to answer; "": a test document"""
+
+
 NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
     "01_explore_data": StudyParams,
     "02_baselines": BaselineParams,
@@ -305,6 +315,7 @@ NOTEBOOK_PARAMS: dict[str, type[StudyParams]] = {
     "04_finetune_instruction": InstructionParams,
     "05_compare": CompareParams,
     "06_answer": AnswerParams,
+    "07_try_it": TryItParams,
 }
 
 

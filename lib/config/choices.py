@@ -9,3 +9,4 @@ SET_DECODINGS = ("generate", "steps", "score", "yes_no")
 SET_THRESHOLDS = ("score", "yes_no")  # decodings that give sets by a threshold on scores
 AVERAGED = ("score_length", "score_prior", "score", "yes_no")  # decodings with scores to average
 LORA_VARIANTS = ("lora", "rslora", "dora")
+TRACKERS = ("tensorboard", "mlflow", "wandb")

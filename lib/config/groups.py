@@ -5,8 +5,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lib.config.choices import DECODINGS, HEADS, LORA_VARIANTS, LOSSES, POOLINGS, SET_DECODINGS
-from lib.config.group import Count, Group, Name, Positive, Share
+from lib.config.choices import (
+    DECODINGS,
+    HEADS,
+    LORA_VARIANTS,
+    LOSSES,
+    POOLINGS,
+    SET_DECODINGS,
+    TRACKERS,
+)
+from lib.config.group import Count, Distinct, Group, Name, Positive, Share
 
 
 class ModelParams(Group):
@@ -58,6 +66,8 @@ class TrainParams(Group):
     """also save a checkpoint every N steps, to resume from; 0: after each epoch only"""
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
     """GiB that the run should stay below; 0: all that the device has"""
+    report_to: Annotated[list[Literal[*TRACKERS]], Distinct] = ["tensorboard"]
+    """trackers of the training's curves: also "mlflow" and "wandb"; []: none"""
 
     def with_min_steps(self, num_train: int) -> Self:
         """The same, with enough epochs over `num_train` documents for `min_steps` optimizer steps.

@@ -7,7 +7,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from lib.config.arms import NOTEBOOK_PARAMS, StudyParams
-from lib.config.study import ARM_NOTEBOOKS, load_params, study_files
+from lib.config.study import ARM_NOTEBOOKS, load_params, require_trackers, study_files
 from lib.errors import InputError, ParamsError
 from lib.stopping import Stopped, stop_on_sigterm
 from lib.storage import ROOT
@@ -50,6 +50,7 @@ def notebook_params(notebook: str) -> StudyParams:
         raise ParamsError(
             f"notebook: these parameters are for {params.notebook!r}, not for this one"
         )
+    require_trackers(params)
     return params
 
 

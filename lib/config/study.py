@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,6 +119,17 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
     if origin.get("notebook") in map(str, files) and params.arm != Path(last).stem:
         raise ParamsError(f"{last}: arm: {params.arm!r} is not the file's name")
     return params
+
+
+def require_trackers(*arms: StudyParams) -> None:
+    """Raise `ParamsError` if a tracker that one of these runs would report to is not installed."""
+    for arm in arms:
+        for name in getattr(arm, "report_to", ()):
+            if find_spec(name) is None:
+                raise ParamsError(
+                    f"{arm.arm}: report_to: {name!r} is not installed; run "
+                    f"`.venv/bin/pip install {name}`, or leave it out"
+                )
 
 
 def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:

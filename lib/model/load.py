@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from lib.errors import ModelError
-from lib.machine import GIB, choose_device, choose_dtype, memory_of
+from lib.machine import GIB, choose_device, choose_dtype, memory_of, quieten_transformers
 from lib.model.bidirectional import bidirectional_config, disable_causal_mask
 from lib.model.checks import check_logits, check_padding, reads_last_block
 from lib.model.fast.packing import use_packing
@@ -36,6 +36,7 @@ from lib.model.weights import pretrained_source, unusable
 from lib.storage import computing_fingerprint
 
 log = logging.getLogger(__name__)
+quieten_transformers()  # whatever is loaded here
 
 
 def load_tokenizer(model_id: str, revision: str = "") -> PreTrainedTokenizerBase:

@@ -1,4 +1,4 @@
-"""Tables, figures and sentences of 01_explore_data, 05_compare and 06_answer.
+"""Tables, figures and sentences of 01_explore_data, 05_compare, 06_answer and 07_try_it.
 
 answer            many tasks pooled, for 06_answer
 study             results of a study, and the folder that its report is written to
@@ -16,9 +16,12 @@ disagreements     documents that one of two arms gets right
 template          what a report looks like as an HTML page; `lib.page` fills it
 notebooks         executed notebooks beside the report
 explore, browse   documents and labels before anything is trained
+try_it, try_it_widgets    single texts: answers, the words behind them, errors
+corrections       corrected labels in a file
 figures           every figure of the comparison
 
-Notebooks take functions from `explore`, `browse`, `disagreements` and `figures` by the file's name.
+Notebooks take functions from `explore`, `browse`, `disagreements`, `try_it`, `try_it_widgets` and
+`figures` by the file's name.
 """
 
 from lib.report.answer import AnswerResults

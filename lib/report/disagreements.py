@@ -1,6 +1,6 @@
 """Documents that one approach gets right and the other wrong, to be read one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import pandas as pd
@@ -57,18 +57,7 @@ def find_disagreements(
     ValueError
         An arm predicted other documents, or in another order.
     """
-    table = pd.DataFrame({"id": list(map(printable, documents["id"])), "text": documents["text"]})
-    table["text"] = [beginning(text, MAX_CHARACTERS) for text in table["text"]]
-    table["true"] = list(map(_in_one, a[1]["y_true"]))
-    # Answers and scores of both arms
-    right = {}
-    for arm, predictions in (a, b):
-        if list(predictions["id"]) != list(documents["id"]):
-            raise ValueError(f"{arm}: its predictions are of other documents than were loaded")
-        answers = zip(predictions["y_true"], predictions["y_pred"], strict=True)
-        right[arm] = pd.Series([set(true) == set(answer) for true, answer in answers], dtype=bool)
-        table[arm] = [_in_one(labels) or "no label" for labels in predictions["y_pred"]]
-        table[f"{arm} score"] = [float(max(scores)) for scores in predictions["scores"]]
+    table, right = answers_side_by_side(documents, a, b)
     # Those that one alone gets right, by the score of the other
     found = []
     for one, other in ((a[0], b[0]), (b[0], a[0])):
@@ -76,6 +65,30 @@ def find_disagreements(
         found.append(chosen.sort_values(f"{other} score", ascending=False, kind="stable"))
         found[-1].insert(0, "right", one)
     return pd.concat(found, ignore_index=True)
+
+
+def answers_side_by_side(
+    documents: Dataset, *answered: tuple[str, pd.DataFrame]
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The answers of arms to the same documents, and True where an arm's whole label set is right.
+
+    Parameters
+    ----------
+    documents, answered
+        See `find_disagreements`, whose columns the table has but for `right`.
+    """
+    table = pd.DataFrame({"id": list(map(printable, documents["id"])), "text": documents["text"]})
+    table["text"] = [beginning(text, MAX_CHARACTERS) for text in table["text"]]
+    table["true"] = list(map(_in_one, answered[0][1]["y_true"]))
+    right = {}
+    for arm, predictions in answered:
+        if list(predictions["id"]) != list(documents["id"]):
+            raise ValueError(f"{arm}: its predictions are of other documents than were loaded")
+        answers = zip(predictions["y_true"], predictions["y_pred"], strict=True)
+        right[arm] = pd.Series([set(true) == set(answer) for true, answer in answers], dtype=bool)
+        table[arm] = [_in_one(labels) or "no label" for labels in predictions["y_pred"]]
+        table[f"{arm} score"] = [float(max(scores)) for scores in predictions["scores"]]
+    return table, right
 
 
 def disagreements_html(table: pd.DataFrame) -> str:
@@ -89,12 +102,19 @@ def disagreements_html(table: pd.DataFrame) -> str:
         See `find_disagreements`.
     """
     arms = [name for name in table.columns if f"{name} score" in table.columns]
+    found = {
+        f"Only {arm} is right, {other} is not": table[table["right"] == arm].drop(columns="right")
+        for arm, other in (arms, arms[::-1])
+    }
+    return folded_html(found)
+
+
+def folded_html(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Tables of documents that fold out, by their titles, as HTML: see `disagreements_html`."""
     parts = []
-    for arm, other in (arms, arms[::-1]):
-        rows = table[table["right"] == arm].drop(columns="right")
+    for title, rows in tables.items():
         shown = f", the first {MAX_DOCUMENTS} shown" if len(rows) > MAX_DOCUMENTS else ""
-        summary = f"Only {arm} is right, {other} is not: {len(rows):,} document"
-        summary += f"{'' if len(rows) == 1 else 's'}{shown}"
+        summary = f"{title}: {len(rows):,} document{'' if len(rows) == 1 else 's'}{shown}"
         with pd.option_context("display.max_colwidth", None):
             body = rows[:MAX_DOCUMENTS].to_html(
                 index=False, escape=True, border=0, float_format="%.3f", justify="left"

@@ -23,7 +23,7 @@ from lib.runs.record import (
 from lib.storage import ROOT
 
 # Parameters of one run alone, or of its place on disk.
-OF_A_RUN = {"seed", "train_size", "params_dir", "runs_dir", "figures_dir"}
+OF_A_RUN = {"seed", "train_size", "params_dir", "runs_dir", "figures_dir", "report_to"}
 
 
 def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int]) -> str:

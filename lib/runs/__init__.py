@@ -12,6 +12,8 @@ distillation   a teacher's probabilities
 classifier     a finished run as a classifier of new texts
 scoring        its model as a function from texts to scores
 predict        a file of texts with the labels of a classifier
+attribution    the words that its answer to a text rests on
+new            a study of one's own file
 plan, rates    cost of a study before it is run
 export         a run as a plain transformers model
 """

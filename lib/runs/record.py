@@ -13,6 +13,7 @@ import yaml
 from datasets import DatasetDict
 
 from lib.config.arms import StudyParams
+from lib.config.choices import TRACKERS
 from lib.config.strict_yaml import load_yaml, read_yaml
 from lib.data.labels import LabelSpace
 from lib.data.version import dataset_version
@@ -41,7 +42,7 @@ RESOURCE_KEYS = (
     "train_tokens_per_second", "infer_docs_per_second", "peak_memory_gib", "model_memory_gib",
     "device", "num_threads", "dtype", "quantization",
 )  # fmt: skip
-PLACES = ("params_dir", "runs_dir", "figures_dir")
+UNLEARNT = ("params_dir", "runs_dir", "figures_dir", "report_to")  # a run resumes whatever they are
 CHOSEN = "chosen.json"  # the values that a search has found
 CARD = "model/README.md"  # for people, who may edit it; all else in model/ is read
 # Files beside the model that are read of a finished run: of every one, and of some.
@@ -62,13 +63,15 @@ def open_run(params: StudyParams, **inputs: str) -> Path:
     """The run's folder with `params.yaml`: the resolved parameters and what the run depends on.
 
     Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from,
-    also where the folder has been moved; everything else that an earlier run left is removed.
+    also where the folder has been moved, and so do its trackers' logs; everything else that an
+    earlier run left is removed.
     """
     folder = params.run_dir
     values, file = params.model_dump() | inputs, folder / "params.yaml"
     finished = (folder / "metrics.json").exists()
-    if finished or _without_places(_values_of(file)) != _without_places(values):
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if finished or _learnt(_values_of(file)) != _learnt(values):
+        for name in ("checkpoints", *TRACKERS):
+            shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "metrics.json").unlink(missing_ok=True)  # first: from here on nothing is finished
     shutil.rmtree(folder / "model", ignore_errors=True)
     for name in {*FILES, *SOME_FILES, CHECKSUMS} - {file.name}:
@@ -89,9 +92,9 @@ def _values_of(file: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values but those of folders, which change where a run is moved."""
-    return {name: value for name, value in values.items() if name not in PLACES}
+def _learnt(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values but those of folders, which change where a run is moved, and of trackers."""
+    return {name: value for name, value in values.items() if name not in UNLEARNT}
 
 
 def write_run(

@@ -2,6 +2,7 @@
 
 finetune       head or prompt: the loss of each, and how both train
 evaluate       F1 scores of each, and the ladder: one model that answers in every way
+trackers       TensorBoard, MLflow and Weights & Biases
 trainer        optimizer steps of micro-batches, on transformers' Trainer
 """
 

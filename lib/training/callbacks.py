@@ -1,8 +1,17 @@
-"""Moments of a training at which more is done: evaluations, checkpoints, an early end."""
+"""Moments of a training at which more is done: evaluations, checkpoints, an early end, news."""
 
+import logging
+import time
 from typing import Any
 
+from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
+
+from lib.machine import shows_bars
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY = 60  # seconds, of a training that is written to a file (our choice)
 
 
 class EvaluateEvery(TrainerCallback):
@@ -42,6 +51,35 @@ class SaveEvery(TrainerCallback):
         """Save every `steps` optimizer steps."""
         if state.global_step % self.steps == 0 and state.global_step % epoch_steps(state):
             control.should_save = True
+
+
+class ShowProgress(TrainerCallback):
+    """A bar where someone looks on; elsewhere a line per evaluation, and per minute between."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin where the training begins or goes on."""
+        self._line = time.monotonic()
+        done = {"initial": state.global_step, "total": state.max_steps}
+        self._bar = tqdm(**done, desc="steps", leave=False, disable=not shows_bars())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar by a step."""
+        self._bar.update()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict, **_: Any) -> None:
+        """Show what was logged."""
+        f1, loss = logs.get("eval_micro_f1"), logs.get("loss")
+        if f1 is None and (loss is None or time.monotonic() - self._line < LINE_EVERY):
+            return
+        news = f"loss {loss:.4g}" if f1 is None else f"micro-F1 {f1:.3f} on validation"
+        self._bar.set_postfix_str(news)
+        if self._bar.disable:
+            log.info("step %d of %d: %s", state.global_step, state.max_steps, news)
+            self._line = time.monotonic()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Remove the bar."""
+        self._bar.close()
 
 
 class EpochsOver(Exception):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
 from lib.head.losses import HeadLoss
@@ -25,8 +25,16 @@ from lib.model.memory import ROW_BYTES, fit_into_memory
 from lib.model.parts import pretrained
 from lib.model.windows import window_lengths
 from lib.stopping import noting_signals
-from lib.training.callbacks import EpochsOver, EvaluateEvery, EvaluateFirst, SaveEvery, StopAfter
+from lib.training.callbacks import (
+    EpochsOver,
+    EvaluateEvery,
+    EvaluateFirst,
+    SaveEvery,
+    ShowProgress,
+    StopAfter,
+)
 from lib.training.checkpoints import KeepWhole, last_checkpoint
+from lib.training.trackers import reporting, run_name
 from lib.training.trainer import (
     DocumentTrainer,
     Evaluate,
@@ -244,12 +252,16 @@ def _finetune(
         weight_decay=params.weight_decay,
     )
     between, first = EvaluateEvery(params.eval_steps), EvaluateFirst(params.eval_steps)
-    callbacks = [first, between] if params.eval_steps else [first]
+    callbacks = [ShowProgress(), first, *([between] if params.eval_steps else [])]
     callbacks += [SaveEvery(params.save_steps)] if params.save_steps else []
     callbacks += [StopAfter(stop_epochs)] if stop_epochs else []
     callbacks.append(KeepWhole())
     device = next(model.parameters()).device
-    with noting_signals() as stop, maybe_compiled(model, tokens):
+    with (
+        noting_signals() as stop,
+        maybe_compiled(model, tokens),
+        reporting(params, output_dir) as trackers,
+    ):
         trainer = DocumentTrainer(
             model=model,
             args=_training_arguments(params, output_dir, len(examples), device),
@@ -260,8 +272,9 @@ def _finetune(
             evaluate=evaluate,
             stop=stop,
             optimizers=(torch.optim.AdamW(groups, fused=True), None),
-            callbacks=callbacks,
+            callbacks=[*callbacks, *trackers],
         )
+        trainer.remove_callback(PrinterCallback)  # see `ShowProgress`
         between.trainer = first.trainer = trainer
         with contextlib.suppress(EpochsOver):
             trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
@@ -295,7 +308,9 @@ def _training_arguments(
         logging_steps=max(1, steps_per_epoch // 20),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        report_to="none",
+        report_to="none",  # see `reporting`
+        run_name=run_name(params, output_dir),
+        disable_tqdm=True,
         seed=params.seed,
         data_seed=params.seed,
         use_cpu=device.type == "cpu",

@@ -1,4 +1,4 @@
-"""The five notebooks as files, the plans of all studies, and how a run stops on bad input."""
+"""The notebooks as files, the plans of all studies, and how a run stops on bad input."""
 
 import re
 import shutil

@@ -1,0 +1,86 @@
+"""Corrected labels, collected in a CSV file that people keep: nothing in it is lost silently."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lib.config.strict_yaml import suggestion
+from lib.errors import DataError, InputError
+from lib.storage import atomic_path
+
+COLUMNS = ("id", "text", "old_label", "new_label")
+
+
+def write_correction(
+    file: Path,
+    *,
+    document: str,
+    text: str,
+    old: Sequence[str],
+    new: Sequence[str],
+    known: Sequence[str],
+    delimiter: str = ";",
+    allow_new: bool = False,
+    replace: bool = False,
+) -> pd.DataFrame:
+    """Add a document's new labels to the file, as a whole or not at all; returns all corrections.
+
+    Parameters
+    ----------
+    file
+        CSV with the columns `id`, `text`, `old_label` and `new_label`; made where it is not there.
+    document
+        The document's id; "" of a text that is none of the study's, which its text identifies.
+    old, new, known
+        Labels before and after, joined by `delimiter` if there are several; and those of the study.
+    allow_new
+        Take labels that the study does not have.
+    replace
+        Take these labels where the file has others for the document.
+
+    Raises
+    ------
+    InputError
+        A label is unknown, nothing changes, or the file has other labels for the document.
+    DataError
+        The file holds something else.
+    """
+    for label in new:
+        if not allow_new and label not in known:
+            raise InputError(
+                f"label: {label!r} is not a label of the study{suggestion(label, known)}; "
+                "mark it as new if it is one"
+            )
+    if not new or sorted(new) == sorted(old):
+        raise InputError(f"label: {delimiter.join(new)!r} changes nothing; choose another")
+    found = read_corrections(file)
+    row = dict(
+        zip(COLUMNS, (document, text, delimiter.join(old), delimiter.join(new)), strict=True)
+    )
+    same = found["id"].eq(document) & (found["text"].eq(text) if not document else True)
+    before = found.loc[same, "new_label"].tolist()
+    if before and before != [row["new_label"]] and not replace:
+        raise InputError(
+            f"{file}: {document or 'this text'} is corrected to {before[0]!r} already; "
+            "choose to replace it"
+        )
+    corrections = pd.concat([found[~same], pd.DataFrame([row])], ignore_index=True)
+    with atomic_path(file) as path:
+        corrections.to_csv(path, index=False)
+    return corrections
+
+
+def read_corrections(file: Path) -> pd.DataFrame:
+    """The corrections of a file, all columns texts; none where there is no file."""
+    if not file.exists():
+        return pd.DataFrame(columns=list(COLUMNS), dtype=str)
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # ParserError and UnicodeDecodeError are ValueErrors
+        raise DataError(f"{file}: not a readable CSV file: {error}; move it away") from None
+    if tuple(table.columns) != COLUMNS:
+        raise DataError(
+            f"{file}: not a file of corrections (columns {', '.join(COLUMNS)}); move it away"
+        )
+    return table

@@ -1,0 +1,218 @@
+"""Single answers, for 07_try_it: what each approach says about a text, why, and where it errs.
+
+Limits without a source are our choices.
+"""
+
+from functools import cache, cached_property
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from pandas.io.formats.style import Styler
+
+from lib.config.arms import TryItParams
+from lib.data.load import load_splits
+from lib.machine import configure_process
+from lib.report import tables
+from lib.report.disagreements import answers_side_by_side, choose_pair, folded_html
+from lib.report.wording import printable
+from lib.runs.attribution import (
+    TOLERANCE,
+    Attribution,
+    deletion,
+    has_head,
+    integrated_gradients,
+)
+from lib.runs.classifier import Classifier, load_classifier
+from lib.runs.record import read_label_space, read_predictions, read_runs
+from lib.storage import ROOT
+
+TOP = 3  # labels of each arm that are shown
+MAX_SHARE = 0.55  # of black in the darkest shade, on which black text is read
+SHADES = {True: "31, 119, 180", False: "214, 120, 39"}  # for the answer, and against it
+HOW = {True: "integrated gradients", False: "leaving each word out"}
+
+
+class TryIt:
+    """Finished runs of a study that answer single texts.
+
+    Attributes
+    ----------
+    runs
+        Of the chosen arms, one each, by arm: see `lib.runs.record.read_runs`.
+    documents
+        The test split.
+    label_space, multi_label
+        Of the study.
+    """
+
+    def __init__(self, params: TryItParams) -> None:
+        configure_process(seed=params.seed, num_threads=params.threads)
+        self.params = params
+        found = read_runs(
+            params.study, runs_dir=params.runs_dir, arms=params.arms, seeds=[params.seed]
+        )
+        runs = found if params.arms else list(tables.by_size(found).values())[-1]
+        runs = runs.set_index("arm", drop=False)
+        ranked = runs.sort_values("micro_f1", ascending=False, kind="stable").index
+        chosen = params.arms or (choose_pair(ranked) if len(ranked) > 1 else ranked)
+        self.runs = runs.loc[list(chosen)]
+        self.documents: Dataset = load_splits(params)["test"]
+        self.label_space = read_label_space(self.runs["folder"].iloc[0])
+        self.multi_label = params.multi_label
+
+    def __str__(self) -> str:
+        lines = [
+            f"{run.arm}: micro-F1 {run.micro_f1:.3f} on {len(self.documents):,} test documents; "
+            f"{HOW[self._by_gradients(run.arm)]}"
+            for run in self.runs.itertuples()
+        ]
+        return "\n".join(lines)
+
+    @cache  # noqa: B019  # a notebook has one of these
+    def classifier(self, arm: str) -> Classifier:
+        """The run of an arm as a classifier, loaded once."""
+        return load_classifier(self.runs.loc[arm, "folder"])
+
+    def example(self) -> tuple[str, str]:
+        """The id and the text of the first test document that some arm gets wrong, or of the first.
+
+        If there is a parameter `text`, that one, and no id.
+        """
+        if self.params.text.strip():
+            return "", self.params.text.strip()
+        wrong = self.errors
+        row = 0 if wrong.empty else wrong.index[0]
+        return self.documents[int(row)]["id"], self.documents[int(row)]["text"]
+
+    def answers(self, text: str) -> pd.DataFrame:
+        """One row per arm: its `answer` and its best labels, each with its score."""
+        rows = []
+        for arm in self.runs.index:
+            classifier = self.classifier(arm)
+            scores, answer = classifier.predict_scores([text]), classifier.predict([text])[0]
+            best = np.argsort(-scores.values[0], kind="stable")[:TOP]
+            row = {"arm": arm, "answer": "; ".join(answer) if self.multi_label else answer}
+            for rank, place in enumerate(best, 1):
+                name = self.label_space.names[scores.columns[0, place]]
+                row[f"label {rank}"] = f"{name} {scores.values[0, place]:.3f}"
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def show_answers(self, text: str) -> Styler:
+        """`answers` as a table, escaped."""
+        shown = self.answers(text).style.hide(axis="index").format(_cell, escape="html")
+        return shown.set_properties(**{"text-align": "left"})
+
+    def explain(self, text: str) -> dict[str, Attribution]:
+        """The attribution of each arm: gradients of a head, deletions of any other."""
+        return {
+            arm: integrated_gradients(self.runs.loc[arm, "folder"], text)
+            if self._by_gradients(arm)
+            else deletion(self.classifier(arm), text, margins=self._gives_margins(arm))
+            for arm in self.runs.index
+        }
+
+    def figure(self, text: str) -> str:
+        """The text of each arm as HTML, each word shaded by its attribution: see `words_html`."""
+        return "".join(
+            words_html(text.strip(), found, title=f"{arm}: {found.label}")
+            for arm, found in self.explain(text).items()
+        )
+
+    @cached_property
+    def errors(self) -> pd.DataFrame:
+        """Test documents that some arm gets wrong, by their place in `documents`.
+
+        Columns of `answers_side_by_side`, and "<arm> right", bool.
+        """
+        answered = [(arm, read_predictions(run)) for arm, run in self.runs["folder"].items()]
+        table, right = answers_side_by_side(self.documents, *answered)
+        table = table.assign(**{f"{arm} right": found for arm, found in right.items()})
+        return table[~np.all(list(right.values()), axis=0)]
+
+    def errors_of(self, arm: str, *, label: str = "", least: float = -np.inf) -> pd.DataFrame:
+        """Errors of an arm, the surest first.
+
+        Parameters
+        ----------
+        label
+            One of the true labels; "" for all.
+        least
+            Score of the answer from which on errors are shown.
+        """
+        table = self.errors[~self.errors[f"{arm} right"]]
+        table = table[table[f"{arm} score"] >= least]
+        if label:
+            has = [label in self.documents[int(row)]["labels"] for row in table.index]
+            table = table[np.array(has, dtype=bool)]
+        return table.sort_values(f"{arm} score", ascending=False, kind="stable")
+
+    def errors_html(self) -> str:
+        """The surest errors of each arm, as tables that fold out."""
+        hidden = [f"{arm} right" for arm in self.runs.index]
+        return folded_html(
+            {
+                f"Errors of {arm}": self.errors_of(arm).drop(columns=hidden)
+                for arm in self.runs.index
+            }
+        )
+
+    @property
+    def corrections_file(self) -> Path:
+        """The CSV file of corrected labels, beside the study's report."""
+        return ROOT / self.params.figures_dir / self.params.study / "corrections.csv"
+
+    def _by_gradients(self, arm: str) -> bool:
+        return has_head(self.runs.loc[arm, "folder"])
+
+    def _gives_margins(self, arm: str) -> bool:
+        return self.runs.loc[arm, "params"].get("method") == "tfidf"
+
+
+def _cell(value: object) -> str:
+    return printable(str(value))
+
+
+def words_html(text: str, found: Attribution, *, title: str) -> str:
+    """A text as HTML, every word shaded by its attribution, with the number below it.
+
+    Words for the answer are underlined, words against it dotted, so that grey print tells them
+    apart; words that are not read are pale. All of the text is escaped.
+    """
+    largest = np.nanmax(np.abs(found.values), initial=1e-9)
+    words = []
+    for (start, end), value in zip(found.spans, found.values, strict=True):
+        word = escape(printable(text[start:end]))
+        if np.isnan(value):
+            words.append(f'<span style="{_BOX} opacity: 0.45">{word}<br><small>–</small></span>')
+            continue
+        share = MAX_SHARE * abs(value) / largest
+        line = "solid" if value >= 0 else "dotted"
+        style = f"background: rgba({SHADES[bool(value >= 0)]}, {share:.2f}); "
+        style += f"border-bottom: {3 * abs(value) / largest:.1f}px {line} black"
+        number = "0" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
+        words.append(f'<span style="{_BOX} {style}">{word}<br><small>{number}</small></span>')
+    return (
+        f'<figure class="tex2jax_ignore mathjax_ignore" style="{_PAGE}"><figcaption>'
+        f"<b>{escape(printable(title))}</b> · {escape(describe(found))}</figcaption>"
+        f"{' '.join(words)}</figure>"
+    )
+
+
+def describe(found: Attribution) -> str:
+    """One line on the numbers of an attribution: their unit, and what they add up to."""
+    if np.isnan(found.total):
+        return f"change in {found.unit} of the answer where the word is left out"
+    holds = f"within {max(found.gap, 0.001):.1%}"
+    missed = f"but for {found.gap:.0%}, more than the {TOLERANCE:.0%} allowed: do not trust them"
+    return (
+        f"share of each word in the {found.unit}; together {found.total:+.2f} above a text of "
+        f"padding, {holds if found.gap <= TOLERANCE else missed}"
+    )
+
+
+_PAGE = "background: white; color: black; max-width: 60em; margin: 0 0 1em; padding: 0.5em"
+_BOX = "display: inline-block; text-align: center; padding: 0 2px; margin: 1px 0; line-height: 1.2;"
