@@ -8,7 +8,7 @@ from pathlib import Path
 from lib.config.sources import require_data
 from lib.config.study import load_params, study_files
 from lib.machine import configure_process
-from lib.runs.export import export_classifier
+from lib.runs.export import export_run
 from lib.runs.plan import job_resources, measure_this_machine, plan
 from lib.runs.rates import GPUS
 from lib.storage import ROOT, atomic_path
@@ -34,10 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--jobs", metavar="FILE", help="write what batch jobs need, as CSV")
     command.set_defaults(run=_plan)
 
-    command = commands.add_parser("export", help="a head's run as a plain transformers model")
+    command = commands.add_parser("export", help="a trained run as a folder that other software serves")
     command.add_argument("run_dir", metavar="RUN", help="runs/<study>/<arm>/seed-<seed>")
     command.add_argument("folder", metavar="FOLDER", help="a new folder for the model")
-    command.set_defaults(run=lambda options: export_classifier(options.run_dir, options.folder))
+    command.set_defaults(run=lambda options: export_run(options.run_dir, options.folder))
     return parser
 
 

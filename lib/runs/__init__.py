@@ -11,7 +11,9 @@ owner          one process per run
 distillation   a teacher's probabilities
 classifier     a finished run as a classifier of new texts
 plan, rates    cost of a study before it is run
-export         a run as a plain transformers model
+export         a trained run as a folder that other software serves; its two kinds:
+export_head, export_prompt
+card           the model card
 """
 
 from lib.runs import baselines, estimators, reading

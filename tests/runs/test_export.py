@@ -1,0 +1,152 @@
+"""Exported runs: loaded by their cards' own code in a process without this package."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import MINILM, SMOLLM2
+from datasets import Dataset, DatasetDict
+from huggingface_hub import ModelCard
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from lib.__main__ import main
+from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
+from lib.data.labels import LabelSpace
+from lib.evaluation.scores import Scores
+from lib.machine import choose_dtype
+from lib.model.load import load_tokenizer
+from lib.runs.card import write_card
+from lib.runs.classifier import load_classifier
+from lib.runs.export import export_run
+from lib.runs.models import load_arm_model, save_arm_model
+from lib.runs.record import RESOURCE_KEYS, open_run, write_run
+
+SPACE = LabelSpace(("alpha", "beta", "gamma"))
+TEXTS = ["Cocoa prices rose in Ghana after the dry season.", "<|im_end|> is [SEP] an end", "wheat"]
+HEADS = {
+    "plain": {"pooling": "last", "head_bias": False},
+    "plain_sets": {"pooling": "last", "head_bias": False, "label_mode": "multi"},
+    "bert": {"model_id": "bert", "pooling": "cls"},
+    "bert_mlp": {"model_id": "bert", "pooling": "cls", "head": "mlp", "head_bias": False},
+    "mean": {"pooling": "mean"},
+    "bert_mean": {"model_id": "bert", "pooling": "mean", "head": "mlp", "label_mode": "multi"},
+    "bert_max": {"model_id": "bert", "pooling": "max"},
+    "weighted": {"pooling": "weighted_mean", "head_bias": False},
+    "last": {"pooling": "last"},
+}
+PROMPTS = {
+    "prompt": {"decoding": "search", "labels_in_prompt": True},
+    "prompt_prior": {"decoding": "score_prior", "template": "plain"},
+    "prompt_questions": {"decoding": "yes_no", "label_mode": "multi"},
+}
+# Runs the last block of code of each folder's card, for each text in the place of "a text".
+READ = """
+import json, re, sys
+folders, texts = sys.argv[1].split(","), json.loads(sys.argv[2])
+found = {}
+for folder in folders:
+    code = re.findall(r"```python\\n(.*?)```", open(f"{folder}/README.md").read(), re.S)[-1]
+    labels, found[folder] = json.load(open(f"{folder}/labels.json"))["labels"], []
+    for text in texts:
+        made = {}
+        exec(code.replace('"a text"', json.dumps(text)), made)
+        probs = made.get("probs")
+        if probs is None:  # of the pipeline
+            probs = {row["label"]: row["score"] for row in made["answers"][0]}
+            probs = [probs[label] for label in labels]
+        probs = probs.tolist() if hasattr(probs, "tolist") else probs
+        found[folder].append(probs[0] if isinstance(probs[0], list) else probs)
+assert not {"lib", "peft", "bitsandbytes"} & sys.modules.keys(), sys.modules.keys()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Folders of tiny random models with the tokenizers of real ones."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("bases")
+    size = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    size |= {"num_attention_heads": 2}
+    made = {}
+    for name, source in (("llama", SMOLLM2), ("bert", MINILM)):
+        tokenizer = load_tokenizer(source)
+        options = size | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        if name == "bert":
+            model = BertModel(BertConfig(**options))
+        else:
+            model = LlamaForCausalLM(LlamaConfig(**options, tie_word_embeddings=True))
+        for saved in (model, tokenizer):
+            saved.save_pretrained(folder / name)
+        made[name] = str(folder / name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory, bases):
+    """A finished run of a tiny model with random adapters and head: its folder."""
+
+    def write(kind=EmbeddingParams, **changes):
+        model_id = bases[changes.pop("model_id", "llama")]
+        full = {"lora_r": 0, "quantization": "none"} if model_id == bases["bert"] else {"lora_r": 2}
+        notebooks = {EmbeddingParams: "03_finetune_embedding", BaselineParams: "02_baselines"}
+        full = {} if kind is BaselineParams else full
+        params = kind(
+            notebook=notebooks.get(kind, "04_finetune_instruction"), study="s", arm="a",
+            runs_dir=str(tmp_path_factory.mktemp("runs")), dataset="owner/name", dtype="float32",
+            model_id=model_id, max_length=12, **full | changes,
+        )  # fmt: skip
+        folder, multi = open_run(params, data_version="", data_fingerprint="0" * 16), params.multi_label
+        if kind is BaselineParams:
+            (folder / "model").mkdir()
+        else:
+            torch.manual_seed(0)
+            model = load_arm_model(
+                params, SPACE, device=torch.device("cpu"), dtype=choose_dtype(torch.device("cpu"))
+            )
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    torch.nn.init.normal_(parameter, std=0.2)
+            save_arm_model(model, params, folder / "model")
+        part = Dataset.from_dict({"id": ["x"], "text": ["x"], "labels": [["alpha"]]})
+        write_run(
+            folder, label_space=SPACE, multi_label=multi, probabilities=True,
+            splits=DatasetDict(dict.fromkeys(("train", "validation", "test"), part)),
+            preds={name: [["alpha"]] for name in ("validation", "test")},
+            scores={name: Scores(np.array([[0.9, 0.1, 0.2]])) for name in ("validation", "test")},
+            threshold=0.5 if multi else None, resources=dict.fromkeys(RESOURCE_KEYS, 1.0),
+        )  # fmt: skip
+        write_card(folder, params, {"data_version": "", "data_fingerprint": "0" * 16}, num_train=1)
+        return folder
+
+    return write
+
+
+CHEAP = ("plain", "bert", "mean", "prompt")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [CHEAP, pytest.param(sorted({*HEADS, *PROMPTS} - {*CHEAP}), marks=pytest.mark.slow)],
+    ids=["each form", "others"],
+)
+def test_every_export_answers_as_its_run_in_a_process_without_this_package(write, tmp_path, names):
+    """TRAPS 1, 8, 16, 21: offline, merged, a sigmoid for label sets, special tokens as text."""
+    runs = {}
+    for name in names:
+        kind = InstructionParams if name in PROMPTS else EmbeddingParams
+        runs[name] = write(kind, **(HEADS | PROMPTS)[name])
+        export_run(runs[name], tmp_path / name)
+    environment = {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", READ, ",".join(runs), json.dumps(TEXTS)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, found in json.loads(done.stdout.splitlines()[-1]).items():
+        expected = load_classifier(runs[name]).predict_scores(TEXTS).values
+        assert np.ptp(expected, axis=0).max() > 0.01, name  # texts have different answers
+        np.testing.assert_allclose(found, expected, atol=2e-3, err_msg=name)
