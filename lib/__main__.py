@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--jobs", metavar="FILE", help="write what batch jobs need, as CSV")
     command.set_defaults(run=_plan)
 
-    command = commands.add_parser("export", help="a trained run as a folder that other software serves")
+    command = commands.add_parser(
+        "export", help="a trained run as a folder that other software serves"
+    )
     command.add_argument("run_dir", metavar="RUN", help="runs/<study>/<arm>/seed-<seed>")
     command.add_argument("folder", metavar="FOLDER", help="a new folder for the model")
     command.set_defaults(run=lambda options: export_run(options.run_dir, options.folder))

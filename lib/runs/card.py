@@ -14,7 +14,7 @@ from lib.config.sources import source_of
 from lib.data.tables import HUB_ID, is_hub_id
 from lib.evaluation.intervals import f1_intervals
 from lib.runs.reading import reads_all
-from lib.runs.record import CARD, read_label_space, read_predictions, read_train_counts
+from lib.runs.record import CARD, read_label_space, read_predictions
 from lib.storage import ROOT, atomic_path, read_json
 
 NUM_NAMED = 10  # labels that a list names (our choice)
@@ -53,7 +53,7 @@ Intervals are over {{ units }}, for this one trained model: another seed would s
 - **Length:** {{ length }}
 - **Language:** not recorded. Texts unlike those of the data, in language, topic or time, were not
   tested.
-- **Labels:** every text gets one of the labels above{{ none }}; there is no answer for other topics.
+- **Labels:** a text about anything else gets one of these labels too{{ none }}.
 
 ## Licences
 
@@ -103,7 +103,9 @@ def write_card(
     metrics = read_json(folder / "metrics.json")
     label_space, test = read_label_space(folder), read_predictions(folder)
     grouped = "group" in test
-    truth, answers = (csr_array(label_space.encode(test[c])).toarray() for c in ("y_true", "y_pred"))
+    truth, answers = (
+        csr_array(label_space.encode(test[c])).toarray() for c in ("y_true", "y_pred")
+    )
     groups = test["group"].to_numpy() if grouped else None
     row = f1_intervals(truth, {params.arm: answers[None]}, groups=groups).iloc[0]
     scores = [
@@ -178,8 +180,8 @@ def _describe_absent(names: list[str]) -> str:
 def _describe_calibration(metrics: Mapping[str, Any], params: StudyParams) -> str:
     if (ece := metrics["ece"]) is not None:
         return (
-            f"Expected calibration error {ece:.3f}: on average, the share of right answers differs "
-            f"from the\nprobability that the model gives by {100 * ece:.1f} points, on test documents."
+            f"Expected calibration error {ece:.3f}: on test documents, the probability of the given "
+            f"label and the\nshare of right answers differ by {100 * ece:.1f} points on average."
         )
     if metrics["threshold"] is not None:
         return (

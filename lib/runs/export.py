@@ -9,7 +9,6 @@ run's model card. What was written is loaded again and compared with the run bef
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +78,9 @@ def _obstacle(params: StudyParams) -> str:
     if isinstance(params, BaselineParams):
         return f"{params.method!r} trains no language model; apply it with `python -m lib predict`"
     if params.windows > 1:
-        return f"it reads {params.windows} windows of a text, others read one; train with windows: 1"
+        return (
+            f"it reads {params.windows} windows of a text, others read one; train with windows: 1"
+        )
     if isinstance(params, InstructionParams):
         return "" if params.num_epochs else f"nothing was trained; serve {params.model_id} itself"
     if params.bidirectional:

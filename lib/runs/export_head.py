@@ -172,7 +172,7 @@ def _plain_logits(path: Path, texts: Sequence[str]) -> np.ndarray:
 def _save_modules(
     path: Path, model: EmbeddingModel, tokenizer: PreTrainedTokenizerBase, params: EmbeddingParams
 ) -> None:
-    """Write a model as modules of sentence-transformers: what pools, and one or two dense layers."""
+    """Write a model as modules of sentence-transformers."""
     from sentence_transformers import SentenceTransformer  # takes seconds, which others need not
     from sentence_transformers.base.modules import Dense, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling

@@ -107,7 +107,9 @@ def export_prompt(
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     one = ASK + ADJUST.get(params.decoding, "") + PROBS
-    usage = LOAD.replace("{answer}", QUESTIONS if questions else SETS if params.multi_label else one)
+    usage = LOAD.replace(
+        "{answer}", QUESTIONS if questions else SETS if params.multi_label else one
+    )
     return Usage("transformers", usage), asked, _likelihoods(path, prompts, answers), expected
 
 

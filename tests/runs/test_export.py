@@ -1,8 +1,10 @@
 """Exported runs: loaded by their cards' own code in a process without this package."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ import torch
 from conftest import MINILM, SMOLLM2
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from lib.__main__ import main
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
 from lib.data.labels import LabelSpace
+from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.machine import choose_dtype
 from lib.model.load import load_tokenizer
@@ -59,9 +62,31 @@ for folder in folders:
             probs = [probs[label] for label in labels]
         probs = probs.tolist() if hasattr(probs, "tolist") else probs
         found[folder].append(probs[0] if isinstance(probs[0], list) else probs)
-assert not {"lib", "peft", "bitsandbytes"} & sys.modules.keys(), sys.modules.keys()
+    if "SentenceTransformer" not in code:
+        assert "sentence_transformers" not in sys.modules
+assert not {"lib", "peft", "bitsandbytes"} & sys.modules.keys()
 print(json.dumps(found))
 """
+HIDDEN = (
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "pandas",
+    "__editable__",
+    "head_or_prompt",
+)
+
+
+@pytest.fixture(scope="module")
+def minimal(tmp_path_factory):
+    """Environment of a Python that has no package of `HIDDEN`, nor this one."""
+    site, folder = Path(torch.__file__).parents[1], tmp_path_factory.mktemp("site")
+    for entry in site.iterdir():
+        if not entry.name.startswith(HIDDEN) and not entry.name.endswith(".pth"):
+            (folder / entry.name).symlink_to(entry)
+    return {"HOME": str(folder), "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +124,10 @@ def write(tmp_path_factory, bases):
             runs_dir=str(tmp_path_factory.mktemp("runs")), dataset="owner/name", dtype="float32",
             model_id=model_id, max_length=12, **full | changes,
         )  # fmt: skip
-        folder, multi = open_run(params, data_version="", data_fingerprint="0" * 16), params.multi_label
+        folder, multi = (
+            open_run(params, data_version="", data_fingerprint="0" * 16),
+            params.multi_label,
+        )
         if kind is BaselineParams:
             (folder / "model").mkdir()
         else:
@@ -133,20 +161,88 @@ CHEAP = ("plain", "bert", "mean", "prompt")
     [CHEAP, pytest.param(sorted({*HEADS, *PROMPTS} - {*CHEAP}), marks=pytest.mark.slow)],
     ids=["each form", "others"],
 )
-def test_every_export_answers_as_its_run_in_a_process_without_this_package(write, tmp_path, names):
+def test_every_export_answers_as_its_run_in_a_process_without_this_package(
+    write, minimal, tmp_path, names
+):
     """TRAPS 1, 8, 16, 21: offline, merged, a sigmoid for label sets, special tokens as text."""
     runs = {}
     for name in names:
         kind = InstructionParams if name in PROMPTS else EmbeddingParams
         runs[name] = write(kind, **(HEADS | PROMPTS)[name])
         export_run(runs[name], tmp_path / name)
-    environment = {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    modules_last = sorted(runs, key=lambda name: (tmp_path / name / "modules.json").exists())
     done = subprocess.run(
-        [sys.executable, "-c", READ, ",".join(runs), json.dumps(TEXTS)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        [sys.executable, "-S", "-c", READ, ",".join(modules_last), json.dumps(TEXTS)],
+        cwd=tmp_path, env=minimal, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name, found in json.loads(done.stdout.splitlines()[-1]).items():
         expected = load_classifier(runs[name]).predict_scores(TEXTS).values
         assert np.ptp(expected, axis=0).max() > 0.01, name  # texts have different answers
         np.testing.assert_allclose(found, expected, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [(EmbeddingParams, {"windows": 2, "max_length": 4}, "it reads 2 windows of a text"),
+     (EmbeddingParams, {"bidirectional": True}, "train with bidirectional: false"),
+     (EmbeddingParams, {"pooling": "attention"}, "no other software pools by 'attention'"),
+     (InstructionParams, {"num_epochs": 0}, "nothing was trained; serve"),
+     (BaselineParams, {}, "apply it with `python -m lib predict`"),
+     (BaselineParams, {"method": "frozen"}, "'frozen' trains no language model")],
+)  # fmt: skip
+def test_what_no_form_holds_is_refused_in_one_line(write, tmp_path, kind, changes, message):
+    with pytest.raises(SystemExit, match="cannot be exported") as error:
+        main(["export", str(write(kind, **changes)), str(tmp_path / "exported")])
+    assert message in error.value.code
+    assert "\n" not in error.value.code
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_over_or_left_half_written(write, tmp_path, monkeypatch):
+    folder, target = write(**HEADS["plain"]), tmp_path / "exported"
+    target.mkdir()
+    (target / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="something is there already; name a new folder"):
+        export_run(folder, target)
+    (target / "mine.txt").unlink()
+    monkeypatch.setattr("lib.runs.export.TOLERANCE", 0.0)
+    monkeypatch.setattr("lib.runs.export_head._plain_logits", lambda *_: np.full((4, 3), np.nan))
+    with pytest.raises(InputError, match="exported scores differ from the run's by up to nan"):
+        export_run(folder, target)
+    assert not list(target.iterdir())
+    assert list(tmp_path.iterdir()) == [target]
+    shutil.rmtree(folder / "model")
+    with pytest.raises(InputError, match=r"model/.* is missing; run the arm again"):
+        export_run(folder, target)
+
+
+def test_labels_json_holds_prompt_answers_and_chat(write, tmp_path):
+    export_run(write(InstructionParams, **PROMPTS["prompt"]), tmp_path / "exported")
+    asked = json.loads((tmp_path / "exported" / "labels.json").read_text())
+    assert asked["labels"] == ["alpha", "beta", "gamma"]
+    assert asked["threshold"] is None
+    assert asked["instruction"].endswith("Answer with one of: alpha, beta, gamma.")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    ids = [*asked["prefix_ids"], *tokenizer("wheat").input_ids, *asked["suffix_ids"]]
+    chat = [m | {"content": m["content"].replace("{text}", "wheat")} for m in asked["messages"]]
+    rendered = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    assert rendered == asked["prompt"].replace("{text}", "wheat")
+    assert tokenizer(rendered).input_ids == ids
+    answer = asked["answer_ids"]["beta"]
+    assert tokenizer.decode(answer[:-1]).strip() == asked["answers"]["beta"]
+    assert answer[-1] == asked["end_id"]
+
+
+def test_an_edited_card_stays_and_says_how_the_export_is_loaded(write, tmp_path):
+    folder = write(**HEADS["plain"])
+    card = folder / "model" / "README.md"
+    card.write_text(card.read_text().replace("## Limits", "## Limits\n\nA remark of mine."))
+    export_run(folder, tmp_path / "exported")
+    found = ModelCard.load(tmp_path / "exported" / "README.md")
+    assert "A remark of mine." in found.text
+    assert found.text.count("## How to load it") == 1
+    assert 'model="exported"' in found.text
+    assert "load_classifier" not in found.text
+    assert found.data.library_name == "transformers"
+    assert found.data.eval_results[0].metric_name.startswith("micro-F1 (95 % interval ")
