@@ -1,12 +1,15 @@
 """A trained head as a transformers classifier or as modules of sentence-transformers."""
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -29,10 +32,10 @@ SMALL = 2.0**-12  # tanh(x SMALL) / SMALL is x within 1e-5 of it, for states up 
 # Our poolings as sentence-transformers calls them; it has none for "attention".
 POOLINGS = {
     "last": "lasttoken",
-    "cls": "cls",
-    "mean": "mean",
-    "weighted_mean": "weightedmean",
-    "max": "max",
+    "cls": "cls_token",
+    "mean": "mean_tokens",
+    "weighted_mean": "weightedmean_tokens",
+    "max": "max_tokens",
 }
 
 LOAD_TRANSFORMERS = """\
@@ -172,37 +175,58 @@ def _plain_logits(path: Path, texts: Sequence[str]) -> np.ndarray:
 def _save_modules(
     path: Path, model: EmbeddingModel, tokenizer: PreTrainedTokenizerBase, params: EmbeddingParams
 ) -> None:
-    """Write a model as modules of sentence-transformers."""
-    from sentence_transformers import SentenceTransformer  # takes seconds, which others need not
-    from sentence_transformers.base.modules import Dense, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
+    """Write a model as modules of sentence-transformers, one after another.
 
-    classifier = model.head.classifier
-    layers = [(classifier, nn.Identity())]
-    if isinstance(classifier, MLPHead):
-        layers.insert(0, (classifier.dense, nn.Tanh()))
-    base = path.with_name("base")  # removed with the unfinished export
-    model.backbone.save_pretrained(base)
-    tokenizer.save_pretrained(base)
-    modules = [Transformer(str(base), max_seq_length=tokenizer.model_max_length)]
-    modules.append(Pooling(model.config.hidden_size, POOLINGS[params.pooling]))
-    for layer, activation in layers:
-        modules.append(
-            Dense(
-                layer.in_features,
-                layer.out_features,
-                bias=layer.bias is not None,
-                activation_function=activation,
-                init_weight=layer.weight.data,
-                init_bias=None if layer.bias is None else layer.bias.data,
-            )
-        )
-    SentenceTransformer(modules=modules, device="cpu").save(str(path), create_model_card=False)
+    The layout is that of its releases before 5.4, which later ones and vLLM read too:
+
+        modules.json                    what follows what
+        config.json model.safetensors   the backbone, with its tokenizer
+        sentence_bert_config.json       tokens that are read
+        1_Pooling/config.json
+        2_Dense/ 3_Dense/               config.json model.safetensors: the head's layers
+    """
+    model.backbone.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    read = {"max_seq_length": tokenizer.model_max_length, "do_lower_case": False}
+    _write_json(path / "sentence_bert_config.json", read)
+    modes = {f"pooling_mode_{name}": ours == params.pooling for ours, name in POOLINGS.items()}
+    pooling = {"word_embedding_dimension": model.config.hidden_size} | modes
+    _write_json(path / "1_Pooling" / "config.json", pooling)
+    # The head's layers with their activations.
+    classifier, folders = model.head.classifier, ["", "1_Pooling"]
+    layers = [(classifier.dense, "activation.Tanh")] if isinstance(classifier, MLPHead) else []
+    for layer, activation in [*layers, (classifier, "linear.Identity")]:
+        folders.append(f"{len(folders)}_Dense")
+        about = {
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "bias": layer.bias is not None,
+            "activation_function": f"torch.nn.modules.{activation}",
+        }
+        _write_json(path / folders[-1] / "config.json", about)
+        tensors = {"linear.weight": layer.weight, "linear.bias": layer.bias}
+        tensors = {name: t.detach().contiguous() for name, t in tensors.items() if t is not None}
+        save_file(tensors, path / folders[-1] / "model.safetensors")
+    modules = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": folder,
+            "type": f"sentence_transformers.models.{folder.partition('_')[2] or 'Transformer'}",
+        }
+        for i, folder in enumerate(folders)
+    ]
+    _write_json(path / "modules.json", modules)
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _module_logits(path: Path, texts: Sequence[str]) -> np.ndarray:
     """(N, C) float32 logits of N texts by the modules of a folder."""
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer  # seconds, which others need not wait
 
     model = SentenceTransformer(str(path), device="cpu")
     return model.encode(list(texts), show_progress_bar=False).astype(np.float32)
