@@ -180,9 +180,8 @@ def _describe_absent(names: list[str]) -> str:
 def _describe_calibration(metrics: Mapping[str, Any], params: StudyParams) -> str:
     if (ece := metrics["ece"]) is not None:
         return (
-            f"Expected calibration error {ece:.3f}: on test documents, the probability that the model "
-            f"gives its\nanswers and the share of right ones differ by {100 * ece:.1f} points on "
-            "average."
+            f"Expected calibration error {ece:.3f}: on test documents, the probability of answers\n"
+            f"and the share of right ones differ by {100 * ece:.1f} points on average."
         )
     if metrics["threshold"] is not None:
         return (

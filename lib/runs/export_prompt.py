@@ -29,8 +29,10 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 asked = json.load(open("{folder}/labels.json"))
 
 def prompt_ids(text):
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    return asked["prefix_ids"] + ids[: asked["max_length"]] + asked["suffix_ids"]
+    as_text = {"add_special_tokens": False, "split_special_tokens": True}
+    cut = {"truncation": True, "max_length": asked["max_length"]}
+    ids = tokenizer(text, **as_text, **cut).input_ids
+    return asked["prefix_ids"] + ids + asked["suffix_ids"]
 
 def likelihoods(prompt, answers):
     with torch.no_grad():
@@ -64,7 +66,8 @@ probs = [pair.softmax(-1)[0].item() for pair in pairs]  # probabilities, one per
 SETS = """\
 prompt = prompt_ids("a text")
 ids = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=100)[0]
-tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).split("; ")  # the labels' texts"""
+names = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).split("; ")
+# The texts of labels; the run itself chose them by another decoding, `decoding` in labels.json."""
 
 
 def export_prompt(
