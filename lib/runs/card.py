@@ -53,7 +53,7 @@ Intervals are over {{ units }}, for this one trained model: another seed would s
 - **Length:** {{ length }}
 - **Language:** not recorded. Texts unlike those of the data, in language, topic or time, were not
   tested.
-- **Labels:** a text about anything else gets one of these labels too{{ none }}.
+- **Labels:** a text about anything else gets one of these labels too{{ or_none }}.
 
 ## Licences
 
@@ -147,7 +147,7 @@ def write_card(
         absent=_describe_absent(untested),
         calibration=_describe_calibration(metrics, params),
         length=_describe_length(folder, params),
-        none=" or none" if label_space.none else "",
+        or_none=", or none" if label_space.none else "",
         model_licence="" if model == "TF-IDF" else _model_licence(model),
         loading=LOADING,
         folder=folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder,

@@ -234,6 +234,16 @@ def test_labels_json_holds_prompt_answers_and_chat(write, tmp_path):
     assert answer[-1] == asked["end_id"]
 
 
+@pytest.mark.slow
+def test_a_prompt_for_label_sets_has_a_separator_and_is_generated(write, tmp_path):
+    export_run(write(InstructionParams, decoding="steps", label_mode="multi"), tmp_path / "sets")
+    asked = json.loads((tmp_path / "sets" / "labels.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "sets")
+    assert tokenizer.decode(asked["separator_ids"]) == ";"
+    assert (asked["multi_label"], asked["threshold"]) == (True, 0.5)
+    assert "model.generate" in (tmp_path / "sets" / "README.md").read_text()
+
+
 def test_an_edited_card_stays_and_says_how_the_export_is_loaded(write, tmp_path):
     folder = write(**HEADS["plain"])
     card = folder / "model" / "README.md"
