@@ -122,7 +122,7 @@ def write(tmp_path_factory, bases):
         params = kind(
             notebook=notebooks.get(kind, "04_finetune_instruction"), study="s", arm="a",
             runs_dir=str(tmp_path_factory.mktemp("runs")), dataset="owner/name", dtype="float32",
-            model_id=model_id, max_length=12, **full | changes,
+            model_id=model_id, **{"max_length": 12} | full | changes,
         )  # fmt: skip
         folder, multi = (
             open_run(params, data_version="", data_fingerprint="0" * 16),
