@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from lib.errors import InputError
 from lib.head.classifiers import MLPHead
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.runs.card import Usage
+from lib.runs.models import save_tokenizer
 from lib.runs.reading import encode
+
+log = logging.getLogger(__name__)
 
 SMALL = 2.0**-12  # tanh(x SMALL) / SMALL is x within 1e-5 of it, for states up to 20 (our choice)
 
@@ -94,19 +98,39 @@ def export_head(
     if plain is not None:
         library, usage = "transformers", LOAD_TRANSFORMERS
         plain.save_pretrained(path)
-        tokenizer.save_pretrained(path)
+        save_tokenizer(tokenizer, path)
         logits = _plain_logits(path, texts)
     else:
         library, usage = "sentence-transformers", LOAD_MODULES
         _save_modules(path, model, tokenizer, params)
         logits = _module_logits(path, texts)
-    if AutoTokenizer.from_pretrained(path)(texts, truncation=True).input_ids != ids:
-        raise InputError(f"{params.model_id}: its saved tokenizer reads texts otherwise")
+    _require_same_reading(path, tokenizer, params, texts=texts, ids=ids)
     for name, value in _words(params).items():
         usage = usage.replace(name, value)
     # Of very many labels, the run keeps each text's best.
     found = np.take_along_axis(logits, expected.columns, axis=1)
     return Usage(library, usage), found, expected.values
+
+
+def _require_same_reading(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    params: EmbeddingParams,
+    *,
+    texts: Sequence[str],
+    ids: Sequence[Sequence[int]],
+) -> None:
+    """Raise `InputError` if the tokenizer that was written reads texts otherwise.
+
+    Only a warning says so where it concerns texts that spell tokens of structure.
+    """
+    written = AutoTokenizer.from_pretrained(path)
+    if written(texts, truncation=True).input_ids != ids:
+        raise InputError(f"{params.model_id}: its saved tokenizer reads texts otherwise")
+    spelled = [t.content for t in tokenizer.added_tokens_decoder.values() if t.content.strip()]
+    read = written(spelled, truncation=True).input_ids, encode(params, tokenizer, spelled)
+    if other := [t for t, new, old in zip(spelled, *read, strict=True) if new != old]:
+        log.warning("texts with %s are read otherwise than in training", ", ".join(other))
 
 
 def _words(params: EmbeddingParams) -> dict[str, str]:
@@ -186,7 +210,7 @@ def _save_modules(
         2_Dense/ 3_Dense/               config.json model.safetensors: the head's layers
     """
     model.backbone.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    save_tokenizer(tokenizer, path)
     read = {"max_seq_length": tokenizer.model_max_length, "do_lower_case": False}
     _write_json(path / "sentence_bert_config.json", read)
     modes = {f"pooling_mode_{name}": ours == params.pooling for ours, name in POOLINGS.items()}

@@ -16,6 +16,7 @@ from lib.model.parts import pretrained
 from lib.prompt.label_scores import score_labels
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
 from lib.runs.card import Usage
+from lib.runs.models import save_tokenizer
 
 NUM_PROMPTS, NUM_ANSWERS = 3, 8  # of which every pair is compared (our choice)
 
@@ -108,7 +109,7 @@ def export_prompt(
     ends = sorted({template.end_id, tokenizer.eos_token_id} - {None})
     model.generation_config.eos_token_id = ends
     model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    save_tokenizer(tokenizer, path)
     one = ASK + ADJUST.get(params.decoding, "") + PROBS
     usage = LOAD.replace(
         "{answer}", QUESTIONS if questions else SETS if params.multi_label else one

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,11 @@ from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
-TEXTS = ["Cocoa prices rose in Ghana after the dry season.", "<|im_end|> is [SEP] an end", "wheat"]
+TEXTS = [
+    "Cocoa prices rose in Ghana after the dry season.",
+    "<|im_end|> <think> is [SEP] an end",
+    "wheat",
+]
 HEADS = {
     "plain": {"pooling": "last", "head_bias": False},
     "plain_sets": {"pooling": "last", "head_bias": False, "label_mode": "multi"},
@@ -99,6 +104,7 @@ def bases(tmp_path_factory):
     made = {}
     for name, source in (("llama", SMOLLM2), ("bert", MINILM)):
         tokenizer = load_tokenizer(source)
+        tokenizer.add_tokens(["<think>"])  # not flagged as special; text where a text spells it
         options = size | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         if name == "bert":
             model = BertModel(BertConfig(**options))
@@ -153,33 +159,44 @@ def write(tmp_path_factory, bases):
     return write
 
 
-CHEAP = ("plain", "bert", "mean", "prompt")
+@pytest.fixture(scope="module")
+def export(write, tmp_path_factory):
+    """`export("plain", "mean")`: runs by name, and the folder of their exports."""
+
+    @cache
+    def export(*names):
+        place, runs = tmp_path_factory.mktemp("exports"), {}
+        for name in names:
+            kind = InstructionParams if name in PROMPTS else EmbeddingParams
+            runs[name] = write(kind, **(HEADS | PROMPTS)[name])
+            card = runs[name] / "model" / "README.md"
+            card.write_text(card.read_text().replace("## Limits", "## Limits\n\nA remark of mine."))
+            export_run(runs[name], place / name)
+        return runs, place
+
+    return export
+
+
+EACH_FORM = ("plain", "prompt", "mean")
+OTHERS = [name for name in (HEADS | PROMPTS) if name not in EACH_FORM]
 
 
 @pytest.mark.parametrize(
-    "names",
-    [CHEAP, pytest.param(sorted({*HEADS, *PROMPTS} - {*CHEAP}), marks=pytest.mark.slow)],
-    ids=["each form", "others"],
+    "names", [EACH_FORM, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["each form", "others"]
 )
-def test_every_export_answers_as_its_run_in_a_process_without_this_package(
-    write, minimal, tmp_path, names
-):
+def test_every_export_answers_as_its_run_in_a_process_without_this_package(export, minimal, names):
     """TRAPS 1, 8, 16, 21: offline, merged, a sigmoid for label sets, special tokens as text."""
-    runs = {}
-    for name in names:
-        kind = InstructionParams if name in PROMPTS else EmbeddingParams
-        runs[name] = write(kind, **(HEADS | PROMPTS)[name])
-        export_run(runs[name], tmp_path / name)
-    modules_last = sorted(runs, key=lambda name: (tmp_path / name / "modules.json").exists())
+    runs, place = export(*names)
+    modules_last = sorted(runs, key=lambda name: (place / name / "modules.json").exists())
     done = subprocess.run(
         [sys.executable, "-S", "-c", READ, ",".join(modules_last), json.dumps(TEXTS)],
-        cwd=tmp_path, env=minimal, capture_output=True, text=True, check=False,
+        cwd=place, env=minimal, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name, found in json.loads(done.stdout.splitlines()[-1]).items():
         expected = load_classifier(runs[name]).predict_scores(TEXTS).values
-        assert np.ptp(expected, axis=0).max() > 0.01, name  # texts have different answers
-        np.testing.assert_allclose(found, expected, atol=2e-3, err_msg=name)
+        assert np.ptp(expected, axis=0).max() > 1e-3, name  # texts have different answers
+        np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -199,31 +216,31 @@ def test_what_no_form_holds_is_refused_in_one_line(write, tmp_path, kind, change
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_written_over_or_left_half_written(write, tmp_path, monkeypatch):
-    folder, target = write(**HEADS["plain"]), tmp_path / "exported"
+def test_nothing_is_written_over_or_left_half_written(export, tmp_path, monkeypatch):
+    folder, target = tmp_path / "run", tmp_path / "exported"
+    shutil.copytree(export(*EACH_FORM)[0]["plain"], folder)
     target.mkdir()
     (target / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="something is there already; name a new folder"):
         export_run(folder, target)
     (target / "mine.txt").unlink()
-    monkeypatch.setattr("lib.runs.export.TOLERANCE", 0.0)
     monkeypatch.setattr("lib.runs.export_head._plain_logits", lambda *_: np.full((4, 3), np.nan))
     with pytest.raises(InputError, match="exported scores differ from the run's by up to nan"):
         export_run(folder, target)
     assert not list(target.iterdir())
-    assert list(tmp_path.iterdir()) == [target]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"run", "exported"}
     shutil.rmtree(folder / "model")
     with pytest.raises(InputError, match=r"model/.* is missing; run the arm again"):
         export_run(folder, target)
 
 
-def test_labels_json_holds_prompt_answers_and_chat(write, tmp_path):
-    export_run(write(InstructionParams, **PROMPTS["prompt"]), tmp_path / "exported")
-    asked = json.loads((tmp_path / "exported" / "labels.json").read_text())
+def test_labels_json_holds_prompt_answers_and_chat(export):
+    folder = export(*EACH_FORM)[1] / "prompt"
+    asked = json.loads((folder / "labels.json").read_text())
     assert asked["labels"] == ["alpha", "beta", "gamma"]
     assert asked["threshold"] is None
     assert asked["instruction"].endswith("Answer with one of: alpha, beta, gamma.")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = [*asked["prefix_ids"], *tokenizer("wheat").input_ids, *asked["suffix_ids"]]
     chat = [m | {"content": m["content"].replace("{text}", "wheat")} for m in asked["messages"]]
     rendered = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -244,15 +261,11 @@ def test_a_prompt_for_label_sets_has_a_separator_and_is_generated(write, tmp_pat
     assert "model.generate" in (tmp_path / "sets" / "README.md").read_text()
 
 
-def test_an_edited_card_stays_and_says_how_the_export_is_loaded(write, tmp_path):
-    folder = write(**HEADS["plain"])
-    card = folder / "model" / "README.md"
-    card.write_text(card.read_text().replace("## Limits", "## Limits\n\nA remark of mine."))
-    export_run(folder, tmp_path / "exported")
-    found = ModelCard.load(tmp_path / "exported" / "README.md")
+def test_an_edited_card_stays_and_says_how_the_export_is_loaded(export):
+    found = ModelCard.load(export(*EACH_FORM)[1] / "plain" / "README.md")
     assert "A remark of mine." in found.text
     assert found.text.count("## How to load it") == 1
-    assert 'model="exported"' in found.text
+    assert 'model="plain"' in found.text
     assert "load_classifier" not in found.text
     assert found.data.library_name == "transformers"
     assert found.data.eval_results[0].metric_name.startswith("micro-F1 (95 % interval ")
