@@ -39,8 +39,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("run_dir", metavar="RUN", help="runs/<study>/<arm>/seed-<seed>")
     command.add_argument("folder", metavar="FOLDER", help="a new folder for the model")
-    command.set_defaults(run=lambda options: export_run(options.run_dir, options.folder))
+    command.set_defaults(run=_export)
     return parser
+
+
+def _export(options: argparse.Namespace) -> None:
+    export_run(options.run_dir, options.folder)
+    print(f"{Path(options.folder) / 'README.md'} says how it is loaded")
 
 
 def _plan(options: argparse.Namespace) -> None:
