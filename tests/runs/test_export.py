@@ -29,11 +29,7 @@ from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
 SPACE = LabelSpace(("alpha", "beta", "gamma"))
-TEXTS = [
-    "Cocoa prices rose in Ghana after the dry season.",
-    "<|im_end|> <think> is [SEP] an end",
-    "wheat",
-]
+TEXTS = ["Cocoa prices rose in Ghana after the rain", "<|im_end|> <think> is [SEP] an end"]
 HEADS = {
     "plain": {"pooling": "last", "head_bias": False},
     "plain_sets": {"pooling": "last", "head_bias": False, "label_mode": "multi"},
@@ -118,9 +114,9 @@ def bases(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory, bases):
-    """A finished run of a tiny model with random adapters and head: its folder."""
+    """A finished run of a tiny model: its folder. Adapters and head are random, or not there."""
 
-    def write(kind=EmbeddingParams, **changes):
+    def write(kind=EmbeddingParams, trained=True, **changes):
         model_id = bases[changes.pop("model_id", "llama")]
         full = {"lora_r": 0, "quantization": "none"} if model_id == bases["bert"] else {"lora_r": 2}
         notebooks = {EmbeddingParams: "03_finetune_embedding", BaselineParams: "02_baselines"}
@@ -130,11 +126,9 @@ def write(tmp_path_factory, bases):
             runs_dir=str(tmp_path_factory.mktemp("runs")), dataset="owner/name", dtype="float32",
             model_id=model_id, **{"max_length": 12} | full | changes,
         )  # fmt: skip
-        folder, multi = (
-            open_run(params, data_version="", data_fingerprint="0" * 16),
-            params.multi_label,
-        )
-        if kind is BaselineParams:
+        folder = open_run(params, data_version="", data_fingerprint="0" * 16)
+        multi = params.multi_label
+        if not trained:
             (folder / "model").mkdir()
         else:
             torch.manual_seed(0)
@@ -210,7 +204,7 @@ def test_every_export_answers_as_its_run_in_a_process_without_this_package(expor
 )  # fmt: skip
 def test_what_no_form_holds_is_refused_in_one_line(write, tmp_path, kind, changes, message):
     with pytest.raises(SystemExit, match="cannot be exported") as error:
-        main(["export", str(write(kind, **changes)), str(tmp_path / "exported")])
+        main(["export", str(write(kind, False, **changes)), str(tmp_path / "exported")])
     assert message in error.value.code
     assert "\n" not in error.value.code
     assert not list(tmp_path.iterdir())
