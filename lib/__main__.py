@@ -9,7 +9,7 @@ from pathlib import Path
 from lib.config.sources import require_data
 from lib.config.study import load_params, study_files
 from lib.machine import configure_process
-from lib.runs.export import export_classifier
+from lib.runs.export import export_run
 from lib.runs.new import new_study
 from lib.runs.plan import job_resources, measure_this_machine, plan
 from lib.runs.predict import predict_file
@@ -59,10 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     command.set_defaults(run=_predict)
 
-    command = commands.add_parser("export", help="a head's run as a plain transformers model")
+    command = commands.add_parser(
+        "export", help="a trained run as a folder that other software serves"
+    )
     command.add_argument("run_dir", metavar="RUN", help="runs/<study>/<arm>/seed-<seed>")
     command.add_argument("folder", metavar="FOLDER", help="a new folder for the model")
-    command.set_defaults(run=lambda options: export_classifier(options.run_dir, options.folder))
+    command.set_defaults(run=_export)
     return parser
 
 
@@ -81,6 +83,11 @@ def _predict(options: argparse.Namespace) -> None:
         sys.exit(f"{options.target}: cannot be written: {' '.join(str(error).split())}")
     except (KeyboardInterrupt, Stopped):
         sys.exit(f"{options.target}: stopped; nothing was written")
+
+
+def _export(options: argparse.Namespace) -> None:
+    export_run(options.run_dir, options.folder)
+    print(f"{Path(options.folder) / 'README.md'} says how it is loaded")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ class HeadParams(Group):
     head: Literal[*HEADS] = "linear"
     """classifier: "linear", or "mlp" (one hidden layer)"""
     head_bias: bool = True
-    """without it, a linear head on "last" can be exported"""
+    """without it, transformers has a class for a linear head on "last": docs/serving.md"""
     head_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     """learning rate of the head; 0: learning_rate"""
     loss: Literal[*LOSSES] = "cross_entropy"

