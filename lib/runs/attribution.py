@@ -47,7 +47,7 @@ _WORD = regex.compile(rf"(?V1)[{UNSPACED}][{MARKS}]*|[^\s{UNSPACED}]+")
 
 @dataclass(frozen=True)
 class Attribution:
-    """How much each word of a text speaks for a label.
+    """The weight of each word of a text for a label.
 
     Attributes
     ----------

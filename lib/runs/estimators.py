@@ -113,7 +113,7 @@ def save(
 
 
 class Saved(NamedTuple):
-    """What `save` was given."""
+    """The arguments that `save` was given."""
 
     transform: TfidfVectorizer | StandardScaler
     model: BaseEstimator

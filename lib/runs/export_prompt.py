@@ -120,7 +120,7 @@ def export_prompt(
 def _describe(
     template: PromptTemplate, labels: LabelSpace, params: InstructionParams, *, sample: str
 ) -> dict[str, Any]:
-    """What `labels.json` says of the prompt and its answers, beside the labels themselves."""
+    """The entries of `labels.json` on the prompt and its answers."""
     tokenizer = template.tokenizer
     before, after = (
         tokenizer.decode(ids, clean_up_tokenization_spaces=False)

@@ -44,7 +44,7 @@ SAMPLE = 200  # texts that the language is told by
 
 
 class Size(NamedTuple):
-    """How much a study computes: documents, candidates per arm, and tokens per document at most."""
+    """The work of a study: documents, candidates per arm, and tokens per document at most."""
 
     num_train: int
     num_test: int

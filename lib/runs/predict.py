@@ -233,7 +233,7 @@ class _Answers:
         return [round(of[column], DIGITS) for column in wanted]
 
     def summary(self) -> str:
-        """How many texts were answered, and why the others were not."""
+        """A line: texts that were answered, and why others were not."""
         answered = self.total - self.empty - self.unsure - self.no_label
         parts = [f"{answered:,} of {self.total:,} rows answered"]
         if self.empty:

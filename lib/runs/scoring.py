@@ -27,7 +27,7 @@ Score = Callable[[Sequence[str]], Scores]
 
 
 class Measure(NamedTuple):
-    """What the scores of a run are.
+    """The meaning of a run's scores.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Measure(NamedTuple):
 
 
 def measure_of(params: StudyParams) -> Measure:
-    """What the scores are that a run has recorded and that its model gives for new texts."""
+    """The meaning of the scores that a run has recorded and that its model gives for new texts."""
     if getattr(params, "method", "") == "tfidf":
         return Measure("score", True)
     if isinstance(params, InstructionParams) and not params.gives_probabilities:
