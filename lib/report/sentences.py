@@ -198,7 +198,7 @@ def give_reason(name: str, **facts: Any) -> str:
 def three_sentences(
     recommendation: Mapping[str, Any], names: Mapping[str, str] | None = None
 ) -> str:
-    """The answer in three sentences of Markdown: the best arm, head or prompt, and which to pick.
+    """The answer as a Markdown list: the best arm, head or prompt, and which arm to pick.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def three_sentences(
     pair = recommendation["head_or_prompt"]
     costs = {unit: recommendation[f"cost_{unit}"].get(arm) for unit in ("seconds", "dollars")}
     second = fill(HEAD_OR_PROMPT, pair=pair, names=names)
-    return f"{fill(BEST, **facts)} {second} {fill(PICK, **facts, **costs)}"
+    return f"- {fill(BEST, **facts)}\n- {second}\n- {fill(PICK, **facts, **costs)}"
 
 
 def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:

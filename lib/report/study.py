@@ -178,7 +178,9 @@ class StudyResults:
         else:
             answer = three_sentences(self._recommendation, self.names)
             self.write(json.dumps(self._recommendation, indent=2), "recommendation.json")
-        answer = f"{answer} {describe_reading(self._in_words(self.runs, 'arm'))}".strip()
+        read = describe_reading(self._in_words(self.runs, "arm"))
+        item = "\n- " if answer.startswith("- ") else "\n\n"  # of a list, or a paragraph
+        answer = f"{answer}{item}{read}" if read else answer
         self.write(answer, "conclusion.md")
         return answer
 

@@ -3,6 +3,7 @@
 Limits without a source are our choices.
 """
 
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ KNOWN_ARMS = {
 }
 OTHER_COLOURS, OTHER_MARKERS = (4, 5, 8, 6, 2, 3, 0, 9, 1, 7), "X<>*hpd8"
 INCH = 96  # pixels of a page per inch of a figure
+FINE = 1.5  # pixels of a shown picture per pixel of the page; the file beside the report has 2
 NAMES: dict[str, str] = {}  # of arms, in every figure of this process, as rcParams are
 MAX_LINES = 6  # arms whose lines can be told apart in one panel
 
@@ -200,11 +202,15 @@ def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
     for ending, metadata in (("png", None), ("pdf", {"CreationDate": None})):
         with atomic_path(folder / f"{name}.{ending}") as path:
             fig.savefig(path, bbox_inches="tight", metadata=metadata)
-            if ending == "png":  # a third of the bytes, which every report and notebook has
-                picture = PIL.Image.open(path).convert("RGB")
-                picture.quantize(256, dither=PIL.Image.Dither.NONE).save(path, dpi=(200, 200))
+            if ending == "png":
+                _in_few_colours(PIL.Image.open(path)).save(path, dpi=(200, 200))
     with atomic_path(folder / f"{name}.caption.md") as path:
         path.write_text(caption + "\n", encoding="utf-8")
+
+
+def _in_few_colours(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture in 256 colours: a third of the bytes, which every report and notebook has."""
+    return picture.convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
 
 
 def show_figure(fig: Figure, folder: Path, name: str, caption: str, *, about: str = "") -> None:
@@ -218,4 +224,9 @@ def show_figure(fig: Figure, folder: Path, name: str, caption: str, *, about: st
     save_figure(fig, folder, name, f"{caption} {about}".strip())
     width = round(INCH * fig.get_size_inches()[0])
     plt.close(fig)  # else the notebook shows it a second time
-    display(Image(folder / f"{name}.png", width=width, alt=caption), Markdown(f"*{caption}*"))
+    picture = PIL.Image.open(folder / f"{name}.png").convert("RGB")
+    picture.thumbnail((round(FINE * width), picture.height))
+    shown = io.BytesIO()
+    _in_few_colours(picture).save(shown, "png")
+    image = Image(shown.getvalue(), width=width, alt=caption)
+    display(image, Markdown(f"*{caption}*"))
