@@ -1,6 +1,7 @@
 """Commands: `python -m lib new FILE`, `plan STUDY`, `predict RUN IN OUT`, `export RUN FOLDER`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 def _new(options: argparse.Namespace) -> None:
     """Write a study; its name alone is on standard output, for scripts."""
     given = {key: value for key, value in vars(options).items() if key != "run"}
+    logging.disable(logging.WARNING)  # it says itself what is left out
     print(new_study(**given, say=partial(print, file=sys.stderr)))
 
 
