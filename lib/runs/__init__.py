@@ -17,7 +17,7 @@ new            a study of one's own file
 plan, rates    cost of a study before it is run
 export         a trained run as a folder that other software serves; its two kinds:
 export_head, export_prompt
-card           the model card
+card, export_card           the model card
 """
 
 from lib.runs import baselines, estimators, few_shot, reading

@@ -3,22 +3,22 @@
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from scipy.sparse import csr_array
 
 from lib.config.arms import StudyParams
 from lib.config.sources import source_of
 from lib.data.tables import HUB_ID, is_hub_id
-from lib.evaluation.intervals import f1_intervals
 from lib.runs.reading import reads_all
 from lib.runs.record import CARD, read_label_space, read_predictions
 from lib.storage import ROOT, atomic_path, read_json
 
 NUM_NAMED = 10  # labels that a list names (our choice)
-LOADING = "## How to load it"  # the last section, which an export replaces
+# Headings of sections that an export writes anew (`lib.runs.export_card`), and of what follows.
+RESULTS, CONFIDENCE = "## Results on the test documents", "## Confidence"
+LOADING = "## How to load it"
+SCORES = {"micro-F1": "micro_f1", "macro-F1": "macro_f1"}
 
 TEMPLATE = """---
 {{ card_data }}
@@ -35,16 +35,15 @@ A classifier of texts: {{ kind }} of {{ "{:,}".format(num_labels) }} labels. It 
 - **Documents:** {{ sizes }}
 - **Licence:** {{ data_licence }}
 
-## Results on the test documents
+{{ results }}
 
-| score | value | 95 % interval |
-|---|---:|---|
-{% for name, value, low, high in scores -%}
-| {{ name }} | {{ "%.3f" | format(value) }} | {{ "%.3f to %.3f" | format(low, high) }} |
+| score | value |
+|---|---:|
+{% for name, value in scores -%}
+| {{ name }} | {{ "%.3f" | format(value) }} |
 {% endfor %}
-Intervals are over {{ units }}, for this one trained model: another seed would score otherwise.
 {{ absent }}
-## Confidence
+{{ confidence }}
 
 {{ calibration }}
 
@@ -68,13 +67,6 @@ from lib.runs import load_classifier  # in the project's folder
 load_classifier("{{ folder }}").predict(["a text"])
 ```
 """
-
-
-class Usage(NamedTuple):
-    """The library that loads an exported model, and Markdown on how; `{folder}` is its folder."""
-
-    library: str
-    text: str
 
 
 def describe_data(values: Mapping[str, Any]) -> str:
@@ -101,20 +93,12 @@ def write_card(
     if not (folder / "model").is_dir():
         return
     metrics = read_json(folder / "metrics.json")
+    scores = [(name, metrics[key]) for name, key in SCORES.items()]
     label_space, test = read_label_space(folder), read_predictions(folder)
-    grouped = "group" in test
-    truth, answers = (
-        csr_array(label_space.encode(test[c])).toarray() for c in ("y_true", "y_pred")
-    )
-    groups = test["group"].to_numpy() if grouped else None
-    row = f1_intervals(truth, {params.arm: answers[None]}, groups=groups).iloc[0]
-    scores = [
-        (name, row[key], row[f"{key}_low"], row[f"{key}_high"])
-        for name, key in (("micro-F1", "micro_f1"), ("macro-F1", "macro_f1"))
-    ]
+    tested = {label for labels in test["y_true"] for label in labels}
     num_validation = len(read_predictions(folder, "validation"))
     model = "TF-IDF" if getattr(params, "method", "") == "tfidf" else params.model_id
-    untested = [label_space.names[c] for c in np.flatnonzero(~truth.any(axis=0))]
+    untested = [name for name in label_space.names if name not in tested]
     card = ModelCard.from_template(
         ModelCardData(
             base_model=model if HUB_ID.fullmatch(model) and not (ROOT / model).exists() else None,
@@ -128,10 +112,10 @@ def write_card(
                     dataset_name=inputs["data_version"] or params.dataset,
                     dataset_split="test",
                     metric_type="f1",
-                    metric_name=f"{name} (95 % interval {low:.3f} to {high:.3f})",
+                    metric_name=name,
                     metric_value=round(float(value), 4),
                 )
-                for name, value, low, high in scores
+                for name, value in scores
             ],
         ),
         template_str=TEMPLATE,
@@ -143,30 +127,18 @@ def write_card(
         sizes=f"{num_train:,} to train, {num_validation:,} to validate, {len(test):,} to test",
         data_licence=_data_licence(params.dataset),
         scores=scores,
-        units="groups of test documents" if grouped else "test documents",
         absent=_describe_absent(untested),
         calibration=_describe_calibration(metrics, params),
         length=_describe_length(folder, params),
         or_none=", or none" if label_space.none else "",
         model_licence="" if model == "TF-IDF" else _model_licence(model),
+        results=RESULTS,
+        confidence=CONFIDENCE,
         loading=LOADING,
         folder=folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder,
     )
     with atomic_path(folder / CARD) as path:
         card.save(path)
-
-
-def write_export_card(run_dir: Path, folder: Path, usage: Usage) -> None:
-    """Write a run's card as that of an exported model, with another way to load it.
-
-    Whatever the user has changed in it stays.
-    """
-    file = run_dir / CARD
-    card = ModelCard.load(file) if file.exists() else ModelCard("---\n---\n\n# An exported model\n")
-    card.data.library_name = usage.library
-    how = usage.text.replace("{folder}", folder.name)
-    card.text = f"{card.text.partition(LOADING)[0].rstrip()}\n\n{LOADING}\n\n{how}\n"
-    card.save(folder / Path(CARD).name)
 
 
 def _describe_absent(names: list[str]) -> str:

@@ -20,8 +20,8 @@ from lib.data.labels import LabelSpace
 from lib.errors import InputError
 from lib.machine import choose_dtype
 from lib.model.load import load_tokenizer
-from lib.runs.card import write_export_card
 from lib.runs.classifier import read_run
+from lib.runs.export_card import write_export_card
 from lib.runs.export_head import POOLINGS, export_head
 from lib.runs.export_prompt import export_prompt
 from lib.runs.models import load_arm_model

@@ -25,7 +25,7 @@ from lib.data.labels import LabelSpace
 from lib.errors import InputError
 from lib.head.classifiers import MLPHead
 from lib.head.model import EmbeddingModel, predict_logits
-from lib.runs.card import Usage
+from lib.runs.export_card import Usage
 from lib.runs.models import save_tokenizer
 from lib.runs.reading import encode
 

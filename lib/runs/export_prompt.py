@@ -15,7 +15,7 @@ from lib.data.labels import LabelSpace
 from lib.model.parts import pretrained
 from lib.prompt.label_scores import score_labels
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
-from lib.runs.card import Usage
+from lib.runs.export_card import Usage
 from lib.runs.models import save_tokenizer
 
 NUM_PROMPTS, NUM_ANSWERS = 3, 8  # of which every pair is compared (our choice)
