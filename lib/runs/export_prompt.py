@@ -164,7 +164,7 @@ def _messages(template: PromptTemplate, sample: str) -> list[dict[str, str]] | N
                 chat, add_generation_prompt=True, enable_thinking=False, return_dict=False
             )
         except Exception:  # a template is code, and may raise anything
-            continue
+            ids = []
         if list(ids) == template.prompt_ids(sample):
             return form
     return None
