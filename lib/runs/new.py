@@ -37,7 +37,8 @@ BASELINES = "answer/baselines"
 
 # All numbers from here on are our choices.
 HELD_OUT = 5  # one document in five is for test where there is no test split
-MAX_VALIDATION = 400
+MIN_VALIDATION, MAX_VALIDATION = 100, 400  # half of the training documents in between
+SLACK = 1.5  # the planner's estimates were 1.1 to 1.5 times too short (docs/speed.md)
 START_SECONDS, REPORT_SECONDS = 20.0, 60.0  # of an arm's process; of the comparison
 MAX_SCORED = {"single": 50, "multi": 100}  # labels; above, answers are searched or generated
 SAMPLE = 200  # texts that the language is told by
@@ -227,7 +228,7 @@ def _sized(values: Mapping[str, Any], usable: pd.Series, size: Size) -> dict[str
     num_test = min(size.num_test, int(usable.get("test", max(1, pool // HELD_OUT))))
     pool -= 0 if "test" in usable else num_test
     most = int(usable.get("validation", max(1, pool // HELD_OUT)))
-    num_validation = min(MAX_VALIDATION, most)
+    num_validation = min(MAX_VALIDATION, most, max(MIN_VALIDATION, size.num_train // 2))
     pool -= 0 if "validation" in usable else num_validation
     return dict(values) | {
         "num_train": 0 if size.num_train >= pool else size.num_train,
@@ -324,4 +325,4 @@ def _minutes(study: NewStudy, machine: Machine, slots: int) -> float:
     busy = [0.0] * slots
     for arm in sorted(seconds, reverse=True):
         heapq.heappush(busy, heapq.heappop(busy) + arm)
-    return (max(busy) + REPORT_SECONDS) / 60
+    return (SLACK * max(busy) + REPORT_SECONDS) / 60
