@@ -42,9 +42,8 @@ def write_export_card(run_dir: Path, folder: Path, usage: Usage) -> None:
         results = results.replace(f"| {name} |", f"| {name}, {low:.3f} to {high:.3f} |")
     results = results.replace("| score |", "| score, 95 % interval |").rstrip()
     units = "test documents" if groups is None else "groups of test documents"
-    results += (
-        f"\nIntervals are over {units}, for this one trained model; another seed differs.\n\n"
-    )
+    units += ", for this one trained model: another seed would score otherwise"
+    results += f"\n\nIntervals are over {units}.\n\n"
     whole = f"{before}{RESULTS}{results}{CONFIDENCE}{after}" if after else card.text
     for result in card.data.eval_results or []:
         if result.metric_name in ends:
