@@ -53,7 +53,7 @@ def judge(comparison, standard_error=0.005):
     judged = recommend(comparison, differences(comparison, standard_error))
     assert json.loads(json.dumps(judged)) == judged  # recommendation.json reads back
     text = three_sentences(judged)
-    assert len(re.findall(r"\.(?= [A-Z]|$)", text)) == 3, text
+    assert len(re.findall(r"\.(?=\n- [A-Z*]|$)", text)) == 3, text
     sentence = verdict.give_verdict(judged, {arm: arm for arm in comparison["arm"]})
     assert len(re.findall(r"\.(?= |$)", sentence)) == 1, sentence
     assert ("Use **" in sentence) == (judged["arm"] is not None)
