@@ -225,6 +225,7 @@ def test_a_damaged_cache_is_parsed_again(read, tmp_path, damage, caplog):
     assert all(again[split].to_dict() == first[split].to_dict() for split in first)
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_num_workers(read, tmp_path, monkeypatch):
     monkeypatch.setattr(wipo, "CHUNK", 3)
     files = good_files(5) | {"train/bad.xml": b"<", "train/again.xml": record("WOtest0")}

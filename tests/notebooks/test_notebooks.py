@@ -144,7 +144,11 @@ def test_removing_an_arm_runs_the_comparison_alone(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (("learning_rat", "0.1"), "unknown parameter; did you mean 'learning_rate'"),
+        pytest.param(
+            ("learning_rat", "0.1"),
+            "unknown parameter; did you mean 'learning_rate'",
+            marks=pytest.mark.slow,
+        ),
         (("dataset", "absent-{split}.csv"), "absent-train.csv: no such data file"),
     ],
 )

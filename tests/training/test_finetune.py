@@ -225,7 +225,7 @@ def test_compiling_after_checkpointing_keeps_both(make_backbone, monkeypatch):
             assert isinstance(block.forward.original, MethodType)
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_same_seed_same_logits_whatever_the_evaluation_interval(
     make_backbone, examples, tmp_path, request, packed
 ):
