@@ -19,7 +19,7 @@ from lib.errors import DataError
 
 HEADINGS = ("title", "headline", "heading", "subject")
 BODIES = (
-    "text", "sentence", "body", "content", "abstract", "document", "review", "tweet", "message",
+    "text", "sentence", "body", "content", "abstract", "document", "review", "message",
     "comment", "post", "question", "query", "utterance", "description", "summary",
 )  # fmt: skip
 SPLITS = ("split", "part", "partition", "subset", "set")
