@@ -4,6 +4,8 @@ load             a study's train, validation and test documents, from its parame
 tables           rows of files, packages and hub data sets, as they are
 delimited        CSV, TSV and Orange's .tab; encodings
 documents        rows to documents: text, labels and id, each checked with its row
+columns, label_columns   columns of a table of unknown meaning
+locate           files that belong to one data set
 unlabelled       texts without labels, to be classified
 written_tables   tables written a few rows at a time
 labels           the study's labels, their texts for prompts, their hierarchy, their support
