@@ -73,7 +73,10 @@ def _new(options: argparse.Namespace) -> None:
     """Write a study; its name alone is on standard output, for scripts."""
     given = {key: value for key, value in vars(options).items() if key != "run"}
     logging.disable(logging.WARNING)  # it says itself what is left out
-    print(new_study(**given, say=partial(print, file=sys.stderr)))
+    try:
+        print(new_study(**given, say=partial(print, file=sys.stderr)))
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _predict(options: argparse.Namespace) -> None:

