@@ -151,6 +151,8 @@ OF_THE_RUN = ("dtype", "fast", "memory_gib", "eval_steps", "save_steps", "report
 class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
     """Parameters that both fine-tuning notebooks share."""
 
+    depth: Count = 0
+    """blocks of the model that are kept, the first ones; 0: all"""
     search: dict[str, list[Any]] | list[dict[str, Any]] = {}
     """values to try: {parameter: [values]}, all combinations, or a list of them; {}: no search"""
     search_epochs: Positive = 1

@@ -65,13 +65,35 @@ def load_tokenizer(model_id: str, revision: str = "") -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def load_config(model_id: str, revision: str = "") -> PretrainedConfig:
-    """The model's configuration, without its weights; `ModelError` where it cannot be read."""
+def load_config(model_id: str, revision: str = "", *, depth: int = 0) -> PretrainedConfig:
+    """The model's configuration, without its weights.
+
+    Parameters
+    ----------
+    depth
+        Blocks that are kept, the first ones: what follows them (norm, head) then reads the last of
+        these. 0 for all.
+
+    Raises
+    ------
+    ModelError
+        It cannot be read, or the model has fewer blocks.
+    """
     source = pretrained_source(model_id, revision)
     try:
-        return AutoConfig.from_pretrained(**source)
+        config = AutoConfig.from_pretrained(**source)
     except Exception as error:
         raise unusable(model_id, error, "no config") from error
+    text_config = config.get_text_config()
+    whole = text_config.num_hidden_layers
+    if depth > whole:
+        raise ModelError(f"depth: {depth} blocks were asked for, but {model_id} has {whole}")
+    if depth:
+        for name, value in list(vars(text_config).items()):
+            if isinstance(value, list) and len(value) == whole:  # an entry per block
+                setattr(text_config, name, value[:depth])
+        text_config.num_hidden_layers = depth
+    return config
 
 
 def load_backbone(
@@ -85,6 +107,7 @@ def load_backbone(
     bidirectional: bool = False,
     max_length: int = 512,
     memory_gib: float = 0.0,
+    depth: int = 0,
     fast: bool = True,
 ) -> PreTrainedModel:
     """The pretrained model in eval mode, frozen, with its pad token set.
@@ -109,6 +132,8 @@ def load_backbone(
         Target of the run; 0 for what the device has. Where there is room (`should_dequantize`),
         4-bit weights are dequantized once instead of in every pass: the same values, bit for bit,
         without the saving of memory.
+    depth
+        See `load_config`.
     fast
         Take the shortcuts of `lib.model.fast` where they are exact for the model, and that above.
         False: padding, peft's own adapters and every layer in every pass; slower, and equal within
@@ -128,7 +153,7 @@ def load_backbone(
     tokenizer = load_tokenizer(model_id, revision)
     try:
         # The config, and whether it suits what was asked.
-        config = AutoConfig.from_pretrained(**source)
+        config = load_config(model_id, revision, depth=depth)
         stored = stored_quantization(config)
         _refuse(config, head, quantization, stored)
         text_config = config.get_text_config()

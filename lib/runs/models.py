@@ -60,6 +60,7 @@ def load_arm_model(
         bidirectional=has_head and params.bidirectional,
         max_length=params.max_length,
         memory_gib=params.memory_gib,
+        depth=params.depth,
         fast=params.fast,
     )
     if unpack and getattr(model, "is_quantized", False):

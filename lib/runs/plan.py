@@ -167,7 +167,8 @@ def _estimate(
     """The columns of one arm's row that do not depend on seeds and price."""
     if isinstance(params, BaselineParams) and params.method == "tfidf":
         return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
-    config = load_config(params.model_id, params.model_revision)
+    depth = getattr(params, "depth", 0)
+    config = load_config(params.model_id, params.model_revision, depth=depth)
     shape = Shape.from_config(config)
     tokenizer = reading.tokenizer_of(params)
     work = _count_work(params, config, tokenizer, splits)

@@ -172,10 +172,11 @@ def _chosen(
     others = {i: t for i, t in tries.items() if i != best}
     cost = sum((Cost(t["train_seconds"], t["joules"]) for t in others.values()), Cost())
     # What is computed before training is shared by candidates with the same adapted layers.
-    layers = {runs[best].params.lora_layers}
+    layers = [(candidate.params.depth, candidate.params.lora_layers) for candidate in runs]
+    paid = {layers[best]}
     for i, tried in others.items():
-        if runs[i].params.lora_layers not in layers:
-            layers.add(runs[i].params.lora_layers)
+        if layers[i] not in paid:
+            paid.add(layers[i])
             cost += Cost(tried["setup_seconds"], tried["setup_joules"])
     chosen.pay("search", "others", cost)
     with atomic_path(run.folder / CHOSEN) as path:

@@ -9,13 +9,15 @@ import pytest
 import torch
 from conftest import MINILM, SMOLLM2
 from peft.tuners.lora import LoraLayer
+from transformers import Gemma3TextConfig
 
 from lib.config.groups import HeadParams, LoraParams
 from lib.errors import ModelError
 from lib.head.model import EmbeddingModel
 from lib.machine import mixed_precision
 from lib.model.adapters import add_lora
-from lib.model.load import count_parameters, load_backbone, load_tokenizer
+from lib.model.load import count_parameters, load_backbone, load_config, load_tokenizer
+from lib.model.parts import decoder_of
 from lib.model.weights import resolve_model
 from lib.storage import ROOT
 
@@ -175,3 +177,26 @@ def test_importing_lib_is_quiet_and_loading_needs_no_network():
     code = f"import lib.model.load; lib.model.load.load_tokenizer({MINILM!r}); print('loaded')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("loaded\n", "")
+
+
+@pytest.mark.parametrize("head", ["none", "lm"])
+def test_depth_keeps_the_first_blocks(make_backbone, cut_model, head):
+    whole = make_backbone(head, layers=3, dtype="float32")
+    shorter = make_backbone(head, layers=3, dtype="float32", depth=2)
+    ids = torch.arange(5, 37)[None]
+    with torch.inference_mode():
+        states = whole(input_ids=ids, output_hidden_states=True).hidden_states[2]  # before the norm
+        found = shorter(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(decoder_of(whole).norm(states), found)
+    assert load_config(cut_model(3), depth=2).num_hidden_layers == 2
+
+
+def test_a_model_with_fewer_blocks_than_depth_is_refused(cut_model):
+    with pytest.raises(ModelError, match="depth: 4 blocks were asked for"):
+        load_config(cut_model(3), depth=4)
+
+
+def test_blocks_of_several_kinds_keep_their_kinds(tmp_path):
+    kinds = ["sliding_attention", "full_attention"] * 2
+    Gemma3TextConfig(num_hidden_layers=4, layer_types=kinds).save_pretrained(tmp_path)
+    assert load_config(str(tmp_path), depth=3).layer_types == kinds[:3]

@@ -135,13 +135,14 @@ def test_a_candidate_that_was_trained_but_not_recorded_is_not_trained_on(make_ru
     assert fit.calls == [(2e-3, 1)]
 
 
-def test_what_is_computed_before_training_is_charged_once_per_adapted_layers(make_run):
+@pytest.mark.parametrize("of_layers", ["lora_layers", "depth"])
+def test_what_is_computed_before_training_is_charged_once_per_adapted_layers(make_run, of_layers):
     class Caching(Fit):
         def __call__(self, run, stop_epochs):
             run.pay("train", "cached layers", Cost(100.0, 1.0))
             return super().__call__(run, stop_epochs)
 
-    searched = {"lora_layers": [5, 2], "learning_rate": RATES[:2]}
+    searched = {of_layers: [5, 2], "learning_rate": RATES[:2]}
     chosen, _ = choose_params(make_run(searched), Caching(CURVES))
     assert chosen.cost("search").seconds == 10 + 10 + 20 + 100  # the chosen one pays its own
 
