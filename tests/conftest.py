@@ -135,8 +135,12 @@ def make_package(tmp_path, monkeypatch):
     storage.packaged_file.cache_clear()
 
 
-def snakemake(*arguments, folder, study="smoke", cores=2):
-    """Run a study of the params folder under `folder`; returns the finished process."""
+def snakemake(*arguments, folder, study="smoke"):
+    """Run a study of the params folder under `folder`; returns the finished process.
+
+    Beside another worker of `make test`, two cores are one each.
+    """
+    cores = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
     config = [f"{name}_dir={folder / name}" for name in ("params", "runs", "figures")]
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", str(cores), "--rerun-triggers", "mtime",

@@ -139,10 +139,10 @@ def test_slopes_are_found_within_and_between_tasks():
 
 def test_slopes_that_are_none_are_seldom_found():
     generator, found, tried = np.random.default_rng(0), 0, 0
-    for _ in range(150):
+    for _ in range(60):
         table = regress(made(13, generator), ["size", "labels", "kind"])
         found, tried = found + (table["p"] < 0.05).sum(), tried + len(table)
-    assert found / tried < 0.08
+    assert found / tried < 0.09
 
 
 def test_few_tasks_have_no_slope():

@@ -45,16 +45,17 @@ def test_packaged_gguf_loads_in_nf4_with_double_quantization(live_nf4):
     assert model.get_memory_footprint() < 0.11 * 2**30  # embeddings stay in 16 bits
 
 
-def test_dequantized_once_is_the_nf4_model_value_for_value():
-    once = load_backbone(SMOLLM2, dtype="bfloat16")
+def test_dequantized_once_is_the_nf4_model_value_for_value(make_backbone):
+    once = make_backbone(dtype="bfloat16")
     assert not any(isinstance(m, bnb.nn.Linear4bit) for m in once.modules())
-    packed = load_backbone(SMOLLM2, dtype="bfloat16", memory_gib=0.5)
+    packed = make_backbone(dtype="bfloat16", memory_gib=0.1)
+    assert any(isinstance(m, bnb.nn.Linear4bit) for m in packed.modules())
     torch.testing.assert_close(states(once), states(packed), rtol=0, atol=0)
 
 
-def test_nf4_follows_the_unquantized_model():
-    exact = states(load_backbone(SMOLLM2, quantization="none", dtype="float32"))
-    nf4 = states(load_backbone(SMOLLM2, dtype="float32"))
+def test_nf4_follows_the_unquantized_model(make_backbone):
+    exact = states(make_backbone(quantization="none", dtype="float32"))
+    nf4 = states(make_backbone(dtype="float32"))
     assert torch.cosine_similarity(exact.flatten(), nf4.flatten(), dim=0) > 0.95
 
 

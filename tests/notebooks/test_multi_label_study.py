@@ -129,7 +129,15 @@ def test_examples_in_a_prompt_are_kept(multi_label_study):
     assert load_classifier(folder).predict(texts) == recorded
 
 
-@pytest.mark.parametrize("arm", ["tfidf", "frozen", "embedding", "instruction", "asked"])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        "tfidf",
+        "embedding",
+        "instruction",
+        *(pytest.param(arm, marks=pytest.mark.slow) for arm in ("frozen", "asked")),
+    ],
+)
 def test_a_reloaded_multi_label_run_predicts_what_it_predicted(multi_label_study, arm):
     """TRAPS 21: a sigmoid for each label, not a softmax over them."""
     folder = multi_label_study / "runs" / "multi" / arm / "seed-0"

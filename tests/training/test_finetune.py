@@ -99,7 +99,7 @@ def checkpoint_all(monkeypatch):
     monkeypatch.setattr(memory, "fit_micro_batch", lambda _, num_tokens, **more: (num_tokens, 2))
 
 
-@pytest.mark.parametrize("mode", ["mean", "last"])
+@pytest.mark.parametrize("mode", [pytest.param("mean", marks=pytest.mark.slow), "last"])
 def test_checkpointed_layers_train_as_others(
     make_backbone, examples, tmp_path, caplog, monkeypatch, mode
 ):
@@ -167,7 +167,10 @@ def test_compiled_blocks_train_and_predict_as_others(
     np.testing.assert_allclose(compiled, plain, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize(("adapted", "mode", "graphs"), [(3, "mean", 2), (2, "last", 1)])
+@pytest.mark.parametrize(
+    ("adapted", "mode", "graphs"),
+    [pytest.param(3, "mean", 2, marks=pytest.mark.slow), (2, "last", 1)],
+)
 def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
     make_backbone, monkeypatch, adapted, mode, graphs
 ):
@@ -190,6 +193,7 @@ def test_one_compilation_serves_all_lengths_with_and_without_lower_layers(
     assert counters["stats"]["unique_graphs"] == graphs
 
 
+@pytest.mark.slow
 def test_the_number_of_tokens_decides_whether_a_prediction_is_compiled(make_backbone, monkeypatch):
     """Not what ran before: the same documents get the same scores, bit for bit."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
@@ -458,7 +462,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(
         finetune(make_backbone, examples, tmp_path)
 
 
-@pytest.mark.parametrize("most", [2, 0])
+@pytest.mark.parametrize("most", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_step_without_enough_memory_is_repeated_with_the_same_documents(
     make_backbone, examples, tmp_path, monkeypatch, most
 ):
