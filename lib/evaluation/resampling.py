@@ -13,14 +13,14 @@ are not independent: then groups are drawn and exchanged as wholes.
 Exchange of answers. Let u be the counts of a seed of arm a, v those of b, both (2 C, G), and s in
 {0, 1}^G mark the units whose answers change places. Then the counts over all units are
     of a:  u 1 + (v - u) s        of b:  v 1 - (v - u) s
-so that one product with `change` = v - u serves both arms. Labels whose row of `change` is 0 have
-the same counts for a and b whatever s is: they cancel in macro-F1, and only their sums enter
+so that the products u s and v s serve every pair that an arm is in. Labels whose row of v - u is 0
+have the same counts for a and b whatever s is: they cancel in macro-F1, and only their sums enter
 micro-F1.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -31,6 +31,7 @@ AVERAGES = ("micro_f1", "macro_f1")
 SEED = 0  # of resamples: the same in every call
 BLOCK = 2**19  # numbers per block of resamples, which then stays in the processor's cache
 
+_T = TypeVar("_T")
 Preds = np.ndarray | Sequence[Labels]  # (S, N, C) bool: dense, or S sparse (N, C)
 
 
@@ -108,15 +109,20 @@ def randomization(
     exchanges = [_exchanges(counts[a], counts[b]) for a, b in pairs]
     num_labels, num_units = by_unit(by_label(y_true), codes).shape
     # the differences as they are, then after random exchanges, a block at a time
-    nothing = np.zeros((num_units, 1), dtype=np.float32)
-    observed = [np.abs(_mean_difference(of_pair, nothing)) for of_pair in exchanges]  # (2, 1) each
+    nothing = np.zeros((2 * num_labels, 1), dtype=np.float32)
+    unmoved = {arm: [nothing] * len(of_seeds) for arm, of_seeds in counts.items()}
+    observed = [
+        np.abs(_mean_difference(of_pair, unmoved[a], unmoved[b]))  # (2, 1)
+        for of_pair, (a, b) in zip(exchanges, pairs, strict=True)
+    ]
     at_least = np.zeros((len(pairs), 2))
     generator = np.random.default_rng([SEED, 1])
     for block in _blocks(num_resamples, 2 * num_labels, num_units):
         size = (num_units, block.stop - block.start)
         exchanged = generator.integers(0, 2, size=size, dtype=np.int8).astype(np.float32)
-        for i, of_pair in enumerate(exchanges):
-            differences = np.abs(_mean_difference(of_pair, exchanged))  # (2, R)
+        moved = {arm: [u @ exchanged for u in of_seeds] for arm, of_seeds in counts.items()}
+        for i, (a, b) in enumerate(pairs):
+            differences = np.abs(_mean_difference(exchanges[i], moved[a], moved[b]))  # (2, R)
             at_least[i] += (differences >= observed[i] - 1e-6).sum(axis=1)  # float32
     return (1 + at_least) / (1 + num_resamples)
 
@@ -126,33 +132,40 @@ class _Exchange(NamedTuple):
 
     of_a: np.ndarray  # u 1 of the module docstring, (2 L, 1)
     of_b: np.ndarray  # v 1
-    change: csr_array  # v - u, (2 L, G)
+    rows: np.ndarray | slice  # of these labels in (2 C, ...)
     elsewhere: np.ndarray  # (2,) sums over the other labels
     num_labels: int  # C
 
 
 def _exchanges(of_a: Sequence[csr_array], of_b: Sequence[csr_array]) -> list[_Exchange]:
-    num_pairs = math.lcm(len(of_a), len(of_b))
-    return [_exchange(of_a[k % len(of_a)], of_b[k % len(of_b)]) for k in range(num_pairs)]
+    return [_exchange(u, v) for u, v in _paired(of_a, of_b)]
+
+
+def _paired(of_a: Sequence[_T], of_b: Sequence[_T]) -> Iterator[tuple[_T, _T]]:
+    """Seeds of two arms, each repeated up to the least common multiple of their numbers."""
+    for k in range(math.lcm(len(of_a), len(of_b))):
+        yield of_a[k % len(of_a)], of_b[k % len(of_b)]
 
 
 def _exchange(counts_a: csr_array, counts_b: csr_array) -> _Exchange:
     change = counts_b - counts_a
     change.eliminate_zeros()
     differs = (np.diff(change.indptr) > 0).reshape(2, -1).any(axis=0)  # (C,)
-    rows = np.flatnonzero(np.tile(differs, 2))
+    rows = slice(None) if differs.all() else np.flatnonzero(np.tile(differs, 2))
     totals_a, totals_b = (c.sum(axis=1)[:, None].astype(np.float32) for c in (counts_a, counts_b))
     elsewhere = np.where(differs, 0, totals_a.reshape(2, -1)).sum(axis=1)
-    return _Exchange(totals_a[rows], totals_b[rows], change[rows], elsewhere, len(differs))
+    return _Exchange(totals_a[rows], totals_b[rows], rows, elsewhere, len(differs))
 
 
-def _mean_difference(exchanges: Sequence[_Exchange], exchanged: np.ndarray) -> np.ndarray:
-    """Both averages of a minus b, (2, R), after exchanges given as (G, R) of 0 and 1."""
-    total = np.zeros((2, exchanged.shape[1]))
-    for x in exchanges:
+def _mean_difference(
+    exchanges: Sequence[_Exchange], moved_a: Sequence[np.ndarray], moved_b: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Both averages of a minus b, (2, R), after exchanges: u s and v s of each seed, (2 C, R)."""
+    total = np.zeros((2, moved_a[0].shape[1]))
+    for x, (of_a, of_b) in zip(exchanges, _paired(moved_a, moved_b), strict=True):
         if len(x.of_a) == 0:
             continue
-        change = x.change @ exchanged
+        change = of_b[x.rows] - of_a[x.rows]
         options = {"elsewhere": x.elsewhere, "num_labels": x.num_labels}
         total += _f1(x.of_a + change, **options) - _f1(x.of_b - change, **options)
     return total / len(exchanges)
@@ -162,7 +175,7 @@ def _f1(
     counts: np.ndarray, *, elsewhere: Sequence[float] = (0, 0), num_labels: int = 0
 ) -> np.ndarray:
     """Micro- and macro-F1, (2, R), of counts (2 C, R)."""
-    double_tp, support = np.split(counts, 2)
+    double_tp, support = counts[: len(counts) // 2], counts[len(counts) // 2 :]
     of_all = support.sum(axis=0) + elsewhere[1]
     micro = (double_tp.sum(axis=0) + elsewhere[0]) / np.maximum(of_all, 1)
     macro = (double_tp / np.maximum(support, 1)).sum(axis=0) / (num_labels or len(support))
