@@ -74,7 +74,12 @@ def find_columns(
     cells = {name: as_objects(table[name]).map(cell_text) for name in table.columns}
     if len(cells) < 2:
         raise DataError(f"{source}: one column, {listed(cells)!r}; a study needs texts and labels")
-    if any((column == name).sum() > 1 for name, column in cells.items()):
+    as_names = {name: column == name for name, column in cells.items()}
+    again = np.all(list(as_names.values()), axis=0)  # of files that were put one behind another
+    if again.any() and all(same.sum() == again.sum() for same in as_names.values()):
+        row = table.index[again][0] + 1
+        raise DataError(f"{source}: document {row} repeats the columns' names; remove that row")
+    if any(same.sum() > 1 for same in as_names.values()):
         raise DataError(
             f"{source}: the first line ({listed(cells)}) contains values, not names: write the "
             "columns' names above it"
@@ -167,8 +172,9 @@ def _split_group_id(
             found.values |= {"split_column": name, "split_names": names}
             found.reasons.append(("splits", f"column {name!r}: {', '.join(filter(None, names))}"))
         elif known in SPLITS and any(map(split_of, words)):
-            odd = next((f"{word!r} in it" for word in sorted(words) if not split_of(word)), "it")
-            found.reasons.append(("splits", f"column {name!r} is not used: {odd} names no split"))
+            odd = [f"{word!r} in it names no split" for word in sorted(words) if not split_of(word)]
+            why = odd[0] if odd else "it has no train, or two words for a split"
+            found.reasons.append(("splits", f"column {name!r} is not used: {why}"))
         elif known in IDS and profile.distinct == len(column):
             found.values["id_column"] = name
         elif known in GROUPS and _is_grouping(column[column != ""]):

@@ -90,9 +90,12 @@ def find_labels(
     # Columns of yes and no, where nothing else can be the label.
     indicators = [name for name in usable if set(marks(cells[name][cells[name] != ""])) <= YES | NO]
     if len(indicators) > 1 and indicators == usable and not known:
-        values = {"indicator_columns": indicators, "label_mode": "multi"}
+        values = {"indicator_columns": indicators}
+        if sum(marks(cells[name]).isin(YES) for name in indicators).eq(1).all():
+            reason = f"{len(indicators)} columns, each row with one yes: one label per document"
+            return values, reason, len(indicators)
         reason = f"{len(indicators)} columns of yes and no: label sets"
-        return values, reason, len(indicators)
+        return values | {"label_mode": "multi"}, reason, len(indicators)
 
     # Of columns that divide the rows alike, such as numbers and names, the one that can be read.
     equal = _equal_columns(usable, cells)

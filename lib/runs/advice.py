@@ -36,12 +36,21 @@ def language(texts: Sequence[str]) -> str:
     return f"{name}; the models here have read mostly English: see `model_id` in common.yaml"
 
 
+def label_texts(labels: LabelSpace) -> dict[str, str]:
+    """Texts without underscores of labels that have some, unless two would be called alike."""
+    texts = {
+        name: name.replace("_", " ").strip() for name in labels.names if "_" in name.strip("_")
+    }
+    shown = {normal_form(texts.get(name, name).lower()) for name in labels.names}
+    return texts if len(shown) == len(labels) else {}
+
+
 def prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
     """The instruction and the decoding, by the name and the number of the labels."""
     mode = values.get("label_mode", "single")
     known = normal_name(values.get("label_column", "labels"))
     what = known.replace("_", " ")
-    what = "label" if what in ("", "text") else what
+    what = "label" if what in ("", "text") or what.isdecimal() else what
     scored = len(labels) <= MAX_SCORED[mode]
     if mode == "multi":
         what = what if what.endswith("s") else f"{what}s"
@@ -49,6 +58,7 @@ def prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
         return {"instruction": f"List the {what} of this text.", "decoding": decoding}
     decoding = "score" if scored else "search"
     if known not in LABELS and {name.lower() for name in labels.names} <= YES | NO:
+        what = what.removeprefix("is ")
         return {"instruction": f'Is "{what}" true of this text?', "decoding": decoding}
     what = what.removesuffix("s") if what == "labels" else what
     return {"instruction": f"Name the {what} of this text.", "decoding": decoding}
@@ -80,8 +90,8 @@ def cautions(splits: DatasetDict, labels: LabelSpace, source: str) -> list[str]:
         said.append(f"{count:,} test documents have labels that train lacks: {_some(unseen)}")
     counts = Counter(name for split in splits.values() for row in split["labels"] for name in row)
     if rare := sorted((name for name in counts if counts[name] < MIN_OF_LABEL), key=counts.get):
-        have = f"have fewer than {MIN_OF_LABEL} documents: {_some(rare)}"
-        said.append(f"{len(rare):,} of {len(labels):,} labels {have}")
+        which = f"{len(rare):,} of {len(labels):,} labels"
+        said.append(f"{which} with fewer than {MIN_OF_LABEL} documents in use: {_some(rare)}")
 
     # Test documents that say little.
     texts = {normal_form(text) for text in train["text"]}

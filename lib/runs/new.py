@@ -25,7 +25,7 @@ from lib.data.locate import ONE_FILE, SPLIT_WORDS, locate, short_path, split_of
 from lib.data.tables import UNSPLIT, read_parts
 from lib.errors import ParamsError
 from lib.machine import choose_device, configure_process
-from lib.runs.advice import cautions, language, prompt
+from lib.runs.advice import cautions, label_texts, language, prompt
 from lib.runs.plan import measure_this_machine, plan
 from lib.runs.rates import Machine
 from lib.runs.reading import share_cut, with_length
@@ -151,8 +151,8 @@ def new_study(
 
     # The prompt.
     values |= prompt(values, labels)
-    label_texts = {x: x.replace("_", " ").strip() for x in labels.names if "_" in x.strip("_")}
-    if label_texts:
+    texts_of = label_texts(labels)
+    if texts_of:
         say(_line("prompt", "labels are written without underscores (labels.json)"))
 
     # Sizes that this machine has the time for.
@@ -167,7 +167,7 @@ def new_study(
         common = _sized(values, usable, size, least) | {
             "max_length": min(covering, size.max_length)
         }
-        study = _of_size(common, size.tries, preset, params_dir / BASELINES, label_texts)
+        study = _of_size(common, size.tries, preset, params_dir / BASELINES, texts_of)
         needed = _minutes(study, machine, slots)
         if needed <= minutes:
             break

@@ -63,6 +63,10 @@ def find(**columns):
             {"text_columns": ["text"], "indicator_columns": ["red", "blue"], "label_mode": "multi"},
         ),
         (
+            {"text": TEXTS, "red": RED, "blue": [1 - red for red in RED]},
+            {"text_columns": ["text"], "indicator_columns": ["red", "blue"]},
+        ),
+        (
             {"text": TEXTS, "kind": [["Food, drink", "Health, sports"][i % 2] for i in range(N)]},
             {"text_columns": ["text"], "label_column": "kind"},
         ),
@@ -191,6 +195,10 @@ def test_lists_of_json_lines_are_labels():
         ),
         ({"text": TEXTS, "label": ["a", "b", *[""] * 58]}, "58 other rows have none: fill them in"),
         ({"text": TEXTS, "tags": [f"[{k}, x]" for k in KINDS]}, "'tags' is .* without quotation"),
+        (
+            {"text": [*TEXTS, "text", "text"], "kind": [*KINDS, "kind", "kind"]},
+            f"document {N + 1} repeats the columns' names; remove that row",
+        ),
         ({"day": ["2024-01-01"] * N, "text": TEXTS}, "no column looks like labels"),
     ],
 )

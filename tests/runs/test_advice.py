@@ -5,7 +5,7 @@ from datasets import Dataset, DatasetDict
 
 from lib.data.labels import LabelSpace
 from lib.errors import DataError
-from lib.runs.advice import cautions, prompt
+from lib.runs.advice import cautions, label_texts, prompt
 
 
 def told(train, test, repeats=0):
@@ -34,7 +34,7 @@ AB = [["a"], ["b"]] * 50
             ([*AB, ["c"]], [*AB, ["d"], ["a", "e"]]),
             [
                 "2 test documents have labels that train lacks: 'd', 'e'",
-                "3 of 5 labels have fewer than 5 documents: 'd', 'e', 'c'",
+                "3 of 5 labels with fewer than 5 documents in use: 'd', 'e', 'c'",
             ],
         ),
         (
@@ -58,12 +58,21 @@ def test_a_test_whose_labels_are_all_unknown_is_refused():
 @pytest.mark.parametrize(
     ("column", "labels", "instruction"),
     [
-        ("is_spam", ("FALSE", "TRUE"), 'Is "is spam" true of this text?'),
+        ("is_spam", ("FALSE", "TRUE"), 'Is "spam" true of this text?'),
         ("label", ("no", "yes"), "Name the label of this text."),
         ("Category\n(final)", ("a", "b"), "Name the category final of this text."),
+        ("1", ("a", "b"), "Name the label of this text."),
         ("text", ("a", "b"), "Name the label of this text."),
     ],
 )
 def test_the_instruction_reads_well(column, labels, instruction):
     found = prompt({"label_column": column}, LabelSpace(labels))
     assert found == {"instruction": instruction, "decoding": "score"}
+
+
+def test_underscores_stay_where_two_labels_would_be_called_alike():
+    assert label_texts(LabelSpace(("card_arrival", "top_up"))) == {
+        "card_arrival": "card arrival",
+        "top_up": "top up",
+    }
+    assert label_texts(LabelSpace(("card arrival", "card_arrival", "top_up"))) == {}
