@@ -27,8 +27,8 @@ COG := cog -P -I docs -p "import tables" --verbosity=1
 .PHONY: study answer data models test browser survive bench scaling readme lint lock lab install clean
 study: $(READY)
 ifdef DATA
-	@study=$$(python -m lib new '$(DATA)' $(if $(TEXT),--text $(TEXT)) $(if $(LABEL),--label '$(LABEL)') \
-		$(if $(NAME),--name '$(NAME)') $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MODEL),--model $(MODEL))) \
+	@study=$$(python -m lib new "$$DATA" $(if $(TEXT),--text "$$TEXT") $(if $(LABEL),--label "$$LABEL") \
+		$(if $(NAME),--name "$$NAME") $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MODEL),--model $(MODEL))) \
 		&& exec $(MAKE) --no-print-directory study DATA= STUDY="$$study"
 else
 ifdef PROFILE

@@ -4,6 +4,7 @@ Names and cells decide; where they leave a choice, the error lists the candidate
 lists of names here are our choices.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.data.label_columns import find_labels, is_numeric, listed, normal_name
+from lib.data.label_columns import LABELS, find_labels, is_numeric, listed, normal_name
 from lib.data.locate import SPLIT_WORDS, split_of
 from lib.data.tables import as_objects, cell_text, require_columns
 from lib.data.words import find_words
@@ -28,6 +29,7 @@ GROUPS = (
     "source_id", "thread_id", "session_id", "conversation_id", "customer_id", "patient_id",
 )  # fmt: skip
 IDS = ("id", "doc_id", "document_id", "text_id", "uid", "uuid")
+UNNAMED = re.compile(r"Unnamed: \d+")  # as `lib.data.delimited` calls them
 MIN_WORDS, MIN_CHARACTERS = 3.0, 15.0  # per cell, of a text
 MIN_DISTINCT = 0.5  # share of cells that differ, of a text
 
@@ -37,12 +39,13 @@ class Found:
     """Parameters of the data (`lib.config.data`) that a table suggests, and a reason for each.
 
     `reasons` has a short name and a sentence per choice; `usable` is (N,) bool, True for rows with
-    a text and a label.
+    a text and a label; `num_labels` counts the labels of all rows.
     """
 
     usable: np.ndarray
     values: dict[str, Any] = field(default_factory=dict)
     reasons: list[tuple[str, str]] = field(default_factory=list)
+    num_labels: int = 0
 
 
 def find_columns(
@@ -57,35 +60,76 @@ def find_columns(
     source
         Name of the file, for messages.
     text, label
-        Columns that the user has named.
+        Columns that the user has named; names of texts may come with spaces between them.
 
     Raises
     ------
     DataError
         No column, or several, could be the text or the label; the message lists the candidates.
     """
+    text = _named(text, list(table.columns))
     require_columns(table, [*text, *([label] if label else [])], source)
+    if label in text:
+        raise DataError(f"{source}: {label!r} is named as text and as label; name two columns")
     cells = {name: as_objects(table[name]).map(cell_text) for name in table.columns}
     if len(cells) < 2:
         raise DataError(f"{source}: one column, {listed(cells)!r}; a study needs texts and labels")
-    if any((column == name).sum() > 1 for name, column in cells.items()):
+    as_names = {name: column == name for name, column in cells.items()}
+    again = np.all(list(as_names.values()), axis=0)  # of files that were put one behind another
+    if again.any() and all(same.sum() == again.sum() for same in as_names.values()):
+        row = table.index[again][0] + 1
+        raise DataError(f"{source}: document {row} repeats the columns' names; remove that row")
+    if any(same.sum() > 1 for same in as_names.values()):
         raise DataError(
             f"{source}: the first line ({listed(cells)}) contains values, not names: write the "
             "columns' names above it"
         )
+    unnamed = [name for name in cells if UNNAMED.fullmatch(name) and (cells[name] != "").any()]
+    if 2 * len(unnamed) >= len(cells):
+        raise DataError(
+            f"{source}: the first line names {len(cells) - len(unnamed)} of {len(cells)} columns "
+            f"({listed(cells)}); if it is a title, remove what is above the columns' names"
+        )
     found = Found(np.ones(len(table), dtype=bool))
-    rest = _split_group_id(cells, found, taken={*text, label})
-    texts = list(text) or _find_text(rest, source, label)
-    found.values["text_columns"] = texts
-    shown = " and ".join(map(repr, texts))
-    words = sum(_profile(cells[name]).words for name in texts)
-    found.reasons.append(("text", f"{shown}, {words:.0f} words per document"))
-    rest = {name: column for name, column in rest.items() if name not in texts}
-    values, reason = find_labels(table, list(rest), source, label)
+    nested = [name for name in cells if as_objects(table[name]).map(_has_objects).any()]
+    rest = {name: column for name, column in cells.items() if name not in nested}
+    rest = _split_group_id(rest, found, taken={*text, label})
+    try:
+        texts = text or _find_text(rest, source, label)
+        found.values["text_columns"] = texts
+        shown = " and ".join(map(repr, texts))
+        words = sum(_profile(cells[name]).words for name in texts)
+        found.reasons.append(("text", f"{shown}, {words:.0f} words per document"))
+        candidates = [name for name in rest if name not in texts]
+        values, reason, found.num_labels = find_labels(table, candidates, source, label)
+    except DataError as error:
+        if not nested:
+            raise
+        raise DataError(
+            f"{error}; {listed(nested)} contain objects, whose values need columns of their own"
+        ) from None
     found.values |= values
     found.reasons.append(("label", reason))
     _find_gaps(cells, texts, found)
     return found
+
+
+def _named(text: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The columns that the user has named, one whose name has spaces or several with some between.
+
+    A shell splits such a name, a variable of make joins several.
+    """
+    if (joined := " ".join(text)) in columns:
+        return [joined]
+    names = [name for entry in text for name in ([entry] if entry in columns else entry.split())]
+    return list(dict.fromkeys(names))
+
+
+def _has_objects(value: object) -> bool:
+    """True for an object of JSON, and for a list of them."""
+    return isinstance(value, dict) or (
+        isinstance(value, (list, np.ndarray)) and any(isinstance(item, dict) for item in value)
+    )
 
 
 @dataclass(frozen=True)
@@ -121,16 +165,25 @@ def _split_group_id(
     rest = {}
     for name, column in cells.items():
         known, profile = normal_name(name), _profile(column)
+        names, words = _split_names(column), set(column) - {""}
         if name in taken or not profile.filled:
             rest |= {name: column} if profile.filled else {}
-        elif known in SPLITS and (names := _split_names(column)):
+        elif names and (known in SPLITS or (len(words) > 1 and known not in LABELS)):
             found.values |= {"split_column": name, "split_names": names}
             found.reasons.append(("splits", f"column {name!r}: {', '.join(filter(None, names))}"))
+        elif known in SPLITS and any(map(split_of, words)):
+            odd = [f"{word!r} in it names no split" for word in sorted(words) if not split_of(word)]
+            why = odd[0] if odd else "it has no train, or two words for a split"
+            found.reasons.append(("splits", f"column {name!r} is not used: {why}"))
         elif known in IDS and profile.distinct == len(column):
             found.values["id_column"] = name
-        elif known in GROUPS and profile.filled == len(column) and _is_grouping(column):
-            found.values["group_column"] = name
-            found.reasons.append(("groups", f"{name!r}, {profile.distinct:,}: none in two splits"))
+        elif known in GROUPS and _is_grouping(column[column != ""]):
+            if gaps := len(column) - profile.filled:
+                reason = f"{name!r} is not used: {gaps:,} rows have none"
+            else:
+                found.values["group_column"] = name
+                reason = f"{name!r}, {profile.distinct:,}: none in two splits"
+            found.reasons.append(("groups", reason))
         else:
             rest[name] = column
     return rest
@@ -167,10 +220,8 @@ def _find_text(cells: dict[str, pd.Series], source: str, label: str) -> list[str
     if len(bodies) == 1 and ({*headings, *bodies} == {*candidates} or bodies[0] == BODIES[0]):
         return [*headings, *bodies]
     if not candidates:
-        raise DataError(
-            f"{source}: no column looks like texts; name it, TEXT=<column>: one of "
-            f"{listed(profiles)}"
-        )
+        one_of = f": one of {listed(profiles)}" if profiles else ""
+        raise DataError(f"{source}: no column looks like texts; name it, TEXT=<column>{one_of}")
     shown = ", ".join(f"{name!r} ({profiles[name].words:.0f} words)" for name in candidates)
     raise DataError(
         f"{source}: several columns could be the text: {shown}; name it, TEXT=<column>, or "

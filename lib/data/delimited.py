@@ -15,6 +15,10 @@ import pandas as pd
 from lib.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+OTHERS = (
+    ";\t,|"  # delimiters of a header that does not have its own; Excel's depends on the country
+)
+EXCEL = re.compile(r'"?sep=(.)"?(?=\r|\n)')  # a first line that tells Excel the delimiter
 ORANGE_TYPES = {"continuous", "discrete", "string", "time", "c", "d", "s", "t"}
 # Byte order marks, the longer first: that of UTF-32 begins as that of UTF-16 does.
 MARKS = {
@@ -23,6 +27,13 @@ MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
+}
+# First bytes of files that are no text, and what to do with them.
+NO_TEXT = {
+    b"PK\x03\x04": "a workbook or a zip archive; save its sheet as CSV UTF-8, or unpack it",
+    b"\xd0\xcf\x11\xe0": "a workbook; save its sheet as CSV UTF-8",
+    b"\x1f\x8b": "packed by gzip; let its name end in .gz",
+    b"PAR1": "Parquet; let its name end in .parquet",
 }
 # The legacy encodings of the WHATWG Encoding Standard, as Python calls them; the Mac's left out.
 LEGACY = [f"cp{n}" for n in (866, 874, *range(1250, 1259), 932, 949)]
@@ -51,9 +62,12 @@ def read_text(path: Path, *, packed: bool = False) -> str:
     Raises
     ------
     DataError
-        The bytes are of another encoding; the message names those that are likely.
+        The bytes are of another encoding, and the message names those that are likely; or of a
+        workbook, an archive or the like.
     """
     raw = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    if kind := next((kind for mark, kind in NO_TEXT.items() if raw.startswith(mark)), ""):
+        raise DataError(f"{path}: is no text but {kind}")
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
     try:
         text = raw.decode(encoding)
@@ -100,13 +114,19 @@ def _advice(raw: bytes, encoding: str) -> str:
     names = [name.replace("_", "-").upper() for name in likely]
     where = "the line" if line == lines[0] else "a line"
     read = [
-        f"{name}, as which {where} reads {line.decode(encoding).strip()[:MAX_SHOWN]!r}"
+        f"{name}, as which {where} reads {_around(line.decode(encoding).strip())!r}"
         for name, encoding in zip(names, likely, strict=True)
     ]
     return (
         f"likely {', or '.join(read)}; if {'one' if len(read) > 1 else 'that'} is right, convert "
         f"the file, for example with `iconv -f {names[0]} -t UTF-8`"
     )
+
+
+def _around(line: str) -> str:
+    """As much of a line as an error shows, with its first character beyond ASCII."""
+    at = next((i for i, character in enumerate(line) if not character.isascii()), 0)
+    return line[max(0, at - MAX_SHOWN // 2) :][:MAX_SHOWN] if at >= MAX_SHOWN else line[:MAX_SHOWN]
 
 
 def _likely(raw: bytes, sample: bytes) -> list[str]:
@@ -132,19 +152,21 @@ def _likely(raw: bytes, sample: bytes) -> list[str]:
 def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
     """The rows of a `.csv`, `.tsv` or Orange `.tab` file, as strings; None for cells left out.
 
-    Cells are quoted as in RFC 4180: a quotation mark opens at the start of a cell, closes before a
-    delimiter or the end of a line, and is doubled within. A `.tab` has no quoting.
+    Where the header does not have the delimiter of the ending but another of `OTHERS`, that one is
+    taken, and so is that of a first line `sep=;`. Cells are quoted as in RFC 4180: a quotation mark
+    opens at the start of a cell, closes before a delimiter or the end of a line, and is doubled
+    within. A `.tab` has no quoting.
 
     Raises
     ------
     DataError
         A quotation mark is out of place, a row is longer than the header, or the header is missing,
-        names a column twice or has another delimiter.
+        names a column twice.
     """
-    delimiter = DELIMITERS[ending]
-    records = list(
-        _records(path, read_text(path, packed=packed), delimiter, quoted=ending != ".tab")
-    )
+    text = read_text(path, packed=packed)
+    told = EXCEL.match(text) if ending != ".tab" else None
+    delimiter = told[1] if told else _delimiter(text, ending)
+    records = list(_records(path, text, delimiter, quoted=ending != ".tab"))[bool(told) :]
     if not records or not any(records[0][2]):
         raise DataError(f"{path}: cannot be read: No columns; name them in line 1")
     header = [name or f"Unnamed: {i}" for i, name in enumerate(records[0][2])]
@@ -157,9 +179,12 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
     width, rows = len(header), []
     for row, (line, _, cells) in enumerate(body, start=1):
         if len(cells) > width and any(cell.strip() for cell in cells[width:]):
+            remedy = f"quote a cell that contains {delimiter!r}"
+            if width == 1:
+                remedy += ", or remove a title above the columns' names"
             raise DataError(
                 f"{path}: document {row} (line {line}) has {len(cells)} cells, the header {width}; "
-                f"quote a cell that contains {delimiter!r}: {delimiter.join(cells)[:MAX_SHOWN]!r}"
+                f"{remedy}: {delimiter.join(cells)[:MAX_SHOWN]!r}"
             )
         rows.append(cells[:width] + [None] * (width - len(cells)))
     if ending != ".tab":
@@ -167,6 +192,14 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
     table = pd.DataFrame(rows, columns=header, dtype=object)
     filled = [any(cell and cell.strip() for cell in row) for row in rows]
     return table.loc[np.array(filled, dtype=bool)]
+
+
+def _delimiter(text: str, ending: str) -> str:
+    """The delimiter of the header, by default that of the ending."""
+    own = DELIMITERS[ending]
+    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])
+    found = [mark for mark in OTHERS if mark in header]
+    return found[0] if found and own not in header and ending != ".tab" else own
 
 
 def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> Iterator[Record]:
@@ -204,7 +237,7 @@ def _check_header(path: Path, header: list[str]) -> None:
     if len(header) == 1 and (found := re.findall(r"[;,\t|]", header[0])):
         raise DataError(
             f"{path}: the header {header[0]!r} is one column; is {found[0]!r} the delimiter? "
-            "A .csv has commas, a .tsv tabs"
+            "A .tab has tabs"
         )
     if doubled := sorted({name for name in header if header.count(name) > 1}):
         raise DataError(f"{path}: column {doubled[0]!r} appears twice in the header; rename one")

@@ -19,21 +19,38 @@ from lib.errors import DataError
 LABELS = (
     "label", "labels", "category", "categories", "class", "classes", "target", "topic", "topics",
     "intent", "sentiment", "tag", "tags", "genre", "rating", "stars", "y",
+    "kategorie", "klasse", "thema", "catégorie", "classe", "étiquette", "categoría", "clase",
+    "etiqueta", "categoria",
 )  # fmt: skip
 MIN_DOCUMENTS = 2  # per label
 MIN_SEVERAL = 0.02  # share of cells with several labels
 MAX_WORDS = 3.0  # of a label among several in a cell, on average
-DELIMITERS = (";", "|", ",")
+MAX_STEPS = 20  # numbers with fractions that are a scale, as stars with halves are
+DELIMITERS = (";", "|", "\n", ",", " ")  # a space between tags that begin with #
+DATE = r"(\d{4}-\d\d?-\d\d?|\d\d?([./])\d\d?\2\d{2,4})([T ].*)?"
 
 
 def normal_name(name: str) -> str:
     """A column's name in lower case, its words joined by underscores."""
-    return re.sub(r"\W+", "_", name.strip().lower())
+    return re.sub(r"\W+", "_", name.lower()).strip("_")
+
+
+def _last_word(name: str) -> str:
+    """The last word of a column's name, as of "airline_sentiment"; "" for one letter."""
+    last = normal_name(name).rpartition("_")[2]
+    return last if len(last) > 1 else ""
 
 
 def is_numeric(cells: pd.Series) -> bool:
     """True if all cells are numbers, written as texts."""
-    return bool(len(cells)) and bool(pd.to_numeric(cells, errors="coerce").notna().all())
+    return bool(len(cells)) and bool(_numbers(cells).notna().all())
+
+
+def _numbers(cells: pd.Series) -> pd.Series:
+    """The numbers that cells write; with a comma for the point where all of them have one."""
+    if cells.str.fullmatch(r"[+-]?\d+,\d+").all():
+        cells = cells.str.replace(",", ".")
+    return pd.to_numeric(cells, errors="coerce")
 
 
 def listed(names: Iterable[str]) -> str:
@@ -43,8 +60,8 @@ def listed(names: Iterable[str]) -> str:
 
 def find_labels(
     table: pd.DataFrame, candidates: Sequence[str], source: str, label: str = ""
-) -> tuple[dict[str, Any], str]:
-    """Parameters of the data that say where labels are and in which form, and the reason.
+) -> tuple[dict[str, Any], str, int]:
+    """Parameters of the data that say where labels are and in which form; the reason; how many.
 
     Parameters
     ----------
@@ -60,31 +77,36 @@ def find_labels(
     Raises
     ------
     DataError
-        No column, or several, could be the label, or that of the user has too many values.
+        No column, or several, could be the label, or that of the user cannot be.
     """
     candidates = [label] if label else candidates
     cells = {name: as_objects(table[name]).map(cell_text) for name in candidates}
-    forms = {name: form for name in candidates if (form := _form(table[name], source))}
-    usable = [name for name, form in forms.items() if form.usable]
-    known = [name for name in forms if normal_name(name) in LABELS]
-    for name in [label] if label else known:
-        if name not in usable and (label or not set(known) & set(usable)):
-            raise DataError(f"{source}: {name!r} has {_fault(forms.get(name))}")
+    known = [name for name in candidates if name == label or normal_name(name) in LABELS]
+    forms = {name: _form(table[name], source, scale=name in known) for name in candidates}
+    usable = [name for name in candidates if not forms[name].fault]
+    if faulty := [name for name in known if name not in usable and not {*known} & {*usable}]:
+        raise DataError(f"{source}: {forms[faulty[0]].fault}")
 
     # Columns of yes and no, where nothing else can be the label.
     indicators = [name for name in usable if set(marks(cells[name][cells[name] != ""])) <= YES | NO]
     if len(indicators) > 1 and indicators == usable and not known:
-        values = {"indicator_columns": indicators, "label_mode": "multi"}
-        return values, f"{len(indicators)} columns of yes and no: label sets"
+        values = {"indicator_columns": indicators}
+        if sum(marks(cells[name]).isin(YES) for name in indicators).eq(1).all():
+            reason = f"{len(indicators)} columns, each row with one yes: one label per document"
+            return values, reason, len(indicators)
+        reason = f"{len(indicators)} columns of yes and no: label sets"
+        return values | {"label_mode": "multi"}, reason, len(indicators)
 
     # Of columns that divide the rows alike, such as numbers and names, the one that can be read.
     equal = _equal_columns(usable, cells)
+    known = known or [name for name in usable if _last_word(name) in LABELS]
     named = [names for names in equal if set(names) & set(known)]
     names = [min(names, key=lambda n: is_numeric(cells[n])) for names in named or equal]
     if not names:
+        one_of = f": one of {listed(candidates)}" if candidates else ""
         raise DataError(
             f"{source}: no column looks like labels, {MIN_DOCUMENTS} rows each or more; name it, "
-            f"LABEL=<column>: one of {listed(candidates)}"
+            f"LABEL=<column>{one_of}"
         )
     if len(names) > 1:
         shown = ", ".join(f"{name!r} ({forms[name].num_labels:,} values)" for name in names)
@@ -97,7 +119,8 @@ def find_labels(
     values |= {"label_mode": "multi"} if form.several else {}
     how = "label sets" if form.several else "one per document"
     joined = f", joined by {form.delimiter!r}" if form.delimiter else ""
-    return values, f"{names[0]!r}: {form.num_labels:,} labels, {how}{joined}"
+    reason = f"{names[0]!r}: {form.num_labels:,} labels, {how}{joined}"
+    return values, reason, form.num_labels
 
 
 def _equal_columns(names: Sequence[str], cells: dict[str, pd.Series]) -> list[list[str]]:
@@ -111,60 +134,67 @@ def _equal_columns(names: Sequence[str], cells: dict[str, pd.Series]) -> list[li
 
 @dataclass(frozen=True)
 class _Form:
-    """The form of labels in a column; `fractional` if they are numbers that are not whole."""
+    """The form of labels in a column, and why it has none; the fault names the column."""
 
-    several: bool
-    delimiter: str
-    num_labels: int
-    num_rows: int
-    fractional: bool = False
-
-    @property
-    def usable(self) -> bool:
-        enough = self.num_rows >= MIN_DOCUMENTS * self.num_labels
-        return self.num_labels > 1 and enough and not self.fractional
+    fault: str
+    several: bool = False
+    delimiter: str = ""
+    num_labels: int = 0
 
 
-def _fault(form: _Form | None) -> str:
-    if form is None:
-        return "lists in some rows and other values in others; write all of them alike"
-    if form.fractional:
-        return "numbers with fractions, not labels"
-    return (
-        f"{form.num_labels:,} labels in {form.num_rows:,} rows; a study needs two labels or more, "
-        f"and {MIN_DOCUMENTS} rows per label"
-    )
-
-
-def _form(column: pd.Series, source: str) -> _Form | None:
-    """The form of a column of labels; None if some cells are lists and others are not."""
+def _form(column: pd.Series, source: str, *, scale: bool) -> _Form:
+    """The form of a column of labels, which may be a `scale` of numbers with fractions."""
     values = as_objects(column)
     rows = pd.Series(column.index + 1, index=column.index)
     try:
         read = read_lists(values, rows, "multi", source)
-    except DataError:
-        return None
+    except DataError as error:  # some cells are lists and others are not
+        return _Form(str(error).removeprefix(f"{source}: "))
     lists = [list(v) for v in read if isinstance(v, (list, tuple, np.ndarray))]
     if lists:
-        labels = {cell_text(x) for row in lists for x in row}
-        return _Form(set(map(len, lists)) != {1}, "", len(labels), len(lists))
+        labels = pd.Series([cell_text(x) for row in lists for x in row], dtype=object)
+        fault = _too_few(column, labels, len(lists))
+        return _Form(fault, set(map(len, lists)) != {1}, "", labels.nunique())
     cells = values.map(cell_text)
     cells = cells[cells != ""]
     if is_numeric(cells):
-        fractional = bool((pd.to_numeric(cells) % 1 != 0).any())
-        return _Form(False, "", cells.nunique(), len(cells), fractional)
+        fault = _too_few(column, cells, len(cells))
+        if (_numbers(cells) % 1 != 0).any() and not (scale and cells.nunique() <= MAX_STEPS):
+            fault = f"{column.name!r} has numbers with fractions, not labels"
+        return _Form(fault, num_labels=cells.nunique())
+    if not scale and len(cells) and cells.str.fullmatch(DATE).all():
+        return _Form(f"{column.name!r} has dates, not labels")
     delimiter = _delimiter(cells)
-    pieces = cells.str.split(delimiter, regex=False).explode().str.strip() if delimiter else cells
-    return _Form(bool(delimiter), delimiter, pieces[pieces != ""].nunique(), len(cells))
+    labels = cells.str.split(delimiter, regex=False).explode().str.strip() if delimiter else cells
+    labels = labels[labels != ""]
+    fault = _too_few(column, labels, len(cells))
+    return _Form(fault, bool(delimiter), delimiter, labels.nunique())
+
+
+def _too_few(column: pd.Series, labels: pd.Series, num_rows: int) -> str:
+    """The fault of a column with these labels, all rows' together; "" if it has none."""
+    if 1 < labels.nunique() <= len(labels) / MIN_DOCUMENTS:
+        return ""
+    blank = len(column) - num_rows
+    gaps = f"; {blank:,} other rows have none: fill them in if cells were merged"
+    return (
+        f"{column.name!r} has {labels.nunique():,} labels in {num_rows:,} rows; a study needs two "
+        f"labels or more, and {MIN_DOCUMENTS} rows per label{gaps if blank > num_rows else ''}"
+    )
 
 
 def _delimiter(cells: pd.Series) -> str:
     """The character that joins labels, "" if none: its pieces recur in other cells."""
     distinct = cells.unique()
     for mark in DELIMITERS:
-        pieces = {piece.strip() for cell in distinct for piece in cell.split(mark)}
+        split = [[piece.strip() for piece in cell.split(mark)] for cell in distinct]
+        pieces = {piece for row in split for piece in row}
         often = cells.str.contains(mark, regex=False).mean() >= MIN_SEVERAL
         short = np.mean([len(find_words(piece)) for piece in pieces] or [0]) <= MAX_WORDS
-        if often and short and len(pieces) < len(distinct):
+        # Parts of one name, as in "Bern, Switzerland", each have their place.
+        places = list(map(set, zip(*split, strict=False))) if len({*map(len, split)}) == 1 else []
+        one_name = bool(places) and sum(map(len, places)) == len(pieces)
+        tags = mark != " " or all(piece.startswith("#") for piece in pieces)
+        if often and short and tags and not one_name and len(pieces) < len(distinct):
             return mark
     return ""

@@ -184,19 +184,21 @@ def cut_label(label: str, level: str) -> str:
 def check_spelling(labels: Iterable[str], source: str) -> None:
     """Raise `DataError` if two labels differ by invisible characters, case or spaces alone."""
     spellings: dict[str, str] = {}
-    for label in labels:
-        other = spellings.setdefault(normal_form(label.lower()), label)
-        if other == label:
-            continue
-        if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:
-            raise DataError(
-                f"{source}: labels {other!a} and {label!a} look alike: they differ by "
-                "Unicode form or invisible characters alone; write them alike"
-            )
+    pairs = [(spellings.setdefault(normal_form(label.lower()), label), label) for label in labels]
+    pairs = [(other, label) for other, label in pairs if other != label]
+    if not pairs:
+        return
+    (other, label), more = pairs[0], f" ({len(pairs) - 1} more such pairs)"
+    more = more if len(pairs) > 1 else ""
+    if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:
         raise DataError(
-            f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write "
-            "them alike"
+            f"{source}: labels {other!a} and {label!a} look alike: they differ by "
+            f"Unicode form or invisible characters alone; write them alike{more}"
         )
+    raise DataError(
+        f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write them "
+        f"alike{more}"
+    )
 
 
 def apply_min_support(

@@ -26,6 +26,7 @@ UNSPLIT = "document"  # the part of a file that is not split yet
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
+WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 would be one
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
@@ -137,9 +138,10 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
         raise
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    remedy = "save its sheet as CSV UTF-8" if ending in WORKBOOKS else "convert the file"
     raise DataError(
         f"{path}: ending {''.join(suffixes[-1 - packed :])!r} is none of tab csv tsv jsonl ndjson "
-        "json parquet, nor one of text with .gz after it; convert the file"
+        f"json parquet, nor one of text with .gz after it; {remedy}"
     )
 
 
@@ -150,6 +152,9 @@ def _json_lines(path: Path, text: str) -> pd.DataFrame:
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is not a JSON object with named columns")
         rows.append(row)
+    filled = [row for row in rows if row]
+    if len(filled) == 1 and all(isinstance(value, (dict, list)) for value in filled[0].values()):
+        raise DataError(f"{path}: is one JSON object of columns; write an object for each row")
     # As objects: beside a missing cell, integers would turn into floats, and long ids into others.
     return pd.DataFrame(rows, dtype=object)[list(map(bool, rows))]
 

@@ -9,24 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import pandas as pd
-import py3langid
 import yaml
-from babel import Locale
 
 from lib.config.arms import StudyParams
 from lib.config.data import DataParams
 from lib.config.strict_yaml import parse_params, read_yaml
 from lib.config.study import load_params, study_files
 from lib.data.columns import Found, find_columns
-from lib.data.label_columns import normal_name
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
 from lib.data.locate import ONE_FILE, SPLIT_WORDS, locate, short_path, split_of
 from lib.data.tables import UNSPLIT, read_parts
 from lib.errors import ParamsError
 from lib.machine import choose_device, configure_process
+from lib.runs.advice import cautions, label_texts, language, prompt
 from lib.runs.plan import measure_this_machine, plan
 from lib.runs.rates import Machine
 from lib.runs.reading import share_cut, with_length
@@ -40,8 +39,6 @@ HELD_OUT = 5  # one document in five is for test where there is no test split
 MIN_VALIDATION, MAX_VALIDATION = 100, 400  # half of the training documents in between
 SLACK = 1.5  # the planner's estimates were 1.1 to 1.5 times too short (docs/speed.md)
 START_SECONDS, REPORT_SECONDS = 20.0, 60.0  # of an arm's process; of the comparison
-MAX_SCORED = {"single": 50, "multi": 100}  # labels; above, answers are searched or generated
-SAMPLE = 200  # texts that the language is told by
 
 
 class Size(NamedTuple):
@@ -53,9 +50,10 @@ class Size(NamedTuple):
     max_length: int
 
 
-# From the most to the least; the first that there is time for is chosen.
+# From the most to the least; the first that there is time for is chosen. The encoder has 512
+# positions, and puts two tokens around a text.
 SIZES = (
-    Size(2000, 2000, 4, 512),
+    Size(2000, 2000, 4, 510),
     Size(2000, 2000, 4, 256),
     Size(1000, 1000, 4, 128),
     Size(1000, 1000, 2, 128),
@@ -126,7 +124,10 @@ def new_study(
         The name is another study's, or there is no such model.
     """
     dataset, names, stem = locate(data)
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "mine"
+    plain = normalize("NFKD", stem).encode("ascii", "ignore").decode()  # ü as u
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "_", plain).strip("._-") or "mine"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ParamsError(f"name: {name!r}: write letters and digits, after the first also . _ -")
     folder = params_dir / name
     if folder.exists():
         found = read_yaml(folder / "common.yaml").get("dataset")
@@ -137,19 +138,21 @@ def new_study(
     preset = _model_folder(params_dir, model)
 
     # The documents: columns, splits, labels.
-    values, usable = _documents(dataset, names, data, text, label, say)
+    values, usable, least = _documents(dataset, names, data, text, label, say)
     values = {"study": name, "seeds": [0]} | values
-    most = _sized(values, usable, SIZES[0]) | _of_model(preset)
+    most = _sized(values, usable, SIZES[0], least) | _of_model(preset)
     largest = parse_params(StudyParams, most, source=data)
     splits = load_splits(largest)
     labels = LabelSpace.from_splits(splits)
     texts = splits["train"]["text"]
-    say(_line("language", _language(texts)))
+    say(_line("language", language(texts)))
+    for caution in cautions(splits, labels, data):
+        say(_line("caution", caution))
 
     # The prompt.
-    values |= _prompt(values, labels)
-    label_texts = {x: x.replace("_", " ").strip() for x in labels.names if "_" in x.strip("_")}
-    if label_texts:
+    values |= prompt(values, labels)
+    texts_of = label_texts(labels)
+    if texts_of:
         say(_line("prompt", "labels are written without underscores (labels.json)"))
 
     # Sizes that this machine has the time for.
@@ -161,8 +164,10 @@ def new_study(
     machine = measure_this_machine(base, seconds=5.0)
     covering = with_length(largest.model_copy(update={"max_length": "auto"}), texts).max_length
     for size in SIZES:
-        common = _sized(values, usable, size) | {"max_length": min(covering, size.max_length)}
-        study = _of_size(common, size.tries, preset, params_dir / BASELINES, label_texts)
+        common = _sized(values, usable, size, least) | {
+            "max_length": min(covering, size.max_length)
+        }
+        study = _of_size(common, size.tries, preset, params_dir / BASELINES, texts_of)
         needed = _minutes(study, machine, slots)
         if needed <= minutes:
             break
@@ -187,8 +192,11 @@ def _documents(
     text: Sequence[str],
     label: str,
     say: Callable[[str], None],
-) -> tuple[dict[str, Any], pd.Series]:
-    """Parameters that say where documents and labels are, and usable documents per split."""
+) -> tuple[dict[str, Any], pd.Series, int]:
+    """Parameters that say where documents and labels are; usable documents per split; least train.
+
+    Train needs a document of each label where a document has one.
+    """
     located = DataParams(dataset=dataset, split_names=names)
     parts = {part: table for part, (_, table) in read_parts(located).items()}
     first = next(iter(parts.values()))
@@ -205,7 +213,8 @@ def _documents(
         say(_line(what, reason))
     split_names = {"split_names": names} if "{split}" in dataset else {}
     usable = pd.Series(found.usable).groupby(_parts_of(parts, found)).sum()
-    return {"dataset": dataset} | split_names | found.values, usable
+    least = 0 if found.values.get("label_mode") == "multi" else found.num_labels
+    return {"dataset": dataset} | split_names | found.values, usable, least
 
 
 def _line(what: str, reason: str) -> str:
@@ -222,16 +231,17 @@ def _parts_of(parts: Mapping[str, pd.DataFrame], found: Found) -> pd.Series:
     return marks.map(lambda mark: split_of(str(mark).strip()) or "train")
 
 
-def _sized(values: Mapping[str, Any], usable: pd.Series, size: Size) -> dict[str, Any]:
+def _sized(values: Mapping[str, Any], usable: pd.Series, size: Size, least: int) -> dict[str, Any]:
     """The values with numbers of documents; parts that are missing are cut from train."""
-    pool = int(usable["train"])
+    pool, num_train = int(usable["train"]), max(size.num_train, least)
+    spare = pool // 5 if "group_column" in values else 0  # whole groups, held out twice, are more
     num_test = min(size.num_test, int(usable.get("test", max(1, pool // HELD_OUT))))
     pool -= 0 if "test" in usable else num_test
     most = int(usable.get("validation", max(1, pool // HELD_OUT)))
-    num_validation = min(MAX_VALIDATION, most, max(MIN_VALIDATION, size.num_train // 2))
+    num_validation = min(MAX_VALIDATION, most, max(MIN_VALIDATION, num_train // 2))
     pool -= 0 if "validation" in usable else num_validation
     return dict(values) | {
-        "num_train": 0 if size.num_train >= pool else size.num_train,
+        "num_train": 0 if num_train >= pool - spare else num_train,
         "num_validation": num_validation,
         "num_test": num_test,
         "allow_unseen_labels": True,
@@ -253,29 +263,6 @@ def _of_model(preset: Path) -> dict[str, Any]:
     return {
         key: value for key, value in values.items() if key in kept & set(StudyParams.model_fields)
     }
-
-
-def _language(texts: Sequence[str]) -> str:
-    sample = " ".join(texts[:: max(1, len(texts) // SAMPLE)][:SAMPLE])
-    code, _ = py3langid.classify(sample)
-    name = Locale("en").languages.get(code, code)
-    if code == "en":
-        return name
-    return f"{name}; the models here have read mostly English: see `model_id` in common.yaml"
-
-
-def _prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
-    """The instruction and the decoding, by the name and the number of the labels."""
-    mode = values.get("label_mode", "single")
-    what = normal_name(values.get("label_column", "labels")).replace("_", " ")
-    scored = len(labels) <= MAX_SCORED[mode]
-    if mode == "multi":
-        what = what if what.endswith("s") else f"{what}s"
-        decoding = "score" if scored else "generate"
-        return {"instruction": f"List the {what} of this text.", "decoding": decoding}
-    what = what.removesuffix("s") if what == "labels" else what
-    decoding = "score" if scored else "search"
-    return {"instruction": f"Name the {what} of this text.", "decoding": decoding}
 
 
 def _of_size(

@@ -187,7 +187,9 @@ def require_whole(folder: Path, *, model: bool = True) -> None:
     `checksums.json`. Without `model`, the saved model is not read.
     """
     if not (folder / "metrics.json").exists():
-        raise InputError(f"{folder}: holds no finished run (no metrics.json)")
+        inside = sorted([*folder.glob("*/metrics.json"), *folder.glob("*/*/metrics.json")])
+        remedy = f"; name a run in it, such as {inside[0].parent}" if inside else ""
+        raise InputError(f"{folder}: holds no finished run (no metrics.json){remedy}")
     if not (folder / CHECKSUMS).exists():
         raise InputError(
             f"{folder}: an earlier version wrote this run (no {CHECKSUMS}); run the arm again"

@@ -63,6 +63,10 @@ def find(**columns):
             {"text_columns": ["text"], "indicator_columns": ["red", "blue"], "label_mode": "multi"},
         ),
         (
+            {"text": TEXTS, "red": RED, "blue": [1 - red for red in RED]},
+            {"text_columns": ["text"], "indicator_columns": ["red", "blue"]},
+        ),
+        (
             {"text": TEXTS, "kind": [["Food, drink", "Health, sports"][i % 2] for i in range(N)]},
             {"text_columns": ["text"], "label_column": "kind"},
         ),
@@ -88,10 +92,84 @@ def find(**columns):
              "評価": ["良悪"[i % 2] for i in range(N)]},
             {"text_columns": ["本文"], "label_column": "評価"},
         ),
+        # sets of a few labels each out of nearly as many as rows; cells of several lines; hashtags
+        (
+            {"text": TEXTS, "tags": [f"t{i % 30};t{(i * 7 + 3) % 31}" for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "tags", "label_delimiter": ";",
+             "label_mode": "multi"},
+        ),
+        (
+            {"text": TEXTS, "tags": [["a\nb", "b", "c\na", "b\nc"][i % 4] for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "tags", "label_delimiter": "\n",
+             "label_mode": "multi"},
+        ),
+        (
+            {"text": TEXTS, "tags": [["#a #b", "#b", "#c #a", "#b #c"][i % 4] for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "tags", "label_delimiter": " ",
+             "label_mode": "multi"},
+        ),
+        # parts of one name in their places are one label, and so are words without #
+        (
+            {"text": TEXTS, "place": [f"{'ABC'[i % 3]}, {'xyz'[i // 3 % 3]}" for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "place"},
+        ),
+        (
+            {"text": TEXTS, "kind": [f"{'ABC'[i % 3]} {'ABC'[i // 3 % 3]}" for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "kind"},
+        ),
+        # stars with halves; neither dates nor prices with a comma are labels
+        (
+            {"text": TEXTS, "stars": [1 + i % 9 / 2 for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "stars"},
+        ),
+        (
+            {"text": TEXTS, "queue": KINDS, "day": [f"0{i % 3 + 1}.05.2024" for i in range(N)],
+             "price": [f"{i % 9},{i % 5}0" for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "queue"},
+        ),
+        # names that end as labels are called, and those of other languages
+        (
+            {"text": TEXTS, "airline": [i % 4 for i in range(N)], "airline_sentiment": KINDS},
+            {"text_columns": ["text"], "label_column": "airline_sentiment"},
+        ),
+        (
+            {"text": TEXTS, "Status": [i % 2 for i in range(N)], "Kategorie": KINDS},
+            {"text_columns": ["text"], "label_column": "Kategorie"},
+        ),
+        # splits under another name; what marks splits but for a word, or lacks a group, is not used
+        (
+            {"text": TEXTS, "label": KINDS, "usage": PARTS},
+            {"split_column": "usage", "split_names": ["train", "dev", "test"],
+             "text_columns": ["text"], "label_column": "label"},
+        ),
+        (
+            {"text": TEXTS, "kind": KINDS, "split": [*PARTS[:-1], "holdout"],
+             "author": ["", *(f"w{i // 2}" for i in range(N - 1))]},
+            {"text_columns": ["text"], "label_column": "kind"},
+        ),
     ],
 )  # fmt: skip
 def test_columns_are_told_by_names_and_cells(columns, expected):
     assert find(**columns).values == expected
+
+
+def test_a_column_that_is_not_used_is_said():
+    authors = ["", *(f"w{i // 2}" for i in range(N - 1))]
+    said = dict(
+        find(text=TEXTS, kind=KINDS, split=[*PARTS[:-1], "holdout"], author=authors).reasons
+    )
+    assert said["splits"] == "column 'split' is not used: 'holdout' in it names no split"
+    assert said["groups"] == "'author' is not used: 1 rows have none"
+
+
+def test_objects_of_json_lines_are_neither_texts_nor_labels():
+    rows = pd.DataFrame({"text": TEXTS, "kind": KINDS})
+    rows["meta"] = [{"lang": "en", "n": i % 3} for i in range(N)]
+    rows["spans"] = [[{"start": i % 3}] for i in range(N)]
+    values = find_columns(rows, "my.jsonl").values
+    assert values == {"text_columns": ["text"], "label_column": "kind"}
+    with pytest.raises(DataError, match=r"looks like labels.*; meta, spans contain objects, whose"):
+        find_columns(rows[["text", "meta", "spans"]], "my.jsonl")
 
 
 def test_lists_of_json_lines_are_labels():
@@ -111,6 +189,17 @@ def test_lists_of_json_lines_are_labels():
         ({"premise": TEXTS, "claim": TEXTS[::-1], "label": KINDS}, "'premise' .*'claim'.*TEXT="),
         ({"n": range(N), "label": KINDS}, "no column looks like texts"),
         ({TEXTS[0]: TEXTS, "good": KINDS}, "contains values, not names"),
+        (
+            {"Feedback 2023": TEXTS, "Unnamed: 1": KINDS},
+            "names 1 of 2 columns .*; if it is a title, remove what is above the columns' names",
+        ),
+        ({"text": TEXTS, "label": ["a", "b", *[""] * 58]}, "58 other rows have none: fill them in"),
+        ({"text": TEXTS, "tags": [f"[{k}, x]" for k in KINDS]}, "'tags' is .* without quotation"),
+        (
+            {"text": [*TEXTS, "text", "text"], "kind": [*KINDS, "kind", "kind"]},
+            f"document {N + 1} repeats the columns' names; remove that row",
+        ),
+        ({"day": ["2024-01-01"] * N, "text": TEXTS}, "no column looks like labels"),
     ],
 )
 def test_what_is_not_clear_is_asked_in_one_line(columns, message):
@@ -125,6 +214,26 @@ def test_named_columns_win():
     assert (found["text_columns"], found["label_column"]) == (["claim"], "other")
     with pytest.raises(DataError, match="no column 'laber'; did you mean 'label'"):
         find_columns(columns, "my.csv", label="laber")
+    with pytest.raises(DataError, match="'claim' is named as text and as label"):
+        find_columns(columns, "my.csv", text=["claim"], label="claim")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (["why", "is", "that"], ["why is that"]),  # a name that a shell has split
+        (["why is that claim"], None),
+        (["claim premise"], ["claim", "premise"]),  # names that make has joined
+        (["why is that", "claim", "claim"], ["why is that", "claim"]),
+    ],
+)
+def test_columns_whose_names_have_spaces_can_be_named(text, expected):
+    columns = table(**{"premise": TEXTS, "claim": TEXTS, "why is that": TEXTS, "label": KINDS})
+    if expected:
+        assert find_columns(columns, "my.csv", text=text).values["text_columns"] == expected
+    else:
+        with pytest.raises(DataError, match="no column 'why'; did you mean 'why is that'"):
+            find_columns(columns, "my.csv", text=text)
 
 
 def test_files_of_one_data_set_are_found_from_any_name_of_it(tmp_path):
@@ -136,8 +245,34 @@ def test_files_of_one_data_set_are_found_from_any_name_of_it(tmp_path):
     for data in (folder, folder / "train.csv", folder / "{split}.csv"):
         assert locate(str(data)) == split
     assert locate(str(folder / "whole.csv"))[1:] == (["train", "", "test"], "whole")
+    for name in ("cats-train.tsv", "cats-val.tsv", "cats-train_2.tsv"):  # with other words
+        (folder / name).write_text("text\tlabel\n")
+    cats = (str(folder / "cats-{split}.tsv"), ["train", "val", ""], "cats")
+    assert (
+        locate(str(folder / "cats-train.tsv")) == locate(str(folder / "cats-{split}.tsv")) == cats
+    )
+    one = (str(folder / "cats-train_2.tsv"), ["train", "", "test"], "cats-train_2")
+    assert locate(one[0]) == one
+    assert locate(str(folder)) == split
     (folder / "dev.csv").unlink()  # train alone is split
     assert locate(str(folder))[:2] == (str(folder / "train.csv"), ["train", "", "test"])
     for missing in ("none.csv", "none", "{split}.tsv"):
         with pytest.raises(DataError, match=r"no such file|no file of training"):
             locate(str(folder / missing))
+    (folder / "train.csv").unlink()
+    with pytest.raises(
+        DataError, match=r"several data sets: cats-\{split\}.tsv, cats-\{split\}_2.t"
+    ):
+        locate(str(folder))
+    for name in ("cats-train.tsv", "cats-train_2.tsv"):
+        (folder / name).unlink()
+    with pytest.raises(DataError, match=r"none is called train; name one of its files: cats-val"):
+        locate(str(folder))
+    with pytest.raises(DataError, match=r"no such file; a hub data set is named in .*'owner/name'"):
+        locate("owner/name")
+
+
+def test_a_home_is_found_where_the_shell_has_not_done_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my.csv").write_text("text,label\n")
+    assert locate("~/my.csv")[0] == str(tmp_path / "my.csv")

@@ -4,7 +4,7 @@ import pytest
 from conftest import load_documents
 from datasets import Dataset, DatasetDict
 
-from lib.data.labels import LabelSpace, apply_min_support, read_label_names
+from lib.data.labels import LabelSpace, apply_min_support, check_spelling, read_label_names
 from lib.errors import DataError
 
 
@@ -92,3 +92,10 @@ def test_the_word_for_an_empty_set_is_no_label_of_the_study():
     space = LabelSpace.from_splits(splits)
     assert (space.names, space.none) == (("None", "b"), "no label")
     assert LabelSpace.from_splits(splits.map(lambda row: {"labels": ["b"]})).none == ""
+
+
+def test_pairs_that_are_spelled_in_two_ways_are_counted():
+    with pytest.raises(
+        DataError, match=r"'A' and 'a' differ .* write them alike \(1 more such pair"
+    ):
+        check_spelling(["A", "B", "a", "b", "c"], "my.csv")

@@ -101,6 +101,56 @@ def test_endings_and_byte_order_marks_are_read(tmp_path, name, content):
     assert read_table(tmp_path / name).to_dict("records") == [ROW]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text;label\r\ncafé;NA\r\n"),  # Excel's, where a comma is in numbers
+        ("a.csv", '"text";"label"\ncafé;NA\n'),
+        ("a.csv", "text\tlabel\ncafé\tNA\n"),
+        ("a.csv", "text|label\ncafé|NA\n"),
+        ("a.tsv", AS_CSV),
+        ("a.csv", 'sep=;\r\ntext;label\r\n"café";NA\r\n'),
+        ("a.csv", '"sep=,"\ntext,label\ncafé,NA\n'),
+    ],
+)
+def test_the_delimiter_is_that_of_the_header(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    assert read_table(tmp_path / name).to_dict("records") == [ROW]
+
+
+def test_the_delimiter_of_the_header_loses_no_row(tmp_path):
+    (tmp_path / "a.csv").write_text('"text, of all";label\na, b;x\nc;d;y\n')
+    with pytest.raises(DataError, match=r"document 2 \(line 3\) has 3 cells, the header 2; .* ';'"):
+        read_table(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("Export of May\n\ntext,label\na,x\n")
+    with pytest.raises(
+        DataError, match=r"header 1; .*, or remove a title above the columns' names"
+    ):
+        read_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"PK\x03\x04\x14\x00\xb8", "no text but a workbook or a zip .*as CSV UTF-8"),
+        ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1", "no text but a workbook; save its sheet"),
+        ("a.csv", gzip.compress(AS_CSV.encode()), "packed by gzip; let its name end in .gz"),
+        ("a.jsonl", b"PAR1\x15\x04", "Parquet; let its name end in .parquet"),
+        ("a.xlsx", b"PK\x03\x04", "'.xlsx' is none of .*; save its sheet as CSV UTF-8"),
+        ("a.json", b'{"data": [{"text": "a"}]}', "is one JSON object of columns; write an object"),
+        (
+            "a.csv",
+            ("text,label\n" + "so far " * 12 + "un café à côté,x\n").encode("cp1252"),
+            "café à côté,x'",
+        ),
+    ],
+)
+def test_files_of_another_kind_are_told_apart(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / name)
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "tsv.gz"])
 def test_a_folder_keeps_the_labels_that_look_missing(tmp_path, ending):
     names = ["NA", "EU", "None", "null", "nan", "true"]

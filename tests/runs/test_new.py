@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pandas as pd
 import pytest
 
 from lib.__main__ import main
@@ -53,6 +54,7 @@ def test_a_file_becomes_a_study_that_loads(params, write):
                          say=lines.append)  # fmt: skip
     assert name == "colours"
     assert len(lines) <= 15
+    assert not [line for line in lines if "caution" in line]
     arms = load_study(params / "colours", params_dir=str(params))
     assert set(arms) == {"embedding", "instruction", "encoder", "frozen", "tfidf"}
     assert len({len(arms[a].candidates) for a in ("embedding", "instruction", "encoder")}) == 1
@@ -121,7 +123,7 @@ def test_files_per_split_are_used_unless_they_lack_labels(params, write, tmp_pat
         ("text,label\n", {}, "no column looks like texts"),
         ("text,label\nthis is a,x\nthis is b,x\nthis is c,x\n", {}, "1 labels in 3 rows"),
         ("text,label\nthis is a,x\nthis is b,y\n", {}, "1 rows per|2 labels in 2 rows"),
-        ("text;label\na;b\n", {}, "is ';' the delimiter"),
+        ("text;label\nthis is a;x\n", {}, "1 labels in 1 rows"),
         ("text,label\nthis is a,x\nthis is b,y\n", {"model": "9b"}, "model: '9b' is none of"),
         ("text,label\nthis is a,x\nthis is b,y\n", {"text": ["body"]}, "no column 'body'"),
     ],
@@ -134,6 +136,30 @@ def test_a_file_that_is_no_study_is_one_line_and_leaves_nothing(
         new.new_study(str(tmp_path / "bad.csv"), params_dir=params, say=lambda _: None, **options)
     assert "\n" not in str(raised.value)
     assert {path.name for path in params.iterdir()} == {"answer", "answer_gpu"}
+
+
+def test_texts_longer_than_the_encoder_reads_make_a_study(params, write):
+    long = [(f"{i} {'blue and red ' * 180}", "ab"[i % 2]) for i in range(20)]
+    new.new_study(write(long), params_dir=params, say=lambda _: None)
+    assert read_yaml(params / "colours/common.yaml")["max_length"] == 510
+
+
+def test_train_has_room_for_each_label_and_for_whole_groups():
+    size, usable = new.SIZES[-1], pd.Series({"train": 5000})
+    assert new._sized({}, usable, size, least=3)["num_train"] == size.num_train
+    assert new._sized({}, usable, size, least=900)["num_train"] == 900
+    usable = pd.Series({"train": int(size.num_train / 0.7)})
+    assert new._sized({}, usable, size._replace(num_train=200), least=3)["num_train"] == 200
+    grouped = new._sized({"group_column": "w"}, usable, size._replace(num_train=200), least=3)
+    assert grouped["num_train"] == 0  # the rest, however large the groups that are held out
+
+
+def test_a_study_is_called_as_its_file_as_far_as_folders_can_be(params, write):
+    data = write(rows(60), "Übersicht (neu).csv")
+    assert new.new_study(data, params_dir=params, say=lambda _: None) == "Ubersicht_neu"
+    for name in ("a b", "../evil", ".hidden"):
+        with pytest.raises(ParamsError, match=r"name: .* write letters and digits"):
+            new.new_study(data, name=name, params_dir=params)
 
 
 def test_another_studys_name_is_refused(params, write):

@@ -301,6 +301,15 @@ def test_what_cannot_be_predicted_is_one_line_and_nothing_is_written(make, tmp_p
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_a_folder_above_a_run_names_it(make, tmp_path):
+    folder, _ = make("tfidf")
+    for above in (folder.parent, folder.parent.parent):
+        with pytest.raises(
+            InputError, match=r"no finished run .*; name a run in it, such as .*seed-0"
+        ):
+            predict.predict_file(above, tmp_path / "in.csv", tmp_path / "out.csv")
+
+
 def test_an_output_is_replaced_only_where_that_is_asked_for(make, tmp_path, capsys):
     run, given = str(make("tfidf")[0]), tmp_path / "in.csv"
     given.write_text("label,text\nmetal,wheat\n")

@@ -1,0 +1,109 @@
+"""Words about the documents of a new study: their language, an instruction, and what may mislead.
+
+All numbers and lists of words here are our choices.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import py3langid
+from babel import Locale
+from datasets import DatasetDict
+
+from lib.data.indicators import NO, YES
+from lib.data.label_columns import LABELS, normal_name
+from lib.data.labels import LabelSpace
+from lib.data.words import normal_form
+from lib.errors import DataError
+
+MAX_SCORED = {"single": 50, "multi": 100}  # labels; above, answers are searched or generated
+SAMPLE = 200  # texts that the language is told by
+MIN_TEST = 50  # documents; with fewer, an interval of F1 is about as wide as what is compared
+MIN_OF_LABEL = 5  # documents
+MAX_REPEATS = 0.01  # share of the test texts
+GAPS = {"nan", "null", "none", "n/a", "#n/a", "na", "nil", "-", "?"}  # mostly stand for no value
+SHOWN = 3  # labels that a line names
+
+
+def language(texts: Sequence[str]) -> str:
+    """The name of the language that texts are in."""
+    sample = " ".join(texts[:: max(1, len(texts) // SAMPLE)][:SAMPLE])
+    code, _ = py3langid.classify(sample)
+    name = Locale("en").languages.get(code, code)
+    if code == "en":
+        return name
+    return f"{name}; the models here have read mostly English: see `model_id` in common.yaml"
+
+
+def label_texts(labels: LabelSpace) -> dict[str, str]:
+    """Texts without underscores of labels that have some, unless two would be called alike."""
+    texts = {
+        name: name.replace("_", " ").strip() for name in labels.names if "_" in name.strip("_")
+    }
+    shown = {normal_form(texts.get(name, name).lower()) for name in labels.names}
+    return texts if len(shown) == len(labels) else {}
+
+
+def prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
+    """The instruction and the decoding, by the name and the number of the labels."""
+    mode = values.get("label_mode", "single")
+    known = normal_name(values.get("label_column", "labels"))
+    what = known.replace("_", " ")
+    what = "label" if what in ("", "text") or what.isdecimal() else what
+    scored = len(labels) <= MAX_SCORED[mode]
+    if mode == "multi":
+        what = what if what.endswith("s") else f"{what}s"
+        decoding = "score" if scored else "generate"
+        return {"instruction": f"List the {what} of this text.", "decoding": decoding}
+    decoding = "score" if scored else "search"
+    if known not in LABELS and {name.lower() for name in labels.names} <= YES | NO:
+        what = what.removeprefix("is ")
+        return {"instruction": f'Is "{what}" true of this text?', "decoding": decoding}
+    what = what.removesuffix("s") if what == "labels" else what
+    return {"instruction": f"Name the {what} of this text.", "decoding": decoding}
+
+
+def cautions(splits: DatasetDict, labels: LabelSpace, source: str) -> list[str]:
+    """Sentences about documents that make a comparison say little, or something else than it seems.
+
+    Raises
+    ------
+    DataError
+        No label of test is in train: nothing could be right.
+    """
+    said = []
+    train, test = splits["train"], splits["test"]
+    if gaps := [name for name in labels.names if name.lower() in GAPS]:
+        said.append(f"{_some(gaps)} counts as a label; empty these cells if they have none")
+
+    # Labels that cannot be learnt.
+    known = {name for row in train["labels"] for name in row}
+    asked = {name for row in test["labels"] for name in row}
+    if unseen := sorted(asked - known):
+        count = sum(not known.issuperset(row) for row in test["labels"])
+        if not asked & known:
+            raise DataError(
+                f"{source}: no label of test ({_some(unseen)}) is in train "
+                f"({_some(sorted(known))}); write them alike"
+            )
+        said.append(f"{count:,} test documents have labels that train lacks: {_some(unseen)}")
+    counts = Counter(name for split in splits.values() for row in split["labels"] for name in row)
+    if rare := sorted((name for name in counts if counts[name] < MIN_OF_LABEL), key=counts.get):
+        which = f"{len(rare):,} of {len(labels):,} labels"
+        said.append(f"{which} with fewer than {MIN_OF_LABEL} documents in use: {_some(rare)}")
+
+    # Test documents that say little.
+    texts = {normal_form(text) for text in train["text"]}
+    repeats = sum(normal_form(text) in texts for text in test["text"]) / len(test)
+    if repeats > MAX_REPEATS:
+        said.append(f"{repeats:.0%} of test texts are in train too; remove repeats")
+    if len(test) < MIN_TEST:
+        said.append(f"{len(test):,} test documents show large differences alone; label more texts")
+    return said
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list."""
+    shown = ", ".join(map(repr, names[:SHOWN]))
+    return f"{shown} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else shown

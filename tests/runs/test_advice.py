@@ -1,0 +1,78 @@
+"""Words about a new study's documents."""
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from lib.data.labels import LabelSpace
+from lib.errors import DataError
+from lib.runs.advice import cautions, label_texts, prompt
+
+
+def told(train, test, repeats=0):
+    """The cautions about documents with these labels, the first test texts being in train too."""
+
+    def documents(name, rows, same=0):
+        texts = [f"train {i}" if i < same else f"{name} {i}" for i in range(len(rows))]
+        return Dataset.from_dict({"text": texts, "labels": rows})
+
+    splits = DatasetDict(train=documents("train", train), validation=documents("validation", train))
+    splits["test"] = documents("test", test, repeats)
+    return cautions(splits, LabelSpace.from_splits(splits), "my.csv")
+
+
+AB = [["a"], ["b"]] * 50
+
+
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        ((AB, AB), []),
+        ((AB, AB, 1), []),
+        ((AB, AB, 7), ["7% of test texts are in train too; remove repeats"]),
+        ((AB, AB[:9]), ["9 test documents show large differences alone; label more texts"]),
+        (
+            ([*AB, ["c"]], [*AB, ["d"], ["a", "e"]]),
+            [
+                "2 test documents have labels that train lacks: 'd', 'e'",
+                "3 of 5 labels with fewer than 5 documents in use: 'd', 'e', 'c'",
+            ],
+        ),
+        (
+            ([*AB, *[["NULL"]] * 9], [*AB, ["NULL"]]),
+            ["'NULL' counts as a label; empty these cells if they have none"],
+        ),
+        (([*AB, []], [*AB, []]), []),  # of label sets
+    ],
+)
+def test_documents_that_mislead_are_said(documents, expected):
+    assert told(*documents) == expected
+
+
+def test_a_test_whose_labels_are_all_unknown_is_refused():
+    with pytest.raises(
+        DataError, match=r"no label of test \('0', '1', '2' and 2 more\) is in train"
+    ):
+        told(AB, [[str(i)] for i in range(5)])
+
+
+@pytest.mark.parametrize(
+    ("column", "labels", "instruction"),
+    [
+        ("is_spam", ("FALSE", "TRUE"), 'Is "spam" true of this text?'),
+        ("label", ("no", "yes"), "Name the label of this text."),
+        ("Category\n(final)", ("a", "b"), "Name the category final of this text."),
+        ("1", ("a", "b"), "Name the label of this text."),
+        ("text", ("a", "b"), "Name the label of this text."),
+    ],
+)
+def test_the_instruction_reads_well(column, labels, instruction):
+    found = prompt({"label_column": column}, LabelSpace(labels))
+    assert found == {"instruction": instruction, "decoding": "score"}
+
+
+def test_underscores_stay_where_two_labels_would_be_called_alike():
+    assert label_texts(LabelSpace(("card_arrival", "top_up"))) == {
+        "card_arrival": "card arrival",
+        "top_up": "top up",
+    }
+    assert label_texts(LabelSpace(("card arrival", "card_arrival", "top_up"))) == {}
