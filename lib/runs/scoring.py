@@ -5,14 +5,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from transformers import GenerationConfig
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams, StudyParams
+from lib.config.arms import (
+    BaselineParams,
+    EmbeddingParams,
+    FinetuneParams,
+    InstructionParams,
+    StudyParams,
+)
 from lib.data.labels import LabelSpace
+from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.head.frozen import embed, kind_name
 from lib.head.model import predict_probabilities
 from lib.machine import choose_device, choose_dtype
+from lib.model.int8 import use_int8
 from lib.model.load import load_backbone, load_tokenizer
 from lib.model.tokens import require_context
 from lib.model.windows import longest_window
@@ -22,6 +33,8 @@ from lib.runs import estimators
 from lib.runs.examples import KIND, ask, read_examples
 from lib.runs.models import load_arm_model
 from lib.runs.reading import encode, texts_read
+
+NUM_SAMPLES = 64  # labels whose texts show how large inputs of layers are (our choice)
 
 Score = Callable[[Sequence[str]], Scores]
 
@@ -52,18 +65,29 @@ def measure_of(params: StudyParams) -> Measure:
     return Measure("probability", True)
 
 
-def load_scorer(params: StudyParams, label_space: LabelSpace, folder: Path) -> Score:
+def load_scorer(
+    params: StudyParams, label_space: LabelSpace, folder: Path, *, int8: bool = False
+) -> Score:
     """Scores of N texts by C labels, of the model that a run has saved in a folder.
+
+    Parameters
+    ----------
+    int8
+        Merge adapters and put the model's linear layers into int8, where that is faster
+        (`lib.model.int8`).
 
     Raises
     ------
     InputError
-        Its files, or those of its base model, are missing or cannot be read.
+        Its files, or those of its base model, are missing or cannot be read; or int8 was asked for,
+        and it trains no language model or is on a GPU.
     """
-    return LOADERS[type(params)](params, label_space, folder)
+    return LOADERS[type(params)](params, label_space, folder, int8)
 
 
-def _baseline(params: BaselineParams, label_space: LabelSpace, folder: Path) -> Score:
+def _baseline(params: BaselineParams, label_space: LabelSpace, folder: Path, int8: bool) -> Score:
+    if int8:
+        raise InputError(f"int8: {params.method!r} trains no language model; leave it out")
     saved = estimators.load(folder, params)
     read = _frozen(params, saved.features) if params.method == "frozen" else None
 
@@ -94,11 +118,24 @@ def _frozen(params: BaselineParams, features: str) -> Callable[[Sequence[str]], 
     return lambda texts: embed(backbone, encode(params, tokenizer, texts), kind, **budget)
 
 
-def _embedding(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -> Score:
+def _finetuned(
+    params: FinetuneParams, label_space: LabelSpace, folder: Path, int8: bool
+) -> tuple[nn.Module, PreTrainedTokenizerBase, torch.dtype]:
+    """The trained model of an arm, its tokenizer, and the dtype to compute in."""
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
     tokenizer = load_tokenizer(params.model_id, params.model_revision)
-    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
+    options = {"device": device, "dtype": dtype, "trained": folder, "unpack": int8}
+    model = load_arm_model(params, label_space, **options)
+    if int8:
+        model = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        samples = encode(params, tokenizer, label_space.texts[:NUM_SAMPLES])
+        use_int8(model, samples, compute_dtype=dtype)
+    return model, tokenizer, dtype
+
+
+def _embedding(params: EmbeddingParams, label_space: LabelSpace, folder: Path, int8: bool) -> Score:
+    model, tokenizer, _ = _finetuned(params, label_space, folder, int8)
 
     def score(texts: Sequence[str]) -> Scores:
         return predict_probabilities(model, encode(params, tokenizer, texts), params)
@@ -106,12 +143,11 @@ def _embedding(params: EmbeddingParams, label_space: LabelSpace, folder: Path) -
     return score
 
 
-def _instruction(params: InstructionParams, label_space: LabelSpace, folder: Path) -> Score:
-    device = choose_device(params.device)
-    dtype = choose_dtype(device, params.dtype)
+def _instruction(
+    params: InstructionParams, label_space: LabelSpace, folder: Path, int8: bool
+) -> Score:
     examples = read_examples(folder, params)
-    tokenizer = load_tokenizer(params.model_id, params.model_revision)
-    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
+    model, tokenizer, dtype = _finetuned(params, label_space, folder, int8)
     template, labels = build_template(tokenizer, model.config, label_space, params)
     generated = params.decoding == "generate"
     max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens if generated else 0
