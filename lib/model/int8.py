@@ -95,7 +95,7 @@ def use_int8(
     Raises
     ------
     InputError
-        The model is not on a CPU.
+        The model is not on a CPU, or has no `nn.Linear`.
     """
     decoder = decoder_of(model)
     if decoder.device.type != "cpu":
@@ -115,6 +115,8 @@ def use_int8(
     last_hidden_states(model, *batch, compute_dtype=compute_dtype)
     for hook in hooks:
         hook.remove()
+    if not largest:
+        raise InputError(f"int8: {type(decoder).__name__} has no plain linear layers; omit it")
     gain = _gain(max((layers[name] for name in largest), key=lambda m: m.weight.numel()))
     if gain < GAIN:
         log.info("int8: %.1f times as fast on this machine; weights stay as they are", gain)

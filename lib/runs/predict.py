@@ -86,6 +86,8 @@ def predict_file(
     folder, source, target = Path(run_dir), Path(source), Path(target)
     if precision and not 0 < precision < 1:
         raise InputError(f"--precision: {precision:g}; write a share between 0 and 1, such as 0.95")
+    if precision and int8:
+        raise InputError("--precision: validation was answered without --int8; omit one of them")
     params, _ = read_run(folder)
     _check_target(target, source, overwrite)
     columns = {"text_columns": text_columns or params.text_columns}

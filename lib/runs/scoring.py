@@ -87,7 +87,7 @@ def load_scorer(
 
 def _baseline(params: BaselineParams, label_space: LabelSpace, folder: Path, int8: bool) -> Score:
     if int8:
-        raise InputError(f"int8: {params.method!r} trains no language model; leave it out")
+        raise InputError(f"int8: {params.method!r} trains no language model; omit it")
     saved = estimators.load(folder, params)
     read = _frozen(params, saved.features) if params.method == "frozen" else None
 
