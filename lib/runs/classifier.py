@@ -199,13 +199,14 @@ def load_classifier(
         Where a prompt for one label is answered freely or by a search, score every label instead
         (`decoding: "score"`), so that each has a probability; slower.
     int8
-        Answer with int8 weights, where a CPU multiplies them faster: nearly as the run did.
+        Let a fine-tuned model with a head answer with int8 weights, where a CPU multiplies them
+        faster: nearly as the run did.
 
     Raises
     ------
     InputError
-        The folder holds no finished run, or one that was changed since; or one without a language
-        model, or on a GPU, in int8.
+        The folder holds no finished run, or one that was changed since; or another kind of run, or
+        one on a GPU, in int8.
     """
     folder = Path(run_dir)
     params, label_space = read_run(folder)

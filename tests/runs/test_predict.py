@@ -169,16 +169,14 @@ def test_answers_of_a_search_or_free_ones_are_not_ranked():
             classifier.predict_top_k(["x", "y"], 1)
 
 
-@pytest.mark.parametrize("arm", ["head", "asked"])
-def test_int8_weights_give_nearly_the_same_scores(make, tmp_path, monkeypatch, arm):
+def test_int8_weights_give_nearly_the_same_scores(make, tmp_path, monkeypatch):
     monkeypatch.setattr("lib.model.int8._gain", lambda layer: 2.0)
-    folder, params = make(arm)
+    folder, params = make("head")
     texts = load_splits(params)["validation"]["text"]
     usual, quantized = load_classifier(folder), load_classifier(folder, int8=True)
     expected, found = usual.predict_scores(texts), quantized.predict_scores(texts)
     assert not np.array_equal(found.values, expected.values)
-    if usual.ranks:
-        np.testing.assert_allclose(found, expected, atol=0.02)
+    np.testing.assert_allclose(found, expected, atol=0.02)
     agree = np.mean(np.array(usual.labels_of(expected)) == quantized.labels_of(found))
     assert agree > 0.9
     (tmp_path / "in.txt").write_text("wheat")
@@ -192,6 +190,7 @@ def test_int8_weights_give_nearly_the_same_scores(make, tmp_path, monkeypatch, a
     [
         ("tfidf", [], "int8: 'tfidf' trains no language model; omit it"),
         ("frozen", [], "int8: 'frozen' trains no language model; omit it"),
+        ("zero_shot", [], "int8: too many answers of a prompt would change; omit it"),
         ("head", ["--precision", "0.9"], "--precision: validation was answered without --int8"),
     ],
 )
