@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=int, default=0, metavar="K", help="add the K best labels")
     command.add_argument("--precision", type=float, default=0.0, metavar="SHARE",
                          help="answer only where at least this share was right")  # fmt: skip
+    command.add_argument("--int8", action="store_true",
+                         help="int8 weights, where this CPU multiplies them faster")  # fmt: skip
     command.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     command.set_defaults(run=_predict)
 

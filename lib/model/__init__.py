@@ -9,6 +9,7 @@ batches       micro-batches of documents
 memory        memory that a model takes, and training that fits into it
 weights       where a model's files are
 checks, probes          a first pass over two documents; shortcuts compared with plain passes
+int8          linear layers in int8, for predictions on a CPU
 bidirectional, parts, quantization    small parts of the above
 fast/         the same states and gradients, sooner; `fast=False` switches all of it off
 """

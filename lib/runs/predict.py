@@ -47,6 +47,7 @@ def predict_file(
     text_columns: Sequence[str] = (),
     top_k: int = 0,
     precision: float = 0.0,
+    int8: bool = False,
     overwrite: bool = False,
 ) -> str:
     """Label the texts of a file in a new file, which is written as a whole or not at all.
@@ -67,6 +68,8 @@ def predict_file(
     precision
         Answer only where the run's validation shows that answers are right at least so often
         (`lib.evaluation.calibration.sure_threshold`); 0 to answer everywhere.
+    int8
+        Of `load_classifier`.
     overwrite
         Replace a target that is there.
 
@@ -83,13 +86,15 @@ def predict_file(
     folder, source, target = Path(run_dir), Path(source), Path(target)
     if precision and not 0 < precision < 1:
         raise InputError(f"--precision: {precision:g}; write a share between 0 and 1, such as 0.95")
+    if precision and int8:
+        raise InputError("--precision: validation was answered without --int8; omit one of them")
     params, _ = read_run(folder)
     _check_target(target, source, overwrite)
     columns = {"text_columns": text_columns or params.text_columns}
     template = "" if text_columns else params.text_template
     table, texts = read_unlabelled(source, text_template=template, **columns)
     configure_process(seed=params.seed, num_threads=params.threads)
-    classifier = load_classifier(folder)
+    classifier = load_classifier(folder, int8=int8)
     if top_k:
         classifier.require_ranks(top_k)
     sure = _sure_threshold(folder, classifier, precision) if precision else None

@@ -169,6 +169,40 @@ def test_answers_of_a_search_or_free_ones_are_not_ranked():
             classifier.predict_top_k(["x", "y"], 1)
 
 
+def test_int8_weights_give_nearly_the_same_scores(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("lib.model.int8._gain", lambda layer: 2.0)
+    folder, params = make("head")
+    texts = load_splits(params)["validation"]["text"]
+    usual, quantized = load_classifier(folder), load_classifier(folder, int8=True)
+    expected, found = usual.predict_scores(texts), quantized.predict_scores(texts)
+    assert not np.array_equal(found.values, expected.values)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    agree = np.mean(np.array(usual.labels_of(expected)) == quantized.labels_of(found))
+    assert agree > 0.9
+    (tmp_path / "in.txt").write_text("wheat")
+    run = [str(folder), str(tmp_path / "in.txt"), str(tmp_path / "out.csv"), "--int8"]
+    main(["predict", *run])
+    assert len(read_table(tmp_path / "out.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arm", "option", "message"),
+    [
+        ("tfidf", [], "int8: 'tfidf' trains no language model; omit it"),
+        ("frozen", [], "int8: 'frozen' trains no language model; omit it"),
+        ("zero_shot", [], "int8: too many answers of a prompt would change; omit it"),
+        ("head", ["--precision", "0.9"], "--precision: validation was answered without --int8"),
+    ],
+)
+def test_int8_is_refused_where_it_makes_no_sense(make, tmp_path, arm, option, message):
+    (tmp_path / "in.txt").write_text("wheat")
+    paths = [str(make(arm)[0]), str(tmp_path / "in.txt"), str(tmp_path / "out.csv")]
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", *paths, "--int8", *option])
+    assert message in str(caught.value)
+    assert os.listdir(tmp_path) == ["in.txt"]
+
+
 ROWS = [
     {"id": 7, "text": "wheat, maize\rand \"oats\"", "day": None},
     {"id": 8, "text": "  ", "day": "2020-01-02"},
@@ -268,7 +302,7 @@ def test_a_precision_that_validation_cannot_show_is_refused_and_nothing_written(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "read_predictions", lambda *_: wrong)
         refused("0.9 is out of reach: .* too many of the 46 most confident answers", 0.9)
-        patch.setattr(predict, "load_classifier", lambda folder: free)
+        patch.setattr(predict, "load_classifier", lambda folder, **options: free)
         refused("answers of .* have no probability to choose by", 0.9)
     assert os.listdir(tmp_path) == ["in.txt"]
 

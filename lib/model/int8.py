@@ -1,0 +1,141 @@
+"""Linear layers of a backbone in int8, for predictions on a CPU.
+
+```
+x (N, in), float --/ s, rounded to 8 bits, a scale per token--+
+                                                              x -- products and sums of integers
+W (out, in), float --* s, int8, a scale per output------------+        |
+                                                  scales multiplied in -> y (N, out), float
+```
+
+One factor s per input channel moves large inputs into the weights: s_j = sqrt(max|x_j| / max|W_j|),
+SmoothQuant (arXiv 2211.10438, eq. 4, alpha 0.5). Without it, the few channels in which decoders
+have values a hundred times as large as elsewhere would leave no bits to the others.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from lib.errors import InputError
+from lib.model.batches import pad
+from lib.model.forward import last_hidden_states
+from lib.model.parts import decoder_of
+
+log = logging.getLogger(__name__)
+
+# Our choices.
+ROWS = 512  # of the product that is timed
+REPEATS = 5
+GAIN = 1.1  # times as fast, from which int8 is used
+RARE = 0.1  # of the median channel: the least that a channel's largest input counts as
+INPUT_LEVELS = 127  # on either side of zero
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with int8 weights, by oneDNN's product of integers.
+
+    Processors without VNNI add two products in 16 bits: 2 * 255 * 64 fits, so that weights have
+    only 64 levels on either side of zero there.
+
+    Parameters
+    ----------
+    largest
+        The largest absolute input in each channel, (in,).
+    """
+
+    def __init__(self, layer: nn.Linear, largest: Tensor) -> None:
+        super().__init__()
+        weight, largest = layer.weight.detach().float(), largest.float()
+        tiny = torch.finfo(torch.float32).tiny
+        largest = largest.clamp(min=max(RARE * float(largest.median()), tiny))
+        factor = (largest / weight.abs().amax(0).clamp(min=1e-6)).sqrt()
+        weight = weight * factor
+        levels = 127 if torch.cpu._is_vnni_supported() else 64
+        self.inverse = 1 / factor
+        self.scale = (weight.abs().amax(1) / levels).clamp(min=tiny)
+        self.zeros = torch.zeros(len(weight), dtype=torch.int64)
+        rounded = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.bias = None if layer.bias is None else layer.bias.detach().float()
+
+    @torch.compiler.disable  # the compiler cannot look into oneDNN's packed weights
+    def forward(self, x: Tensor) -> Tensor:
+        """x W^T + c, (..., out), in the dtype of x (..., in)."""
+        rows = x.flatten(0, -2) * self.inverse  # (N, in) float32
+        largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
+        scale = largest.clamp_(min=1e-30).div_(INPUT_LEVELS)
+        zero = INPUT_LEVELS + 1
+        rounded = rows.div_(scale).add_(zero + 0.5).to(torch.uint8)
+        out = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, zero, self.weight, self.scale, self.zeros, None,
+            1.0, 0, torch.float32, "none", [], "",
+        ).mul_(scale)  # fmt: skip
+        if self.bias is not None:
+            out.add_(self.bias)
+        return out.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+@torch.no_grad()
+def use_int8(
+    model: nn.Module, documents: Sequence[Sequence[int]], *, compute_dtype: torch.dtype
+) -> None:
+    """Put the linear layers of a dense backbone on a CPU into int8, where that is faster here.
+
+    A line of the log says so, or that weights stay as they are. Heads keep theirs.
+
+    Parameters
+    ----------
+    documents
+        Token ids of a few texts, from which the largest input of each channel is read.
+
+    Raises
+    ------
+    InputError
+        The model is not on a CPU, or has no `nn.Linear`.
+    """
+    decoder = decoder_of(model)
+    if decoder.device.type != "cpu":
+        raise InputError(f"int8: made for a CPU, and the model is on {decoder.device}; omit it")
+    largest: dict[str, Tensor] = {}
+
+    def record(name: str, x: Tensor) -> None:
+        found = x.detach().flatten(0, -2).abs().amax(0)
+        largest[name] = torch.maximum(found, largest.get(name, found))
+
+    layers = {name: m for name, m in decoder.named_modules() if type(m) is nn.Linear}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: record(name, given[0]))
+        for name, layer in layers.items()
+    ]
+    batch = pad(documents, model.config.pad_token_id)
+    last_hidden_states(model, *batch, compute_dtype=compute_dtype)
+    for hook in hooks:
+        hook.remove()
+    if not largest:
+        raise InputError(f"int8: {type(decoder).__name__} has no plain linear layers; omit it")
+    gain = _gain(max((layers[name] for name in largest), key=lambda m: m.weight.numel()))
+    if gain < GAIN:
+        log.info("int8: %.1f times as fast on this machine; weights stay as they are", gain)
+        return
+    for name, most in largest.items():
+        decoder.set_submodule(name, Int8Linear(layers[name], most))
+    log.info("int8: %d layers; a product is %.1f times as fast", len(largest), gain)
+
+
+def _gain(layer: nn.Linear) -> float:
+    """Times as fast as a layer is in int8; 0 where torch has no such product."""
+    if not torch.backends.mkldnn.is_available():
+        return 0.0
+    x = torch.ones(ROWS, layer.in_features, dtype=layer.weight.dtype)
+    kinds, seconds = (layer, Int8Linear(layer, x[0])), ([], [])
+    for repeat in range(REPEATS + 1):
+        for kind, taken in zip(kinds, seconds, strict=True):
+            began = time.perf_counter()
+            kind(x)
+            if repeat:  # the first is a warm-up
+                taken.append(time.perf_counter() - began)
+    return median(seconds[0]) / median(seconds[1])
