@@ -14,7 +14,7 @@ import functools
 import gc
 import logging
 import os
-import pickle  # of a folder that no one else may write to  # nosec B403
+import pickle  # between our own processes alone  # nosec B403
 import signal
 import subprocess
 import sys
@@ -108,6 +108,7 @@ def _train(fit: Fit, run: Any, stop_epochs: int) -> list[float]:
         with (folder / "task").open("wb") as file:
             _Pickler(file).dump((fit, run, stop_epochs, random_state(run.device)))
         started = [_start(folder, i, run) for i in range(run.params.num_processes)]
+        (folder / "task").unlink()  # they have it open; nothing is left if this process is killed
         try:
             left = _wait(started, stop)
         finally:
@@ -120,16 +121,16 @@ def _train(fit: Fit, run: Any, stop_epochs: int) -> list[float]:
 
 
 def _start(folder: Path, index: int, run: Any) -> subprocess.Popen:
-    environment = dict(os.environ)
+    environment = {"GLOO_SOCKET_IFNAME": "lo"} if os.uname().sysname == "Linux" else {}
+    environment |= os.environ
     if run.device.type == "cuda":  # to each process its own is the only GPU
         visible = environment.get("CUDA_VISIBLE_DEVICES", "")
         gpus = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
         environment["CUDA_VISIBLE_DEVICES"] = gpus[index]
     command = [sys.executable, "-c", START, str(folder), str(index)]
     # In a session of its own: a signal for the notebook's group reaches it once, from `_wait`.
-    return subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    with (folder / "task").open("rb") as task:
+        return subprocess.Popen(command, env=environment, stdin=task, start_new_session=True)
 
 
 def _wait(started: Sequence[subprocess.Popen], stop: StopRequest) -> list[int]:
@@ -188,8 +189,7 @@ def _work() -> None:
     stop_on_sigterm()
     error, peak = None, 0.0
     try:
-        with (folder / "task").open("rb") as file:
-            fit, run, stop_epochs, state = pickle.load(file)  # of `_train`  # nosec B301
+        fit, run, stop_epochs, state = pickle.load(sys.stdin.buffer)  # of `_train`  # nosec B301
         size = run.params.num_processes
         threads = max(1, run.params.threads // size)
         configure_process(seed=run.params.seed, num_threads=threads)

@@ -65,7 +65,7 @@ def from_first(find: Callable[[], T]) -> T:
             found = [find()]
         except Stopped as stopped:
             found = [stopped]
-    dist.broadcast_object_list(found)
+    dist.broadcast_object_list(found, device=torch.device("cpu"))
     if isinstance(found[0], Stopped):
         raise found[0]
     return found[0]
