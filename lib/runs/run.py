@@ -89,9 +89,6 @@ class Run:
         self.params = params
         self._paid: dict[tuple[str, str], Cost] = {}
 
-    def __getstate__(self) -> dict[str, Any]:  # another process does not own the folder
-        return {name: value for name, value in vars(self).items() if name != "owner"}
-
     def __str__(self) -> str:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         machine = describe_machine(self.device, self.dtype)
