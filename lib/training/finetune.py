@@ -253,10 +253,11 @@ def _finetune(
         weight_decay=params.weight_decay,
     )
     between, first = EvaluateEvery(params.eval_steps), EvaluateFirst(params.eval_steps)
-    callbacks = [first, *([between] if params.eval_steps else [])]
+    callbacks = [ShowProgress()] if is_first() else []
+    callbacks += [first, *([between] if params.eval_steps else [])]
     callbacks += [SaveEvery(params.save_steps)] if params.save_steps else []
     callbacks += [StopAfter(stop_epochs)] if stop_epochs else []
-    callbacks += [ShowProgress(), KeepWhole()] if is_first() else []
+    callbacks += [KeepWhole()] if is_first() else []
     device = next(model.parameters()).device
     with (
         noting_signals() as stop,
