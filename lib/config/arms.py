@@ -144,8 +144,8 @@ class BaselineParams(ModelParams, StudyParams):
 
 
 # What decides neither what is learnt nor how, or is decided before any candidate trains.
-OF_THE_RUN = ("dtype", "fast", "memory_gib", "eval_steps", "save_steps", "report_to", "teacher",
-              "num_generated")  # fmt: skip
+OF_THE_RUN = ("dtype", "fast", "memory_gib", "num_processes", "eval_steps", "save_steps",
+              "report_to", "teacher", "num_generated")  # fmt: skip
 
 
 class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
@@ -167,6 +167,11 @@ class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
             )
         if self.min_steps and not self.num_epochs:
             raise ValueError("min_steps: has no effect while num_epochs is 0")
+        if self.num_processes > self.batch_size:
+            raise ValueError(
+                f"num_processes: {self.num_processes} cannot share the {self.batch_size} documents "
+                "of a step; lower it or raise batch_size"
+            )
         for name in ("lora_variant", "lora_layers") if self.lora_r == 0 else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")

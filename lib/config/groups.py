@@ -64,6 +64,8 @@ class TrainParams(Group):
     """also evaluate every N steps, for the curves; 0: after each epoch only"""
     save_steps: Count = 0
     """also save a checkpoint every N steps, to resume from; 0: after each epoch only"""
+    num_processes: Positive = 1
+    """processes that share each optimizer step, one per GPU"""
     memory_gib: Annotated[float, Field(ge=0)] = 0.0
     """GiB that the run should stay below; 0: all that the device has"""
     report_to: Annotated[list[Literal[*TRACKERS]], Distinct] = ["tensorboard"]

@@ -66,6 +66,10 @@ class Owner:
                 json.dump(about, opened)
             return cls(file, about)
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        """None in another process, which a run is sent to: it does not own the folder."""
+        return type(None), ()
+
     def require(self) -> None:
         """Raise `InputError` if another process has taken the folder over."""
         found = _read(self.file)

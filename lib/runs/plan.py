@@ -95,9 +95,9 @@ def plan(
         `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation after each
         epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits (not those
         of embeddings and most experts); `peak_memory_gib` and `fits`, true if the arm's memory
-        suffices; `hours` of all seeds; `cost`; and, if seed 0 has been run on this machine,
-        `measured_train_seconds` and `measured_peak_gib`. TF-IDF trains in seconds and has no
-        estimate.
+        suffices; `hours` of all seeds; `cost`; `num_processes`, if any arm has several; and, if
+        seed 0 has been run on this machine, `measured_train_seconds` and `measured_peak_gib`.
+        TF-IDF trains in seconds and has no estimate.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def plan(
     arms = load_study(folder, **overrides)
     splits = load_splits(next(iter(arms.values())))  # the same documents for all arms
     for name, run in study_runs(arms.values()).items():
-        row = {"arm": name} | _estimate(run, machine, splits)
+        row = {"arm": name, "num_processes": 1} | _estimate(run, machine, splits)
         hours = (row["train_seconds"] + row["infer_seconds"]) * len(run.seeds) / 3600
         row |= {"hours": hours, "cost": price * hours}
         record = run.run_dir / "resources.json"
@@ -121,7 +121,8 @@ def plan(
                 log.warning("%s: damaged; run the arm again to measure it", record)
         rows.append(row)
     table = pd.DataFrame(rows)
-    return table if price else table.drop(columns="cost")
+    alone = (table["num_processes"] == 1).all()
+    return table.drop(columns=[*([] if price else ["cost"]), *(["num_processes"] if alone else [])])
 
 
 def job_resources(table: pd.DataFrame, machine: Machine) -> pd.DataFrame:
@@ -131,14 +132,15 @@ def job_resources(table: pd.DataFrame, machine: Machine) -> pd.DataFrame:
     has room for reading and for a slower machine; a job that exceeds it goes on in another one.
     """
     seconds = (table["train_seconds"] + table["infer_seconds"]).fillna(0)
-    gib = table["peak_memory_gib"].fillna(0) + SPARE_GIB
-    uses_gpu = table["peak_memory_gib"].notna() & (machine.device == "cuda")
+    gpus = table["peak_memory_gib"].notna() * (machine.device == "cuda")
+    gpus = gpus * table.get("num_processes", 1)
+    gib = table["peak_memory_gib"].fillna(0) * np.maximum(gpus, 1) + SPARE_GIB
     return pd.DataFrame(
         {
             "arm": table["arm"],
             "mem_mb": np.ceil(1024 * gib).astype(int),
             "runtime": np.ceil((SLACK * seconds + SPARE_SECONDS) / 60).astype(int),
-            "gpu": uses_gpu.astype(int),
+            "gpu": gpus.astype(int),
         }
     )
 
@@ -175,8 +177,13 @@ def _estimate(
     peak_gib, limit_gib, checkpointed = _estimate_memory(params, shape, machine, work)
     r = getattr(params, "lora_r", 0)
     quantizable = shape.linear_params / (shape.linear_params + shape.embedding_params)
+    # Several processes have a GPU each, or the cores and the memory of one machine together.
+    processes = getattr(params, "num_processes", 1) if work.num_epochs else 1
+    gpus = processes if machine.device == "cuda" else 1
+    peak_gib *= processes / gpus
     return {
-        "train_seconds": _train_seconds(params, shape, machine, work, checkpointed),
+        "num_processes": processes,
+        "train_seconds": _train_seconds(params, shape, machine, work, checkpointed) / gpus,
         "infer_seconds": machine.infer_seconds(shape, work.held_out, r=r if work.num_epochs else 0),
         "nf4_share": quantizable if params.quantization == "nf4" else 0.0,
         "peak_memory_gib": peak_gib,

@@ -42,7 +42,8 @@ RESOURCE_KEYS = (
     "train_tokens_per_second", "infer_docs_per_second", "peak_memory_gib", "model_memory_gib",
     "device", "num_threads", "dtype", "quantization",
 )  # fmt: skip
-UNLEARNT = ("params_dir", "runs_dir", "figures_dir", "report_to")  # a run resumes whatever they are
+# A run resumes whatever they are.
+UNLEARNT = ("params_dir", "runs_dir", "figures_dir", "report_to", "num_processes")
 CHOSEN = "chosen.json"  # the values that a search has found
 CARD = "model/README.md"  # for people, who may edit it; all else in model/ is read
 # Files beside the model that are read of a finished run: of every one, and of some.
@@ -93,7 +94,7 @@ def _values_of(file: Path) -> dict[str, Any]:
 
 
 def _learnt(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values but those of folders, which change where a run is moved, and of trackers."""
+    """The values that decide what is learnt; folders change where a run is moved."""
     return {name: value for name, value in values.items() if name not in UNLEARNT}
 
 

@@ -39,6 +39,8 @@ from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.owner import Owner
 from lib.runs.record import describe_inputs, open_run, saved_gib, write_run
 from lib.storage import atomic_path
+from lib.training.processes import require_devices
+from lib.training.sharing import first_alone
 from lib.training.trainer import SPENT
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,8 @@ class Run:
     device, dtype
         Of the arithmetic.
     folder, checkpoints
-        Output of the run, and what it resumes from; there from `open` on.
+        Output of the run, and what it resumes from; there from `open` on, and so are `peaks`, the
+        peak memory in GiB of other processes that have trained for it.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class Run:
         configure_process(seed=params.seed, num_threads=params.threads)
         self.loads_model = getattr(params, "method", None) != "tfidf"
         self.device = choose_device(params.device if self.loads_model else "cpu")
+        require_devices(getattr(params, "num_processes", 1), self.device, params.threads)
         self.dtype = choose_dtype(self.device, getattr(params, "dtype", "auto"))
         splits = load_splits(params)
         if not reading.reads_all(params):
@@ -115,6 +119,7 @@ class Run:
         self.folder = open_run(self.params, **self.inputs)
         self.checkpoints = self.folder / "checkpoints"
         reset_peak_memory(self.device)
+        self.peaks: list[float] = []
 
     @contextlib.contextmanager
     def timed(self, split: str, step: str = "answers") -> Iterator[None]:
@@ -212,13 +217,14 @@ class Run:
             return {}
         attention = getattr(params, "bidirectional", False)
         weights = self.inputs["model_fingerprint"]
-        states, costs = cache_lower_layers(
-            model,
-            documents,
-            compute_dtype=self.dtype,
-            fingerprint=f"{weights} {params.quantization} {attention}",
-            token_budget=params.token_budget,
-        )
+        with first_alone(params.threads):
+            states, costs = cache_lower_layers(
+                model,
+                documents,
+                compute_dtype=self.dtype,
+                fingerprint=f"{weights} {params.quantization} {attention}",
+                token_budget=params.token_budget,
+            )
         for name in states:
             self.pay(name, "cached layers", costs[name])
         return states
@@ -241,7 +247,7 @@ class Run:
     def machine_resources(self) -> dict[str, Any]:
         """Resources that every run has: device, threads, precision, peak memory and disk."""
         return {
-            "peak_memory_gib": peak_memory_gib(self.device),
+            "peak_memory_gib": max(peak_memory_gib(self.device), *self.peaks, 0.0),
             "model_disk_gib": saved_gib(self.folder),
             "device": self.device.type,
             "num_threads": self.params.threads,

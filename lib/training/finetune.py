@@ -34,6 +34,7 @@ from lib.training.callbacks import (
     StopAfter,
 )
 from lib.training.checkpoints import KeepWhole, last_checkpoint
+from lib.training.sharing import count, from_first, is_first
 from lib.training.trackers import reporting, run_name
 from lib.training.trainer import (
     DocumentTrainer,
@@ -252,14 +253,15 @@ def _finetune(
         weight_decay=params.weight_decay,
     )
     between, first = EvaluateEvery(params.eval_steps), EvaluateFirst(params.eval_steps)
-    callbacks = [ShowProgress(), first, *([between] if params.eval_steps else [])]
+    callbacks = [ShowProgress()] if is_first() else []
+    callbacks += [first, *([between] if params.eval_steps else [])]
     callbacks += [SaveEvery(params.save_steps)] if params.save_steps else []
     callbacks += [StopAfter(stop_epochs)] if stop_epochs else []
-    callbacks.append(KeepWhole())
+    callbacks += [KeepWhole()] if is_first() else []
     device = next(model.parameters()).device
     with (
         noting_signals() as stop,
-        maybe_compiled(model, tokens),
+        maybe_compiled(model, tokens // count()),
         reporting(params, output_dir) as trackers,
     ):
         trainer = DocumentTrainer(
@@ -277,7 +279,8 @@ def _finetune(
         trainer.remove_callback(PrinterCallback)  # see `ShowProgress`
         between.trainer = first.trainer = trainer
         with contextlib.suppress(EpochsOver):
-            trainer.train(resume_from_checkpoint=last_checkpoint(Path(output_dir)))
+            last = from_first(lambda: last_checkpoint(Path(output_dir)))
+            trainer.train(resume_from_checkpoint=last)
 
     # What it has cost.
     cost = setup_cost + spent_on_training(trainer.state.log_history)
@@ -302,7 +305,7 @@ def _training_arguments(
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=None,  # see `KeepWhole`
-        load_best_model_at_end=True,
+        load_best_model_at_end=count() == 1,  # several are started for their checkpoints
         metric_for_best_model="micro_f1",
         greater_is_better=True,
         logging_steps=max(1, steps_per_epoch // 20),

@@ -16,13 +16,15 @@ from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
 from lib.config.arms import FinetuneParams
+from lib.training.sharing import count, is_first
 
 
 @contextlib.contextmanager
 def reporting(params: FinetuneParams, output_dir: str | Path) -> Iterator[list[TrainerCallback]]:
     """Callbacks of the run's trackers, which are closed at the end.
 
-    There are none where checkpoints are outside of the run's folder, which the logs go to.
+    There are none where checkpoints are outside of the run's folder, which the logs go to. Of
+    several processes only the first reports, not the one that resumes from its last checkpoint.
 
     Parameters
     ----------
@@ -30,7 +32,8 @@ def reporting(params: FinetuneParams, output_dir: str | Path) -> Iterator[list[T
         Checkpoints of the run, or of a candidate of its search.
     """
     trial, checkpoints = Path(output_dir), params.run_dir / "checkpoints"
-    if not params.report_to or not trial.is_relative_to(checkpoints):
+    reports = is_first() and count() == params.num_processes
+    if not params.report_to or not reports or not trial.is_relative_to(checkpoints):
         yield []
         return
     trial = trial.relative_to(checkpoints)

@@ -17,6 +17,7 @@ from lib.machine import Cost, meter
 from lib.model.batches import join_states, micro_batches, pad
 from lib.model.windows import count_windows, window_lengths
 from lib.stopping import Stopped, StopRequest
+from lib.training import sharing
 from lib.training.callbacks import epoch_steps
 from lib.training.checkpoints import checkpoint_at
 
@@ -50,12 +51,15 @@ class MicroBatchCollator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Padded tensors of each micro-batch, the ids of all documents and their number.
 
-        A document of several windows has a row per window, and `windows` is their number.
+        A document of several windows has a row per window, and `windows` is their number. Of
+        several processes each has micro-batches of its own documents alone.
         """
         batches = []
         lengths = [window_lengths(e["input_ids"]) for e in examples]
-        for rows in micro_batches(lengths, self.token_budget, packed=self.packed):
-            chosen = [examples[i] for i in rows]
+        own = sharing.own_share([sum(n) for n in lengths])
+        cut = micro_batches([lengths[i] for i in own], self.token_budget, packed=self.packed)
+        for rows in cut:
+            chosen = [examples[own[i]] for i in rows]
             documents = [e["input_ids"] for e in chosen]
             input_ids, mask = pad(documents, self.pad_token_id)
             targets = [e["target"] for e in chosen]
@@ -74,6 +78,7 @@ class MicroBatchCollator:
             "micro_batches": batches,
             "ids": [e["id"] for e in examples],
             "num_documents": len(examples),
+            "num_own": len(own),
             "collate_again": partial(self, examples),
         }
 
@@ -119,13 +124,17 @@ class DocumentTrainer(Trainer):
             The run was asked to stop, and has saved a checkpoint.
         """
         self._start_clock()
+        if sharing.any_asks(self._stop.asked):
+            self._stop_here()
         model.train()
         self._ids = inputs["ids"]
-        random = _random_state(self.args.device)
-        while (total := self._backward(model, self._prepare_inputs(inputs), random)) is None:
-            model.zero_grad(set_to_none=True)
-            _set_random_state(self.args.device, random)
-            inputs = self._smaller(inputs)
+        with sharing.own_random_numbers(self.args.device):
+            random = sharing.random_state(self.args.device)
+            while (total := self._backward(model, self._prepare_inputs(inputs), random)) is None:
+                model.zero_grad(set_to_none=True)
+                sharing.set_random_state(self.args.device, random)
+                inputs = self._smaller(inputs)
+        total = sharing.sum_gradients(total, model.parameters())
         self._require_finite("loss", total)
         return total
 
@@ -135,8 +144,8 @@ class DocumentTrainer(Trainer):
         """Mean loss, with its gradient accumulated; None where the memory did not suffice."""
         total = torch.zeros((), device=self.args.device)
         for batch in inputs["micro_batches"]:
-            if self._stop.asked:  # as if the step had not begun
-                _set_random_state(self.args.device, random)
+            if self._stop.asked and sharing.count() == 1:  # as if the step had not begun
+                sharing.set_random_state(self.args.device, random)
                 self._stop_here()
             try:
                 loss = self._loss(model, batch) / inputs["num_documents"]
@@ -154,7 +163,7 @@ class DocumentTrainer(Trainer):
         if self.args.device.type == "cuda":
             torch.cuda.empty_cache()
         before, collator = len(inputs["micro_batches"]), self.data_collator
-        if before == inputs["num_documents"]:
+        if before == inputs["num_own"]:
             raise ModelError(
                 f"step {self.state.global_step + 1}: the memory does not suffice for one document; "
                 "lower max_length, windows, lora_layers or memory_gib"
@@ -185,11 +194,15 @@ class DocumentTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation metrics, logged as `eval_*`, without drawing random numbers."""
+
+        def measure() -> Mapping[str, float]:
+            with self._stop.breaking_off():
+                return self._evaluate_model(self.model)
+
         self._start_clock()
         start = meter(self.args.device)
         try:
-            with self._stop.breaking_off():
-                metrics = self._evaluate_model(self.model)
+            metrics = sharing.from_first(measure)
         except Stopped:
             self._stop_here()
         metrics = {f"eval_{key}": value for key, value in metrics.items()}
@@ -216,6 +229,8 @@ class DocumentTrainer(Trainer):
     def _start_clock(self) -> None:
         if self._clock is None:
             self._clock = meter(self.args.device) - spent_on_training(self.state.log_history)
+            if sharing.count() > 1 and self.args.device.type == "cuda":
+                self._clock = Cost(self._clock.seconds, math.nan)  # of one GPU of several
 
     @property
     def _checkpoint(self) -> Path:
@@ -225,13 +240,16 @@ class DocumentTrainer(Trainer):
     def _stop_here(self) -> NoReturn:
         """Save a checkpoint unless this step has one, and stop."""
         step, steps = self.state.global_step, self.state.max_steps
-        if step and not self._checkpoint.exists():
+        if sharing.is_first() and step and not self._checkpoint.exists():
             self._save_checkpoint(self.model, None)
             self.callback_handler.on_save(self.args, self.state, self.control)
+        sharing.wait_for_all()
         raise Stopped(f"stopped at step {step} of {steps}; run it again to go on") from None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save a checkpoint whose state has the cost of training up to it."""
+        if not sharing.is_first():
+            return
         history = self.state.log_history
         if not any(row["step"] == self.state.global_step and SPENT[0] in row for row in history):
             spent = meter(self.args.device) - self._clock
@@ -243,18 +261,6 @@ class DocumentTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: the base class would count on plain batches."""
         return 0
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, ...]:
-    """Of the generators that dropout draws from."""
-    cuda = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
-    return (torch.get_rng_state(), *cuda)
-
-
-def _set_random_state(device: torch.device, state: tuple[Tensor, ...]) -> None:
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
 
 
 def parameter_groups(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -44,6 +45,12 @@ def other(tmp_path):
     yield process
     process.kill()
     process.communicate()
+
+
+def test_a_run_that_is_sent_to_another_process_owns_nothing_there(tmp_path):
+    owned = Owner.take(tmp_path)
+    assert pickle.loads(pickle.dumps([owned])) == [None]
+    owned.release()
 
 
 def write_owner(folder, **changes):

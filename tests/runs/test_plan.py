@@ -153,3 +153,19 @@ def test_a_batch_job_has_room_beside_its_estimate_and_tfidf_no_gpu():
     rows = job_resources(table, GPU).set_index("arm")
     assert rows.loc["head"].to_dict() == {"mem_mb": 6656, "runtime": 45, "gpu": 1}
     assert rows.loc["tfidf"].to_dict() == {"mem_mb": 4096, "runtime": 15, "gpu": 0}
+    rows = job_resources(table.assign(num_processes=[2, 1]), GPU).set_index("arm")
+    assert rows.loc["head"].to_dict() == {"mem_mb": 9216, "runtime": 45, "gpu": 2}
+    assert rows["gpu"]["tfidf"] == 0
+
+
+def test_two_gpus_train_in_half_the_time_and_two_processes_of_a_cpu_take_twice_the_memory(smoke):
+    folder, cpu = smoke("embedding"), replace(GPU, device="cpu")
+    alone = [plan(folder, machine=machine).iloc[0] for machine in (GPU, cpu)]
+    with (folder / "embedding.yaml").open("a") as file:
+        file.write("num_processes: 2\n")
+    shared = [plan(folder, machine=machine).iloc[0] for machine in (GPU, cpu)]
+    for one, two, seconds, gib in zip(alone, shared, (0.5, 1.0), (1.0, 2.0), strict=True):
+        assert "num_processes" not in one
+        assert two["num_processes"] == 2
+        assert two["train_seconds"] == pytest.approx(seconds * one["train_seconds"])
+        assert two["peak_memory_gib"] == pytest.approx(gib * one["peak_memory_gib"])
