@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lib.errors import InputError
 from lib.model.batches import pad
+from lib.model.fast.blocks import BlockForward, blocks_of
 from lib.model.forward import last_hidden_states
 from lib.model.parts import decoder_of
 
@@ -62,7 +63,6 @@ class Int8Linear(nn.Module):
         self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.bias = None if layer.bias is None else layer.bias.detach().float()
 
-    @torch.compiler.disable  # the compiler cannot look into oneDNN's packed weights
     def forward(self, x: Tensor) -> Tensor:
         """x W^T + c, (..., out), in the dtype of x (..., in)."""
         rows = x.flatten(0, -2) * self.inverse  # (N, in) float32
@@ -123,6 +123,8 @@ def use_int8(
         return
     for name, most in largest.items():
         decoder.set_submodule(name, Int8Linear(layers[name], most))
+    for own in map(BlockForward.of, blocks_of(decoder)):
+        own.compiled = own.original  # never compiled: weights are packed in a form of oneDNN
     log.info("int8: %d layers; a product is %.1f times as fast", len(largest), gain)
 
 
