@@ -50,9 +50,9 @@ MARKED = "text,label,part\na,x,train\nb,y,train\nc,x,train\nd,y,test\n"
 DATED = "text,label,day\n" + "".join(f"d{i},{'ab'[i % 2]},2020-01-0{i + 1}\n" for i in range(8))
 
 CASES = {
-    "wrong delimiter": (
-        csv(GOOD.replace(",", ";")),
-        "header 'text;label' is one column; is ';' the del",
+    "workbook": (
+        csv(b"PK\x03\x04rest"),
+        "is no text but a workbook or a zip archive; save its sheet",
     ),
     "missing column": (csv("text,topic\na,b\n"), "no column 'label'; did you mean"),
     "doubled column": (
@@ -290,7 +290,7 @@ CASES = {
     ),
     "missing column of one object": (
         ({"a.json": '{"data": [{"text": "x"}, {"text": "y"}]}'}, {"dataset": "a.json"}),
-        "a.json: no column 'text'",
+        "a.json: is one JSON object of columns; write an object for each row",
     ),
     "list that marks a split": (
         (
@@ -344,7 +344,7 @@ def test_faulty_data_stops_in_one_line(load, case):
     assert "\n" not in str(caught.value)
 
 
-SHOWN = ("wrong delimiter", "missing column", "blank label", "several labels", "not UTF-8",
+SHOWN = ("workbook", "missing column", "blank label", "several labels", "not UTF-8",
          "labels that differ by case", "label only in test", "group missing")  # fmt: skip
 
 
