@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
+import zmq
+from jupyter_client import KernelManager
 from papermill.cli import papermill
 from papermill.exceptions import PapermillExecutionError
 
@@ -49,6 +51,10 @@ def main() -> None:
 
     for number in ASKING:
         signal.signal(number, pass_on)
+    # Parameters beyond the notebook's first cell are known to it, or refused by it.
+    logging.getLogger("papermill").addFilter(lambda record: "unknown param" not in record.msg)
+    if zmq.has("curve"):  # others on the machine cannot listen to the kernel
+        KernelManager.transport_encryption.default_value = "auto"
     try:
         for output in sys.argv[2:3]:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
