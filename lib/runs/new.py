@@ -16,6 +16,7 @@ import yaml
 
 from lib.config.arms import StudyParams
 from lib.config.data import DataParams
+from lib.config.groups import TrainParams
 from lib.config.strict_yaml import parse_params, read_yaml
 from lib.config.study import load_params, study_files
 from lib.data.columns import Found, find_columns
@@ -37,7 +38,9 @@ BASELINES = "answer/baselines"
 # All numbers from here on are our choices.
 HELD_OUT = 5  # one document in five is for test where there is no test split
 MIN_VALIDATION, MAX_VALIDATION = 100, 400  # half of the training documents in between
+BATCH_SIZE = TrainParams.model_fields["batch_size"].default
 SLACK = 1.5  # the planner's estimates were 1.1 to 1.5 times too short (docs/speed.md)
+FEW_STEPS, SMALL_BATCH = 150, 4  # fewer steps are too few (docs/head.md)
 START_SECONDS, REPORT_SECONDS = 20.0, 60.0  # of an arm's process; of the comparison
 
 
@@ -167,7 +170,8 @@ def new_study(
         common = _sized(values, usable, size, least) | {
             "max_length": min(covering, size.max_length)
         }
-        study = _of_size(common, size.tries, preset, params_dir / BASELINES, texts_of)
+        num_train = common["num_train"] or int(usable["train"])
+        study = _of_size(common, size.tries, preset, params_dir / BASELINES, texts_of, num_train)
         needed = _minutes(study, machine, slots)
         if needed <= minutes:
             break
@@ -266,13 +270,24 @@ def _of_model(preset: Path) -> dict[str, Any]:
 
 
 def _of_size(
-    common: dict[str, Any], tries: int, preset: Path, baselines: Path, texts: Mapping[str, str]
+    common: dict[str, Any],
+    tries: int,
+    preset: Path,
+    baselines: Path,
+    texts: Mapping[str, str],
+    num_train: int,
 ) -> NewStudy:
     """The study with these values in common.yaml, and the arms of two folders of presets."""
     own = read_yaml(preset / "common.yaml")
     own = {key: own[key] for key in own if key not in {"train_sizes", "base", *common}}
     files = [file for folder in (baselines, preset) for file in sorted(folder.glob("*.yaml"))]
-    arms = {file.stem: _narrowed(file, tries) for file in files if file.stem != "common"}
+    arms = {}
+    for file in files:
+        values = own | read_yaml(file)
+        if file.stem != "common":
+            arms[file.stem] = _narrowed(file, tries)
+        if values.get("search") and values["num_epochs"] * num_train < FEW_STEPS * BATCH_SIZE:
+            arms[file.stem] += f"batch_size: {SMALL_BATCH}\n"
     return NewStudy(common | own, arms, dict(texts))
 
 

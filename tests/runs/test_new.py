@@ -79,8 +79,9 @@ def test_less_time_is_fewer_documents_and_tries(params, write, monkeypatch):
         monkeypatch.setattr(new, "measure_this_machine", lambda *_, f=flops, **__: fast(f))
         new.new_study(data, name=name, params_dir=params, say=lambda _: None)
         arm = load_study(params / name, params_dir=str(params))["embedding"]
-        sizes[name] = (arm.num_train or 900, arm.num_test, len(arm.candidates))
-    assert sizes == {"fast": (900, 180, 4), "slow": (250, 180, 2)}
+        tries = len(arm.candidates)
+        sizes[name] = (arm.num_train or 900, arm.num_test, tries, arm.batch_size)
+    assert sizes == {"fast": (900, 180, 4, 8), "slow": (250, 180, 2, 4)}
 
 
 def test_label_sets_gaps_and_a_foreign_language(params, write):
