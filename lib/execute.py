@@ -52,7 +52,7 @@ def main() -> None:
     for number in ASKING:
         signal.signal(number, pass_on)
     # Parameters beyond the notebook's first cell are known to it, or refused by it.
-    logging.getLogger("papermill").addFilter(lambda record: "unknown param" not in record.msg)
+    logging.getLogger("papermill").addFilter(lambda record: "unknown param" not in str(record.msg))
     if zmq.has("curve"):  # others on the machine cannot listen to the kernel
         KernelManager.transport_encryption.default_value = "auto"
     try:
