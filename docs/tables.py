@@ -163,16 +163,16 @@ def few_documents() -> str:
     """Validation micro-F1 with 256 training documents: a row per setting, a column per data set."""
     table = _read("few_documents", "validation").query("documents == 256").fillna("")
     table["data"] = table["data"] + [f" ({labels} labels)" for labels in table["labels"]]
-    settings = ["arm", "pooling", "learning_rate", "batch_size", "epochs"]
+    settings = ["arm", "pooling", "depth", "batch_size", "epochs", "learning_rate"]
     table["setting"] = [tuple(row) for row in table[settings].to_numpy()]
     wide = table.pivot_table("validation_micro_f1", "setting", "data", sort=False)
-    whole = [(arm, pool, rate, *(f"{n:.0f}" if n else "" for n in (batch, epochs)))
-             for arm, pool, rate, batch, epochs in wide.index]  # fmt: skip
+    whole = [(arm, pool, *(f"{n:.0f}" if n else "" for n in numbers), rate)
+             for arm, pool, *numbers, rate in wide.index]  # fmt: skip
     rows = [
         [*map(str, setting), *("" if pd.isna(f1) else f"{f1:.3f}" for f1 in values)]
         for setting, values in zip(whole, wide.to_numpy(), strict=True)
     ]
-    header = ("arm", "pooling", "rate", "batch", "epochs", *wide.columns)
+    header = ("arm", "pooling", "depth", "batch", "epochs", "rate", *wide.columns)
     return _table(header, rows, numbers=len(wide.columns))
 
 
