@@ -167,10 +167,10 @@ def new_study(
     machine = measure_this_machine(base, seconds=5.0)
     covering = with_length(largest.model_copy(update={"max_length": "auto"}), texts).max_length
     for size in SIZES:
-        common = _sized(values, usable, size, least) | {
-            "max_length": min(covering, size.max_length)
-        }
-        num_train = common["num_train"] or int(usable["train"])
+        common = _sized(values, usable, size, least)
+        common["max_length"] = min(covering, size.max_length)
+        held = sum(common[f"num_{part}"] for part in ("validation", "test") if part not in usable)
+        num_train = common["num_train"] or int(usable["train"]) - held
         study = _of_size(common, size.tries, preset, params_dir / BASELINES, texts_of, num_train)
         needed = _minutes(study, machine, slots)
         if needed <= minutes:

@@ -84,6 +84,15 @@ def test_less_time_is_fewer_documents_and_tries(params, write, monkeypatch):
     assert sizes == {"fast": (900, 180, 4, 8), "slow": (250, 180, 2, 4)}
 
 
+def test_few_documents_are_those_that_are_left_to_learn_from(params, write):
+    for count, batch_size in ((480, 4), (800, 8)):  # of which a fifth each are held out
+        name = new.new_study(write(rows(count), f"of{count}.csv"), params_dir=params,
+                             say=lambda _: None)  # fmt: skip
+        arms = load_study(params / name, params_dir=str(params))
+        assert {arms[a].batch_size for a in ("embedding", "instruction")} == {batch_size}
+        assert arms["encoder"].batch_size == 8  # it has twice the epochs
+
+
 def test_label_sets_gaps_and_a_foreign_language(params, write):
     texts = [f"Das ist der {i}. Satz über die {w} Katze" for i, w in enumerate(WORDS * 20)]
     sets = list(zip(texts, ["a;b", "b", "c;a", ""] * 35, strict=True))
