@@ -169,7 +169,7 @@ class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
             raise ValueError("min_steps: has no effect while num_epochs is 0")
         if self.num_processes > self.batch_size:
             raise ValueError(
-                f"num_processes: {self.num_processes} are more than batch_size {self.batch_size}"
+                f"num_processes: {self.num_processes} for batch_size {self.batch_size}; lower it"
             )
         for name in ("lora_variant", "lora_layers") if self.lora_r == 0 else ():
             if getattr(self, name) != type(self).model_fields[name].default:

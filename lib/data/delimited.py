@@ -15,9 +15,7 @@ import pandas as pd
 from lib.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-OTHERS = (
-    ";\t,|"  # delimiters of a header that does not have its own; Excel's depends on the country
-)
+OTHERS = ";\t,|"  # of a header without that of its ending; Excel's depends on the country
 EXCEL = re.compile(r'"?sep=(.)"?(?=\r|\n)')  # a first line that tells Excel the delimiter
 ORANGE_TYPES = {"continuous", "discrete", "string", "time", "c", "d", "s", "t"}
 # Byte order marks, the longer first: that of UTF-32 begins as that of UTF-16 does.

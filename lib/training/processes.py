@@ -88,7 +88,7 @@ class _Pickler(cloudpickle.Pickler):
     """Functions of a notebook as they are, those with a cache with an empty one."""
 
     def reducer_override(self, obj: Any) -> Any:
-        """How to make an object again."""
+        """Function and arguments that make an object again."""
         if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
             return _with_cache, (obj.__wrapped__, obj.cache_parameters())
         return super().reducer_override(obj)

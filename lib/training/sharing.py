@@ -56,7 +56,7 @@ def any_asks(asked: bool) -> bool:
 
 
 def from_first(find: Callable[[], T]) -> T:
-    """What the first process finds, in all of them; `Stopped` too is raised in all."""
+    """The finding of the first process, in all of them; `Stopped` too is raised in all."""
     if count() == 1:
         return find()
     found: list[Any] = [None]
@@ -130,11 +130,13 @@ def sum_gradients(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Parameters in order, cut where `BUCKET` elements are exceeded."""
     bucket: list[nn.Parameter] = []
+    size = 0
     for parameter in parameters:
-        if bucket and sum(p.numel() for p in (*bucket, parameter)) > BUCKET:
+        if bucket and size + parameter.numel() > BUCKET:
             yield bucket
-            bucket = []
+            bucket, size = [], 0
         bucket.append(parameter)
+        size += parameter.numel()
     if bucket:
         yield bucket
 

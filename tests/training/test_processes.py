@@ -266,7 +266,7 @@ assert again.cache_info()[1:] == (1, 2, 1)
 
 
 def test_more_processes_than_documents_or_devices_are_refused_and_not_searched():
-    with pytest.raises(ValueError, match="num_processes: 9 are more than batch_size 8"):
+    with pytest.raises(ValueError, match="num_processes: 9 for batch_size 8; lower it"):
         EmbeddingParams(num_processes=9)
     with pytest.raises(ValueError, match="search: num_processes: belongs to the study or the run"):
         EmbeddingParams(search={"num_processes": [1, 2]})
