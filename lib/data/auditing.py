@@ -20,6 +20,7 @@ from lib.errors import DataError
 # Our choices.
 MAX_CHARACTERS = 1_000_000  # also the longest text that spaCy takes by default
 FEW_DOCUMENTS = 5
+FEW_OF_LABEL = f"label has fewer than {FEW_DOCUMENTS} training documents"
 IMBALANCE = 10
 MIN_NAME_LENGTH = 4  # characters of a label that is looked for in texts
 
@@ -157,11 +158,10 @@ def _labels(table: pd.DataFrame) -> list[dict]:
     untested = sorted(set(train) - set(test)) if test else []
     unseen = sorted(held_out - set(train)) if train else []
     rare = sorted((n, label) for label, n in train.items() if n < FEW_DOCUMENTS)
-    few = f"label has fewer than {FEW_DOCUMENTS} training documents"
     return [
         _finding("error", "label has no training document", unseen, "it cannot be predicted"),
         _finding("warning", "label has no test document", untested, "its F1 is not measured"),
-        _finding("note", few, [label for _, label in rare], "label more documents"),
+        _finding("note", FEW_OF_LABEL, [label for _, label in rare], "label more documents"),
         *_imbalance(train, (table["split"] == "train").sum()),
         *_own_labels(table),
     ]

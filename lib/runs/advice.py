@@ -3,7 +3,6 @@
 All numbers and lists of words here are our choices.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import py3langid
 from babel import Locale
 from datasets import DatasetDict
 
+from lib.data.auditing import FEW_OF_LABEL, audit
 from lib.data.indicators import NO, YES
 from lib.data.label_columns import LABELS, normal_name
 from lib.data.labels import LabelSpace
@@ -20,8 +20,6 @@ from lib.errors import DataError
 MAX_SCORED = {"single": 50, "multi": 100}  # labels; above, answers are searched or generated
 SAMPLE = 200  # texts that the language is told by
 MIN_TEST = 50  # documents; with fewer, an interval of F1 is about as wide as what is compared
-MIN_OF_LABEL = 5  # documents
-MAX_REPEATS = 0.01  # share of the test texts
 GAPS = {"nan", "null", "none", "n/a", "#n/a", "na", "nil", "-", "?"}  # mostly stand for no value
 SHOWN = 3  # labels that a line names
 
@@ -77,27 +75,17 @@ def cautions(splits: DatasetDict, labels: LabelSpace, source: str) -> list[str]:
     if gaps := [name for name in labels.names if name.lower() in GAPS]:
         said.append(f"{_some(gaps)} counts as a label; empty these cells if they have none")
 
-    # Labels that cannot be learnt.
     known = {name for row in train["labels"] for name in row}
     asked = {name for row in test["labels"] for name in row}
-    if unseen := sorted(asked - known):
-        count = sum(not known.issuperset(row) for row in test["labels"])
-        if not asked & known:
-            raise DataError(
-                f"{source}: no label of test ({_some(unseen)}) is in train "
-                f"({_some(sorted(known))}); write them alike"
-            )
-        said.append(f"{count:,} test documents have labels that train lacks: {_some(unseen)}")
-    counts = Counter(name for split in splits.values() for row in split["labels"] for name in row)
-    if rare := sorted((name for name in counts if counts[name] < MIN_OF_LABEL), key=counts.get):
-        which = f"{len(rare):,} of {len(labels):,} labels"
-        said.append(f"{which} with fewer than {MIN_OF_LABEL} documents in use: {_some(rare)}")
-
-    # Test documents that say little.
-    texts = {normal_form(text) for text in train["text"]}
-    repeats = sum(normal_form(text) in texts for text in test["text"]) / len(test)
-    if repeats > MAX_REPEATS:
-        said.append(f"{repeats:.0%} of test texts are in train too; remove repeats")
+    if asked and not asked & known:
+        raise DataError(
+            f"{source}: no label of test ({_some(sorted(asked))}) is in train "
+            f"({_some(sorted(known))}); write them alike"
+        )
+    found = audit(splits)
+    misleading = (found["severity"] == "error") | found["check"].eq(FEW_OF_LABEL)
+    for row in found[misleading].to_dict("records"):
+        said.append(f"{row['check']}: {row['count']:,}, such as {row['examples']}; {row['remedy']}")
     if len(test) < MIN_TEST:
         said.append(f"{len(test):,} test documents show large differences alone; label more texts")
     return said
