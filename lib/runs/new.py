@@ -56,10 +56,10 @@ class Size(NamedTuple):
 # From the most to the least; the first that there is time for is chosen. The encoder has 512
 # positions, and puts two tokens around a text.
 SIZES = (
-    Size(2000, 2000, 4, 510),
-    Size(2000, 2000, 4, 256),
-    Size(1000, 1000, 4, 128),
-    Size(1000, 1000, 2, 128),
+    Size(2000, 2000, 6, 510),
+    Size(2000, 2000, 6, 256),
+    Size(1000, 1000, 6, 128),
+    Size(1000, 1000, 3, 128),
     Size(500, 1000, 2, 96),
     Size(500, 500, 2, 64),
     Size(250, 300, 2, 64),
@@ -298,7 +298,7 @@ def _narrowed(file: Path, tries: int) -> str:
     if not search:
         return text
     narrow = dict(search)
-    for key in reversed(search):  # rates come first, and stay longest; the middle of a list stays
+    for key in reversed(search):  # rates come first, and stay longest; of each list the middle
         others = math.prod(len(narrow[other]) for other in search if other != key)
         kept = max(1, min(len(search[key]), tries // others))
         start = (len(search[key]) - kept) // 2

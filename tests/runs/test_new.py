@@ -81,7 +81,7 @@ def test_less_time_is_fewer_documents_and_tries(params, write, monkeypatch):
         arm = load_study(params / name, params_dir=str(params))["embedding"]
         tries = len(arm.candidates)
         sizes[name] = (arm.num_train or 900, arm.num_test, tries, arm.batch_size)
-    assert sizes == {"fast": (900, 180, 4, 8), "slow": (250, 180, 2, 4)}
+    assert sizes == {"fast": (900, 180, 6, 8), "slow": (250, 180, 2, 4)}
 
 
 def test_few_documents_are_those_that_are_left_to_learn_from(params, write):
