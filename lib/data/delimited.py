@@ -186,6 +186,7 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
             )
         rows.append(cells[:width] + [None] * (width - len(cells)))
     if ending != ".tab":
+        _refuse_escaped(path, text, records, delimiter)
         _refuse_swallowed(path, header, body, delimiter)
     table = pd.DataFrame(rows, columns=header, dtype=object)
     filled = [any(cell and cell.strip() for cell in row) for row in rows]
@@ -239,6 +240,26 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
     if doubled := sorted({name for name in header if header.count(name) > 1}):
         raise DataError(f"{path}: column {doubled[0]!r} appears twice in the header; rename one")
+
+
+def _refuse_escaped(path: Path, text: str, records: list[Record], delimiter: str) -> None:
+    """Raise `DataError` for a file that makes more rows if its quotation marks are escaped.
+
+    Such marks, as in `"a \\"b\\""`, mostly stand where RFC 4180 has none; by chance two of them
+    enclose a row.
+    """
+    lines = list(io.StringIO(text, newline=""))
+    joined = (r for r in records if r[1] > r[0] and '\\"' in "".join(lines[r[0] - 1 : r[1]]))
+    if (first := next(joined, None)) is None:
+        return
+    options = {"delimiter": delimiter, "doublequote": False, "escapechar": "\\", "strict": True}
+    try:
+        escaped = [cells for cells in csv.reader(io.StringIO(text, newline=""), **options) if cells]
+    except csv.Error:
+        return
+    more = len(escaped) > sum(bool(cells) for _, _, cells in records)
+    if more and {len(cells) for cells in escaped} == {len(first[2])}:
+        raise _quotation_error(path, text, records.index(first), first[0], first[1])
 
 
 def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimiter: str) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import load_documents
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lib.data import LabelSpace
@@ -48,6 +48,7 @@ def test_proper_tables_are_read_as_they_were_written(tmp_path_factory, rows, end
         ]
     ),
 )
+@example([("0", '"'), ("0", ',"'), ("0", '"')], {"doublequote": False, "escapechar": "\\"})
 def test_other_dialects_never_lose_a_row(tmp_path_factory, rows, dialect):
     rows = [("film", "0"), ("film", "1"), *((cell.replace("\n", " "), name) for name, cell in rows)]
     path = tmp_path_factory.mktemp("csv") / "a.csv"
