@@ -245,8 +245,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 def _refuse_escaped(path: Path, text: str, records: list[Record], delimiter: str) -> None:
     """Raise `DataError` for a file that makes more rows if its quotation marks are escaped.
 
-    Such marks, as in `"a \\"b\\""`, mostly stand where RFC 4180 has none; by chance two of them
-    enclose a row.
+    Marks behind a backslash mostly stand where RFC 4180 has none; by chance two enclose a row.
     """
     lines = list(io.StringIO(text, newline=""))
     joined = (r for r in records if r[1] > r[0] and '\\"' in "".join(lines[r[0] - 1 : r[1]]))

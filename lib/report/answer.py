@@ -1,12 +1,16 @@
 """The answer over many tasks: finished studies side by side, their effects pooled, in sentences."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib.config.arms import AnswerParams
+from lib.config.arms import AnswerParams, StudyParams
+from lib.config.study import load_params, study_files
 from lib.errors import InputError
 from lib.evaluation.pooled import (
     Pooled,
@@ -30,6 +34,8 @@ NAMES = {
 }
 TERMS = ("log_billions", "log_train_size", "log_labels", "kind")
 MIN_TASKS = 3  # of which a mean over tasks is made (our choice)
+NO_PARAMETERS = ["epochs", "micro_f1", "train_seconds", "chosen", "seed", "billions"]  # of a search
+MIN_VALUES = 3  # of a list whose best can stand within it
 
 
 class AnswerResults:
@@ -42,7 +48,7 @@ class AnswerResults:
     missing
         Studies of the list without results.
     incomplete
-        One line per study that lacks head or prompt.
+        What studies lack of arms, training sizes and seeds, one line per lack with its studies.
 
     Raises
     ------
@@ -55,32 +61,39 @@ class AnswerResults:
         self.figures = ROOT / params.figures_dir
         self.folder = self.figures / params.study
         self.missing: list[str] = []
-        self.incomplete: list[str] = []
-        self._effects, self._scores = [], []
+        self._lacks: dict[str, list[str]] = defaultdict(list)
+        self._effects, self._scores, self._tries = [], [], []
         planned = ROOT / params.params_dir / params.study
         for task, kind in params.tasks.items():
             for model, billions in params.models.items():
-                if (planned / f"{task}-{model}").is_dir():
-                    self._read(f"{task}-{model}", task, kind, model, billions)
+                folder = planned / f"{task}-{model}"
+                if folder.is_dir():
+                    about = {"task": task, "kind": kind, "model": model, "billions": billions}
+                    self._read(folder, about)
+        self.incomplete = [f"{join(names)}: {lack}" for lack, names in self._lacks.items()]
         if not self._effects:
             raise InputError(
                 f"{self.figures}: no study of {params.study!r} has finished; run one, for example "
                 f"`make study PARAMS=params/{params.study} STUDY={(self.missing or ['...'])[0]}`"
             )
 
-    def _read(self, study: str, task: str, kind: str, model: str, billions: float) -> None:
+    def _read(self, planned: Path, about: Mapping[str, Any]) -> None:
+        study = planned.name
         files = [self.figures / study / f"{name}.csv" for name in ("effects", "sizes")]
         if not all(file.exists() for file in files):
             self.missing.append(study)
             return
         effects, scores = map(pd.read_csv, files)
-        arms = set(scores["arm"])
-        if lacking := {HEAD, PROMPT} - arms:
+        if lacking := {HEAD, PROMPT} - set(scores["arm"]):
             lacks = join([NAMES[arm] for arm in sorted(lacking)])
-            self.incomplete.append(f"{study}: has not run its {lacks}")
-        about = {"task": task, "kind": kind, "model": model, "billions": billions}
+            self._lacks[f"{lacks} did not run"].append(study)
+        elif lacks := _lacking_cells(load_params(*study_files(planned).common), scores):
+            self._lacks[lacks].append(study)
         self._effects.append(effects[effects["metric"] == "micro_f1"].assign(**about))
         self._scores.append(scores.assign(**about))
+        tries = self.figures / study / "search.csv"
+        if tries.exists():
+            self._tries.append(pd.read_csv(tries).assign(**about))
 
     def effects(self, first: str, second: str) -> pd.DataFrame:
         """Differences in micro-F1 of two arms, first minus second, one row per cell.
@@ -163,6 +176,27 @@ class AnswerResults:
             return None
         return *compare_ranks(table), len(table)
 
+    def edges(self) -> pd.DataFrame:
+        """Searches whose best candidate is the outermost of its list, where a better may be beyond.
+
+        `arm parameter searches lowest highest`, the last two in searches; of numbers of which an
+        arm tried at least `MIN_VALUES`.
+        """
+        rows = []
+        for tries in self._tries:
+            for (arm, _), tried in tries.groupby(["arm", "seed"]):
+                best = tried[tried["chosen"]].iloc[0]
+                numbers = tried.drop(columns=NO_PARAMETERS).select_dtypes("number")
+                rows += [
+                    {"arm": arm, "parameter": name, "searches": 1,
+                     "lowest": best[name] == values.min(), "highest": best[name] == values.max()}
+                    for name, values in numbers.items()
+                    if values.nunique() >= MIN_VALUES
+                ]  # fmt: skip
+        columns = ["arm", "parameter", "searches", "lowest", "highest"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table.groupby(columns[:2], sort=False).sum().astype(int).reset_index()
+
     def costs(self) -> pd.DataFrame:
         """Seconds of training and documents per second of each arm over the head's.
 
@@ -184,7 +218,9 @@ class AnswerResults:
 
     def answer(self) -> str:
         """Three sentences, written as `conclusion.md`."""
+        sizes = [f"{size:,}" for size in sorted(self.cells["train_size"].unique())]
         text = answer_in_words(
+            f"with {join(list(self.cells['model'].unique()))} and {join(sizes)} training documents",
             self.pooled(HEAD, PROMPT),
             {arm: self.pooled(HEAD, arm) for arm in ("encoder", "tfidf")},
             self.left_out(),
@@ -200,13 +236,27 @@ class AnswerResults:
             table.to_csv(path, index=False, float_format="%.6g")
 
 
+def _lacking_cells(planned: StudyParams, scores: pd.DataFrame) -> str:
+    """What a study has not run of its training sizes and seeds; "" if it has run all."""
+    lacks, seeds = [], len(planned.seeds)
+    found = scores.groupby("train_size")["num_seeds"].max()
+    for size in planned.train_sizes or found.index:
+        ran = found.get(size, 0)
+        if ran < seeds:
+            number = f"{ran} of {seeds} seeds" if ran else "none of the seeds"
+            lacks.append(f"{number} ran with {size:,} training documents")
+    return join(lacks)
+
+
 def answer_in_words(
-    pooled: Pooled | None, others: dict[str, Pooled | None], left_out: pd.DataFrame
+    where: str, pooled: Pooled | None, others: dict[str, Pooled | None], left_out: pd.DataFrame
 ) -> str:
     """The answer in three sentences.
 
     Parameters
     ----------
+    where
+        Models and numbers of training documents.
     pooled
         Head minus prompt over tasks.
     others
@@ -221,8 +271,8 @@ def answer_in_words(
     if pooled.low > 0 or pooled.high < 0:
         verdict = f"the **{'head' if pooled.low > 0 else 'prompt'}** is better on average"
     first = (
-        f"Over {pooled.num_tasks} tasks the head's micro-F1 minus the prompt's is {mean} on "
-        f"average ({low} to {high}, 95 % interval): {verdict}."
+        f"Over {pooled.num_tasks} tasks, {where}, the head's micro-F1 minus the prompt's is "
+        f"{mean} on average ({low} to {high}, 95 % interval): {verdict}."
     )
     limits = f"{format_delta(pooled.new_low)} and {format_delta(pooled.new_high)}"
     who = "so either may be better there"

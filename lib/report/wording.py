@@ -73,7 +73,7 @@ def format_range(few: int, many: int) -> str:
 
 def join(items: Sequence[str]) -> str:
     """List as "a, b and c"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
 def printable(text: str) -> str:

@@ -29,6 +29,7 @@ def write_study(figures, task, model, arms=ARMS, sizes=(64, 256), seed=0):
         f1 = {arm: 0.7 + gain + generator.normal(0, 0.01) for arm, gain in arms.items()}
         scores += [
             {"arm": arm, "micro_f1": value, "train_size": size, "num_labels": 2 ** len(task),
+             "num_seeds": 1,
              "train_seconds": 100.0 * (2 if arm == "instruction" else 1),
              "infer_docs_per_second": 10.0}
             for arm, value in f1.items()
@@ -55,7 +56,9 @@ def params(figures):
     models = {"small": 0.1, "large": 0.4}
     for task in KINDS:
         for model in models if task != "five" else ("small",):
-            (figures / "answer" / f"{task}-{model}").mkdir(parents=True, exist_ok=True)
+            folder = figures / "answer" / f"{task}-{model}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "common.yaml").write_text("seeds: [0]\ntrain_sizes: [64, 256]\n")
     return AnswerParams(
         tasks=KINDS, models=models, figures_dir=str(figures), params_dir=str(figures)
     )
@@ -79,7 +82,10 @@ def test_cells_are_head_minus_prompt_however_the_pair_is_named(answered):
 
 def test_the_answer_is_in_three_sentences(answered):
     text = answered.answer()
-    assert text.startswith("Over 5 tasks the head's micro-F1 minus the prompt's is +0.01")
+    assert text.startswith(
+        "Over 5 tasks, with small and large and 64 and 256 training documents, the"
+    )
+    assert "head's micro-F1 minus the prompt's is +0.01" in text
     assert "the **head** is better on average. On a new task it is expected between" in text
     assert "5 of the 5 tasks lie where the others predict them" in text
     assert text.count(". ") == 2
@@ -137,10 +143,40 @@ def test_a_study_without_an_arm_is_named_and_does_not_count(tmp_path):
     write_study(tmp_path, "three", "small", arms={"tfidf": 0.1})
     results = AnswerResults(params(tmp_path))
     assert results.incomplete == [
-        "two-small: has not run its prompt",
-        "three-small: has not run its head and prompt",
+        "two-small: prompt did not run",
+        "three-small: head and prompt did not run",
     ]
     assert set(results.cells["task"]) == {"one"}
+
+
+def test_training_sizes_and_seeds_that_did_not_run_are_named_once(tmp_path):
+    write_study(tmp_path, "one", "small", sizes=(64,))
+    write_study(tmp_path, "two", "small", sizes=(64,))
+    write_study(tmp_path, "three", "small")
+    asked = params(tmp_path)
+    (tmp_path / "answer/three-small/common.yaml").write_text("seeds: [0, 1]\ntrain_sizes: [256]\n")
+    assert AnswerResults(asked).incomplete == [
+        "one-small and two-small: none of the seeds ran with 256 training documents",
+        "three-small: 1 of 2 seeds ran with 256 training documents",
+    ]
+
+
+def test_searches_whose_best_is_the_outermost_are_counted(tmp_path):
+    for task, best in (("one", 0), ("two", 1), ("three", 2)):
+        write_study(tmp_path, task, "small")
+        tries = {
+            "learning_rate": [1e-3, 2e-3, 4e-3],
+            "lora_r": [4, 8, 8],  # two values: the best is always outermost
+            "pooling": ["mean", "last", "last"],
+            "micro_f1": [0.5, 0.6, 0.7],
+            "epochs": [1, 2, 3],
+            "train_seconds": [1.0, 2.0, 3.0],
+            "chosen": [i == best for i in range(3)],
+        }
+        table = pd.DataFrame(tries).assign(arm="embedding", seed=0)
+        table.to_csv(tmp_path / f"{task}-small/search.csv", index=False)
+    results = AnswerResults(params(tmp_path))
+    assert results.edges().to_numpy().tolist() == [["embedding", "learning_rate", 3, 1, 1]]
 
 
 def test_without_a_finished_study_the_command_is_named(tmp_path):
