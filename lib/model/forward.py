@@ -17,6 +17,7 @@ last hidden states          (B, T, H)
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +162,7 @@ def masked_states(
     compute_dtype: torch.dtype,
     prefix: DynamicCache | None = None,
     cache: DynamicCache | None = None,
+    lower: Tensor | None = None,
 ) -> Tensor:
     """The n last hidden states that are read, (n, H), under a mask of the caller's.
 
@@ -174,20 +176,43 @@ def masked_states(
         Of `prefill`: keys and values that all rows see.
     cache
         Keys and values of each row, to which those of these tokens are added.
+    lower
+        (B, T, H) of `masked_states_below`; the layers below are then left out.
     """
     decoder, device = decoder_of(model), input_ids.device
+    tokens = {"input_ids": input_ids}
+    if lower is not None:
+        decoder = decoder_slice(decoder, range(first_adapted_layer(model), len(decoder.layers)))
+        tokens = {"inputs_embeds": lower}
     first = 0 if prefix is None else prefix.get_seq_length()
     behind = {} if prefix is None else {"prefix": prefix}
     behind |= {} if cache is None else {"past_key_values": cache}
     with mixed_precision(device, compute_dtype), skip_unread_positions(decoder, read):
         output = decoder(
-            input_ids=input_ids,
+            **tokens,
             position_ids=first + positions,
             attention_mask=additive_mask(visible, decoder.dtype),
             use_cache=cache is not None,
             **behind,
         )
     return output.last_hidden_state[read]
+
+
+def masked_states_below(
+    model: nn.Module, input_ids: Tensor, *args: Tensor, **options: Any
+) -> Tensor:
+    """Hidden states that enter the first adapted layer, (B, T, H).
+
+    Parameters
+    ----------
+    args, options
+        Those of `masked_states` but `read`, `cache` and `lower`.
+    """
+    decoder = decoder_of(model)
+    view = decoder_slice(decoder, range(first_adapted_layer(model)))
+    every = torch.ones_like(input_ids, dtype=torch.bool)
+    states = masked_states(view, input_ids, *args, every, **options)
+    return states.to(decoder.dtype).unflatten(0, input_ids.shape)
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:

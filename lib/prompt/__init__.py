@@ -7,10 +7,12 @@ answers        labels as answers, and answers as labels
 decode         answers by every decoding of the ladder, in a table
 label_sets     label sets, one label after another or one question per label
 label_scores, label_trie    likelihoods of whole labels, with shared beginnings computed once
+cached_states   states below the adapters while labels are scored, computed once
 search, branches            the most probable label, found best first
 examples       examples in a prompt, and questions about single labels
 """
 
+from lib.prompt.cached_states import lower_states
 from lib.prompt.decode import decode_labels
 from lib.prompt.inputs import require_room, training_examples
 from lib.prompt.label_scores import score_labels
@@ -22,6 +24,7 @@ __all__ = [
     "PromptTemplate",
     "build_template",
     "decode_labels",
+    "lower_states",
     "require_room",
     "score_labels",
     "training_examples",

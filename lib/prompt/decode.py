@@ -84,6 +84,8 @@ class _Request:
         Windows of each document.
     options
         `token_budget` and `compute_dtype`.
+    lower
+        Of `lib.prompt.cached_states`, for these prompts.
     """
 
     model: nn.Module
@@ -93,6 +95,7 @@ class _Request:
     max_new_tokens: int
     options: Mapping[str, Any]
     counts: Sequence[int]
+    lower: Sequence[np.ndarray]
 
     def averaged(self, scores: np.ndarray) -> np.ndarray:
         """Scores of documents, (N, C): the means of those of their windows' prompts, (W, C)."""
@@ -107,9 +110,12 @@ class _Request:
         """Token ids of every label as an answer."""
         return [self.template.answer_ids(text) for text in self.label_space.texts]
 
-    def likelihoods(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """(N, C) log-probabilities of whole labels."""
-        return score_labels(self.model, prompts, self.answers, **self.options)
+    def likelihoods(self) -> np.ndarray:
+        """(N, C) log-probabilities of whole labels, means over the windows of a document."""
+        scores = score_labels(
+            self.model, self.prompts, self.answers, lower=self.lower, **self.options
+        )
+        return self.averaged(scores)
 
 
 Decoded = tuple[list[list[str]], Scores]  # labels of N prompts, and (N, C) float32 scores
@@ -137,11 +143,11 @@ def _best(request: _Request, scores: np.ndarray) -> Decoded:
 
 
 def _score(request: _Request) -> Decoded:
-    return _best(request, request.averaged(request.likelihoods(request.prompts)))
+    return _best(request, request.likelihoods())
 
 
 def _score_per_token(request: _Request) -> Decoded:
-    scores = request.averaged(request.likelihoods(request.prompts))
+    scores = request.likelihoods()
     scores /= [len(ids) for ids in request.answers]
     return _best(request, scores)
 
@@ -151,9 +157,10 @@ def _score_calibrated(request: _Request) -> Decoded:
 
     p is the mean of the labels' probabilities over `NEUTRAL` documents.
     """
-    scores = request.averaged(request.likelihoods(request.prompts))
+    scores = request.likelihoods()
     neutral = [request.template.prompt_ids(text) for text in NEUTRAL]
-    priors = request.likelihoods(neutral).astype(np.float64)
+    priors = score_labels(request.model, neutral, request.answers, **request.options)
+    priors = priors.astype(np.float64)
     priors -= logsumexp(priors, axis=1, keepdims=True)
     scores -= logsumexp(priors, axis=0)  # the mean, up to a constant
     return _best(request, scores)
@@ -212,6 +219,7 @@ def decode_labels(
     max_new_tokens: int,
     token_budget: int,
     compute_dtype: torch.dtype,
+    lower: Sequence[np.ndarray] = (),
 ) -> Decoded:
     """Predicted labels of N prompts and their scores, float32.
 
@@ -236,6 +244,8 @@ def decode_labels(
         another threshold for the last two.
     max_new_tokens
         Longest free answer.
+    lower
+        What `lower_states` has kept of these prompts.
 
     Raises
     ------
@@ -254,5 +264,5 @@ def decode_labels(
     if sum(counts) > len(counts) and strategy not in AVERAGED:
         raise ValueError(f"decoding: {strategy!r} gives no scores to average over windows")
     rows = [window for prompt in prompts for window in split_windows(prompt)]
-    request = _Request(model, template, rows, label_space, max_new_tokens, options, counts)
+    request = _Request(model, template, rows, label_space, max_new_tokens, options, counts, lower)
     return decoders[strategy](request)

@@ -8,13 +8,14 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from lib.model.batches import micro_batches, pad
+from lib.model.batches import join_states, micro_batches, pad
 from lib.model.forward import (
     last_hidden_states,
     masked_states,
@@ -40,6 +41,7 @@ def score_labels(
     answers: Sequence[Sequence[int]],
     *,
     given: Sequence[int] | None = None,
+    lower: Sequence[np.ndarray] = (),
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> np.ndarray:
@@ -61,6 +63,8 @@ def score_labels(
         Token ids of N prompts and of C answers, each answer ending with the end token.
     given
         First tokens of each answer that are read but not scored.
+    lower
+        Of `lib.prompt.cached_states`: the layers below the adapters are then left out.
     token_budget
         Most tokens of one forward pass, trie nodes included.
     """
@@ -69,8 +73,11 @@ def score_labels(
     scores = np.empty((len(prompts), len(answers)), dtype=np.float32)
     if not prompts:
         return scores
-    score = _score_together if reads_trees(model, prompts, trie) else _score_apart
-    for batch, edges in score(model, prompts, trie, token_budget, compute_dtype):
+    if reads_trees(model, prompts, trie):
+        scored = _score_together(model, prompts, trie, token_budget, compute_dtype, lower)
+    else:
+        scored = _score_apart(model, prompts, trie, token_budget, compute_dtype)
+    for batch, edges in scored:
         for label, path in enumerate(trie.label_edges):
             scores[batch, label] = edges[:, path].sum(axis=1)
     return scores
@@ -121,11 +128,13 @@ def _score_together(
     trie: LabelTrie,
     token_budget: int,
     compute_dtype: torch.dtype,
+    lower: Sequence[np.ndarray] = (),
 ) -> Scored:
     """log p(token | node) of every edge behind each prompt, by a tree per prompt."""
-    prefix, rests = prefill_shared(model, prompts, compute_dtype)
-    for batch in micro_batches([len(rest) + len(trie.tokens) for rest in rests], token_budget):
-        edges = _edge_log_probs(model, [rests[i] for i in batch], trie, prefix, compute_dtype)
+    trees = trees_behind(model, prompts, trie, token_budget, compute_dtype)
+    for number, (batch, prefix, tree) in enumerate(trees):
+        below = join_states([lower[number]]).to(model.device) if len(lower) else None
+        edges = _edge_log_probs(model, tree, trie, prefix, compute_dtype, below)
         yield batch, edges.cpu().numpy()
 
 
@@ -233,14 +242,31 @@ def prefill_shared(
     return prefix, [list(prompt[first:]) for prompt in prompts]
 
 
-def _edge_log_probs(
+class Tree(NamedTuple):
+    """A micro-batch of prompts with the label trie behind each; see `masked_states`."""
+
+    input_ids: Tensor
+    positions: Tensor
+    visible: Tensor
+    read: Tensor
+
+
+def trees_behind(
     model: PreTrainedModel,
-    rests: list[list[int]],
+    prompts: Sequence[Sequence[int]],
     trie: LabelTrie,
-    prefix: DynamicCache | None,
+    token_budget: int,
     compute_dtype: torch.dtype,
-) -> Tensor:
-    """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts.
+) -> Iterator[tuple[list[int], DynamicCache | None, Tree]]:
+    """Micro-batches of prompts: their indices, what all prompts share, and the trees."""
+    prefix, rests = prefill_shared(model, prompts, compute_dtype)
+    for batch in micro_batches([len(rest) + len(trie.tokens) for rest in rests], token_budget):
+        tree = _tree([rests[i] for i in batch], trie)
+        yield batch, prefix, Tree(*(x.to(model.device) for x in tree))
+
+
+def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
+    """The trie behind each of B prompts.
 
     ```
     a row       | rest of the prompt | padding | nodes of the trie |    T = longest + nodes
@@ -270,15 +296,27 @@ def _edge_log_probs(
     visible[:, longest:, longest:] = trie.visibility()[1:, 1:]
 
     # States that are read: those of nodes that something is scored behind, S of the M nodes.
-    at, token = torch.tensor(trie.edges).T
-    scored, at = at.unique(return_inverse=True)
+    scored = torch.tensor(sorted({node for node, _ in trie.edges}))
     read = torch.zeros(size, total, dtype=torch.bool)
     read[:, longest - 1 + scored[scored > 0]] = True
     if scored[0] == 0:
         read[torch.arange(size), lengths - 1] = True
-    inputs = (x.to(model.device) for x in (input_ids, positions, visible, read))
-    states = masked_states(model, *inputs, compute_dtype=compute_dtype, prefix=prefix)
-    states = states.unflatten(0, (size, -1))  # (B, S, H)
+    return Tree(input_ids, positions, visible, read)
+
+
+def _edge_log_probs(
+    model: PreTrainedModel,
+    tree: Tree,
+    trie: LabelTrie,
+    prefix: DynamicCache | None,
+    compute_dtype: torch.dtype,
+    lower: Tensor | None,
+) -> Tensor:
+    """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts."""
+    at, token = torch.tensor(trie.edges).T
+    at = at.unique(return_inverse=True)[1]  # as the states are read
+    states = masked_states(model, *tree, compute_dtype=compute_dtype, prefix=prefix, lower=lower)
+    states = states.unflatten(0, (len(tree.input_ids), -1))  # (B, S, H)
     logits = next_token_logits(model, states, compute_dtype)  # (B, S, V)
     normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, S)
     return logits[:, at, token].float() - normaliser[:, at]

@@ -1,0 +1,139 @@
+"""Hidden states of prompts and labels below the adapters, cached: a pass per run, not per epoch.
+
+A prompt is scored on the same validation documents after every epoch of every candidate. Where
+adapters are on the last layers alone, everything below them stays constant:
+
+```
+prompt, labels -> [ layer 1 ... layer k ] -> (B, T, H) -> [ layer k + 1 ... last layer ] -> scores
+                     once, on disk                           after every epoch
+```
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lib.config.arms import InstructionParams
+from lib.model.forward import masked_states_below, skips_padding
+from lib.model.parts import decoder_of, first_adapted_layer, pretrained
+from lib.model.probes import SCORE_TOLERANCE
+from lib.model.windows import split_windows
+from lib.prompt.label_scores import reads_trees, score_labels, trees_behind
+from lib.prompt.label_trie import LabelTrie
+from lib.storage import cached, computing_fingerprint, content_hash, free_bytes, read_json
+
+log = logging.getLogger(__name__)
+
+SCORED = ("score", "score_length", "score_prior")  # decodings that score every label
+MAX_DISK_SHARE = 0.5  # of the free disk, for states (our choice)
+
+
+@torch.inference_mode()
+@torch.compiler.set_stance("force_eager")
+def lower_states(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    params: InstructionParams,
+    decoding: Mapping[str, Any],
+    *,
+    fingerprint: str,
+) -> list[np.ndarray]:
+    """Hidden states that enter the first adapted layer when `decode_labels` scores these prompts.
+
+    Parameters
+    ----------
+    model
+        A causal decoder with adapters (`add_lora`).
+    decoding
+        Arguments of `decode_labels`.
+    fingerprint
+        Of the weights: with parameters and arguments it decides the states.
+
+    Returns
+    -------
+    list
+        (B, T, H) of each micro-batch: float32, or bfloat16 seen as int16. Empty if caching is
+        useless (not every label is scored, nothing trains, or adapters start at the first layer),
+        impossible (the model reads no trees, the disk is too full) or wrong (the scores of two
+        prompts differ).
+    """
+    if params.multi_label or not params.num_epochs or params.decoding not in SCORED:
+        return []
+    model, first_layer = pretrained(model).eval(), first_adapted_layer(model)
+    decoder, rows = decoder_of(model), [row for p in prompts for row in split_windows(p)]
+    answers = [decoding["template"].answer_ids(text) for text in decoding["label_space"].texts]
+    trie = LabelTrie.build(answers)
+    num_states = sum(map(len, rows)) + len(rows) * len(trie.tokens)
+    needed = num_states * decoder.config.hidden_size * decoder.dtype.itemsize
+    suits = first_layer and rows and skips_padding(model)
+    if not (suits and needed <= MAX_DISK_SHARE * free_bytes() and reads_trees(model, rows, trie)):
+        return []
+    options = {name: decoding[name] for name in ("token_budget", "compute_dtype")}
+    if not _is_exact(model, rows[:2], answers, trie, options):
+        return []
+
+    def write(folder: Path) -> None:
+        log.info("layers 1 to %d read %s prompts and their labels once",
+                 first_layer, f"{len(rows):,}")  # fmt: skip
+        shapes = []
+        with (folder / "states.bin").open("wb") as file:
+            for states in _passes(model, rows, trie, options):
+                file.write(states.tobytes())
+                shapes.append(states.shape)
+        (folder / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
+
+    rules = [fingerprint, params.quantization, decoder.device.type, str(decoder.dtype),
+             str(options["compute_dtype"]), first_layer,
+             torch.get_num_threads(), options["token_budget"]]  # both decide rounding  # fmt: skip
+    key = [rules, content_hash(rows), content_hash(answers)]
+    code = computing_fingerprint("prompt.cached_states", "model.load")  # made the model
+    folder = cached("lower", key, write, code=code)
+    kind = np.float32 if decoder.dtype == torch.float32 else np.int16
+    states = np.memmap(folder / "states.bin", dtype=kind, mode="r")
+    shapes = read_json(folder / "shapes.json")
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = np.split(states, ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _passes(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    options: Mapping[str, Any],
+) -> Iterator[np.ndarray]:
+    """States of each micro-batch, as they are stored."""
+    trees = trees_behind(model, prompts, trie, **options)
+    for _, prefix, (ids, positions, visible, _) in trees:
+        states = masked_states_below(
+            model, ids, positions, visible, compute_dtype=options["compute_dtype"], prefix=prefix
+        ).cpu()
+        yield (states if states.dtype == torch.float32 else states.view(torch.int16)).numpy()
+
+
+def _is_exact(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    options: Mapping[str, Any],
+) -> bool:
+    """True if the upper layers, on the states of the lower ones, score as the whole model does."""
+    whole = score_labels(model, prompts, answers, **options)
+    try:
+        lower = list(_passes(model, prompts, trie, options))
+    except AttributeError:  # no `layers`
+        return False
+    parts = score_labels(model, prompts, answers, lower=lower, **options)
+    near = np.abs(parts - whole).max() <= SCORE_TOLERANCE[decoder_of(model).dtype == torch.float32]
+    if not near:
+        log.info("lower layers are not cached: the upper layers alone do not score as this model")
+    return bool(near)
