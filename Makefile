@@ -7,6 +7,7 @@
 # make bench | scaling                  our speed against the usual recipes, and as things grow
 # make readme                           tables in README.md, docs/, data/ and figures/README.md
 # make lock                             requirements.lock, with hashes, from requirements.txt
+# make audit                            known vulnerabilities of the packages; runs/sbom.json lists them
 # make survive [KILLS=4]                kill a study at random moments; does it recover unaided?
 # make browser                          reports in Chromium: requests, accessibility, narrow screens
 # make test | lint | lab | install | clean
@@ -24,7 +25,7 @@ WHERE := $(if $(PROFILE),--profile profiles/$(PROFILE),--cores $(CORES) --resour
 
 COG := cog -P -I docs -p "import tables" --verbosity=1
 
-.PHONY: study answer data models test browser survive bench scaling readme lint lock lab install clean
+.PHONY: study answer data models test browser survive bench scaling readme lint lock audit lab install clean
 study: $(READY)
 ifdef DATA
 	@study=$$(python -m lib new "$$DATA" $(if $(TEXT),--text "$$TEXT") $(if $(LABEL),--label "$$LABEL") \
@@ -82,6 +83,13 @@ lint: $(READY)
 
 lock: $(READY)
 	python .ci/lock.py
+
+audit: $(READY)
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --requirement .ci/audit.txt
+	mkdir -p runs
+	.venv/audit/bin/cyclonedx-py environment .venv --output-reproducible --output-file runs/sbom.json
+	.venv/audit/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 lab: $(READY)
 	jupyter lab notebooks
