@@ -104,6 +104,20 @@ def scores(studies: Iterable[str], arms: Sequence[str], *, folder: str = "") -> 
     return _table(("study", *arms), rows)
 
 
+def answer() -> str:
+    """Micro-F1 of the arms on each task of the answer, and head minus prompt with its interval."""
+    keys = ["task", "model", "train_size"]
+    cells = _read("answer", "scores").merge(_read("answer", "cells"), on=[*keys, "num_labels"])
+    rows = []
+    for _, row in cells.sort_values([*keys[1:], "effect"]).iterrows():
+        about = [row.task, row.model, f"{row.train_size:,}", f"{row.num_labels}"]
+        scores = [f"{row[arm]:.3f}" for arm in SHOWN]
+        interval = f"{row.effect:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        rows.append([*about, *scores, interval])
+    header = ("task", "model", "documents", "labels", "head", "prompt", *SHOWN[2:], "head − prompt")
+    return _table(header, rows)
+
+
 def leads(arms: Sequence[str], *, metric: str = "micro_f1", arm: str = "embedding") -> str:
     """Differences of an arm from others per study; bold if interval and adjusted p agree on it."""
     rows = []

@@ -123,6 +123,13 @@ class AnswerResults:
         """Head minus prompt: see `effects`."""
         return self.effects(HEAD, PROMPT)
 
+    def scores(self) -> pd.DataFrame:
+        """Micro-F1 of the arms, `task model train_size num_labels` and each arm by its name."""
+        keys = ["task", "model", "train_size", "num_labels"]
+        table = pd.concat(self._scores, ignore_index=True)
+        table = table.pivot_table(index=keys, columns="arm", values="micro_f1", sort=False)
+        return table.reindex(columns=[a for a in NAMES if a in table]).reset_index()
+
     def pooled(self, first: str, second: str) -> Pooled | None:
         """The mean difference of two arms over tasks; None for fewer than `MIN_TASKS` tasks."""
         tasks = per_task(self._by_documents(self.effects(first, second)))

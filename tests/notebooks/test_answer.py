@@ -98,6 +98,9 @@ def test_parts_slopes_ranks_and_costs(answered):
     assert parts[["part", "value", "num_tasks"]].to_numpy().tolist() == [
         ["kind", "short", 3], ["model", "small", 5], ["train_size", 64, 5], ["train_size", 256, 5]
     ]  # fmt: skip
+    scores = answered.scores()
+    assert list(scores.columns)[4:] == ["embedding", "instruction", "encoder", "tfidf"]
+    assert len(scores) == len(answered.cells)
     assert set(answered.slopes()["term"]) == {"log_train_size", "log_labels"}
     ranks, p, critical, number = answered.ranks()
     assert ranks.index[0] == "embedding"
