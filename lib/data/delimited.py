@@ -1,11 +1,13 @@
 """Text files as people have them, decoded, and their delimited cells; no row is lost in silence."""
 
+import contextlib
 import csv
 import gzip
 import io
 import re
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import charset_normalizer
@@ -47,6 +49,7 @@ MIXED = re.compile(r"[A-Za-z][\u0370-\u0fff]|[\u0370-\u0fff][A-Za-z]")
 MAX_SAMPLE = 200_000  # bytes that the detector of encodings reads
 EQUAL_MESS = 0.05  # difference in the detector's measure of mess that decides nothing
 MAX_CANDIDATES = 4  # encodings that an error names
+MAX_ROWS = 20  # by which a delimiter is judged
 MAX_LINES = 1000  # among which an error looks for the one to show
 MAX_SHOWN = 60  # characters of a line that an error shows
 Record = tuple[int, int, list[str]]  # its first line and last line, from 1, and its cells
@@ -150,20 +153,20 @@ def _likely(raw: bytes, sample: bytes) -> list[str]:
 def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
     """The rows of a `.csv`, `.tsv` or Orange `.tab` file, as strings; None for cells left out.
 
-    Where the header does not have the delimiter of the ending but another of `OTHERS`, that one is
-    taken, and so is that of a first line `sep=;`. Cells are quoted as in RFC 4180: a quotation mark
-    opens at the start of a cell, closes before a delimiter or the end of a line, and is doubled
-    within. A `.tab` has no quoting.
+    The delimiter is that of a first line `sep=;`, or of the header (`_delimiter`). Cells are quoted
+    as in RFC 4180: a quotation mark opens at the start of a cell, closes before a delimiter or the
+    end of a line, and is doubled within. A `.tab` has no quoting.
 
     Raises
     ------
     DataError
         A quotation mark is out of place, a row is longer than the header, or the header is missing,
-        names a column twice.
+        has two delimiters, names a column twice.
     """
+    csv.field_size_limit(sys.maxsize)
     text = read_text(path, packed=packed)
     told = EXCEL.match(text) if ending != ".tab" else None
-    delimiter = told[1] if told else _delimiter(text, ending)
+    delimiter = told[1] if told else _delimiter(path, text, ending)
     records = list(_records(path, text, delimiter, quoted=ending != ".tab"))[bool(told) :]
     if not records or not any(records[0][2]):
         raise DataError(f"{path}: cannot be read: No columns; name them in line 1")
@@ -193,16 +196,35 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
     return table.loc[np.array(filled, dtype=bool)]
 
 
-def _delimiter(text: str, ending: str) -> str:
-    """The delimiter of the header, by default that of the ending."""
+def _delimiter(path: Path, text: str, ending: str) -> str:
+    """The delimiter of the header, by default that of the ending.
+
+    Of several it is the one by which the first rows have as many cells as the header.
+    """
     own = DELIMITERS[ending]
     header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])
-    found = [mark for mark in OTHERS if mark in header]
-    return found[0] if found and own not in header and ending != ".tab" else own
+    found = [mark for mark in dict.fromkeys(own + OTHERS) if mark in header]
+    if ending == ".tab" or not found:
+        return own
+    even = [mark for mark in found if _is_even(text, mark)] if len(found) > 1 else found
+    if len(even) > 1:
+        first, second = even[:2]
+        raise DataError(
+            f"{path}: {first!r} and {second!r} both give rows as long as the header; say which is "
+            f"the delimiter in a first line: sep={first}"
+        )
+    return (even or found)[0]
+
+
+def _is_even(text: str, delimiter: str) -> bool:
+    """True if the first rows have as many cells as the header."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    with contextlib.suppress(csv.Error):
+        return len({len(cells) for cells in islice(rows, MAX_ROWS) if cells}) == 1
+    return False
 
 
 def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> Iterator[Record]:
-    csv.field_size_limit(sys.maxsize)
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from threading import Lock
 
@@ -104,7 +105,7 @@ class Classifier:
         Raises
         ------
         InputError
-            There are fewer labels, or the run does not rank them.
+            `k` is no whole number from 1 to the number of labels, or the run does not rank them.
         """
         self.require_ranks(k)
         return self.best_of(self.predict_scores(texts), k)
@@ -113,8 +114,10 @@ class Classifier:
         """Raise `InputError` unless each text has k labels, ranked."""
         if not self.ranks:
             raise InputError("top k: this run answers without a score of each label; leave it out")
-        if not 1 <= k <= len(self.label_space):
-            raise InputError(f"top k: {k}; write a number from 1 to {len(self.label_space):,}")
+        if not (isinstance(k, Integral) and 1 <= k <= len(self.label_space)):
+            raise InputError(
+                f"top k: {k!r}; write a whole number from 1 to {len(self.label_space):,}"
+            )
 
     def labels_of(self, scores: Scores) -> list[str] | list[list[str]]:
         """The answers that `predict` gives for `predict_scores`."""

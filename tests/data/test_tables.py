@@ -131,6 +131,27 @@ def test_the_delimiter_of_the_header_loses_no_row(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("text;label, of May\na, b, c;x\nd;y\n", ["text", "label, of May"]),
+        ("text,label (x;y)\na;b,x\nd,y\n", ["text", "label (x;y)"]),
+        ("text,label;more\na,x\nb\n", ["text", "label;more"]),  # as before: short rows
+    ],
+)
+def test_of_two_delimiters_in_the_header_that_of_the_rows_is_taken(tmp_path, header, columns):
+    (tmp_path / "a.csv").write_text(header)
+    assert list(read_table(tmp_path / "a.csv").columns) == columns
+
+
+def test_two_delimiters_that_both_fit_are_asked_about(tmp_path):
+    (tmp_path / "a.csv").write_text("id;text, title;label\n1;Hello, world;x\n2;a, b;y\n")
+    with pytest.raises(DataError, match=r"',' and ';' both give rows .* first line: sep=,$"):
+        read_table(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("sep=;\nid;text, title;label\n1;Hello, world;x\n")
+    assert list(read_table(tmp_path / "a.csv").columns) == ["id", "text, title", "label"]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", b"PK\x03\x04\x14\x00\xb8", "no text but a workbook or a zip .*as CSV UTF-8"),

@@ -151,8 +151,8 @@ def test_a_classifier_has_the_methods_of_scikit_learn_that_it_can_answer(make):
         words.predict_proba(texts)
     assert "gives decision values" in str(caught.value.__cause__)
     assert [row[0][0] for row in words.predict_top_k(texts, 3)] == words.predict(texts)
-    for k in (0, 4):
-        with pytest.raises(InputError, match=f"top k: {k}; write a number from 1 to 3"):
+    for k in (0, 4, 1.5):
+        with pytest.raises(InputError, match=f"top k: {k}; write a whole number from 1 to 3"):
             words.predict_top_k(texts, k)
 
 
@@ -316,7 +316,7 @@ CASES = {
     "no text": ('text,x\n"",1\n', [], "every text is empty"),
     "another encoding": ("text\ncaf\xe9\n".encode("latin1"), [], "line 2: not UTF-8"),
     "columns of ours": ("text,label,predicted_label\na,b,c\n", [], "'predicted_label' already"),
-    "rank": ("text\na\n", ["--top-k", "9"], "top k: 9; write a number from 1 to 3"),
+    "rank": ("text\na\n", ["--top-k", "9"], "top k: 9; write a whole number from 1 to 3"),
 }
 
 
