@@ -3,9 +3,12 @@
 The process kills itself (SIGKILL) at the n-th change of a file or folder that Python tells of.
 """
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from functools import partial
 
@@ -82,13 +85,14 @@ def spread(changes, tries):
     return sorted({round(x) for x in np.linspace(1, changes, tries)})
 
 
-def test_a_run_that_is_killed_while_it_is_saved_is_whole_or_not_finished(tmp_path):
+def saving(root):
+    """Parameters of a run of TF-IDF below a folder, and what trains and saves it."""
     rows = [(f"{text} {i}", text) for text in ("wheat", "zinc", "loan") for i in range(12)]
-    pd.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "rows.csv", index=False)
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(root / "rows.csv", index=False)
     params = BaselineParams(
-        arm="tfidf", study="s", notebook="02_baselines", dataset=str(tmp_path / "rows.csv"),
+        arm="tfidf", study="s", notebook="02_baselines", dataset=str(root / "rows.csv"),
         text_columns=["text"], label_column="label", num_train=18, num_validation=6, num_test=6,
-        runs_dir=str(tmp_path / "runs"),
+        runs_dir=str(root / "runs"),
     )  # fmt: skip
 
     def save():
@@ -105,22 +109,80 @@ def test_a_run_that_is_killed_while_it_is_saved_is_whole_or_not_finished(tmp_pat
                  dict.fromkeys(names, scores), threshold=None, probabilities=False,
                  resources=dict.fromkeys(RESOURCE_KEYS, 1.0))  # fmt: skip
 
+    return params, save
+
+
+def is_finished(folder):
+    """True for a run that answers, false for one that says that it is none."""
+    if (folder / "metrics.json").exists():
+        load_classifier(folder)
+        return True
+    with pytest.raises(InputError, match="holds no finished run"):
+        load_classifier(folder)
+    return False
+
+
+def test_a_run_that_is_killed_while_it_is_saved_is_whole_or_not_finished(tmp_path):
+    params, save = saving(tmp_path)
     folder = params.run_dir
     changes = run_and_kill(save, folder)
     finished = 0
     for at in spread(changes, 12):
         assert run_and_kill(save, folder, at) is None
-        if (folder / "metrics.json").exists():
-            load_classifier(folder)
-            finished += 1
-        else:
-            with pytest.raises(InputError, match="holds no finished run"):
-                load_classifier(folder)
+        finished += is_finished(folder)
     assert run_and_kill(save, folder)
     assert load_classifier(folder).predict(["zinc"]) == ["zinc"]
     assert finished < 6  # killed behind its metrics alone
     left = {path.name for path in folder.rglob("*") if not path.is_dir()}
     assert not [name for name in left if name.startswith((".", "tmp", "owner"))]
+
+
+@contextlib.contextmanager
+def mounted(image, folder):
+    """A file system in a file; it writes to the file what it is told to, and nothing by itself."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-o", "loop,commit=300", image, folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def image(tmp_path):
+    """An ext4 file system of 64 MiB in a file."""
+    file = tmp_path / "disk"
+    with file.open("wb") as empty:
+        empty.truncate(2**26)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", file], check=True, capture_output=True)
+        with mounted(file, tmp_path / "tried"):
+            pass
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    return file
+
+
+def test_a_power_cut_leaves_a_run_whole_or_not_finished(tmp_path, image):
+    """What is on the disk at the cut is what the file system had been told to write by then."""
+    copy, later = tmp_path / "copy", tmp_path / "later"
+
+    def after_a_cut(folder):
+        shutil.copyfile(image, copy)
+        with mounted(copy, later):  # its journal is played
+            return is_finished(later / folder)
+
+    with mounted(image, tmp_path / "disk_of_runs") as root:
+        params, save = saving(root)
+        os.sync()
+        folder = params.run_dir.relative_to(root)
+        changes = run_and_kill(save, params.run_dir)
+        assert after_a_cut(folder)  # what is reported as finished is on the disk
+        for at in spread(changes, 12):
+            assert run_and_kill(save, params.run_dir, at) is None
+            after_a_cut(folder)
+        assert run_and_kill(save, params.run_dir)
+        assert after_a_cut(folder)
 
 
 def test_a_cached_result_that_was_killed_is_computed_anew(tmp_path, monkeypatch):
