@@ -185,6 +185,37 @@ def test_a_power_cut_leaves_a_run_whole_or_not_finished(tmp_path, image):
         assert after_a_cut(folder)
 
 
+PAGE = os.sysconf("SC_PAGE_SIZE")  # a file takes whole pages
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_run(small_disk):
+    params, save = saving(small_disk)
+    save()
+    pages = sum(-(-file.stat().st_size // PAGE) for file in params.run_dir.rglob("*.*"))
+    for left in spread(pages, 8)[:-1]:  # pages of the disk
+        shutil.rmtree(params.run_dir)
+        filler = small_disk / "filler"
+        filler.write_bytes(bytes((os.statvfs(small_disk).f_bavail - left) * PAGE))
+        with pytest.raises(OSError, match=f"no space left on disk; make room.*{small_disk}"):
+            save()
+        assert not is_finished(params.run_dir)
+        filler.unlink()
+        save()
+        assert is_finished(params.run_dir)
+
+
 def test_a_cached_result_that_was_killed_is_computed_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("lib.storage.CACHE", tmp_path / "cache")
     work = partial(cached_json, "numbers", 1, lambda: [1, 2], code="c")
