@@ -19,3 +19,7 @@ class NotFiniteError(InputError, FloatingPointError):
 
 class ModelError(InputError):
     """A model id cannot be resolved, or its weights are damaged."""
+
+
+class DiskFullError(InputError, OSError):
+    """There is no room for a file; the message names it."""

@@ -25,13 +25,14 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lib.errors import InputError
+from lib.errors import DiskFullError, InputError
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "runs" / "cache"
 CHECKSUMS = "checksums.json"
+NO_ROOM = 2**16  # bytes of a disk that is as good as full (our choice)
 UNFINISHED = ".unfinished-"
 ABANDONED_AFTER = 24 * 3600  # seconds since the last change of an unfinished folder (our choice)
 
@@ -47,21 +48,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises
     ------
-    OSError
-        The disk is full: names the file; what was there before stays, and nothing half-written.
+    DiskFullError
+        What was there before stays, and nothing half-written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
         unfinished = Path(folder) / path.name
-        try:
+        with room_for(path):
             yield unfinished
             _to_disk(unfinished, *unfinished.rglob("*"))
             unfinished.replace(path)
             _to_disk(path.parent)
-        except OSError as error:
-            if error.errno == errno.ENOSPC and "make room" not in str(error):
-                raise OSError(errno.ENOSPC, "no space left on disk; make room", str(path)) from None
-            raise
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """A block that writes a file or folder; whatever library writes it, a full disk is one line.
+
+    torch reports a full disk as a `RuntimeError` about positions, safetensors as an error of its
+    own: with next to nothing left on the disk, an error is taken for a full one.
+
+    Raises
+    ------
+    DiskFullError
+        The disk is full.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        told = getattr(error, "errno", None) == errno.ENOSPC
+        place = next(folder for folder in path.parents if folder.exists())
+        if told or shutil.disk_usage(place).free < NO_ROOM:
+            raise DiskFullError(f"{path}: no space left on disk; make room") from None
+        raise
 
 
 def _to_disk(*paths: Path) -> None:

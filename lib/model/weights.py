@@ -1,7 +1,6 @@
 """A model's files: found in a package, in a folder or on the hub, verified, and readable."""
 
 import difflib
-import errno
 import logging
 import re
 from functools import cache
@@ -14,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import get_session
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from lib.errors import InputError, ModelError
+from lib.errors import DiskFullError, InputError, ModelError
 from lib.machine import GIB
 from lib.storage import (
     CACHE,
@@ -170,8 +169,10 @@ def _dequantized(gguf: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     needed, free = 4 * gguf.stat().st_size, free_bytes()  # 4 bits -> 16 bits
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / GIB:.1f} GiB needed for dequantized weights, "
-                      f"{free / GIB:.1f} GiB free; make room", str(CACHE))  # fmt: skip
+        raise DiskFullError(
+            f"{CACHE}: {needed / GIB:.1f} GiB needed for dequantized weights, "
+            f"{free / GIB:.1f} GiB free; make room"
+        )
     log.info("dequantizing %s, once, into the cache", gguf.name)
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     source |= {"trust_remote_code": False}

@@ -17,6 +17,7 @@ from lib.machine import Cost, meter
 from lib.model.batches import join_states, micro_batches, pad
 from lib.model.windows import count_windows, window_lengths
 from lib.stopping import Stopped, StopRequest
+from lib.storage import room_for
 from lib.training import sharing
 from lib.training.callbacks import epoch_steps
 from lib.training.checkpoints import checkpoint_at
@@ -256,7 +257,8 @@ class DocumentTrainer(Trainer):
             should_log = self.control.should_log
             self.log(dict(zip(SPENT, spent, strict=True)))
             self.control.should_log = should_log  # else the step's loss would pass for logged
-        super()._save_checkpoint(model, trial)
+        with room_for(self._checkpoint):
+            super()._save_checkpoint(model, trial)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: the base class would count on plain batches."""

@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import load_backbone
+from transformers import LlamaConfig, LlamaModel
 
 from lib.config.arms import BaselineParams, EmbeddingParams
 from lib.config.groups import HeadParams, LoraParams
-from lib.errors import InputError
+from lib.errors import DiskFullError, InputError
 from lib.evaluation.scores import Scores
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
@@ -208,12 +209,46 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_run(small_disk):
         shutil.rmtree(params.run_dir)
         filler = small_disk / "filler"
         filler.write_bytes(bytes((os.statvfs(small_disk).f_bavail - left) * PAGE))
-        with pytest.raises(OSError, match=f"no space left on disk; make room.*{small_disk}"):
+        with pytest.raises(
+            DiskFullError, match=f"^{small_disk}.*: no space left on disk; make room$"
+        ):
             save()
         assert not is_finished(params.run_dir)
         filler.unlink()
         save()
         assert is_finished(params.run_dir)
+
+
+def test_a_full_disk_at_a_checkpoint_is_one_line_and_training_goes_on_when_there_is_room(
+    small_disk,
+):
+    config = LlamaConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                         num_attention_heads=2, vocab_size=99, pad_token_id=0)  # fmt: skip
+    rows = [{"id": f"{i}", "input_ids": [1 + i % 2, 7, i], "target": i % 2} for i in range(8)]
+    params = EmbeddingParams(num_epochs=2, batch_size=4, max_length=24, token_budget=64)
+    folder = small_disk / "checkpoints"
+
+    def train():
+        torch.manual_seed(0)
+        model = EmbeddingModel(LlamaModel(config), HeadParams(), num_labels=2,
+                               compute_dtype=torch.float32)  # fmt: skip
+        finetune_embedding(
+            add_lora(model, LoraParams(lora_r=2, lora_alpha=4)), rows, lambda _: {"micro_f1": 0.5},
+            params, head_loss=HeadLoss("cross_entropy", 2), output_dir=folder,
+        )  # fmt: skip
+
+    train()
+    pages = sum(-(-file.stat().st_size // PAGE) for file in folder.glob("checkpoint-2/*"))
+    for left in spread(pages, 8)[:-1]:
+        shutil.rmtree(folder)
+        filler = small_disk / "filler"
+        filler.write_bytes(bytes((os.statvfs(small_disk).f_bavail - left) * PAGE))
+        with pytest.raises(
+            DiskFullError, match=f"^{small_disk}.*: no space left on disk; make room$"
+        ):
+            train()
+        filler.unlink()
+    train()
 
 
 def test_a_cached_result_that_was_killed_is_computed_anew(tmp_path, monkeypatch):

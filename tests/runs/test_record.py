@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from lib.config.arms import BaselineParams, StudyParams
 from lib.config.study import load_params
 from lib.data.labels import LabelSpace
-from lib.errors import InputError
+from lib.errors import DiskFullError, InputError
 from lib.evaluation.scores import Scores
 from lib.report.tables import (
     changed_params,
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     file = tmp_path / "metrics.json"
     file.write_text("old")
     with (
-        pytest.raises(OSError, match="no space left on disk; make room") as caught,
+        pytest.raises(DiskFullError, match="no space left on disk; make room") as caught,
         atomic_path(file) as path,
     ):
         path.write_text("half")
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 
 def test_a_really_full_disk_is_reported(tmp_path):
     with (
-        pytest.raises(OSError, match="no space left on disk"),
+        pytest.raises(DiskFullError, match="no space left on disk"),
         atomic_path(tmp_path / "x.csv") as path,
     ):
         path.symlink_to("/dev/full")
