@@ -225,9 +225,11 @@ class AnswerResults:
 
     def answer(self) -> str:
         """Three sentences, written as `conclusion.md`."""
+        models = [f"{billions:g}" for billions in sorted(self.cells["billions"].unique())]
         sizes = [f"{size:,}" for size in sorted(self.cells["train_size"].unique())]
+        what = f"models of {join(models)} billion parameters and {join(sizes)} training documents"
         text = answer_in_words(
-            f"with {join(list(self.cells['model'].unique()))} and {join(sizes)} training documents",
+            f"with {what}",
             self.pooled(HEAD, PROMPT),
             {arm: self.pooled(HEAD, arm) for arm in ("encoder", "tfidf")},
             self.left_out(),
