@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ NAMES = {
     "tfidf": "TF-IDF",
     "frozen": "frozen",
 }
+IN_WORDS = {"encoder": "the encoder", "tfidf": "TF-IDF"}
 TERMS = ("log_billions", "log_train_size", "log_labels", "kind")
 MIN_TASKS = 3  # of which a mean over tasks is made (our choice)
+MIN_FOR_NEW = 5  # tasks from which a new one is predicted: with fewer, anything is (our choice)
 NO_PARAMETERS = ["epochs", "micro_f1", "train_seconds", "chosen", "seed", "billions"]  # of a search
 MIN_VALUES = 3  # of a list whose best can stand within it
 
@@ -131,9 +134,11 @@ class AnswerResults:
         return table.reindex(columns=[a for a in NAMES if a in table]).reset_index()
 
     def pooled(self, first: str, second: str) -> Pooled | None:
-        """The mean difference of two arms over tasks; None for fewer than `MIN_TASKS` tasks."""
-        tasks = per_task(self._by_documents(self.effects(first, second)))
-        return pool(tasks["effect"], tasks["error"]) if len(tasks) >= MIN_TASKS else None
+        """The mean difference of two arms over tasks; None for fewer than `MIN_TASKS` tasks.
+
+        Without a prediction for a new task for fewer than `MIN_FOR_NEW`.
+        """
+        return _pooled(per_task(self._by_documents(self.effects(first, second))))
 
     def by_part(self) -> pd.DataFrame:
         """Head minus prompt, pooled within each kind, model and training size.
@@ -147,7 +152,7 @@ class AnswerResults:
                 tasks = per_task(self._by_documents(cells))
                 if len(tasks) >= MIN_TASKS:
                     rows.append({"part": part, "value": value})
-                    rows[-1] |= vars(pool(tasks["effect"], tasks["error"]))
+                    rows[-1] |= vars(_pooled(tasks))
         columns = ["part", "value", "num_tasks", "mean", "low", "high", "new_low", "new_high"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -245,6 +250,16 @@ class AnswerResults:
             table.to_csv(path, index=False, float_format="%.6g")
 
 
+def _pooled(tasks: pd.DataFrame) -> Pooled | None:
+    """`task effect error` pooled: see `AnswerResults.pooled`."""
+    if len(tasks) < MIN_TASKS:
+        return None
+    pooled = pool(tasks["effect"], tasks["error"])
+    if len(tasks) >= MIN_FOR_NEW:
+        return pooled
+    return replace(pooled, new_low=float("nan"), new_high=float("nan"))
+
+
 def _lacking_cells(planned: StudyParams, scores: pd.DataFrame) -> str:
     """What a study has not run of its training sizes and seeds; "" if it has run all."""
     lacks, seeds = [], len(planned.seeds)
@@ -288,6 +303,8 @@ def answer_in_words(
     if pooled.new_low > 0 or pooled.new_high < 0:
         who = f"so the {'head' if pooled.new_low > 0 else 'prompt'} is the safe choice"
     second = f"On a new task it is expected between {limits} (95 % prediction interval), {who}"
+    if np.isnan(pooled.new_low):
+        second = f"{pooled.num_tasks} tasks are too few to say what a new one will show"
     if len(left_out):
         covered = left_out["is_covered"].sum()
         most = (left_out["mean"] - pooled.mean).abs().idxmax()
@@ -296,16 +313,15 @@ def answer_in_words(
             f"without {left_out['task'][most]}, which changes it most, the mean is "
             f"{format_delta(left_out['mean'][most])}"
         )
-    parts = []
+    found = defaultdict(list)  # arms by the relation of the head to them
     for arm, other in others.items():
         if other is None:
             continue
         relation = "not distinguishable from"
         if other.low > 0 or other.high < 0:
             relation = "better than" if other.low > 0 else "worse than"
-        parts.append(
-            f"{relation} {NAMES[arm]} ({format_delta(other.mean)}, {format_delta(other.low)} to "
-            f"{format_delta(other.high)})"
-        )
+        mean, low, high = map(format_delta, (other.mean, other.low, other.high))
+        found[relation].append(f"{IN_WORDS[arm]} ({mean}, {low} to {high})")
+    parts = [f"{relation} {join(arms)}" for relation, arms in found.items()]
     third = f" On average the head is {join(parts)}." if parts else ""
     return f"{first} {second}.{third}"

@@ -82,14 +82,14 @@ def test_cells_are_head_minus_prompt_however_the_pair_is_named(answered):
 
 def test_the_answer_is_in_three_sentences(answered):
     text = answered.answer()
+    where = "with models of 0.1 and 0.4 billion parameters and 64 and 256 training documents"
     assert text.startswith(
-        "Over 5 tasks, with small and large and 64 and 256 training documents, the"
+        f"Over 5 tasks, {where}, the head's micro-F1 minus the prompt's is +0.01"
     )
-    assert "head's micro-F1 minus the prompt's is +0.01" in text
     assert "the **head** is better on average. On a new task it is expected between" in text
     assert "5 of the 5 tasks lie where the others predict them" in text
     assert text.count(". ") == 2
-    assert "better than TF-IDF (+0.12" in text
+    assert "better than the encoder (+0.03" in text
     assert (answered.folder / "conclusion.md").read_text() == text + "\n"
 
 
@@ -138,6 +138,15 @@ def test_few_tasks_are_no_answer(tmp_path):
     assert results.ranks() is None
     assert results.left_out().empty
     assert results.slopes().empty
+
+
+def test_three_tasks_have_a_mean_but_do_not_predict_a_new_one(tmp_path):
+    for number, task in enumerate(list(KINDS)[:3]):
+        write_study(tmp_path, task, "small", seed=number)
+    results = AnswerResults(params(tmp_path))
+    assert "3 tasks are too few to say what a new one will show" in results.answer()
+    assert np.isnan(results.pooled("embedding", "instruction").new_low)
+    assert results.by_part()["new_high"].isna().all()
 
 
 def test_a_study_without_an_arm_is_named_and_does_not_count(tmp_path):

@@ -54,7 +54,7 @@ def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
         ax.annotate(format_delta(pooled.mean), (pooled.mean, -1), (0, 8), ha="center",
                     textcoords="offset points")  # fmt: skip
         ax.axhline(-0.5, color="0.6", lw=0.8)
-        labels = ["mean (grey: a new task)", *labels]
+        labels = ["mean" if np.isnan(pooled.new_low) else "mean (grey: a new task)", *labels]
     ax.set_yticks(range(-1 if pooled is not None else 0, len(order)), labels)
     ax.set_ylim(-1.6 if pooled is not None else -0.6, len(order) - 0.4)
     ax.axvline(0, color="black", lw=0.8)
