@@ -9,7 +9,6 @@ address or a folder, stands in for the public hosts: `https://host/a/b` is `$DAT
 
 import argparse
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ from tqdm import tqdm
 
 from lib.config.sources import DATA, SOURCES, RawFile, Source, read_sources
 from lib.config.strict_yaml import suggestion
-from lib.errors import DataError, InputError
+from lib.errors import DataError, DiskFullError, InputError
 from lib.storage import ROOT, UNFINISHED, atomic_path, checksum
 
 RAW = DATA / "raw"
@@ -219,6 +218,8 @@ def _retrieve(url: str, place: Path, file: RawFile, bar: tqdm) -> None:
             os.umask(umask := os.umask(0))
             unfinished.chmod(0o666 & ~umask)  # pooch's are their owner's alone
         return
+    except DiskFullError:
+        raise
     except DownloadError as error:
         reason = str(error)
     except requests.HTTPError as error:
@@ -301,12 +302,12 @@ def main(names: list[str]) -> None:
         source = sources[name]
         try:
             prepare(source, os.environ.get("DATA_MIRROR", ""))
+        except DiskFullError as error:
+            faults.append(f"{name}: {error}")
         except InputError as error:
             faults.append(str(error))
         except OSError as error:
-            is_full = error.errno == errno.ENOSPC
-            reason = "the disk is full; make room" if is_full else error.strerror or str(error)
-            faults.append(f"{name}: {error.filename or DATA}: {reason}")
+            faults.append(f"{name}: {error.filename or DATA}: {error.strerror or error}")
         else:
             counts = " + ".join(f"{table.documents:,}" for table in source.tables.values())
             print(f"{name}: {counts} documents in {source.folder.relative_to(ROOT)}", flush=True)

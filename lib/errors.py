@@ -1,5 +1,7 @@
 """Errors of a user's input: each message is one line that says what, where and the remedy."""
 
+import errno
+
 
 class InputError(ValueError):
     """A user's input cannot be used; the message is one line: the value, its place, the remedy."""
@@ -23,3 +25,7 @@ class ModelError(InputError):
 
 class DiskFullError(InputError, OSError):
     """There is no room for a file; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.ENOSPC

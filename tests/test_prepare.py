@@ -317,7 +317,7 @@ def test_a_full_disk_is_said_before_and_during_the_download(bring, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(prepare.pooch.HTTPDownloader, "__call__", full)
-        with pytest.raises(DataError, match=r"^flowers: .*the disk is full; make room$"):
+        with pytest.raises(DataError, match=r"^flowers: .*: no space left on disk; make room$"):
             bring()
     bring()
     assert tables(bring.data) == RIGHT
