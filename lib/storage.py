@@ -81,7 +81,7 @@ def room_for(path: Path) -> Iterator[None]:
         told = getattr(error, "errno", None) == errno.ENOSPC
         place = next(folder for folder in path.parents if folder.exists())
         if told or shutil.disk_usage(place).free < NO_ROOM:
-            raise DiskFullError(f"{path}: no space left on disk; make room") from None
+            raise DiskFullError(f"{path}: no space left on disk; make room") from error
         raise
 
 

@@ -261,7 +261,7 @@ def _pooled(tasks: pd.DataFrame) -> Pooled | None:
 
 
 def _lacking_cells(planned: StudyParams, scores: pd.DataFrame) -> str:
-    """What a study has not run of its training sizes and seeds; "" if it has run all."""
+    """Training sizes and seeds that a study has not run, in words; "" if it has run all."""
     lacks, seeds = [], len(planned.seeds)
     found = scores.groupby("train_size")["num_seeds"].max()
     for size in planned.train_sizes or found.index:
