@@ -17,7 +17,7 @@ from lib.config.study import (
     study_runs,
 )
 from lib.errors import ParamsError
-from lib.storage import modules_behind
+from lib.fingerprints import modules_behind
 
 STUDY = config.get("study", "quick")
 PARAMS = Path(config.get("params_dir", "params"), STUDY)

@@ -6,16 +6,10 @@ import shutil
 
 import pytest
 
-from lib import storage
+from lib import fingerprints, storage
 from lib.errors import InputError
-from lib.storage import (
-    ROOT,
-    cached_json,
-    computing_fingerprint,
-    content_hash,
-    modules_behind,
-    packaged_file,
-)
+from lib.fingerprints import computing_fingerprint, modules_behind
+from lib.storage import ROOT, cached_json, content_hash, packaged_file
 
 PASSES = {
     "cached layers": ("model.fast.cached_layers", "model.load"), "features": ("head.frozen",),
@@ -27,7 +21,7 @@ PASSES = {
 def copied(tmp_path, monkeypatch):
     """A copy of `lib` that may be edited."""
     shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(storage, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprints, "ROOT", tmp_path)
     return tmp_path / "lib"
 
 
@@ -63,7 +57,7 @@ def test_a_run_depends_on_what_its_notebook_computes_with_and_not_on_the_report(
 
 def test_another_version_of_a_package_that_computes_is_a_miss(monkeypatch):
     before = computing_fingerprint("model.fast.cached_layers")
-    monkeypatch.setattr(storage, "version", lambda name: "0")
+    monkeypatch.setattr(fingerprints, "version", lambda name: "0")
     assert computing_fingerprint("model.fast.cached_layers") != before
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from lib.fingerprints import computing_fingerprint
 from lib.head.pooling import pool
 from lib.machine import GIB, meter, peak_memory_gib
 from lib.model.batches import micro_batches, pad
@@ -24,7 +25,7 @@ from lib.model.windows import (
     split_windows,
     window_lengths,
 )
-from lib.storage import cached, computing_fingerprint, content_hash, read_json
+from lib.storage import cached, content_hash, read_json
 
 Kind = tuple[str, int]  # a pooling and a layer
 Documents = Sequence[Sequence[int]]  # token ids

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from lib.errors import ModelError
+from lib.fingerprints import computing_fingerprint
 from lib.machine import GIB, choose_device, choose_dtype, memory_of, quieten_transformers
 from lib.model.bidirectional import bidirectional_config, disable_causal_mask
 from lib.model.checks import check_logits, check_padding, reads_last_block
@@ -33,7 +34,6 @@ from lib.model.probes import Probes, alone_beyond, in_float32
 from lib.model.quantization import count_weights, nf4_share, stored_quantization
 from lib.model.tokens import require_rows
 from lib.model.weights import pretrained_source, unusable
-from lib.storage import computing_fingerprint
 
 log = logging.getLogger(__name__)
 quieten_transformers()  # whatever is loaded here

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizer, PreTrainedTokenizerBase
 
 from lib.errors import ModelError, ParamsError
+from lib.fingerprints import computing_fingerprint
 from lib.model.windows import as_document, longest_window, window_lengths
-from lib.storage import cached, computing_fingerprint, content_hash
+from lib.storage import cached, content_hash
 
 TEXTS_AT_ONCE = 1000  # the tokenizer keeps much more of each text than its ids
 UNREADABLE = "\x00token {}\x00"  # name of a token that no text spells

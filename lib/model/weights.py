@@ -14,17 +14,9 @@ from huggingface_hub.utils import get_session
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lib.errors import DiskFullError, InputError, ModelError
+from lib.fingerprints import code_fingerprint
 from lib.machine import GIB
-from lib.storage import (
-    CACHE,
-    ROOT,
-    cached,
-    checksum,
-    code_fingerprint,
-    content_hash,
-    free_bytes,
-    packaged_file,
-)
+from lib.storage import CACHE, ROOT, cached, checksum, content_hash, free_bytes, packaged_file
 
 log = logging.getLogger(__name__)
 

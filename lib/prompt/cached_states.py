@@ -22,13 +22,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lib.config.arms import InstructionParams
+from lib.fingerprints import computing_fingerprint
 from lib.model.forward import masked_states_below, skips_padding
 from lib.model.parts import decoder_of, first_adapted_layer, pretrained
 from lib.model.probes import SCORE_TOLERANCE
 from lib.model.windows import split_windows
 from lib.prompt.label_scores import reads_trees, score_labels, trees_behind
 from lib.prompt.label_trie import LabelTrie
-from lib.storage import cached, computing_fingerprint, content_hash, free_bytes, read_json
+from lib.storage import cached, content_hash, free_bytes, read_json
 
 log = logging.getLogger(__name__)
 

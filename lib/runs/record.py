@@ -20,6 +20,7 @@ from lib.data.version import dataset_version
 from lib.errors import InputError
 from lib.evaluation.metrics import run_metrics
 from lib.evaluation.scores import Scores
+from lib.fingerprints import code_fingerprint, modules_behind
 from lib.machine import GIB
 from lib.model.weights import model_fingerprint
 from lib.runs.reading import reads_all
@@ -28,9 +29,7 @@ from lib.storage import (
     ROOT,
     UNFINISHED,
     atomic_path,
-    code_fingerprint,
     find_fault,
-    modules_behind,
     read_json,
     write_checksums,
 )

@@ -23,8 +23,9 @@ from joblib import Parallel, cpu_count, delayed
 
 from lib.data.wipo.xml import PATHS, Chunk, FileEntry, open_archive, read_chunk
 from lib.errors import DataError, ParamsError
+from lib.fingerprints import code_fingerprint, modules_behind
 from lib.ipc import LEVELS, cut_code
-from lib.storage import ROOT, cached, code_fingerprint, modules_behind, read_json
+from lib.storage import ROOT, cached, read_json
 
 CHUNK = 256  # files per task and per Parquet row group (our choice)
 MAX_BAD_SHARE = 0.01  # of the files, which may be bad and are left out (our choice)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lib.fingerprints import computing_fingerprint
 from lib.machine import NO_COST, Cost, meter
 from lib.model.batches import micro_batches, pad
 from lib.model.fast.attention import is_packed
@@ -25,7 +26,7 @@ from lib.model.fast.blocks import decoder_slice
 from lib.model.forward import last_hidden_states, maybe_compiled
 from lib.model.parts import decoder_of, first_adapted_layer
 from lib.model.windows import split_windows, window_lengths
-from lib.storage import cached, computing_fingerprint, content_hash, free_bytes, read_json
+from lib.storage import cached, content_hash, free_bytes, read_json
 
 log = logging.getLogger(__name__)
 

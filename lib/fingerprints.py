@@ -1,0 +1,98 @@
+"""Fingerprints of code: which modules a pass or a notebook runs through, and a hash of them.
+
+A cached result and a finished run hold such a hash, so that neither outlives the code that made it.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from lib.storage import ROOT
+
+# Packages whose version decides what a cached pass computes.
+COMPUTING = ("bitsandbytes", "gguf", "numpy", "peft", "tokenizers", "torch", "transformers")
+
+
+def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] = ()) -> str:
+    """A hash of the source of modules of `lib` and of a notebook, and of versions of packages.
+
+    16 hexadecimal digits. Modules are named from `lib` on: "model.tokens".
+    """
+    files = [*map(_source, modules), *map(_notebook, [notebook] if notebook else [])]
+    code = hashlib.sha256()
+    for file in sorted(files):
+        code.update(file.read_bytes())
+    for name in packages:
+        code.update(f"{name} {version(name)}".encode())
+    return code.hexdigest()[:16]
+
+
+def computing_fingerprint(*modules: str) -> str:
+    """A hash of all that a pass of these modules of `lib` runs through: the key of its cache.
+
+    That is the modules, all modules of `lib` that they import, directly or through others, and the
+    versions of the packages that compute (`COMPUTING`).
+    """
+    return code_fingerprint(*modules_behind(*modules), packages=COMPUTING)
+
+
+def modules_behind(*modules: str, notebook: str = "") -> list[str]:
+    """Modules of `lib`, those of a notebook, and all that they import, directly or through others.
+
+    A name that is imported from a room is that of the module which defines it: a room's face
+    itself is none of them, so that a run does not depend on all that its rooms contain.
+    """
+    found: set[str] = set()
+    waiting = set(modules)
+    if notebook:
+        cells = json.loads(_notebook(notebook).read_bytes())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        waiting |= _imported("\n".join(code))
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= _imported(_source(name).read_text(encoding="utf-8")) - found
+    return sorted(found)
+
+
+def _notebook(name: str) -> Path:
+    return ROOT / "notebooks" / f"{name}.ipynb"
+
+
+def _source(module: str) -> Path:
+    return ROOT / "lib" / f"{module.replace('.', '/')}.py"
+
+
+def _imported(source: str) -> set[str]:
+    """Modules of `lib` that a source imports anywhere in it, within functions too."""
+    found = set()
+    for place, name in _imports(source):
+        room = ROOT / "lib" / place.replace(".", "/")
+        if _source(place).is_file() and place:  # a module
+            found.add(place)
+        elif _source(inside := f"{place}.{name}".strip(".")).is_file():  # a module of a room
+            found.add(inside)
+        elif place:  # a name that a room's face gives
+            face = (room / "__init__.py").read_text(encoding="utf-8")
+            found |= {at for at, known in _imports(face) if known == name}
+    return found
+
+
+@lru_cache
+def _imports(source: str) -> frozenset[tuple[str, str]]:
+    """Pairs of a place within `lib`, such as "model.load", and a name that is imported from it."""
+    lines = [line for line in source.split("\n") if not line.startswith(("%", "!"))]
+    pairs = set()
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.Import):
+            pairs |= {(alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            pairs |= {(node.module, alias.name) for alias in node.names}
+    inside = {
+        (place.partition(".")[2], name) for place, name in pairs if place.split(".")[0] == "lib"
+    }
+    return frozenset(inside)
