@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lib.config.sources import require_data
 from lib.config.study import load_params, study_files
+from lib.errors import explain_memory
 from lib.machine import configure_process
 from lib.runs.export import export_run
 from lib.runs.new import new_study
@@ -24,8 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except ValueError as error:  # an InputError, or a run's folder that cannot be used
-        sys.exit(str(error))
+    except Exception as error:
+        if reason := explain_memory(type(error).__name__, str(error)):
+            sys.exit(reason)
+        if isinstance(error, ValueError):  # an InputError, or a run's folder that cannot be used
+            sys.exit(str(error))
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +92,8 @@ def _predict(options: argparse.Namespace) -> None:
     try:
         print(predict_file(values.pop("run_dir"), values.pop("source"), **values))
     except OSError as error:
-        sys.exit(f"{options.target}: cannot be written: {' '.join(str(error).split())}")
+        reason = f"{options.target}: cannot be written: {' '.join(str(error).split())}"
+        sys.exit(explain_memory("OSError", str(error)) or reason)
     except (KeyboardInterrupt, Stopped):
         sys.exit(f"{options.target}: stopped; nothing was written")
 

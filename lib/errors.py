@@ -1,6 +1,15 @@
 """Errors of a user's input: each message is one line that says what, where and the remedy."""
 
 import errno
+import re
+import resource
+
+# What Python, NumPy, torch, oneDNN, Arrow and the loader of libraries say when memory is short.
+NO_MEMORY = re.compile(
+    r"MemoryError|OutOfMemory|out of memory|not enough memory|bad_alloc|allocate memory|"
+    r"failed to map segment|could not create a primitive|can't start new thread",
+    re.IGNORECASE,
+)
 
 
 class InputError(ValueError):
@@ -29,3 +38,26 @@ class DiskFullError(InputError, OSError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.errno = errno.ENOSPC
+
+
+def explain_memory(kind: str, message: str) -> str:
+    """One line for an error that want of memory explains, with what may help; "" for any other.
+
+    Parameters
+    ----------
+    kind
+        Name of the error's class. Of ours only a `ModelError` is asked: others quote the data.
+    message
+        What it says, such as "could not create a primitive".
+    """
+    ours = {name for name, value in globals().items() if isinstance(value, type)}
+    if kind in ours - {ModelError.__name__} or not NO_MEMORY.search(f"{kind}: {message}"):
+        return ""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = f" of the {most / 2**30:.1f} GiB that `ulimit -v` allows"
+    limit = "" if most == resource.RLIM_INFINITY else allowed
+    said = " ".join(f"{kind}: {message}".split())[:200]
+    return (
+        f"no memory left{limit} ({said}); free some, or lower `batch_size` or `max_length`: "
+        "`python -m lib plan` says what a study needs"
+    )

@@ -75,7 +75,9 @@ def main() -> None:
 def _fail(kind: str, message: str, details: str = "") -> NoReturn:
     """Exit with one line that says why; errors that no input explains come with all details."""
     line = " ".join(message.split()) or "no reason given"
-    if kind and kind not in INPUT_ERRORS:
+    if explained := errors.explain_memory(kind, message):
+        line = explained
+    elif kind and kind not in INPUT_ERRORS:
         print(details, file=sys.__stderr__)
         line = f"{kind}: {line}"
     line = f"{sys.argv[2]}: {line}"

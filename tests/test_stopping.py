@@ -11,6 +11,7 @@ import nbformat
 import psutil
 import pytest
 
+from lib.errors import explain_memory
 from lib.storage import ROOT
 
 CHILD = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(600)"
@@ -148,6 +149,7 @@ def test_a_notebook_and_its_kernel_end_with_the_process_above(notebook):
 
 
 INPUT_ERROR = "from lib.errors import DataError\nraise DataError('my.csv: no label')"
+NO_MEMORY = explain_memory("MemoryError", "boom")
 KILLED = "the kernel was killed, most often because memory ran out: see `memory_gib`"
 
 
@@ -155,6 +157,7 @@ KILLED = "the kernel was killed, most often because memory ran out: see `memory_
     ("cell", "reason", "explained"),
     [
         (INPUT_ERROR, "my.csv: no label", False),
+        pytest.param("raise MemoryError('boom')", NO_MEMORY, False, marks=pytest.mark.slow),
         pytest.param("1 / 0", "ZeroDivisionError: division by zero", True, marks=pytest.mark.slow),
         pytest.param("import os; os.kill(os.getpid(), 9)", KILLED, True, marks=pytest.mark.slow),
     ],
