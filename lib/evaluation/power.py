@@ -78,15 +78,23 @@ def _of_studies(documents: float, spread: Spread) -> float:
     Statistician 22(1), p. 22), while the quantile is convex in them. Dividing variances by c4
     yields 80 % with two to five seeds, simulated.
     """
-    generator = np.random.default_rng(0)
     df, seeds = spread.df_seeds, spread.seeds
     c4 = np.sqrt(2 / df) * np.exp(gammaln((df + 1) / 2) - gammaln(df / 2))
     seeds, documents = seeds / c4, documents * spread.shared
     total = documents + seeds.sum()
-    seen = seeds[:, None] * generator.chisquare(df, (NUM_DRAWS, len(df))).T / df[:, None]
+    chi_squared, normal = _draws(tuple(df))
+    seen = seeds[:, None] * chi_squared / df[:, None]
     half = half_width(np.full(NUM_DRAWS, documents), seen, df)
-    errors = math.sqrt(total) * generator.standard_normal(NUM_DRAWS)
+    errors = math.sqrt(total) * normal
     return float(np.quantile(half - errors, POWER))
+
+
+@cache
+def _draws(df: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Of studies with other seeds: chi-squared (K, NUM_DRAWS), and standard normal (NUM_DRAWS,)."""
+    generator = np.random.default_rng(0)
+    chi_squared = generator.chisquare(df, (NUM_DRAWS, len(df))).T
+    return chi_squared, generator.standard_normal(NUM_DRAWS)
 
 
 @cache

@@ -128,7 +128,9 @@ def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndar
     label_space = read_label_space(runs["folder"].iloc[0])
 
     def encode(folder: Path, column: str) -> np.ndarray:
-        return csr_array(label_space.encode(read_predictions(folder)[column])).toarray()
+        return csr_array(
+            label_space.encode(read_predictions(folder, columns=[column])[column])
+        ).toarray()
 
     order = runs.groupby("arm")["micro_f1"].mean().sort_values(ascending=False, kind="stable")
     seeds = runs.sort_values("seed").groupby("arm")["folder"]

@@ -269,7 +269,7 @@ def read_runs(
         rows.append(row)
         # runs by what they have to share
         params, labels = row["params"], (folder / "labels.json").read_text()
-        ids = tuple(read_predictions(folder)["id"])
+        ids = tuple(read_predictions(folder, columns=["id"])["id"])
         held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
         size = params.get("train_size", 0)
         sample = trained.setdefault((size, seed if size else None), {})
@@ -301,13 +301,16 @@ def read_params(folder: Path) -> dict[str, Any]:
     return values | (read_json(found) if found.exists() else {})
 
 
-def read_predictions(folder: Path, split: str | None = "test") -> pd.DataFrame:
+def read_predictions(
+    folder: Path, split: str | None = "test", *, columns: Sequence[str] = ()
+) -> pd.DataFrame:
     """`id split y_true y_pred scores` of one split or of both, in the order of the documents.
 
     And `group` where the study has a `group_column`, `score_labels` where only the best scores
-    were kept (`lib.evaluation.scores`).
+    were kept (`lib.evaluation.scores`); of `columns` alone, and `split`, if they are given.
     """
-    table = pd.read_parquet(folder / "predictions.parquet")
+    wanted = ["split", *columns] if columns else None
+    table = pd.read_parquet(folder / "predictions.parquet", columns=wanted)
     return table if split is None else table[table["split"] == split].reset_index(drop=True)
 
 
