@@ -8,7 +8,7 @@
 # make readme                           tables in README.md, docs/, data/ and figures/README.md
 # make lock                             requirements.lock, with hashes, from requirements.txt
 # make audit                            known vulnerabilities of the packages; runs/sbom.json lists them
-# make survive [KILLS=4]                kill a study at random moments; does it recover unaided?
+# make survive [KILLS=4]                studies killed five times each; do they recover unaided?
 # make browser                          reports in Chromium: requests, accessibility, narrow screens
 # make test | lint | lab | install | clean
 STUDY ?= quick
