@@ -6,6 +6,7 @@ A cached result and a finished run hold such a hash, so that neither outlives th
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
@@ -77,9 +78,18 @@ def _imported(source: str) -> set[str]:
         elif _source(inside := f"{place}.{name}".strip(".")).is_file():  # a module of a room
             found.add(inside)
         elif place:  # a name that a room's face gives
-            face = (room / "__init__.py").read_text(encoding="utf-8")
-            found |= {at for at, known in _imports(face) if known == name}
+            found |= {at for at, known in _imports(_face(room)) if known == name}
     return found
+
+
+def _face(room: Path) -> str:
+    """The imports of a room's face; those of `__init__.pyi` are made when a name is first used."""
+    stub = room / "__init__.pyi"
+    if not stub.exists():
+        return (room / "__init__.py").read_text(encoding="utf-8")
+    relative = stub.read_text(encoding="utf-8")
+    absolute = re.sub(r"^from \.", f"from lib.{room.name}.", relative, flags=re.MULTILINE)
+    return absolute.replace(". import", " import")
 
 
 @lru_cache

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 from lib import storage
 from lib.config.data import DataParams
 from lib.data import load_splits
-from lib.model.load import load_backbone, load_tokenizer
-from lib.model.weights import resolve_model
+from lib.model.load import load_backbone
+from lib.model.weights import load_tokenizer, resolve_model
 from lib.storage import ROOT
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure

@@ -8,17 +8,7 @@ model          a backbone with a head, and what it predicts
 frozen         embeddings of an untrained model
 """
 
-from lib.head.frozen import frozen_features
-from lib.head.losses import HeadLoss
-from lib.head.model import EmbeddingModel, predict_logits, predict_probabilities
-from lib.head.pooling import PoolingHead, pool
+import lazy_loader
 
-__all__ = [
-    "EmbeddingModel",
-    "HeadLoss",
-    "PoolingHead",
-    "frozen_features",
-    "pool",
-    "predict_logits",
-    "predict_probabilities",
-]
+# A name is imported from its file, see __init__.pyi, when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

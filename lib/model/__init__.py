@@ -14,21 +14,7 @@ bidirectional, parts, quantization    small parts of the above
 fast/         the same states and gradients, sooner; `fast=False` switches all of it off
 """
 
-from lib.model.adapters import add_lora, load_lora
-from lib.model.fast.cached_layers import cache_lower_layers
-from lib.model.forward import last_hidden_states, next_token_logits
-from lib.model.load import count_parameters, load_backbone, load_config, load_tokenizer
-from lib.model.tokens import encode_documents
+import lazy_loader
 
-__all__ = [
-    "add_lora",
-    "cache_lower_layers",
-    "count_parameters",
-    "encode_documents",
-    "last_hidden_states",
-    "load_backbone",
-    "load_config",
-    "load_lora",
-    "load_tokenizer",
-    "next_token_logits",
-]
+# A name is imported from its file, see __init__.pyi, when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

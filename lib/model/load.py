@@ -1,4 +1,4 @@
-"""Pretrained models: loaded, quantized to NF4 and checked; their tokenizers."""
+"""Pretrained models: loaded, quantized to NF4 and checked."""
 
 import hashlib
 import inspect
@@ -11,20 +11,17 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from lib.errors import ModelError
 from lib.fingerprints import computing_fingerprint
-from lib.machine import GIB, choose_device, choose_dtype, memory_of, quieten_transformers
+from lib.machine import GIB, choose_device, choose_dtype, memory_of
 from lib.model.bidirectional import bidirectional_config, disable_causal_mask
 from lib.model.checks import check_logits, check_padding, reads_last_block
 from lib.model.fast.packing import use_packing
@@ -33,67 +30,9 @@ from lib.model.parts import decoder_of, keep_text_only
 from lib.model.probes import Probes, alone_beyond, in_float32
 from lib.model.quantization import count_weights, nf4_share, stored_quantization
 from lib.model.tokens import require_rows
-from lib.model.weights import pretrained_source, unusable
+from lib.model.weights import load_config, load_tokenizer, pretrained_source, unusable
 
 log = logging.getLogger(__name__)
-quieten_transformers()  # whatever is loaded here
-
-
-def load_tokenizer(model_id: str, revision: str = "") -> PreTrainedTokenizerBase:
-    """The model's tokenizer, named by the model; one without a pad token pads with its end token.
-
-    See `lib.model.weights` for `model_id` and `revision`.
-
-    Raises
-    ------
-    ModelError
-        The model cannot be found, or its tokenizer cannot be read or has no token to pad with.
-    """
-    source = pretrained_source(model_id, revision)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    except Exception as error:
-        raise unusable(model_id, error) from error
-    tokenizer.name_or_path = model_id
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None:
-        raise ModelError(
-            f"{model_id}: the tokenizer has neither pad_token nor eos_token; name one in its "
-            "tokenizer_config.json"
-        )
-    return tokenizer
-
-
-def load_config(model_id: str, revision: str = "", *, depth: int = 0) -> PretrainedConfig:
-    """The model's configuration, without its weights.
-
-    Parameters
-    ----------
-    depth
-        Blocks that are kept, the first ones: what follows them (norm, head) then reads the last of
-        these. 0 for all.
-
-    Raises
-    ------
-    ModelError
-        It cannot be read, or the model has fewer blocks.
-    """
-    source = pretrained_source(model_id, revision)
-    try:
-        config = AutoConfig.from_pretrained(**source)
-    except Exception as error:
-        raise unusable(model_id, error, "no config") from error
-    text_config = config.get_text_config()
-    whole = text_config.num_hidden_layers
-    if depth > whole:
-        raise ModelError(f"depth: {depth} blocks were asked for, but {model_id} has {whole}")
-    if depth:
-        for name, value in list(vars(text_config).items()):
-            if isinstance(value, list) and len(value) == whole:  # an entry per block
-                setattr(text_config, name, value[:depth])
-        text_config.num_hidden_layers = depth
-    return config
 
 
 def load_backbone(

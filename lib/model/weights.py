@@ -1,4 +1,4 @@
-"""A model's files: found in a package, in a folder or on the hub, verified, and readable."""
+"""A model's files: found in a package, in a folder or on the hub, verified; what they describe."""
 
 import difflib
 import logging
@@ -11,14 +11,22 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import get_session
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from lib.errors import DiskFullError, InputError, ModelError
 from lib.fingerprints import code_fingerprint
-from lib.machine import GIB
+from lib.machine import GIB, quieten_transformers
 from lib.storage import CACHE, ROOT, cached, checksum, content_hash, free_bytes, packaged_file
 
 log = logging.getLogger(__name__)
+quieten_transformers()  # whatever is loaded
 
 # Of the hub: an organization and a name, or a name alone.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -177,3 +185,60 @@ def _convert(gguf: Path, folder: Path) -> None:
         raise ModelError(f"{gguf}: not a readable GGUF file: {error}") from None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(model_id: str, revision: str = "") -> PreTrainedTokenizerBase:
+    """The model's tokenizer, named by the model; one without a pad token pads with its end token.
+
+    See `resolve_model` and `pretrained_source` for `model_id` and `revision`.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be found, or its tokenizer cannot be read or has no token to pad with.
+    """
+    source = pretrained_source(model_id, revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    except Exception as error:
+        raise unusable(model_id, error) from error
+    tokenizer.name_or_path = model_id
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"{model_id}: the tokenizer has neither pad_token nor eos_token; name one in its "
+            "tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def load_config(model_id: str, revision: str = "", *, depth: int = 0) -> PretrainedConfig:
+    """The model's configuration, without its weights.
+
+    Parameters
+    ----------
+    depth
+        Blocks that are kept, the first ones: what follows them (norm, head) then reads the last of
+        these. 0 for all.
+
+    Raises
+    ------
+    ModelError
+        It cannot be read, or the model has fewer blocks.
+    """
+    source = pretrained_source(model_id, revision)
+    try:
+        config = AutoConfig.from_pretrained(**source)
+    except Exception as error:
+        raise unusable(model_id, error, "no config") from error
+    text_config = config.get_text_config()
+    whole = text_config.num_hidden_layers
+    if depth > whole:
+        raise ModelError(f"depth: {depth} blocks were asked for, but {model_id} has {whole}")
+    if depth:
+        for name, value in list(vars(text_config).items()):
+            if isinstance(value, list) and len(value) == whole:  # an entry per block
+                setattr(text_config, name, value[:depth])
+        text_config.num_hidden_layers = depth
+    return config

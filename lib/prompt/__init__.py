@@ -12,20 +12,7 @@ search, branches            the most probable label, found best first
 examples       examples in a prompt, and questions about single labels
 """
 
-from lib.prompt.cached_states import lower_states
-from lib.prompt.decode import decode_labels
-from lib.prompt.inputs import require_room, training_examples
-from lib.prompt.label_scores import score_labels
-from lib.prompt.label_trie import LabelTrie
-from lib.prompt.template import PromptTemplate, build_template
+import lazy_loader
 
-__all__ = [
-    "LabelTrie",
-    "PromptTemplate",
-    "build_template",
-    "decode_labels",
-    "lower_states",
-    "require_room",
-    "score_labels",
-    "training_examples",
-]
+# A name is imported from its file, see __init__.pyi, when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -24,22 +24,7 @@ Notebooks take functions from `explore`, `browse`, `disagreements`, `try_it`, `t
 `figures` by the file's name.
 """
 
-from lib.report.answer import AnswerResults
-from lib.report.columns import show_table
-from lib.report.figures.style import save_figure, set_plot_style
-from lib.report.recommendation import RULES, recommend
-from lib.report.sentences import conclude_effects, describe_curves, three_sentences
-from lib.report.study import StudyResults
+import lazy_loader
 
-__all__ = [
-    "RULES",
-    "AnswerResults",
-    "StudyResults",
-    "conclude_effects",
-    "describe_curves",
-    "recommend",
-    "save_figure",
-    "set_plot_style",
-    "show_table",
-    "three_sentences",
-]
+# A name is imported from its file, see __init__.pyi, when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -24,8 +24,9 @@ from lib.config.arms import StudyParams
 from lib.config.groups import HeadParams
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import choose_device, choose_dtype, configure_process
-from lib.model.load import load_backbone, load_tokenizer
+from lib.model.load import load_backbone
 from lib.model.tokens import encode_documents
+from lib.model.weights import load_tokenizer
 from lib.report.figures.style import set_plot_style
 from lib.report.wording import beginning, printable, shorten
 

@@ -17,7 +17,7 @@ from lib.errors import DataError, ModelError
 from lib.evaluation import crossings, f1_by_part, learning_curves, resample_curves
 from lib.evaluation.slices import errors_by_level, f1_by_level, parts_by_length, parts_by_support
 from lib.ipc import LEVELS
-from lib.model.load import load_tokenizer
+from lib.model.weights import load_tokenizer
 from lib.report import tables, verdict
 from lib.report.calibration import ScoredRun, calibration_table, read_scores
 from lib.report.columns import show_table

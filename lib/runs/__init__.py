@@ -20,22 +20,7 @@ export_head, export_prompt
 card, export_card           the model card
 """
 
-from lib.runs import baselines, estimators, few_shot, reading
-from lib.runs.classifier import load_classifier
-from lib.runs.models import load_arm_model, save_arm_model
-from lib.runs.plan import plan_here
-from lib.runs.run import Run
-from lib.runs.search import choose_params
+import lazy_loader
 
-__all__ = [
-    "Run",
-    "baselines",
-    "choose_params",
-    "estimators",
-    "few_shot",
-    "load_arm_model",
-    "load_classifier",
-    "plan_here",
-    "reading",
-    "save_arm_model",
-]
+# A name is imported from its file, see __init__.pyi, when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

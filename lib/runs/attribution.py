@@ -28,9 +28,9 @@ from lib.evaluation.scores import Scores
 from lib.machine import choose_device, choose_dtype
 from lib.model.batches import pad
 from lib.model.forward import maybe_compiled
-from lib.model.load import load_tokenizer
 from lib.model.parts import pretrained
 from lib.model.tokens import text_encoder
+from lib.model.weights import load_tokenizer
 from lib.model.windows import count_windows, split_windows
 from lib.runs.classifier import Classifier, read_run, readable
 from lib.runs.models import load_arm_model

@@ -4,7 +4,7 @@ from typing import Any
 
 from lib.config.arms import BaselineParams
 from lib.machine import Cost
-from lib.model.load import load_tokenizer
+from lib.model.weights import load_tokenizer
 from lib.runs.reading import texts_read
 from lib.runs.run import Run
 

@@ -16,8 +16,7 @@ from lib.config.strict_yaml import parse_params
 from lib.data.labels import LabelSpace
 from lib.errors import InputError, ModelError
 from lib.evaluation.scores import Labels, Scores
-from lib.model.load import load_config
-from lib.model.weights import model_fingerprint
+from lib.model.weights import load_config, model_fingerprint
 from lib.runs.record import INPUTS, read_label_space, read_params, require_whole
 from lib.runs.scoring import load_scorer, measure_of
 

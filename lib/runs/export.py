@@ -19,7 +19,7 @@ from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams, 
 from lib.data.labels import LabelSpace
 from lib.errors import InputError
 from lib.machine import choose_dtype
-from lib.model.load import load_tokenizer
+from lib.model.weights import load_tokenizer
 from lib.runs.classifier import read_run
 from lib.runs.export_card import write_export_card
 from lib.runs.export_head import POOLINGS, export_head

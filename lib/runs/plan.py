@@ -20,7 +20,6 @@ from lib.config.study import load_study, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.machine import GIB, choose_device, choose_dtype
-from lib.model.load import load_config
 from lib.model.memory import (
     ROW_BYTES,
     USABLE,
@@ -31,6 +30,7 @@ from lib.model.memory import (
     unpacked_gib,
     weights_gib,
 )
+from lib.model.weights import load_config
 from lib.model.windows import window_lengths
 from lib.prompt.answers import answer_texts
 from lib.prompt.label_trie import LabelTrie

@@ -11,7 +11,6 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import StudyParams
-from lib.model.load import load_config, load_tokenizer
 from lib.model.tokens import (
     are_cut,
     encode_cached,
@@ -20,6 +19,7 @@ from lib.model.tokens import (
     require_positions,
     shorten_texts,
 )
+from lib.model.weights import load_config, load_tokenizer
 
 log = logging.getLogger(__name__)
 

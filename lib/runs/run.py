@@ -31,8 +31,9 @@ from lib.machine import (
     reset_peak_memory,
 )
 from lib.model import cache_lower_layers
-from lib.model.load import count_parameters, load_config, load_tokenizer
+from lib.model.load import count_parameters
 from lib.model.parts import pretrained
+from lib.model.weights import load_config, load_tokenizer
 from lib.runs import reading
 from lib.runs.card import write_card
 from lib.runs.distillation import check_teacher, soft_targets

@@ -16,8 +16,9 @@ from lib.head.frozen import embed, kind_name
 from lib.head.model import predict_probabilities
 from lib.machine import choose_device, choose_dtype
 from lib.model.int8 import use_int8
-from lib.model.load import load_backbone, load_tokenizer
+from lib.model.load import load_backbone
 from lib.model.tokens import require_context
+from lib.model.weights import load_tokenizer
 from lib.model.windows import longest_window
 from lib.prompt.decode import decode_labels
 from lib.prompt.template import build_template

@@ -7,15 +7,7 @@ trainer        optimizer steps of micro-batches, on transformers' Trainer
 processes      several processes that share each step; sharing: each one's part of it
 """
 
-from lib.training.evaluate import climb_ladder, evaluate_embedding, evaluate_instruction
-from lib.training.finetune import finetune_embedding, finetune_instruction
-from lib.training.processes import in_processes
+import lazy_loader
 
-__all__ = [
-    "climb_ladder",
-    "evaluate_embedding",
-    "evaluate_instruction",
-    "finetune_embedding",
-    "finetune_instruction",
-    "in_processes",
-]
+# A name is imported from its file, see __init__.pyi, when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -26,8 +26,9 @@ from lib.model.batches import pad
 from lib.model.fast import blocks as layers
 from lib.model.fast import lora_linear as fused
 from lib.model.fast.blocks import wrap_for_compiling
-from lib.model.load import load_backbone, load_tokenizer
+from lib.model.load import load_backbone
 from lib.model.memory import fit_into_memory
+from lib.model.weights import load_tokenizer
 
 
 class Variant:

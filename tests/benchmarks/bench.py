@@ -37,10 +37,9 @@ from lib.config.data import DataParams
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
 from lib.machine import configure_process, describe_machine
-from lib.model.load import load_tokenizer
 from lib.model.memory import Shape, activation_gib, weights_gib
 from lib.model.tokens import encode_documents
-from lib.model.weights import resolve_model
+from lib.model.weights import load_tokenizer, resolve_model
 from lib.prompt.template import PromptTemplate
 from lib.runs.rates import measure_machine, training_flops
 from lib.storage import ROOT, atomic_path

@@ -43,9 +43,9 @@ from lib.machine import (
 )
 from lib.model.adapters import add_lora
 from lib.model.fast import blocks as layers
-from lib.model.load import load_backbone, load_tokenizer
+from lib.model.load import load_backbone
 from lib.model.tokens import encode_documents
-from lib.model.weights import resolve_model
+from lib.model.weights import load_tokenizer, resolve_model
 from lib.prompt.label_scores import score_labels
 from lib.training.finetune import finetune_embedding, finetune_instruction
 

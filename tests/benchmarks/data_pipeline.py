@@ -21,8 +21,8 @@ from lib.config.data import DataParams
 from lib.data.auditing import audit
 from lib.data.load import load_splits
 from lib.data.near_duplicates import find_duplicates
-from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_cached
+from lib.model.weights import load_tokenizer
 
 SIZES, WORDS, VOCABULARY, NUM_LABELS = (10_000, 50_000, 100_000), 120, 50_000, 50
 

@@ -32,8 +32,9 @@ from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
 from lib.machine import choose_device, choose_dtype, configure_process, describe_machine
 from lib.model.adapters import add_lora
-from lib.model.load import load_backbone, load_tokenizer
+from lib.model.load import load_backbone
 from lib.model.parts import pretrained
+from lib.model.weights import load_tokenizer
 from lib.prompt.answers import parse_labels
 from lib.prompt.decode import generate_answers
 from lib.prompt.label_scores import score_labels

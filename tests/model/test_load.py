@@ -16,9 +16,9 @@ from lib.errors import ModelError
 from lib.head.model import EmbeddingModel
 from lib.machine import mixed_precision
 from lib.model.adapters import add_lora
-from lib.model.load import count_parameters, load_backbone, load_config, load_tokenizer
+from lib.model.load import count_parameters, load_backbone
 from lib.model.parts import decoder_of
-from lib.model.weights import resolve_model
+from lib.model.weights import load_config, load_tokenizer, resolve_model
 from lib.storage import ROOT
 
 PARAMETERS = 134_515_008  # SmolLM2-135M, from its model card's safetensors
@@ -175,7 +175,9 @@ def test_unknown_target_modules_name_the_known_ones(make_backbone):
 
 def test_importing_lib_is_quiet_and_loading_needs_no_network():
     """Bitsandbytes looks for a hub kernel on the CPU and warns."""
-    code = f"import lib.model.load; lib.model.load.load_tokenizer({MINILM!r}); print('loaded')"
+    code = (
+        f"import lib.model.weights; lib.model.weights.load_tokenizer({MINILM!r}); print('loaded')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("loaded\n", "")
 

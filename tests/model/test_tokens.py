@@ -24,7 +24,6 @@ from transformers import (
 
 from lib import storage
 from lib.errors import ModelError, ParamsError
-from lib.model.load import load_tokenizer
 from lib.model.tokens import (
     are_cut,
     encode_cached,
@@ -36,6 +35,7 @@ from lib.model.tokens import (
     structure_ids,
     text_encoder,
 )
+from lib.model.weights import load_tokenizer
 from lib.model.windows import split_windows
 
 LETTERS = string.ascii_letters + "<>/[]|_"

@@ -6,8 +6,8 @@ from conftest import SMOLLM2
 from lib import storage
 from lib.errors import DiskFullError, ModelError
 from lib.model import weights
-from lib.model.load import load_backbone, load_config, load_tokenizer
-from lib.model.weights import model_fingerprint, resolve_model
+from lib.model.load import load_backbone
+from lib.model.weights import load_config, load_tokenizer, model_fingerprint, resolve_model
 
 
 def test_damaged_packaged_weights_are_refused_by_checksum(make_package):
@@ -99,7 +99,7 @@ def test_a_revision_and_a_ban_on_code_go_with_every_call_about_a_hub_id(tmp_path
         raise OSError("offline")
 
     for kind in ("AutoConfig", "AutoTokenizer"):
-        monkeypatch.setattr(f"lib.model.load.{kind}.from_pretrained", ask)
+        monkeypatch.setattr(f"lib.model.weights.{kind}.from_pretrained", ask)
     for load in (load_config, load_tokenizer):
         with pytest.raises(ModelError, match=r"owner/name: .*: OSError: offline"):
             load("owner/name", "1.0")

@@ -15,7 +15,8 @@ from lib.data import load_splits
 from lib.data.labels import read_label_names
 from lib.data.wipo.read import read_wipo_alpha
 from lib.errors import DataError, ModelError, ParamsError
-from lib.model.load import load_backbone, load_config, load_tokenizer
+from lib.model.load import load_backbone
+from lib.model.weights import load_config, load_tokenizer
 from lib.prompt import frame
 from lib.prompt.template import PromptTemplate
 

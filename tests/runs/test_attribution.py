@@ -10,7 +10,7 @@ from lib.data.labels import LabelSpace
 from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.machine import choose_dtype
-from lib.model.load import load_tokenizer
+from lib.model.weights import load_tokenizer
 from lib.runs import attribution
 from lib.runs.attribution import deletion, integrated_gradients, word_spans
 from lib.runs.classifier import Classifier

@@ -14,7 +14,7 @@ from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.head.model import predict_probabilities
 from lib.machine import choose_dtype
-from lib.model.load import load_tokenizer
+from lib.model.weights import load_tokenizer
 from lib.model.windows import split_windows, window_lengths
 from lib.runs.classifier import Classifier, load_classifier, read_run
 from lib.runs.models import load_arm_model, save_arm_model

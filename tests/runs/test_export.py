@@ -22,7 +22,7 @@ from lib.data.labels import LabelSpace
 from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.machine import choose_dtype
-from lib.model.load import load_tokenizer
+from lib.model.weights import load_tokenizer
 from lib.runs.card import write_card
 from lib.runs.classifier import load_classifier
 from lib.runs.export import export_run

@@ -5,8 +5,8 @@ import pytest
 from conftest import MINILM
 
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
-from lib.model.load import load_tokenizer
 from lib.model.tokens import encode_documents
+from lib.model.weights import load_tokenizer
 from lib.model.windows import split_windows
 from lib.runs import reading
 

@@ -1,0 +1,10 @@
+from .answer import AnswerResults as AnswerResults
+from .columns import show_table as show_table
+from .figures.style import save_figure as save_figure
+from .figures.style import set_plot_style as set_plot_style
+from .recommendation import RULES as RULES
+from .recommendation import recommend as recommend
+from .sentences import conclude_effects as conclude_effects
+from .sentences import describe_curves as describe_curves
+from .sentences import three_sentences as three_sentences
+from .study import StudyResults as StudyResults

@@ -1,0 +1,10 @@
+from . import baselines as baselines
+from . import estimators as estimators
+from . import few_shot as few_shot
+from . import reading as reading
+from .classifier import load_classifier as load_classifier
+from .models import load_arm_model as load_arm_model
+from .models import save_arm_model as save_arm_model
+from .plan import plan_here as plan_here
+from .run import Run as Run
+from .search import choose_params as choose_params
