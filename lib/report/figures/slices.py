@@ -43,7 +43,7 @@ def plot_slices(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
             ax.errorbar(np.arange(len(parts)) + aside[arm], rows["micro_f1"], yerr=spread, ms=5,
                         mec="black", mew=0.5, lw=0.8, elinewidth=0.9, **styles[arm])  # fmt: skip
         sizes = table.groupby("part", observed=True)["size"].first()
-        ticks = [f"{textwrap.fill(part, 11)}\n({sizes[part]:,})" for part in parts]
+        ticks = [f"{textwrap.fill(part, 9)}\n({sizes[part]:,})" for part in parts]
         ax.set_xticks(range(len(parts)), ticks, size=7.5)
         ax.set(xlabel=what, xlim=(-0.5, max(len(parts), 2) - 0.5))
         ax.grid(axis="x", visible=False)
