@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -62,11 +63,14 @@ def lower_states(
     -------
     list
         (B, T, H) of each micro-batch: float32, or bfloat16 seen as int16. Empty if caching is
-        useless (not every label is scored, nothing trains, or adapters start at the first layer),
+        useless (not every label is scored, nothing trains, adapters start at the first layer, or
+        another of several processes evaluates),
         impossible (the model reads no trees, the disk is too full) or wrong (the scores of two
         prompts differ).
     """
     if params.multi_label or not params.num_epochs or params.decoding not in SCORED:
+        return []
+    if dist.is_initialized() and dist.get_rank() > 0:
         return []
     model, first_layer = pretrained(model).eval(), first_adapted_layer(model)
     decoder, rows = decoder_of(model), [row for p in prompts for row in split_windows(p)]

@@ -96,3 +96,13 @@ def test_a_model_whose_upper_layers_alone_score_otherwise_is_not_cached(
     below = face.masked_states_below
     monkeypatch.setattr(face, "masked_states_below", lambda *a, **k: 2 * below(*a, **k))
     assert lower_states(adapted, prompts_of(decoding), PARAMS, decoding, fingerprint="e") == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_one_that_evaluates_computes_them(
+    adapted, decoding, monkeypatch, rank
+):
+    monkeypatch.setattr(face.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(face.dist, "get_rank", lambda: rank)
+    states = lower_states(adapted, prompts_of(decoding), PARAMS, decoding, fingerprint="f")
+    assert (len(states) > 0) == (rank == 0)
