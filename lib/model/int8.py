@@ -14,7 +14,7 @@ have values a hundred times as large as elsewhere would leave no bits to the oth
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import torch
@@ -29,7 +29,7 @@ from lib.model.parts import decoder_of
 log = logging.getLogger(__name__)
 
 # Our choices.
-ROWS = 512  # of the product that is timed
+NUM_TIMED, LENGTH = 8, 64  # documents of the pass that is timed, and their tokens
 REPEATS = 5
 GAIN = 1.1  # times as fast, from which int8 is used
 RARE = 0.1  # of the median channel: the least that a channel's largest input counts as
@@ -117,27 +117,46 @@ def use_int8(
         hook.remove()
     if not largest:
         raise InputError(f"int8: {type(decoder).__name__} has no plain linear layers; omit it")
-    gain = _gain(max((layers[name] for name in largest), key=lambda m: m.weight.numel()))
+    if not torch.backends.mkldnn.is_available():
+        log.info("int8: torch has no such product on this machine; weights stay as they are")
+        return
+    plain = {name: layers[name] for name in largest}
+    quantized = {name: Int8Linear(plain[name], most) for name, most in largest.items()}
+    # A whole pass decides: attention and rounding take as long as before.
+    rows = [(list(d) * LENGTH)[:LENGTH] for d in documents if d]
+    ids = torch.tensor([rows[i % len(rows)] for i in range(NUM_TIMED)])
+
+    def read() -> None:
+        last_hidden_states(model, ids, torch.ones_like(ids), compute_dtype=compute_dtype)
+
+    gain = _gain(decoder, plain, quantized, read)
     if gain < GAIN:
+        _place(decoder, plain)
         log.info("int8: %.1f times as fast on this machine; weights stay as they are", gain)
         return
-    for name, most in largest.items():
-        decoder.set_submodule(name, Int8Linear(layers[name], most))
     for own in map(BlockForward.of, blocks_of(decoder)):
         own.compiled = own.original  # never compiled: weights are packed in a form of oneDNN
-    log.info("int8: %d layers; a product is %.1f times as fast", len(largest), gain)
+    log.info("int8: %d layers; a pass is %.1f times as fast", len(largest), gain)
 
 
-def _gain(layer: nn.Linear) -> float:
-    """Times as fast as a layer is in int8; 0 where torch has no such product."""
-    if not torch.backends.mkldnn.is_available():
-        return 0.0
-    x = torch.ones(ROWS, layer.in_features, dtype=layer.weight.dtype)
-    kinds, seconds = (layer, Int8Linear(layer, x[0])), ([], [])
+def _gain(
+    decoder: nn.Module,
+    plain: Mapping[str, nn.Module],
+    quantized: Mapping[str, nn.Module],
+    read: Callable[[], None],
+) -> float:
+    """Times as fast as a pass is with quantized layers, which are in the model afterwards."""
+    seconds: tuple[list[float], list[float]] = ([], [])
     for repeat in range(REPEATS + 1):
-        for kind, taken in zip(kinds, seconds, strict=True):
+        for layers, taken in zip((plain, quantized), seconds, strict=True):
+            _place(decoder, layers)
             began = time.perf_counter()
-            kind(x)
+            read()
             if repeat:  # the first is a warm-up
                 taken.append(time.perf_counter() - began)
     return median(seconds[0]) / median(seconds[1])
+
+
+def _place(decoder: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    for name, layer in layers.items():
+        decoder.set_submodule(name, layer)

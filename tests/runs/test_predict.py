@@ -170,7 +170,7 @@ def test_answers_of_a_search_or_free_ones_are_not_ranked():
 
 
 def test_int8_weights_give_nearly_the_same_scores(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("lib.model.int8._gain", lambda layer: 2.0)
+    monkeypatch.setattr("lib.model.int8.GAIN", 0)
     folder, params = make("head")
     texts = load_splits(params)["validation"]["text"]
     usual, quantized = load_classifier(folder), load_classifier(folder, int8=True)
