@@ -27,7 +27,7 @@ def test_readme_opens_with_the_question_the_answer_a_figure_and_two_commands():
     assert len(lines) <= 120
     opening = "\n".join(lines[:30])
     assert opening.index("?") < opening.index("The answer so far")
-    for part in ("(figures/quick/forest.png)", "\nmake study", "\nmake test"):
+    for part in ("(figures/answer/tasks.png)", "\nmake study", "\nmake test"):
         assert part in opening
 
 

@@ -40,7 +40,7 @@ def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
             ax.hlines(beside, cell.low, cell.high, color=colour, lw=1.2)
             face = colour if cell.train_size == sizes[-1] else "white"
             ax.plot(cell.effect, beside, marker, ms=5, mfc=face, mec=colour)
-    for model in models:
+    for model in models if len(models) > 1 else ():
         marker = MARKERS[models.index(model) % len(MARKERS)]
         ax.plot([], [], marker, color=colours[model], label=model)
     for size in sizes if len(sizes) > 1 else ():
@@ -51,8 +51,8 @@ def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
         ax.hlines(-1, pooled.new_low, pooled.new_high, color="0.75", lw=7)
         ax.hlines(-1, pooled.low, pooled.high, color="black", lw=2.5)
         ax.plot(pooled.mean, -1, "D", color="black", ms=7)
-        ax.annotate(format_delta(pooled.mean), (pooled.mean, -1), (0, 8), ha="center",
-                    textcoords="offset points")  # fmt: skip
+        ax.annotate(format_delta(pooled.mean), (pooled.mean, -1), (0, 9), ha="center",
+                    textcoords="offset points", bbox={"fc": "white", "ec": "none", "pad": 0})  # fmt: skip
         ax.axhline(-0.5, color="0.6", lw=0.8)
         labels = ["mean" if np.isnan(pooled.new_low) else "mean (grey: a new task)", *labels]
     ax.set_yticks(range(-1 if pooled is not None else 0, len(order)), labels)
@@ -61,7 +61,8 @@ def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
     ax.set_xlabel(
         "◀ prompt better     micro-F1 of the head minus that of the prompt     head better ▶"
     )
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    if len(models) > 1 or len(sizes) > 1:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return fig
 
 
