@@ -481,7 +481,7 @@ def test_a_step_without_enough_memory_is_repeated_with_the_same_documents(
             finetune(make_backbone, examples, tmp_path / "halved", **options)
         return
     halved, history, _ = finetune(make_backbone, examples, tmp_path / "halved", **options)
-    assert np.allclose(whole, halved, atol=1e-3)
+    assert np.allclose(whole, halved, atol=1e-3 if torch.float32 == COMPUTE else 1e-2)
     assert history["token_budget"].notna().sum() >= 1
 
 
