@@ -40,18 +40,22 @@ class DiskFullError(InputError, OSError):
         self.errno = errno.ENOSPC
 
 
+INPUT_ERRORS = {name for name, value in globals().items() if isinstance(value, type)}
+
+
 def explain_memory(kind: str, message: str) -> str:
     """One line for an error that want of memory explains, with what may help; "" for any other.
 
     Parameters
     ----------
     kind
-        Name of the error's class. Of ours only a `ModelError` is asked: others quote the data.
+        Name of the error's class. A `ValueError` and ours, but for a `ModelError`, are not asked:
+        they may quote the data.
     message
         What it says, such as "could not create a primitive".
     """
-    ours = {name for name, value in globals().items() if isinstance(value, type)}
-    if kind in ours - {ModelError.__name__} or not NO_MEMORY.search(f"{kind}: {message}"):
+    quotes = {"ValueError"} | INPUT_ERRORS - {ModelError.__name__}
+    if kind in quotes or not NO_MEMORY.search(f"{kind}: {message}"):
         return ""
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     allowed = f" of the {most / 2**30:.1f} GiB that `ulimit -v` allows"

@@ -23,11 +23,10 @@ from jupyter_client import KernelManager
 from papermill.cli import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from lib import errors
+from lib.errors import INPUT_ERRORS, explain_memory
 from lib.stopping import ASKING, FAILURES, PATIENCE, STOPPED, Stopped, die_with_parent
 
 KERNEL_DIED = 138  # papermill's exit status
-INPUT_ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 
 
 def main() -> None:
@@ -75,7 +74,7 @@ def main() -> None:
 def _fail(kind: str, message: str, details: str = "") -> NoReturn:
     """Exit with one line that says why; errors that no input explains come with all details."""
     line = " ".join(message.split()) or "no reason given"
-    if explained := errors.explain_memory(kind, message):
+    if explained := explain_memory(kind, message):
         line = explained
     elif kind and kind not in INPUT_ERRORS:
         print(details, file=sys.__stderr__)

@@ -40,7 +40,7 @@ def test_messages_that_speak_of_memory_are_explained(kind, message):
     assert message in explain_memory(kind, message)
 
 
-@pytest.mark.parametrize("kind", ["DataError", "ParamsError", "InputError"])
+@pytest.mark.parametrize("kind", ["DataError", "ParamsError", "InputError", "ValueError"])
 def test_errors_that_quote_a_users_data_are_left_alone(kind):
     assert not explain_memory(kind, 'my.csv: label "out of memory" has one document')
 

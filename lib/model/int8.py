@@ -25,11 +25,12 @@ from lib.model.batches import pad
 from lib.model.fast.blocks import BlockForward, blocks_of
 from lib.model.forward import last_hidden_states
 from lib.model.parts import decoder_of
+from lib.model.tokens import position_limit
 
 log = logging.getLogger(__name__)
 
 # Our choices.
-NUM_TIMED, LENGTH = 8, 64  # documents of the pass that is timed, and their tokens
+NUM_TIMED, LENGTH = 8, 64  # documents of the pass that is timed, and their tokens at most
 REPEATS = 5
 GAIN = 1.1  # times as fast, from which int8 is used
 RARE = 0.1  # of the median channel: the least that a channel's largest input counts as
@@ -123,7 +124,8 @@ def use_int8(
     plain = {name: layers[name] for name in largest}
     quantized = {name: Int8Linear(plain[name], most) for name, most in largest.items()}
     # A whole pass decides: attention and rounding take as long as before.
-    rows = [(list(d) * LENGTH)[:LENGTH] for d in documents if d]
+    length = min(LENGTH, position_limit(model.config) or LENGTH)
+    rows = [(list(d) * length)[:length] for d in documents if d]
     ids = torch.tensor([rows[i % len(rows)] for i in range(NUM_TIMED)])
 
     def read() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from lib.errors import InputError
 from lib.model import int8
@@ -97,3 +97,14 @@ def test_weights_stay_where_torch_has_no_such_product(model, monkeypatch, caplog
         use_int8(model, [[1, 2, 3]], compute_dtype=torch.float32)
     assert "torch has no such product on this machine" in caplog.text
     assert not any(isinstance(m, Int8Linear) for m in model.modules())
+
+
+def test_the_pass_that_is_timed_fits_the_positions_of_a_short_model(monkeypatch):
+    monkeypatch.setattr(int8, "GAIN", 0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=9,
+    )  # fmt: skip
+    model = BertModel(config).eval()
+    use_int8(model, [[1, 2, 3]], compute_dtype=torch.float32)
+    assert any(isinstance(m, Int8Linear) for m in model.modules())
