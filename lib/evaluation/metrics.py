@@ -155,3 +155,17 @@ def run_metrics(
 def sets_equal(y_true: Labels, y_pred: Labels) -> np.ndarray:
     """(N,) bool: True where the whole label set of a document is right."""
     return (y_true != y_pred).sum(axis=1) == 0
+
+
+def f1_by_label(y_true: np.ndarray, y_preds: np.ndarray) -> np.ndarray:
+    """F1 of each label, (C,) float64 in [0, 1], mean over seeds.
+
+    0 where neither truth nor answers have the label.
+
+    Parameters
+    ----------
+    y_true, y_preds
+        (N, C) and (S, N, C) bool.
+    """
+    double_tp = 2 * (y_true & y_preds).sum(axis=1)  # (S, C)
+    return (double_tp / np.maximum(y_true.sum(axis=0) + y_preds.sum(axis=1), 1)).mean(axis=0)

@@ -4,10 +4,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array
-from sklearn.metrics import ndcg_score, precision_recall_fscore_support
+from sklearn.metrics import f1_score, ndcg_score, precision_recall_fscore_support
 
 from lib.data.labels import LabelSpace
-from lib.evaluation.metrics import f1_scores, ranking_metrics, run_metrics, tune_threshold
+from lib.evaluation.metrics import (
+    f1_by_label,
+    f1_scores,
+    ranking_metrics,
+    run_metrics,
+    tune_threshold,
+)
 from lib.evaluation.scores import Scores
 
 SPACE = LabelSpace(("a", "b", "c", "d"))
@@ -163,3 +169,12 @@ def test_an_answer_outside_the_set_is_not_the_empty_set():
     assert (said_none["accuracy"], said_none["samples_f1"]) == (1.0, 1.0)
     assert outside["accuracy"] == outside["samples_f1"] == pytest.approx(2 / 3)
     assert outside["out_of_set_rate"] == pytest.approx(1 / 3)
+
+
+def test_f1_by_label_is_scikit_learns_mean_over_seeds():
+    generator = np.random.default_rng(0)
+    y_true, y_preds = generator.random((50, 7)) < 0.2, generator.random((3, 50, 7)) < 0.3
+    y_true[:, 3] = y_preds[..., 3] = False  # a label that nobody has
+    options = {"average": None, "zero_division": 0}
+    expected = np.mean([f1_score(y_true, y_pred, **options) for y_pred in y_preds], axis=0)
+    np.testing.assert_allclose(f1_by_label(y_true, y_preds), expected)

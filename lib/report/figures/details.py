@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from seaborn.utils import relative_luminance
 from sklearn.metrics import confusion_matrix
 
+from lib.evaluation.metrics import f1_by_label
 from lib.report.figures.fonts import tick_labels
 from lib.report.figures.style import (
     MAX_LINES,
@@ -30,12 +31,6 @@ MAX_NUMBERED = 14  # columns of a heat map up to which its cells have numbers
 MAX_LABELS, MAX_CONFUSED = 52, 12  # labels of a heat map of F1, and of a confusion matrix
 
 
-def _f1_by_label(y_true: np.ndarray, y_preds: np.ndarray) -> np.ndarray:
-    """F1 of each label, (C,), mean over seeds; 0 where neither truth nor answers have it."""
-    double_tp = 2 * (y_true & y_preds).sum(axis=1)  # (S, C)
-    return (double_tp / np.maximum(y_true.sum(axis=0) + y_preds.sum(axis=1), 1)).mean(axis=0)
-
-
 def plot_class_f1(
     y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> Figure:
@@ -45,7 +40,7 @@ def plot_class_f1(
     """
     support = y_true.sum(axis=0)
     order = np.argsort(-support, kind="stable")[:MAX_LABELS]
-    scores = pd.DataFrame({arm: _f1_by_label(y_true, ps) for arm, ps in y_preds.items()})
+    scores = pd.DataFrame({arm: f1_by_label(y_true, ps) for arm, ps in y_preds.items()})
     scores = scores.iloc[order].T
     ticks = tick_labels(names[i] for i in order)
     scores.columns = [f"{name} ({support[i]})" for name, i in zip(ticks, order, strict=True)]
