@@ -105,15 +105,16 @@ def scores(studies: Iterable[str], arms: Sequence[str], *, folder: str = "") -> 
 
 
 def answer() -> str:
-    """Micro-F1 of the arms on each task of the answer, and head minus prompt with its interval."""
+    """Micro-F1 of the arms on each task of the answer, and head minus prompt as in `leads`."""
     keys = ["task", "model", "train_size"]
     cells = _read("answer", "scores").merge(_read("answer", "cells"), on=[*keys, "num_labels"])
     rows = []
     for _, row in cells.sort_values([*keys[1:], "effect"]).iterrows():
         about = [row.task, row.model, f"{row.train_size:,}", f"{row.num_labels}"]
         scores = [f"{row[arm]:.3f}" for arm in SHOWN]
-        interval = f"{row.effect:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-        rows.append([*about, *scores, interval])
+        effects = _read(f"{row.task}-{row.model}", "effects")
+        of_size = effects[effects["train_size"] == row.train_size]
+        rows.append([*about, *scores, _difference(of_size, *SHOWN[:2], "micro_f1")])
     header = ("task", "model", "documents", "labels", "head", "prompt", *SHOWN[2:], "head − prompt")
     return _table(header, rows)
 
@@ -122,7 +123,7 @@ def leads(arms: Sequence[str], *, metric: str = "micro_f1", arm: str = "embeddin
     """Differences of an arm from others per study; bold if interval and adjusted p agree on it."""
     rows = []
     for study, documents in (STUDIES | WITHOUT_PROMPT).items():
-        cells = [_difference(study, arm, other, metric) for other in arms]
+        cells = [_difference(_read(study, "pairwise"), arm, other, metric) for other in arms]
         rows.append([f"`{study}`", documents, *cells])
     return _table(("study", "documents", *(f"minus `{other}`" for other in arms)), rows)
 
@@ -267,9 +268,9 @@ def _interval(row: pd.Series, metric: str) -> str:
     return f"{row[metric]:.3f} ({row[f'{metric}_low']:.3f}–{row[f'{metric}_high']:.3f})"
 
 
-def _difference(study: str, arm: str, other: str, metric: str) -> str:
-    """The difference with its interval, whichever of the two comes first in the table."""
-    table = _read(study, "pairwise").query("metric == @metric")
+def _difference(pairs: pd.DataFrame, arm: str, other: str, metric: str) -> str:
+    """The difference with its interval, whichever of the two comes first in the table of pairs."""
+    table = pairs[pairs["metric"] == metric]
     for sign, pair in ((1, (arm, other)), (-1, (other, arm))):
         found = table[(table["arm_a"] == pair[0]) & (table["arm_b"] == pair[1])]
         for _, row in found.iterrows():

@@ -25,6 +25,8 @@ from zeus.device import get_cpus, get_gpus
 from zeus.device.cpu.common import CPUs
 from zeus.exception import ZeusBaseError
 
+from lib.errors import ParamsError
+
 GIB = 2**30
 BAR_AFTER = 3  # seconds, from which on a bar is shown (our choice)
 CGROUP = Path("/sys/fs/cgroup")
@@ -36,13 +38,13 @@ def choose_device(device: str = "auto") -> torch.device:
 
     Raises
     ------
-    ValueError
+    ParamsError
         CUDA was asked for and this machine has none.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError('device: "cuda" was asked for, but torch finds no CUDA device here')
+        raise ParamsError('device: "cuda" was asked for, but torch finds no CUDA device here')
     return torch.device(device)
 
 

@@ -118,16 +118,28 @@ def packaged_file(location: str) -> Path:
     InputError
         No installed distribution contains that file, or it was changed or removed since.
     """
+    wanted, owner, files = _distributed(location)
+    for file in files:
+        _require_unchanged(file, owner)
+    inside = len(files[0].parts) - len(wanted.parts)  # levels below the folder
+    path = Path(files[0].locate())
+    return path.parents[inside - 1] if inside else path
+
+
+def owner_of(location: str) -> str:
+    """Name of the installed distribution that contains `package:<python package>/<file>`."""
+    return _distributed(location)[1]
+
+
+@cache
+def _distributed(location: str) -> tuple[PurePosixPath, str, list[metadata.PackagePath]]:
+    """The path within its distribution, that distribution's name, and the files there."""
     package, _, inner = location.removeprefix("package:").partition("/")
     wanted = PurePosixPath(package.replace(".", "/"), inner)
     for owner in _owners(package.split(".")[0]):
         files = [f for f in metadata.files(owner) or [] if f == wanted or wanted in f.parents]
-        for file in files:
-            _require_unchanged(file, owner)
         if files:
-            inside = len(files[0].parts) - len(wanted.parts)  # levels below the folder
-            path = Path(files[0].locate())
-            return path.parents[inside - 1] if inside else path
+            return wanted, owner, files
     raise InputError(f"{location}: no installed package contains {wanted}; run `make install`")
 
 

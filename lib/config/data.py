@@ -40,7 +40,7 @@ class DataParams(Group):
     label_names: str = ""
     """JSON or YAML file of label: text, for prompts"""
     min_support: Positive = 1
-    """training documents that a label needs"""
+    """documents that a label needs in train, before num_train are drawn"""
     rare_labels: Literal["keep", "drop", "merge"] = "keep"
     """treatment of labels with fewer"""
     empty_texts: Literal["error", "drop"] = "error"

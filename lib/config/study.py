@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams, StudyParams, shared_values
+from lib.config.choices import SET_THRESHOLDS
 from lib.config.strict_yaml import parse_params, read_yaml, suggestion
 from lib.errors import ParamsError
 
@@ -215,6 +216,14 @@ def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
         if params.train_sizes and not other.uses_training_data:
             raise ParamsError(
                 f"{where} is not trained, so it has no run per train_size; choose a trained arm"
+            )
+        if (
+            other.multi_label
+            and getattr(other, "decoding", SET_THRESHOLDS[0]) not in SET_THRESHOLDS
+        ):
+            raise ParamsError(
+                f"{where} answers with decoding {other.decoding!r}, which gives no probability of "
+                f"each label; set one of {', '.join(SET_THRESHOLDS)} there"
             )
         if getattr(other, "teacher", ""):
             raise ParamsError(f"{where} learns from {other.teacher!r} itself; name that one")

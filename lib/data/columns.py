@@ -29,6 +29,7 @@ GROUPS = (
     "source_id", "thread_id", "session_id", "conversation_id", "customer_id", "patient_id",
 )  # fmt: skip
 IDS = ("id", "doc_id", "document_id", "text_id", "uid", "uuid")
+KNOWN = {*HEADINGS, *BODIES, *SPLITS, *GROUPS, *IDS, *LABELS}
 UNNAMED = re.compile(r"Unnamed: \d+")  # as `lib.data.delimited` calls them
 MIN_WORDS, MIN_CHARACTERS = 3.0, 15.0  # per cell, of a text
 MIN_DISTINCT = 0.5  # share of cells that differ, of a text
@@ -79,7 +80,8 @@ def find_columns(
     if again.any() and all(same.sum() == again.sum() for same in as_names.values()):
         row = table.index[again][0] + 1
         raise DataError(f"{source}: document {row} repeats the columns' names; remove that row")
-    if any(same.sum() > 1 for same in as_names.values()):
+    are_names = text or label or KNOWN & set(map(normal_name, cells))
+    if not are_names and any(same.sum() > 1 for same in as_names.values()):
         raise DataError(
             f"{source}: the first line ({listed(cells)}) contains values, not names: write the "
             "columns' names above it"
@@ -166,9 +168,14 @@ def _split_group_id(
     for name, column in cells.items():
         known, profile = normal_name(name), _profile(column)
         names, words = _split_names(column), set(column) - {""}
+        gaps = len(column) - profile.filled
         if name in taken or not profile.filled:
             rest |= {name: column} if profile.filled else {}
-        elif names and (known in SPLITS or (len(words) > 1 and known not in LABELS)):
+        elif names and gaps and known in SPLITS:
+            found.reasons.append(
+                ("splits", f"column {name!r} is not used: {gaps:,} rows have none")
+            )
+        elif names and not gaps and (known in SPLITS or (len(words) > 1 and known not in LABELS)):
             found.values |= {"split_column": name, "split_names": names}
             found.reasons.append(("splits", f"column {name!r}: {', '.join(filter(None, names))}"))
         elif known in SPLITS and any(map(split_of, words)):
@@ -178,7 +185,7 @@ def _split_group_id(
         elif known in IDS and profile.distinct == len(column):
             found.values["id_column"] = name
         elif known in GROUPS and _is_grouping(column[column != ""]):
-            if gaps := len(column) - profile.filled:
+            if gaps:
                 reason = f"{name!r} is not used: {gaps:,} rows have none"
             else:
                 found.values["group_column"] = name

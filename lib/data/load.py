@@ -132,6 +132,11 @@ def _check_classes(splits: dict[str, pd.DataFrame], source: str, allow_unseen: b
         )
     for name in ("validation", "test"):
         documents = splits[name]
+        if not documents["labels"].str.len().any():
+            raise DataError(
+                f"{source}: none of the {len(documents)} documents of {name} has a label; raise "
+                f"num_{name}"
+            )
         unseen = documents[[not seen.issuperset(labels) for labels in documents["labels"]]]
         if len(unseen) and not allow_unseen:
             missing = sorted(set(unseen["labels"].iloc[0]) - seen)

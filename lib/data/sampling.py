@@ -96,6 +96,8 @@ def cut_held_out_first(
     least = 1 if params.multi_label else pool["labels"].explode().nunique()
     parts = {}
     for name, size in to_cut.items():
+        if pool.empty:  # the error below
+            break
         held_out = _latest(pool, size) if "date" in pool else _whole_groups(pool, size)
         parts[name] = pool.loc[held_out[:size]]
         pool = pool.drop(index=held_out)

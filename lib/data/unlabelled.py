@@ -37,9 +37,8 @@ def read_unlabelled(
     """
     if not path.is_file():
         raise DataError(f"{path}: {'is no file' if path.exists() else 'no such data file'}")
-    packed = path.suffix.lower() == ".gz"
-    if (path.with_suffix("") if packed else path).suffix.lower() == LINES:
-        table, text_columns, text_template = _read_lines(path, packed), [LINE], ""
+    if has_lines(path):
+        table, text_columns, text_template = _read_lines(path), [LINE], ""
     else:
         table = read_table(path)
     if table.empty:
@@ -57,9 +56,18 @@ def read_unlabelled(
     return table, texts
 
 
-def _read_lines(path: Path, packed: bool) -> pd.DataFrame:
+def has_lines(path: Path) -> bool:
+    """True if the file has a text per line, and no columns."""
+    return (path.with_suffix("") if _is_packed(path) else path).suffix.lower() == LINES
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _read_lines(path: Path) -> pd.DataFrame:
     try:
-        text = read_text(path, packed=packed)
+        text = read_text(path, packed=_is_packed(path))
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline=None)]

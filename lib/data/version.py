@@ -1,11 +1,19 @@
 """The version of a data set, so that two people know whether they speak of the same one."""
 
+import hashlib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from datasets import DatasetDict
+
 from lib.config.data import DataParams
 from lib.config.sources import source_of
-from lib.data.tables import is_hub_id
+from lib.data.tables import SPLITS, is_hub_id
+from lib.errors import DataError
+from lib.storage import ROOT, owner_of
+
+HELD_OUT = ("validation", "test")
 
 
 def dataset_version(params: DataParams) -> str:
@@ -20,9 +28,27 @@ def dataset_version(params: DataParams) -> str:
     if source and name in source.tables:
         return source.label
     if params.dataset.startswith("package:"):
-        package = params.dataset.removeprefix("package:").partition("/")[0].split(".")[0]
-        owner = metadata.packages_distributions()[package][0]
+        owner = owner_of(params.dataset.replace("{split}", params.split_names[0]))
         return f"{owner} {metadata.version(owner)}"
     if is_hub_id(params.dataset):
         return f"{params.dataset} {params.dataset_revision}"
     return ""
+
+
+def hash_documents(params: DataParams, splits: DatasetDict, names: Sequence[str] = SPLITS) -> str:
+    """A fingerprint of the documents of some splits, and of the texts of their labels."""
+    content = hashlib.sha256()
+    for name in names:
+        content.update(splits[name].to_pandas().to_json(orient="records").encode())
+    if params.label_names:
+        content.update((ROOT / params.label_names).read_bytes())
+    return content.hexdigest()[:16]
+
+
+def require_same_documents(params: DataParams, splits: DatasetDict, recorded: str) -> None:
+    """Raise `DataError` unless the held-out documents are those that a run has recorded."""
+    if hash_documents(params, splits, HELD_OUT) != recorded:
+        raise DataError(
+            f"{params.dataset}: its documents or labels have changed since the runs; bring them "
+            "back or run the study again"
+        )

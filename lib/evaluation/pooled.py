@@ -146,17 +146,23 @@ def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def regress(cells: pd.DataFrame, terms: Sequence[str]) -> pd.DataFrame:
+def regress(
+    cells: pd.DataFrame, *, of_cells: Sequence[str], of_tasks: Sequence[str]
+) -> pd.DataFrame:
     """Meta-regression of effects on properties of their cells, one at a time: tasks are few.
 
-    A property that varies within tasks, such as a size, has a slope in each task; their mean is
-    taken with Student's t over tasks. A property of whole tasks is regressed over the tasks' means,
-    weighted as in `pool`, with Student's t of K - p degrees of freedom (Knapp and Hartung 2003).
+    A size that varies within tasks has a slope in each of these; the mean is taken with Student's t
+    over tasks. All else is regressed over the tasks' means, weighted as in `pool`, with Student's t
+    of K - p degrees of freedom (Knapp and Hartung 2003).
 
     Parameters
     ----------
     cells
-        `task effect error` and a column per term: numbers, or categories of whole tasks.
+        `task effect error` and a column per property.
+    of_cells
+        Properties that are numbers and may vary within a task.
+    of_tasks
+        Properties of whole tasks, numbers or categories; the first value of a task counts.
 
     Returns
     -------
@@ -167,9 +173,10 @@ def regress(cells: pd.DataFrame, terms: Sequence[str]) -> pd.DataFrame:
     """
     columns = ["term", "slope", "low", "high", "p", "num_tasks"]
     rows: list[tuple] = []
-    for term in terms:
+    for term in (*of_cells, *of_tasks):
         varies = cells.groupby("task")[term].transform("nunique") > 1
-        rows += _within(cells[varies], term) if varies.any() else _between(cells, term)
+        within = term in of_cells and varies.any()
+        rows += _within(cells[varies], term) if within else _between(cells, term)
     return pd.DataFrame(rows, columns=columns)
 
 

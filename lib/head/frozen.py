@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from lib.errors import ParamsError
 from lib.fingerprints import computing_fingerprint
 from lib.head.pooling import pool
 from lib.machine import GIB, meter, peak_memory_gib
@@ -42,6 +43,7 @@ def frozen_features(
     dtype: torch.dtype,
     device: torch.device,
     token_budget: int,
+    depth: int = 0,
     fast: bool = True,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
     """Pooled hidden states of an untrained model, from one pass over tokenized documents.
@@ -72,8 +74,8 @@ def frozen_features(
 
     Raises
     ------
-    ValueError
-        The model has fewer layers.
+    ParamsError
+        The model has fewer layers, or positions than a document has tokens.
     """
     rules = (
         model_fingerprint(model_id, revision),
@@ -82,6 +84,7 @@ def frozen_features(
         device.type,
         torch.get_num_threads(),  # it and the budget decide how sums are rounded
         token_budget,
+        depth,
         fast,
     )
     kinds = [(mode, layer) for layer in layers for mode in poolings]
@@ -98,6 +101,7 @@ def frozen_features(
                 dtype=dtype,
                 device=device,
                 max_length=longest_window(documents),
+                depth=depth,
                 fast=fast,
             )
             require_positions(backbone.config, documents)
@@ -126,7 +130,8 @@ def embed(
     token_budget: int,
 ) -> np.ndarray:
     """Pooled states of one kind of N tokenized documents, (N, H) float32, which are not kept."""
-    features = np.empty((len(documents), backbone.config.hidden_size), dtype=np.float32)
+    width = backbone.config.get_text_config().hidden_size
+    features = np.empty((len(documents), width), dtype=np.float32)
     for batch, pooled in _pooled(backbone, documents, [kind], dtype, token_budget):
         features[batch] = pooled[kind]
     return features
@@ -146,7 +151,7 @@ def _compute(
 ) -> None:
     """Write an array for each kind, a batch at a time, and what the pass has cost."""
     start = meter(backbone.device)
-    shape = (len(documents), backbone.config.hidden_size)
+    shape = (len(documents), backbone.config.get_text_config().hidden_size)
     arrays = {
         kind: np.lib.format.open_memmap(_file(folder, kind), "w+", dtype=np.float32, shape=shape)
         for kind in kinds
@@ -176,9 +181,10 @@ def _pooled(
     token_budget: int,
 ) -> Iterator[tuple[list[int], dict[Kind, np.ndarray]]]:
     """The indices of a batch's documents and their pooled states of each kind, batch by batch."""
-    deepest, depth = max(layer for _, layer in kinds), backbone.config.num_hidden_layers
+    deepest = max(layer for _, layer in kinds)
+    depth = backbone.config.get_text_config().num_hidden_layers
     if deepest > depth:
-        raise ValueError(f"layer_grid: {deepest} was asked for, but the model has {depth} layers")
+        raise ParamsError(f"layer_grid: {deepest} was asked for, but the model has {depth} layers")
     for batch in micro_batches([window_lengths(d) for d in documents], token_budget):
         chosen = [documents[i] for i in batch]
         ids, mask = (x.to(backbone.device) for x in pad(chosen, backbone.config.pad_token_id))

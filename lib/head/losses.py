@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib.config.groups import HeadParams
+from lib.errors import ParamsError
 
 MAX_SOFTMAX = 100_000  # labels that share one softmax, which cannot be computed in chunks
 FOCAL_GAMMA = 2.0  # arXiv 1708.02002, section 4.1
@@ -61,19 +62,19 @@ class HeadLoss:
 
         Raises
         ------
-        ValueError
+        ParamsError
             Weights for a label without training documents, or more labels than one softmax takes.
         """
         counts = torch.as_tensor(np.asarray(label_counts), dtype=torch.float32)
         if not multi_label and len(counts) > MAX_SOFTMAX:
-            raise ValueError(
+            raise ParamsError(
                 f"num_labels: one softmax over {len(counts):,} labels cannot be computed in "
                 f'chunks, {MAX_SOFTMAX:,} is the most; with label_mode "multi" there is no limit'
             )
         weights = None
         if params.class_weights == "balanced":
             if absent := (counts == 0).nonzero().flatten().tolist():
-                raise ValueError(
+                raise ParamsError(
                     f'class_weights: "balanced" has no weight for labels {absent[:5]}, which no '
                     "training document has; set min_support, or class_weights: none"
                 )

@@ -62,9 +62,10 @@ def read_positions(attention_mask: Tensor, mode: str) -> Tensor:
 class AttentionPooling(nn.Module):
     """Latent attention in float32: tokens attend to latents, pass an MLP, and are averaged.
 
-    With Q the (T, H) hidden states and K = V the (R, H) latents, O = softmax(Q K^T / sqrt(H)) V,
-    then Q + O goes through an MLP with a residual (latent attention of NV-Embed, arXiv 2405.17428;
-    residuals as in the authors' code). Both added terms start at zero: untrained, it is the mean.
+    With X the (T, H) hidden states, Q = LayerNorm(X) and K = V the (R, H) latents,
+    O = softmax(Q K^T / sqrt(H)) V; then X + W O + b goes through an MLP with a residual (latent
+    attention of NV-Embed, arXiv 2405.17428; residuals as in the authors' code). Both added terms
+    start at zero: untrained, it is the mean.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -99,7 +100,7 @@ class PoolingHead(nn.Module):
     Parameters
     ----------
     num_labels
-        C; with 0 there is no classifier, and the pooled embedding is in the place of logits.
+        C.
     params
         Its `pooling` is a mode of `pool`, or "attention" for `AttentionPooling`; its `head` and
         `head_bias` choose the classifier (`lib.head.classifiers`).
@@ -110,9 +111,7 @@ class PoolingHead(nn.Module):
         self.mode = params.pooling
         self.num_labels = num_labels
         self.attention = AttentionPooling(hidden_size) if self.mode == "attention" else None
-        self.classifier = None
-        if num_labels:
-            self.classifier = KINDS[params.head](hidden_size, num_labels, params.head_bias)
+        self.classifier = KINDS[params.head](hidden_size, num_labels, params.head_bias)
 
     @torch.no_grad()
     def init_bias(self, label_counts: np.ndarray, num_documents: int) -> None:
@@ -131,13 +130,11 @@ class PoolingHead(nn.Module):
                 pooled = self.attention(hidden_states, attention_mask)
             else:
                 pooled = pool(hidden_states, attention_mask, self.mode)
-            return pooled if self.classifier is None else self.classifier.features(pooled)
+            return self.classifier.features(pooled)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, C) float32 logits of (B, T, H) hidden states."""
         features = self.features(hidden_states, attention_mask)
-        if self.classifier is None:
-            return features
         with torch.autocast(attention_mask.device.type, enabled=False):
             return nn.functional.linear(features, self.classifier.weight, self.classifier.bias)
 

@@ -1,10 +1,12 @@
 """LoRA adapters on a backbone: added, checked by a first pass, loaded back."""
 
+import logging
 from pathlib import Path
 
 import bitsandbytes as bnb
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from torch import nn
@@ -18,7 +20,8 @@ from lib.model.parts import decoder_of, pretrained
 from lib.model.probes import probes_of
 from lib.model.weights import unusable
 
-HEAD_NAMES = ("head", "lm_head")
+log = logging.getLogger(__name__)
+
 # Kinds of linear layer whose weight the fused adapters know.
 PLAIN_LAYERS = {nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear, bnb.nn.Linear4bit}
 
@@ -28,8 +31,8 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
 
     Variants are "lora"; "rslora", with scale alpha / sqrt(r) (arXiv 2312.03732); and "dora",
     direction and magnitude apart (arXiv 2402.09353). All linear layers but the heads are adapted,
-    unless `target_modules` names some; a submodule called `head` is trained in full and saved with
-    the adapter. With `lora_layers`, no gradient goes below the first of these layers.
+    unless `target_modules` names some; the head of an `EmbeddingModel` is trained in full and
+    saved with the adapter. With `lora_layers`, no gradient goes below the first of these layers.
 
     Notes
     -----
@@ -47,10 +50,14 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
     depth = model.config.get_text_config().num_hidden_layers
     if last_layers > depth:
         raise ModelError(f"lora_layers: {last_layers} were asked for, but the model has {depth}")
+    # Layers by the last part of their names: all but those of heads.
+    own = model.head if model is not inner else None  # on the states, trained in full
+    head = inner.get_output_embeddings() if own is None else own
+    inside = set(head.modules()) if isinstance(head, nn.Module) else set()
     linear = {
         name.split(".")[-1]
         for name, m in model.named_modules()
-        if _is_linear(m) and not set(name.split(".")) & set(HEAD_NAMES)
+        if m not in inside and _is_linear(m)
     }
     every = params.target_modules == "all-linear"
     targets = sorted(linear) if every else list(params.target_modules)
@@ -63,11 +70,13 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
         lora_alpha=params.lora_alpha,
         lora_dropout=params.lora_dropout,
         target_modules=targets,
-        modules_to_save=["head"] if hasattr(model, "head") else None,
+        modules_to_save=None if own is None else ["head"],
         layers_to_transform=list(range(depth - last_layers, depth)) if last_layers else None,
         use_rslora=variant == "rslora",
         use_dora=variant == "dora",
     )
+    if every:
+        config.target_modules = {name for name in targets if _is_taken(config, inner, name)}
     _use_fused_layers(config, model)
     decoder_of(inner).first_adapted_layer = depth - last_layers if last_layers else 0
     try:
@@ -80,6 +89,16 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
             "cannot be trained",
         ) from error  # fmt: skip
     return adapted
+
+
+def _is_taken(config: LoraConfig, inner: nn.Module, name: str) -> bool:
+    """True if peft adapts layers of this name in such a model; some of Mamba's it cannot."""
+    try:
+        _check_lora_target_modules_mamba(config, inner, name)
+    except ValueError:
+        log.info("%s: %s stays without adapters, as peft requires", type(inner).__name__, name)
+        return False
+    return True
 
 
 @torch.no_grad()

@@ -3,9 +3,12 @@
 Each check returns True or raises what is wrong, so that a model fails at once and in one line.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from lib.machine import mixed_precision
@@ -138,13 +141,28 @@ def generates_padded(model: PreTrainedModel) -> bool:
 def _first_logits(model: PreTrainedModel, rows: list[list[int]], masks: list[list[int]]) -> Tensor:
     """Logits (B, V) of the second generated token: behind the prompt and the cache."""
     device = model.device
-    output = model.generate(
-        input_ids=torch.tensor(rows, device=device),
-        attention_mask=torch.tensor(masks, device=device),
-        max_new_tokens=2,
-        min_new_tokens=2,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
+    with greedily(model):
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(masks, device=device),
+            max_new_tokens=2,
+            min_new_tokens=2,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
     return output.logits[1]
+
+
+@contextmanager
+def greedily(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model generate its most probable tokens, whatever its own settings ask for.
+
+    These may be beams, penalties of repetition or forbidden tokens.
+    """
+    before = model.generation_config
+    ends = {name: getattr(before, name) for name in ("eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(do_sample=False, **ends)
+    try:
+        yield
+    finally:
+        model.generation_config = before

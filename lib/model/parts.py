@@ -20,7 +20,7 @@ def decoder_of(model: nn.Module) -> PreTrainedModel:
 
 
 def first_adapted_layer(model: nn.Module) -> int:
-    """The first layer that has adapters (`add_lora` with `last_layers`); 0 where all may train."""
+    """The first layer that has adapters (`add_lora` with `lora_layers`); 0 where all may train."""
     return getattr(decoder_of(model), "first_adapted_layer", 0)
 
 

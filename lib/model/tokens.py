@@ -20,7 +20,10 @@ from lib.storage import cached, content_hash
 TEXTS_AT_ONCE = 1000  # the tokenizer keeps much more of each text than its ids
 UNREADABLE = "\x00token {}\x00"  # name of a token that no text spells
 # Models that number positions from the padding token's id on.
-COUNTS_FROM_PADDING = ("camembert", "ibert", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
+COUNTS_FROM_PADDING = (
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke",
+    "markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 
 
 def structure_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -169,7 +172,8 @@ def _text_backend(rules: dict[str, Any], structure: frozenset[int]) -> Tokenizer
     # Structure gets names that no text spells: as added tokens, in the vocabulary, in merges.
     names = {index: UNREADABLE.format(index) for index in structure}
     for token in rules["added_tokens"]:
-        token["content"] = names.get(token["id"], token["content"])
+        if token["id"] in names:  # read as it is: a normalizer could make it one that texts spell
+            token |= {"content": names[token["id"]], "normalized": False}
     model = rules["model"]
     if isinstance(model["vocab"], list):  # Unigram: pairs of piece and score
         for index in structure & set(range(len(model["vocab"]))):
@@ -235,8 +239,7 @@ def are_cut(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int
 ) -> np.ndarray:
     """True for each of N texts of more than `max_length` tokens, (N,) bool, without any frame."""
-    options = {"max_length": max_length + 1, "add_special_tokens": False}
-    ids = encode_documents(tokenizer, texts, **options)
+    ids = encode_documents(tokenizer, texts, max_length=max_length + 1, add_special_tokens=False)
     return np.array([len(row) > max_length for row in ids], dtype=bool)
 
 

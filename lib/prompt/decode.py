@@ -16,9 +16,9 @@ from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
 from lib.machine import mixed_precision
 from lib.model.batches import micro_batches
-from lib.model.checks import generates_padded
+from lib.model.checks import generates_padded, greedily
 from lib.model.parts import pretrained
-from lib.model.probes import probes_of
+from lib.model.probes import alone_beyond, probes_of
 from lib.model.windows import split_windows, window_lengths
 from lib.prompt.answers import parse_labels
 from lib.prompt.label_scores import score_labels
@@ -45,7 +45,10 @@ def generate_answers(
     answers = [""] * len(prompts)
     lengths = [len(p) + max_new_tokens for p in prompts]
     batches = micro_batches(lengths, token_budget)
-    if prompts and not probes_of(model).ask("left padding", lambda: generates_padded(model)):
+    alone = alone_beyond(model)
+    far = alone is not None and max(lengths, default=0) > alone
+    probes = probes_of(model)
+    if prompts and (far or not probes.ask("left padding", lambda: generates_padded(model))):
         log.info("%s: prompts are answered one by one, since padding changes its answers",
                  type(model).__name__)  # fmt: skip
         batches = [[i] for i in range(len(prompts))]
@@ -56,13 +59,11 @@ def generate_answers(
         for row, i in enumerate(batch):  # padded on the left: all answers begin at one position
             ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
             mask[row, longest - len(prompts[i]) :] = 1
-        with mixed_precision(model.device, compute_dtype):
+        with mixed_precision(model.device, compute_dtype), greedily(model):
             output = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                repetition_penalty=1.0,  # a model's own settings may ask for another
                 eos_token_id=sorted({template.end_id, tokenizer.eos_token_id} - {None}),
                 pad_token_id=tokenizer.pad_token_id,
             )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lib.errors import ParamsError
+
 
 def choose_examples(
     choice: str,
@@ -24,17 +26,17 @@ def choose_examples(
         different labels as possible, equally often. "nearest": those of the largest cosine with the
         prompt's own document, the nearest last, next to it (arXiv 2101.06804, section 3).
     labels
-        Labels of each training document; the first one counts for the balance.
+        Labels of each training document; for the balance the first one counts, or that it has none.
     embeddings
         For "nearest": (N, H) float of the prompts' documents, and those of the training documents.
 
     Raises
     ------
-    ValueError
+    ParamsError
         There are fewer training documents than examples.
     """
     if num_examples > len(labels):
-        raise ValueError(
+        raise ParamsError(
             f"num_examples: {num_examples} are more than the {len(labels)} training documents"
         )
     if num_examples == 0:
@@ -49,8 +51,9 @@ def choose_examples(
         seen: Counter[str] = Counter()
         turns = []
         for i in shuffled:
-            turns.append(seen[labels[i][0]])
-            seen[labels[i][0]] += 1
+            first = labels[i][0] if labels[i] else ""  # of an empty set
+            turns.append(seen[first])
+            seen[first] += 1
         shuffled = [shuffled[j] for j in np.argsort(turns, kind="stable")]
     return [shuffled[:num_examples]] * num_prompts
 

@@ -91,12 +91,23 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
     raise ModelError(f'{name}: {reason}; set template: "plain"')
 
 
+def writes_date(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> bool:
+    """True if the chat template puts the date into a prompt: elsewhere it will be that day's."""
+    days = (TODAY.replace(year=TODAY.year - 1, month=1, day=2), TODAY)  # this one stays set
+    prompts = [_render_chat(tokenizer, messages, generation=True, today=day) for day in days]
+    return prompts[0] != prompts[1]
+
+
 def _render_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict], *, generation: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict],
+    *,
+    generation: bool = False,
+    today: datetime = TODAY,
 ) -> str:
     """A conversation as the chat template writes it; `ModelError` if that takes too long."""
     template = tokenizer.get_chat_template()
-    _compile_jinja_template(template).globals["strftime_now"] = TODAY.strftime
+    _compile_jinja_template(template).globals["strftime_now"] = today.strftime
     with _at_most(MAX_STEPS, f"{tokenizer.name_or_path}: its chat template goes on and on"):
         return tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False

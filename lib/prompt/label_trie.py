@@ -15,6 +15,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
+
 
 class Step(NamedTuple):
     """A token that may follow a node, and the node it leads to or, after an end, the label."""
@@ -58,11 +60,11 @@ class LabelTrie:
 
         Raises
         ------
-        ValueError
+        InputError
             Two answers have the same tokens, so no model can tell them apart.
         """
         if len({tuple(answer) for answer in answers}) < len(answers):
-            raise ValueError("two labels have the same tokens; give them different texts")
+            raise InputError("two labels have the same tokens; give them different texts")
         tokens, parents, depths = [-1], [-1], [0]
         node_of: dict[tuple[int, ...], int] = {(): 0}
         edge_of: dict[tuple[int, int], int] = {}

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
-from lib.errors import ModelError
+from lib.errors import InputError, ModelError
 from lib.model.tokens import TextEncoder, context_limit, text_encoder
 from lib.model.windows import map_windows
 from lib.prompt.answers import SEPARATOR
@@ -237,7 +237,7 @@ class PromptTemplate:
 
         Raises
         ------
-        ValueError
+        InputError
             A label tokenizes to nothing.
         """
         ids = self.label_ids(labels[0], first=True)
@@ -248,7 +248,7 @@ class PromptTemplate:
     def label_ids(self, label: str, *, first: bool) -> list[int]:
         """Ids of one label of an answer, at its start or behind a separator."""
         if not label.strip() or not self._encode([label])[0]:
-            raise ValueError(f"label {label!r} tokenizes to nothing, so it cannot be an answer")
+            raise InputError(f"label {label!r} tokenizes to nothing, so it cannot be an answer")
         if not first:
             return self._text_behind(SEPARATOR, f" {label}")
         start, ids = self._suffix_alone, _ids(self.tokenizer, self.suffix + self.lead + label)

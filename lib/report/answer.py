@@ -34,7 +34,7 @@ NAMES = {
     "frozen": "frozen",
 }
 IN_WORDS = {"encoder": "the encoder", "tfidf": "TF-IDF"}
-TERMS = ("log_billions", "log_train_size", "log_labels", "kind")
+OF_CELLS, OF_TASKS = ("log_billions", "log_train_size"), ("log_labels", "kind")
 MIN_TASKS = 3  # of which a mean over tasks is made (our choice)
 MIN_FOR_NEW = 5  # tasks from which a new one is predicted: with fewer, anything is (our choice)
 NO_PARAMETERS = ["epochs", "micro_f1", "train_seconds", "chosen", "seed", "billions"]  # of a search
@@ -163,7 +163,8 @@ class AnswerResults:
             "log_train_size": np.log2(self.cells["train_size"]),
             "log_labels": np.log2(self.cells["num_labels"]),
         }
-        return regress(self._by_documents(self.cells).assign(**logs), TERMS)
+        cells = self._by_documents(self.cells).assign(**logs)
+        return regress(cells, of_cells=OF_CELLS, of_tasks=OF_TASKS)
 
     def left_out(self) -> pd.DataFrame:
         """Each task against what the others say: see `lib.evaluation.pooled.leave_one_out`."""
@@ -263,7 +264,8 @@ def _pooled(tasks: pd.DataFrame) -> Pooled | None:
 def _lacking_cells(planned: StudyParams, scores: pd.DataFrame) -> str:
     """Training sizes and seeds that a study has not run, in words; "" if it has run all."""
     lacks, seeds = [], len(planned.seeds)
-    found = scores.groupby("train_size")["num_seeds"].max()
+    compared = scores[scores["arm"].isin((HEAD, PROMPT))]
+    found = compared.groupby("train_size")["num_seeds"].min()
     for size in planned.train_sizes or found.index:
         ran = found.get(size, 0)
         if ran < seeds:

@@ -21,8 +21,7 @@ from threadpoolctl import threadpool_limits
 from transformers import PreTrainedTokenizerBase
 
 from lib.config.arms import StudyParams
-from lib.config.groups import HeadParams
-from lib.head.model import EmbeddingModel, predict_logits
+from lib.head import frozen
 from lib.machine import choose_device, choose_dtype, configure_process
 from lib.model.load import load_backbone
 from lib.model.tokens import encode_documents
@@ -65,13 +64,11 @@ def embed(
     place = choose_device(device)
     dtype = choose_dtype(place)
     backbone = load_backbone(model_id, quantization="none", dtype=dtype, device=place)
-    embedder = EmbeddingModel(
-        backbone, HeadParams(pooling="mean"), num_labels=0, compute_dtype=dtype
-    )
     tokenizer = load_tokenizer(model_id)
     options = {"max_length": max_length, "add_special_tokens": True}
     tokens = encode_documents(tokenizer, documents["text"], **options)
-    return predict_logits(embedder, tokens, token_budget=token_budget).values
+    budget = {"dtype": dtype, "token_budget": token_budget}
+    return frozen.embed(backbone, tokens, ("mean", 1), **budget)
 
 
 def project(embeddings: np.ndarray, *, seed: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Corrected labels, collected in a CSV file that people keep: nothing in it is lost silently."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def write_correction(
     delimiter: str = ";",
     allow_new: bool = False,
     replace: bool = False,
+    may_be_empty: bool = False,
 ) -> pd.DataFrame:
     """Add a document's new labels to the file, as a whole or not at all; returns all corrections.
 
@@ -38,6 +40,8 @@ def write_correction(
         Take labels that the study does not have.
     replace
         Take these labels where the file has others for the document.
+    may_be_empty
+        Take no label at all, as a study allows whose documents need not have one.
 
     Raises
     ------
@@ -52,7 +56,7 @@ def write_correction(
                 f"label: {label!r} is not a label of the study{suggestion(label, known)}; "
                 "mark it as new if it is one"
             )
-    if not new or sorted(new) == sorted(old):
+    if sorted(new) == sorted(old) or not (new or may_be_empty):
         raise InputError(f"label: {delimiter.join(new)!r} changes nothing; choose another")
     found = read_corrections(file)
     row = dict(
@@ -67,7 +71,8 @@ def write_correction(
         )
     corrections = pd.concat([found[~same], pd.DataFrame([row])], ignore_index=True)
     with atomic_path(file) as path:
-        corrections.to_csv(path, index=False)
+        # All are quoted: pandas does not quote a lone carriage return, and would read two rows.
+        corrections.to_csv(path, index=False, quoting=csv.QUOTE_ALL)
     return corrections
 
 

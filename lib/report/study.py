@@ -13,6 +13,7 @@ from pandas.io.formats.style import Styler
 
 from lib.config.arms import CompareParams
 from lib.data.load import load_splits
+from lib.data.version import require_same_documents
 from lib.errors import DataError, ModelError
 from lib.evaluation import crossings, f1_by_part, learning_curves, resample_curves
 from lib.evaluation.slices import errors_by_level, f1_by_level, parts_by_length, parts_by_support
@@ -84,7 +85,7 @@ class StudyResults:
         """The data and the command, for captions."""
         absent = self.comparison["num_labels_without_test"].max()
         none = f" ({absent:.0f} without a test document: 0 in macro-F1)" if absent else ""
-        size = self.shared.get("train_size") or self.shared["num_train"] or "all"
+        size = self.num_train or "all"
         return (
             f"{len(self.y_true):,} test documents, {len(self.label_space)} labels{none}, {size} "
             f"training documents; `{self.command}`."
@@ -92,8 +93,9 @@ class StudyResults:
 
     @property
     def num_train(self) -> int:
-        """Training documents at the largest size."""
-        return self.shared.get("train_size") or self.shared["num_train"]
+        """Training documents at the largest size; 0 for all, of a run of an earlier version."""
+        asked = self.shared.get("train_size") or self.shared["num_train"]
+        return asked or int(self.runs["train_documents"].max(skipna=True) or 0)
 
     @property
     def command(self) -> str:
@@ -237,9 +239,13 @@ class StudyResults:
 
     @cached_property
     def documents(self) -> Dataset | None:
-        """The test documents; None where they are not, because a report needs predictions alone."""
+        """The test documents that the runs have answered; None where these are not at hand.
+
+        A report needs predictions alone.
+        """
         try:
             splits = load_splits(self.params)
+            require_same_documents(self.params, splits, self.shared.get("held_out_fingerprint", ""))
             self._tokenizer = load_tokenizer(self.params.model_id, self.params.model_revision)
             self._reads = with_length(self.params, splits["train"]["text"]).tokens_read
             return splits["test"]

@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 
 from lib.config.search import searched
 from lib.config.study import load_study
+from lib.errors import ParamsError
 from lib.evaluation.intervals import QUANTILES, f1_intervals
 from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
@@ -202,7 +203,7 @@ def compare_runs(
         See `compare_all`.
     """
     if reference and reference not in y_preds:
-        raise ValueError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
+        raise ParamsError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
     intervals = f1_intervals(y_true, y_preds, groups=groups).set_index("arm")
     rows = []
     for arm in y_preds:

@@ -14,6 +14,8 @@ from pandas.io.formats.style import Styler
 
 from lib.config.arms import TryItParams
 from lib.data.load import load_splits
+from lib.data.version import require_same_documents
+from lib.errors import InputError
 from lib.machine import configure_process
 from lib.report import tables
 from lib.report.disagreements import answers_side_by_side, choose_pair, folded_html
@@ -58,8 +60,16 @@ class TryIt:
         runs = runs.set_index("arm", drop=False)
         ranked = runs.sort_values("micro_f1", ascending=False, kind="stable").index
         chosen = params.arms or (choose_pair(ranked) if len(ranked) > 1 else ranked)
+        if missing := set(chosen) - set(runs.index):
+            raise InputError(
+                f"arms: {params.study!r} has no finished run of {', '.join(sorted(missing))} with "
+                f"seed {params.seed}, it has {', '.join(runs.index)}"
+            )
         self.runs = runs.loc[list(chosen)]
-        self.documents: Dataset = load_splits(params)["test"]
+        splits = load_splits(params)
+        recorded = self.runs["params"].iloc[0].get("held_out_fingerprint", "")
+        require_same_documents(params, splits, recorded)
+        self.documents: Dataset = splits["test"]
         self.label_space = read_label_space(self.runs["folder"].iloc[0])
         self.multi_label = params.multi_label
 
@@ -94,6 +104,8 @@ class TryIt:
             classifier = self.classifier(arm)
             scores, answer = classifier.predict_scores([text]), classifier.predict([text])[0]
             best = np.argsort(-scores.values[0], kind="stable")[:TOP]
+            if not classifier.ranks:  # the others have no score of their own
+                best = best[scores.values[0, best] > 0]
             row = {"arm": arm, "answer": "; ".join(answer) if self.multi_label else answer}
             for rank, place in enumerate(best, 1):
                 name = self.label_space.names[scores.columns[0, place]]
@@ -118,7 +130,7 @@ class TryIt:
     def figure(self, text: str) -> str:
         """The text of each arm as HTML, each word shaded by its attribution: see `words_html`."""
         return "".join(
-            words_html(text.strip(), found, title=f"{arm}: {found.label}")
+            words_html(text.strip(), found, title=f"{arm}: {found.label or 'no label'}")
             for arm, found in self.explain(text).items()
         )
 

@@ -96,6 +96,7 @@ def review(trial: TryIt) -> Controls:
             delimiter=delimiter,
             allow_new=is_new.value,
             replace=replace.value,
+            may_be_empty=trial.label_space.may_be_empty,
         )
         message.value = f"{len(saved):,} in {escape(str(trial.corrections_file))}"
 

@@ -36,6 +36,7 @@ from lib.runs.classifier import Classifier, read_run, readable
 from lib.runs.models import load_arm_model
 from lib.runs.reading import encode
 from lib.runs.record import read_params
+from lib.storage import CHECKSUMS
 
 TOLERANCE = 0.05  # of completeness: a share of the logit's difference
 STEPS = (32, 64, 128, 256)  # of the integral, as many as the tolerance needs
@@ -52,7 +53,7 @@ class Attribution:
     Attributes
     ----------
     label
-        The run's answer.
+        The run's answer, of a set its best label; "" of a free answer that is no label.
     spans
         Start and end of each of W words in the text.
     values
@@ -102,6 +103,8 @@ def deletion(classifier: Classifier, text: str, *, margins: bool = False) -> Att
     left = [number for number, rest in enumerate(rests) if rest.strip()]  # a text of one word
     scores = classifier.predict_scores([text, *(rests[number] for number in left)])
     label = int(scores.best()[0])
+    if not scores.values[0].any():  # a free answer that is no label
+        return Attribution("", spans, values, "log-likelihood")
     found = _of_label(scores, label)
     if not margins:
         found = np.log(np.maximum(found, LEAST))
@@ -131,7 +134,8 @@ def integrated_gradients(run_dir: str | Path, text: str) -> Attribution:
     """
     if not has_head(run_dir):
         raise InputError(f"{run_dir}: a run without a head, which has no gradients; use deletion")
-    head = _load(Path(run_dir))
+    finished = Path(run_dir) / CHECKSUMS
+    head = _load(Path(run_dir), finished.stat().st_mtime_ns if finished.exists() else 0)
     text = readable([text])[0]
     document = encode(head.params, head.tokenizer, [text])[0]
     words, spans = _words_of(head.tokenizer, text, document), word_spans(text)
@@ -206,7 +210,8 @@ class _Head:
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path) -> _Head:
+def _load(folder: Path, finished: int) -> _Head:
+    """The head of a run that finished at this time; one that runs again is loaded again."""
     params, label_space = read_run(folder)
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)

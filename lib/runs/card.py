@@ -12,7 +12,7 @@ from lib.config.sources import source_of
 from lib.data.tables import HUB_ID, is_hub_id
 from lib.runs.reading import reads_all
 from lib.runs.record import CARD, read_label_space, read_predictions
-from lib.storage import ROOT, atomic_path, read_json
+from lib.storage import ROOT, atomic_path, owner_of, read_json
 
 NUM_NAMED = 10  # labels that a list names (our choice)
 # Headings of sections that an export writes anew (`lib.runs.export_card`), and of what follows.
@@ -187,8 +187,7 @@ def _data_licence(dataset: str) -> str:
 def _model_licence(model: str) -> str:
     """Licence of a base model as its package states it, or the place to look for it."""
     if model.startswith("package:"):
-        package = model.removeprefix("package:").partition("/")[0].split(".")[0]
-        owner = metadata.packages_distributions()[package][0]
+        owner = owner_of(model)
         about = metadata.metadata(owner)
         stated = about.get("License-Expression") or about.get("License")
         look = f"https://pypi.org/project/{owner}"

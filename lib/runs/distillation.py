@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams
+from lib.config.choices import SET_THRESHOLDS
 from lib.config.strict_yaml import read_yaml
 from lib.data.labels import DENSE_LABELS, LabelSpace
 from lib.errors import InputError, ParamsError
@@ -52,6 +53,11 @@ def check_teacher(
         raise ParamsError(
             f"teacher: {folder}: examples in its prompts (num_examples) would show it the answers "
             "of documents that it teaches; name another arm"
+        )
+    if multi_label and ran.get("decoding", SET_THRESHOLDS[0]) not in SET_THRESHOLDS:
+        raise ParamsError(
+            f"teacher: {folder}: its decoding {ran['decoding']!r} gives no probability of each "
+            f"label; run it with one of {', '.join(SET_THRESHOLDS)}"
         )
     same_kind = (ran["label_mode"] == "multi") == multi_label
     if ran.get("data_fingerprint") != data_fingerprint or not same_kind:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.model.parts import pretrained
+from lib.prompt.frame import writes_date
 from lib.prompt.label_scores import score_labels
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
 from lib.runs.export_card import Usage
@@ -151,7 +152,10 @@ def _describe(
 
 
 def _messages(template: PromptTemplate, sample: str) -> list[dict[str, str]] | None:
-    """Messages with "{text}" from which the chat template makes the very prompt; None if none."""
+    """Messages with "{text}" from which the chat template makes the very prompt on any day.
+
+    None if there are none.
+    """
     ask, text = template.instruction, "{text}"
     forms = (
         [{"role": "system", "content": ask}, {"role": "user", "content": text}],
@@ -165,7 +169,7 @@ def _messages(template: PromptTemplate, sample: str) -> list[dict[str, str]] | N
             )
         except Exception:  # a template is code, and may raise anything
             ids = []
-        if list(ids) == template.prompt_ids(sample):
+        if list(ids) == template.prompt_ids(sample) and not writes_date(template.tokenizer, chat):
             return form
     return None
 

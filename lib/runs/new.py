@@ -53,8 +53,7 @@ class Size(NamedTuple):
     max_length: int
 
 
-# From the most to the least; the first that there is time for is chosen. The encoder has 512
-# positions, and puts two tokens around a text.
+# The first that there is time for is chosen. The encoder has 512 positions, two of them its own.
 SIZES = (
     Size(2000, 2000, 6, 510),
     Size(2000, 2000, 6, 256),
@@ -134,7 +133,7 @@ def new_study(
     folder = params_dir / name
     if folder.exists():
         found = read_yaml(folder / "common.yaml").get("dataset")
-        if found != dataset:
+        if found not in (dataset, dataset.replace("{split}", names[0])):  # or of train alone
             raise ParamsError(f"{folder}: is a study of {found}; name another one, NAME=<name>")
         say(f"{short_path(folder)} is there already and stays; remove it to choose anew")
         return name
@@ -212,11 +211,15 @@ def _documents(
         dataset, names, parts = dataset.replace("{split}", names[0]), ONE_FILE, {UNSPLIT: first}
     table = pd.concat(parts.values(), ignore_index=True)
     found = find_columns(table, data, text=text, label=label)
+    usable = pd.Series(found.usable).groupby(_parts_of(parts, found)).sum()
+    if blank := [part for part in parts if part in ("validation", "test") and not usable[part]]:
+        say(f"{dataset}: {blank[0]} is left out, none of its rows has a text and a label")
+        names[list(SPLIT_WORDS).index(blank[0])] = ""
+        return _documents(dataset, names, data, text, label, say)
     say(f"{dataset}: {found.usable.sum():,} documents")
     for what, reason in found.reasons:
         say(_line(what, reason))
     split_names = {"split_names": names} if "{split}" in dataset else {}
-    usable = pd.Series(found.usable).groupby(_parts_of(parts, found)).sum()
     least = 0 if found.values.get("label_mode") == "multi" else found.num_labels
     return {"dataset": dataset} | split_names | found.values, usable, least
 
@@ -253,20 +256,17 @@ def _sized(values: Mapping[str, Any], usable: pd.Series, size: Size, least: int)
 
 
 def _model_folder(params_dir: Path, model: str) -> Path:
-    folders = [folder for name in MODELS for folder in sorted((params_dir / name).iterdir())]
-    for folder in folders:
-        if folder.name == model:
-            return folder
-    raise ParamsError(f"model: {model!r} is none of {', '.join(f.name for f in folders)}")
+    folders = {f.name: f for name in MODELS for f in sorted((params_dir / name).iterdir())}
+    if model not in folders:
+        raise ParamsError(f"model: {model!r} is none of {', '.join(folders)}")
+    return folders[model]
 
 
 def _of_model(preset: Path) -> dict[str, Any]:
     """Values of a model's folder that are no sizes of a study."""
     values = read_yaml(preset / "common.yaml")
-    kept = set(values) - set(DataParams.model_fields) - {"seeds", "train_sizes", "base"}
-    return {
-        key: value for key, value in values.items() if key in kept & set(StudyParams.model_fields)
-    }
+    own = set(StudyParams.model_fields) - set(DataParams.model_fields)
+    return {key: values[key] for key in values if key in own - {"seeds", "train_sizes"}}
 
 
 def _of_size(

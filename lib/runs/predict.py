@@ -13,7 +13,7 @@ import pyarrow as pa
 from scipy.special import expit
 from tqdm import tqdm
 
-from lib.data.unlabelled import read_unlabelled
+from lib.data.unlabelled import has_lines, read_unlabelled
 from lib.data.written_tables import DELIMITERS, ENDINGS, open_table
 from lib.errors import InputError
 from lib.evaluation.calibration import (
@@ -90,6 +90,8 @@ def predict_file(
         raise InputError("--precision: validation was answered without --int8; omit one of them")
     params, _ = read_run(folder)
     _check_target(target, source, overwrite)
+    if text_columns and has_lines(source):
+        raise InputError(f"--text: {source} has a text per line and no columns; omit it")
     columns = {"text_columns": text_columns or params.text_columns}
     template = "" if text_columns else params.text_template
     table, texts = read_unlabelled(source, text_template=template, **columns)

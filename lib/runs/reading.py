@@ -95,8 +95,10 @@ def tokenize(
 def encode(
     params: StudyParams, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[list[int]]:
-    """Token ids of texts as a model reads them; see `lib.model.windows`."""
-    return encode_documents(tokenizer, texts, **_options(params))
+    """Token ids of texts as a model reads them, and no more than it has positions."""
+    limit = position_limit(_config(params, tokenizer)) or MOST
+    most = {"max_length": min(params.max_length, limit - tokenizer.num_special_tokens_to_add())}
+    return encode_documents(tokenizer, texts, **_options(params) | most)
 
 
 def texts_read(params: StudyParams, texts: Sequence[str]) -> list[str]:

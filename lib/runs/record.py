@@ -1,6 +1,5 @@
 """Files of a run: written whole or not at all, and read back for the comparison."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from lib.config.arms import StudyParams
 from lib.config.choices import TRACKERS
 from lib.config.strict_yaml import load_yaml, read_yaml
 from lib.data.labels import LabelSpace
-from lib.data.version import dataset_version
+from lib.data.version import HELD_OUT, dataset_version, hash_documents
 from lib.errors import InputError
 from lib.evaluation.metrics import run_metrics
 from lib.evaluation.scores import Scores
@@ -51,12 +50,10 @@ FILES = ("metrics.json", "params.yaml", "labels.json", "train_counts.json", "res
 SOME_FILES = (CHOSEN, "sweep.csv", "rungs.csv", "search.csv")
 # Unknown in runs of an earlier version; energy also where the machine does not tell it.
 OPTIONAL_RESOURCES = (
-    "model_disk_gib",
-    "train_joules",
-    "infer_joules_per_doc",
-    "nf4_share",
+    "model_disk_gib", "train_joules", "infer_joules_per_doc", "nf4_share",
     "test_cut_share",  # of the test documents that the arm does not read to their end
-)
+    "train_documents",
+)  # fmt: skip
 
 
 def open_run(params: StudyParams, **inputs: str) -> Path:
@@ -217,14 +214,6 @@ def _write_json(file: Path, value: Any) -> None:
 
 def describe_inputs(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
     """Version of the data, fingerprints of weights, documents and code: what a run depends on."""
-    documents, held_out = hashlib.sha256(), hashlib.sha256()
-    for name, split in splits.items():
-        rows = split.to_pandas().to_json(orient="records").encode()
-        documents.update(rows)
-        held_out.update(b"" if name == "train" else rows)
-    if params.label_names:
-        for content in (documents, held_out):
-            content.update((ROOT / params.label_names).read_bytes())
     modules = modules_behind(notebook=params.notebook)
     reads_model = not reads_all(params)
     return {
@@ -232,8 +221,8 @@ def describe_inputs(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
         "model_fingerprint": (
             model_fingerprint(params.model_id, params.model_revision) if reads_model else "none"
         ),
-        "data_fingerprint": documents.hexdigest()[:16],
-        "held_out_fingerprint": held_out.hexdigest()[:16],
+        "data_fingerprint": hash_documents(params, splits),
+        "held_out_fingerprint": hash_documents(params, splits, HELD_OUT),
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
     }
 
@@ -262,7 +251,9 @@ def read_runs(
     rows, held_out, trained = [], {}, {}
     for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
         folder, arm = file.parent, file.parents[1].name
-        seed = int(folder.name.removeprefix("seed-"))
+        if not (number := folder.name.removeprefix("seed-")).isdecimal():
+            continue  # a copy that somebody keeps
+        seed = int(number)
         if (arms and arm not in arms) or (seeds and seed not in seeds):
             continue
         row = {"arm": arm, "seed": seed, "folder": folder} | _read_run(folder)

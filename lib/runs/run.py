@@ -199,6 +199,7 @@ class Run:
             dtype=self.dtype,
             device=self.device,
             token_budget=params.token_budget,
+            depth=getattr(params, "depth", 0),
             fast=params.fast,
         )
         for name in self.splits:
@@ -299,18 +300,19 @@ class Run:
             if not table.empty:
                 with atomic_path(self.folder / f"{name}.csv") as path:
                     table.to_csv(path, index=False)
-        num_test, searched = len(self.splits["test"]), self.cost("search")
-        seconds, joules = self.cost("test")
+        num_test, num_train = len(self.splits["test"]), len(self.splits["train"])
+        searched, (seconds, joules) = self.cost("search"), self.cost("test")
         trained = {
             key: resources[key] + spent
             for key, spent in zip(SPENT, searched, strict=True)
             if searched.seconds
         }
-        answering = {
+        added = trained | {
             "infer_docs_per_second": num_test / seconds,
             "infer_joules_per_doc": joules / num_test,
+            "test_cut_share": reading.share_cut(self.params, self.splits["test"]["text"]),
+            "train_documents": num_train,
         }
-        cut = reading.share_cut(self.params, self.splits["test"]["text"])
         metrics = write_run(
             self.folder,
             splits=self.splits,
@@ -321,8 +323,8 @@ class Run:
             probabilities=probabilities,
             threshold=threshold if self.params.multi_label else None,
             history=history,
-            resources=dict(resources) | trained | answering | {"test_cut_share": cut},
+            resources=dict(resources) | added,
         )
-        write_card(self.folder, self.params, self.inputs, num_train=len(self.splits["train"]))
+        write_card(self.folder, self.params, self.inputs, num_train=num_train)
         self.owner.release()
         return metrics

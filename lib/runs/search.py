@@ -23,6 +23,7 @@ import pandas as pd
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lib.config.arms import FinetuneParams
+from lib.config.groups import HeadParams, LoraParams, TrainParams
 from lib.config.search import expand
 from lib.errors import NotFiniteError
 from lib.machine import Cost, configure_process, meter
@@ -68,13 +69,14 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
     while True:
         for i in alive:
             tries[i] = _try(runs[i], fit, epochs)
-        alive = sorted(alive, key=lambda i: (-tries[i]["micro_f1"], i))
+        ranked = sorted(alive, key=lambda i: (-tries[i]["micro_f1"], i))
+        alive = [i for i in ranked if tries[i]["micro_f1"] >= 0] or ranked[:1]  # none diverged
         # The best of two goes on in `fit`.
         if len(alive) <= 2 or all(epochs >= runs[i].params.num_epochs for i in alive):
             break
-        for i in alive[(len(alive) + 1) // 2 :]:
+        alive, epochs = alive[: (len(ranked) + 1) // 2], 2 * epochs
+        for i in set(ranked) - set(alive):
             _remove_checkpoints(runs[i])
-        alive, epochs = alive[: (len(alive) + 1) // 2], 2 * epochs
     values = expand(params.search)
     rows = [values[i] | tries[i] | {"chosen": i == alive[0]} for i in sorted(tries)]
     table = pd.DataFrame(rows).drop(columns=["joules", "setup_seconds", "setup_joules"])
@@ -103,49 +105,56 @@ def _candidate(run: Run, params: FinetuneParams, folder: Path) -> Run:
 
 
 def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
-    """The best validation score of a candidate after so many epochs, and what they have cost.
+    """The best validation score of a candidate after so many epochs, and what it has cost so far.
 
-    A candidate whose loss is not finite has the score -1 and goes no further.
+    A candidate whose loss is not finite has the score -1.
     """
     epochs = min(epochs, run.params.num_epochs)
     record = run.checkpoints / "tried.json"
-    if (tried := _recorded(record)) and tried["epochs"] >= epochs:
-        return tried
-    configure_process(seed=run.params.seed, num_threads=run.params.threads)
-    tried = {"epochs": epochs, "micro_f1": -1.0, "train_seconds": 0.0, "joules": 0.0}
-    start = meter(run.device)
-    try:
-        history = _history(run, epochs)
-        history = fit(run, epochs)[0] if history is None else history
-    except NotFiniteError as error:
-        log.warning("%s; this candidate is given up", error)
-        tried |= dict(zip(("train_seconds", "joules"), meter(run.device) - start, strict=True))
-    else:
-        evaluated = history[history["eval_micro_f1"].notna()]
-        at_end = np.isclose(evaluated["epoch"], evaluated["epoch"].round())  # only epochs are kept
-        last = evaluated.iloc[-1]
-        tried |= {
-            "micro_f1": float(evaluated["eval_micro_f1"][at_end].max()),
-            "train_seconds": float(last["train_seconds"]),
-            "joules": float(last["train_joules"]),
-        }
-    gc.collect()  # the candidate's model
-    setup = run.cost("train")
-    tried |= {"setup_seconds": setup.seconds, "setup_joules": setup.joules}
-    with atomic_path(record) as path:
-        path.write_text(json.dumps(tried), encoding="utf-8")
-    return tried
+    tried = _recorded(record)
+    scores, spent = tried["scores"], Cost(tried["train_seconds"], tried["joules"])
+    if str(epochs) not in scores:
+        configure_process(seed=run.params.seed, num_threads=run.params.threads)
+        start = meter(run.device)
+        try:
+            history = _history(run, epochs)
+            history = fit(run, epochs)[0] if history is None else history
+        except NotFiniteError as error:
+            log.warning("%s; this candidate is given up", error)
+            scores[str(epochs)], spent = -1.0, spent + (meter(run.device) - start)
+        else:
+            evaluated = history[history["eval_micro_f1"].notna()]
+            epoch = evaluated["epoch"]
+            kept = np.isclose(epoch, epoch.round()) & (epoch < epochs + 0.5)  # whole epochs are
+            reached = evaluated[kept]
+            scores[str(epochs)] = float(reached["eval_micro_f1"].max())
+            spent = Cost(*map(float, evaluated.iloc[-1][["train_seconds", "train_joules"]]))
+        gc.collect()  # the candidate's model
+        setup = run.cost("train")
+        tried |= {"train_seconds": spent.seconds, "joules": spent.joules}
+        tried |= {"setup_seconds": setup.seconds, "setup_joules": setup.joules}
+        with atomic_path(record) as path:
+            path.write_text(json.dumps(tried), encoding="utf-8")
+    return {"epochs": epochs, "micro_f1": scores[str(epochs)]} | {
+        name: value for name, value in tried.items() if name != "scores"
+    }
 
 
-def _recorded(record: Path) -> dict[str, Any] | None:
-    """A try that is recorded; None for one that is not, or whose record is damaged."""
+def _recorded(record: Path) -> dict[str, Any]:
+    """What is recorded of a candidate: `scores` by number of epochs, and the cost of all of them.
+
+    Nothing of one that was not tried, or whose record is damaged.
+    """
     try:
-        return read_json(record)
+        tried = read_json(record)
+        if set(tried) >= {"scores", "train_seconds", "joules"}:
+            return tried
+        log.warning("%s: incomplete; trying the candidate again", record)
     except FileNotFoundError:
         pass
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         log.warning("%s: damaged (%s); trying the candidate again", record, error)
-    return None
+    return {"scores": {}, "train_seconds": 0.0, "joules": 0.0}
 
 
 def _history(run: Run, epochs: int) -> pd.DataFrame | None:
@@ -155,6 +164,13 @@ def _history(run: Run, epochs: int) -> pd.DataFrame | None:
     state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
     evaluated = [row["epoch"] for row in state["log_history"] if "eval_micro_f1" in row]
     return pd.DataFrame(state["log_history"]) if max(evaluated, default=0) >= epochs else None
+
+
+def _before_training(params: FinetuneParams) -> dict[str, Any]:
+    """The values that decide what is computed before training, such as states of lower layers."""
+    learnt = {*TrainParams.model_fields, *HeadParams.model_fields, *LoraParams.model_fields}
+    learnt -= {"lora_layers", "bidirectional"}
+    return {name: value for name, value in params.model_dump().items() if name not in learnt}
 
 
 def _remove_checkpoints(run: Run) -> None:
@@ -171,12 +187,12 @@ def _chosen(
     chosen.params, chosen.checkpoints = runs[best].params, runs[best].checkpoints
     others = {i: t for i, t in tries.items() if i != best}
     cost = sum((Cost(t["train_seconds"], t["joules"]) for t in others.values()), Cost())
-    # What is computed before training is shared by candidates with the same adapted layers.
-    layers = [(candidate.params.depth, candidate.params.lora_layers) for candidate in runs]
-    paid = {layers[best]}
+    # What is computed before training is shared by candidates that differ in training alone.
+    setups = [_before_training(candidate.params) for candidate in runs]
+    paid = [setups[best]]
     for i, tried in others.items():
-        if layers[i] not in paid:
-            paid.add(layers[i])
+        if setups[i] not in paid:
+            paid.append(setups[i])
             cost += Cost(tried["setup_seconds"], tried["setup_joules"])
     chosen.pay("search", "others", cost)
     with atomic_path(run.folder / CHOSEN) as path:

@@ -22,8 +22,8 @@ class EvaluateEvery(TrainerCallback):
         self.trainer: Trainer | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate every `steps` optimizer steps."""
-        if state.global_step % self.steps == 0:
+        """Evaluate every `steps` optimizer steps; an epoch's end has an evaluation of its own."""
+        if state.global_step % self.steps == 0 and state.global_step % epoch_steps(state):
             should_log = control.should_log
             self.trainer.evaluate()
             control.should_log = should_log  # else the step's loss would pass for logged

@@ -42,6 +42,7 @@ def test_later_files_and_then_overrides_win(load):
         ("text_columns: title", "text_columns: 'title' is not valid"),
         ("text_columns: []", "at least 1 item"),
         ("lora_r: 0", 'set lora_r or write quantization: "none"'),
+        ("lora_r: 0\nquantization: none\nlora_alpha: 64", "lora_alpha: has no effect"),
         ("token_budget: 16", "token_budget: 16 tokens cannot hold one document"),
         ("seeds: [1, 1]", "seeds: [1, 1] is not valid: names a value twice"),
         ("train_sizes: [8, 8]", "train_sizes: [8, 8] is not valid: names a value twice"),

@@ -77,6 +77,11 @@ def test_what_learns_runs_at_every_size_and_what_does_not_once():
         ("tfidf", "'tfidf': 02_baselines is no fine-tuned arm"),
         ("pupil", "'pupil' learns from 'embedding' itself; name that one"),
         ("longer", "'longer' reads other documents or labels than 'student'"),
+        (
+            "free",
+            "'free' answers with decoding 'generate', which gives no probability of each "
+            "label; set one of score, yes_no there",
+        ),
     ],
 )
 def test_a_study_is_refused_whose_teacher_cannot_teach(teacher, message):
@@ -86,6 +91,7 @@ def test_a_study_is_refused_whose_teacher_cannot_teach(teacher, message):
         "prompt": InstructionParams(),
         "pupil": EmbeddingParams(arm="pupil", teacher="embedding"),
         "longer": EmbeddingParams(num_train=7),
+        "free": InstructionParams(decoding="generate", label_mode="multi"),
         "student": EmbeddingParams(teacher="prompt"),
     }
     check_teachers(arms, "params/mine")

@@ -153,6 +153,19 @@ def test_columns_are_told_by_names_and_cells(columns, expected):
     assert find(**columns).values == expected
 
 
+def test_a_label_may_be_called_as_its_column():
+    found = find(text=TEXTS, spam=[["spam", "ham"][i % 2] for i in range(N)])
+    assert found.values["label_column"] == "spam"
+    columns = table(words=TEXTS, odd=KINDS)
+    assert find_columns(columns, "my.csv", label="odd").values["label_column"] == "odd"
+
+
+def test_a_column_of_splits_with_gaps_is_not_used():
+    found = find(text=TEXTS, split=["", *PARTS[1:]], label=KINDS)
+    assert "split_column" not in found.values
+    assert ("splits", "column 'split' is not used: 1 rows have none") in found.reasons
+
+
 def test_a_column_that_is_not_used_is_said():
     authors = ["", *(f"w{i // 2}" for i in range(N - 1))]
     said = dict(

@@ -295,6 +295,23 @@ def test_no_group_is_on_two_sides_of_a_cut(rows):
     assert (len(splits["validation"]), len(splits["test"])) == (4, 5)
 
 
+def test_dates_that_leave_nothing_for_train_are_refused(rows):
+    for days in (["2020-02-01"] * len(ROWS), ["2020-02-01", *["2020-02-02"] * (len(ROWS) - 1)]):
+        dated = [row | {"day": day} for row, day in zip(ROWS, days, strict=True)]
+        with pytest.raises(DataError, match="are left for train once whole dates are held out"):
+            load_documents(
+                rows(rows=dated), **MULTI, date_column="day", num_validation=4, num_test=6
+            )
+
+
+def test_a_split_without_any_label_is_refused(rows):
+    bare = [row | {"labels": []} for row in ROWS[:6]]
+    options = MULTI | {"split_column": "part", "split_names": ["train", "", "test"]}
+    marked = [row | {"part": "test"} for row in bare] + [row | {"part": "train"} for row in ROWS]
+    with pytest.raises(DataError, match="none of the 6 documents of test has a label; raise num_t"):
+        load_documents(rows(rows=marked), **options, num_validation=4)
+
+
 def test_the_latest_documents_are_held_out_by_time(rows):
     dated = [row | {"day": f"2020-02-{1 + (7 * i) % 24:02d}"} for i, row in enumerate(ROWS)]
     splits = load_documents(

@@ -114,6 +114,9 @@ def test_a_task_unlike_the_others_is_not_covered_by_them():
     assert table.loc["a", "mean"] > 0.1
 
 
+PROPERTIES = {"of_cells": ["size"], "of_tasks": ["labels", "kind"]}
+
+
 def made(tasks, generator):
     """Cells of three sizes without any slope: tasks of three kinds, which differ by chance."""
     true = np.repeat(generator.normal(0, 0.03, tasks), 3)
@@ -127,27 +130,38 @@ def test_slopes_are_found_within_and_between_tasks():
     generator = np.random.default_rng(1)
     cells = made(12, generator)
     cells["effect"] += 0.05 * cells["size"] + 0.2 * cells["labels"]
-    table = regress(cells.assign(same=1.0), ["size", "labels", "kind", "same"]).set_index("term")
+    table = regress(
+        cells.assign(same=1.0), of_cells=["size", "same"], of_tasks=["labels", "kind"]
+    ).set_index("term")
     assert table.index.tolist() == ["size", "labels", "kind b"]  # c has two tasks alone
     assert table.loc["size", "slope"] == pytest.approx(0.05, abs=0.01)
     assert (table.loc[["size", "labels"], "p"] < 0.05).all()
     assert table["num_tasks"].tolist() == [12, 12, 10]
     cells = made(12, generator)
     cells["effect"] += 0.3 * (cells["kind"] == "b")
-    assert regress(cells, ["kind"])["p"].item() < 1e-3
+    assert regress(cells, of_cells=[], of_tasks=["kind"])["p"].item() < 1e-3
 
 
 def test_slopes_that_are_none_are_seldom_found():
     generator, found, tried = np.random.default_rng(0), 0, 0
     for _ in range(60):
-        table = regress(made(13, generator), ["size", "labels", "kind"])
+        table = regress(made(13, generator), **PROPERTIES)
         found, tried = found + (table["p"] < 0.05).sum(), tried + len(table)
     assert found / tried < 0.09
 
 
 def test_few_tasks_have_no_slope():
-    assert regress(made(3, np.random.default_rng(0)), ["size", "labels", "kind"]).empty
-    assert regress(made(1, np.random.default_rng(0)), ["size", "labels"]).empty
+    assert regress(made(3, np.random.default_rng(0)), **PROPERTIES).empty
+    assert regress(made(1, np.random.default_rng(0)), **PROPERTIES).empty
+
+
+def test_a_property_of_tasks_that_varies_in_one_of_them_is_that_of_its_first_cell():
+    """Two readings of the same documents count as one task, and are of two kinds."""
+    cells = made(12, np.random.default_rng(1))
+    cells["effect"] += 0.3 * (cells["kind"] == "b") + 0.2 * cells["labels"]
+    expected = regress(cells, **PROPERTIES)
+    cells.loc[2, ["kind", "labels"]] = ["whole", 3.0]
+    pd.testing.assert_frame_equal(regress(cells, **PROPERTIES), expected)
 
 
 def test_ranks_and_their_critical_difference_are_those_of_the_literature():

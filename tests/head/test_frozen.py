@@ -3,10 +3,9 @@ import pytest
 import torch
 
 from lib import storage
-from lib.config.groups import HeadParams
 from lib.head import frozen as features
 from lib.head.frozen import frozen_features
-from lib.head.model import EmbeddingModel, predict_logits
+from lib.model.probes import states_alone
 from lib.model.windows import Windows
 
 SPLITS = {"train": [[81, 2, 216, 9690, 2], [278], [81, 9690, 278, 100]], "test": [[5, 6, 7]]}
@@ -39,10 +38,7 @@ def test_one_pass_gives_every_pooling_of_every_layer(encode, make_backbone):
     assert len(encode.loads) == 1
     assert set(found["train"]) == {f"{p} of layer -{n}" for p in ("mean", "last") for n in (1, 2)}
     backbone = make_backbone(dtype="float32")
-    model = EmbeddingModel(
-        backbone, HeadParams(pooling="last"), num_labels=0, compute_dtype=torch.float32
-    )
-    expected = predict_logits(model, SPLITS["train"], token_budget=8)
+    expected = [x[-1] for x in states_alone(backbone, SPLITS["train"])]
     np.testing.assert_allclose(found["train"]["last of layer -1"], expected, rtol=1e-4, atol=1e-4)
     ids = torch.tensor([SPLITS["test"][0]])
     states = backbone(ids, output_hidden_states=True).hidden_states[-2]

@@ -5,7 +5,12 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 from lib import storage
 from lib.config.groups import HeadParams, LoraParams
@@ -14,6 +19,7 @@ from lib.head.model import EmbeddingModel
 from lib.model import load as loader
 from lib.model.adapters import add_lora, load_lora
 from lib.model.batches import pad
+from lib.model.checks import greedily
 from lib.model.fast import attention, packing
 from lib.model.fast.attention import is_packed
 from lib.model.forward import last_hidden_states
@@ -136,6 +142,39 @@ def test_scores_and_searches_equal_plain_passes_in_every_kind_of_decoder(make_fo
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
 
 
+MAMBA_ALONE = {"state_size": 4, "time_step_rank": 4}
+ADAPTED = {
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8,
+                  "mamba_n_groups": 1},
+    "mamba": MAMBA_ALONE, "falcon_mamba": MAMBA_ALONE,
+    "mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "expand": 2},
+    "biogpt": {}, "rwkv": {"attention_hidden_size": 32},  # whose heads have other names
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", ADAPTED)
+def test_all_linear_layers_that_peft_takes_are_adapted_but_no_head(make_folder, model_type):
+    model = load_backbone(make_folder(model_type, **ADAPTED[model_type]), head="lm", **EXACT)
+    head = model.get_output_embeddings()
+    adapted = add_lora(model, LoraParams(lora_r=2, lora_alpha=4))
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert type(model.get_output_embeddings()) is type(head) is torch.nn.Linear
+
+
+def test_answers_are_greedy_whatever_a_models_own_settings(make_folder):
+    model = load_backbone(make_folder("llama"), head="lm", **EXACT)
+    ids = torch.tensor([PROMPTS[0]])
+    plain = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=EOS)
+    own = {"num_beams": 3, "repetition_penalty": 5.0, "suppress_tokens": plain[0, -6:].tolist()}
+    before = model.generation_config = GenerationConfig(eos_token_id=EOS, **own)
+    with greedily(model):
+        found = model.generate(ids, max_new_tokens=6)
+    assert found.tolist() == plain.tolist()
+    assert model.generation_config is before
+
+
 @pytest.mark.parametrize("model_type", ["mistral", "gemma2", "phimoe", "gpt_oss"])
 def test_prompts_beyond_a_sliding_window_are_scored_exactly(make_folder, model_type):
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
@@ -226,7 +265,7 @@ def test_what_does_not_suit_is_refused_in_one_line_that_names_the_model(
 def test_a_model_that_takes_no_adapters_is_refused_in_one_line(make_folder):
     backbone = load_backbone(make_folder("mamba", "none", state_size=8), **EXACT)
     with pytest.raises(InputError, match=r"target_modules: MambaModel .* cannot be trained") as e:
-        add_lora(backbone, LoraParams(lora_r=2, lora_alpha=4))
+        add_lora(backbone, LoraParams(lora_r=2, target_modules=["out_proj"]))
     assert "\n" not in str(e.value)
 
 

@@ -5,9 +5,11 @@ import json
 import string
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import transformers
 from conftest import MINILM, SMOLLM2
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from transformers import (
 from lib import storage
 from lib.errors import ModelError, ParamsError
 from lib.model.tokens import (
+    COUNTS_FROM_PADDING,
     are_cut,
     encode_cached,
     encode_documents,
@@ -190,6 +193,15 @@ def test_an_unflagged_added_token_in_a_text_is_all_kept_as_text(token):
     assert tokenizer.convert_tokens_to_ids(token) not in ids
 
 
+def test_a_normalizer_makes_no_token_of_structure_out_of_text():
+    """BERT's drops control characters and capitals, also of added tokens."""
+    tokenizer = copy.deepcopy(made("minilm"))
+    tokenizer.add_tokens([AddedToken("<URL>", normalized=True)])
+    number = len(tokenizer) - 1
+    for text in (f"see token {number} now", f"token {number}", "a <url> and a <URL>"):
+        assert number not in text_encoder(tokenizer)([text])[0]
+
+
 def test_added_words_and_runs_of_spaces_are_vocabulary():
     """GPT-NeoX's and Gemma's spaces, words added for a field."""
     tokenizer = copy.deepcopy(made("bytes"))
@@ -290,6 +302,20 @@ def test_a_document_needs_a_position_for_each_token():
     roberta = RobertaConfig(max_position_embeddings=10, pad_token_id=1)  # numbers from 2 on
     with pytest.raises(ParamsError, match=r"9 tokens.*8 positions"):
         require_positions(roberta, [[1] * 9])
+
+
+def test_models_that_number_positions_from_the_padding_token_on_are_known():
+    """Those of transformers whose code does so, but for models of images and sound."""
+    others = {"altclip", "bridgetower", "clap", "evolla"}  # and encoder-decoders
+    folder = Path(transformers.__file__).parent / "models"
+    found = {
+        file.parent.name
+        for file in folder.glob("*/modeling_*.py")
+        if "def create_position_ids_from_input_ids" in (text := file.read_text())
+        and "ForSequenceClassification" in text
+    }
+    known = {name.replace("-", "_") for name in COUNTS_FROM_PADDING}
+    assert {n.removesuffix("_text") for n in known} == found - others
 
 
 @pytest.mark.parametrize(

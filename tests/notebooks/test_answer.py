@@ -118,6 +118,7 @@ def test_tasks_with_the_same_documents_count_as_one(answered):
     assert results.pooled("embedding", "instruction").num_tasks == 4
     assert set(results.left_out()["task"]) == {"one", "two", "three", "four"}
     assert results.ranks()[-1] == 4
+    assert set(results.slopes()["term"]) == {"log_train_size", "log_labels"}
     with pytest.raises(ValueError, match="same_documents: 'six' is not one of tasks"):
         AnswerParams(tasks=KINDS, same_documents={"six": "four"})
 

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lib.errors import ModelError
-from lib.prompt.frame import TODAY
+from lib.prompt.frame import TODAY, writes_date
 from lib.prompt.template import PromptTemplate
 
 TOKENS = (
@@ -340,6 +340,11 @@ def test_a_template_is_told_the_same_day_every_day(many, monkeypatch, written, s
     monkeypatch.setattr(many, "chat_template", written)
     template = PromptTemplate.build(many, instruction="Name the topic.", max_length=9)
     assert many.decode(template.prefix_ids).startswith(f"{shown}|")
+    chat = [{"role": "user", "content": "a text"}]
+    assert writes_date(many, chat) == (shown != "defined")
+    assert many.decode(template.prefix_ids) == many.decode(
+        PromptTemplate.build(many, instruction="Name the topic.", max_length=9).prefix_ids
+    )
 
 
 @pytest.mark.parametrize(

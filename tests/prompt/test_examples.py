@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.prompt.examples import choose_questions
+from lib.prompt.examples import choose_examples, choose_questions
+
+
+def test_an_empty_set_counts_as_a_label_for_the_balance():
+    labels = [["a"], [], ["b"], ["a"], ["a", "b"], []]
+    (rows,) = choose_examples("balanced", labels, num_examples=3, num_prompts=1, seed=0)
+    assert {tuple(labels[i][:1]) for i in rows} == {("a",), ("b",), ()}
 
 
 @given(

@@ -170,6 +170,15 @@ def test_corrections_come_back_as_they_were_written(correct):
     }  # fmt: skip
 
 
+def test_a_text_with_returns_and_a_set_without_labels_come_back(correct):
+    correct(text="one\rtwo\r\nthree", new=[], may_be_empty=True)
+    for _ in range(2):  # what is read is written again
+        correct("d2", text="\r")
+    table = read_corrections(correct.file)
+    assert table["text"].tolist() == ["one\rtwo\r\nthree", "\r"]
+    assert table["new_label"].tolist() == ["", "b"]
+
+
 def test_nothing_is_overwritten_silently(correct):
     correct()
     correct()  # the same again
@@ -188,7 +197,7 @@ def test_nothing_is_overwritten_silently(correct):
     [
         (["d"], "label: 'd' is not a label of the study"),
         (["a"], "label: 'a' changes nothing"),
-        ([], "label: '' changes nothing"),
+        ([], "label: '' changes nothing"),  # unless a document may have none
     ],
 )
 def test_labels_that_correct_nothing_are_refused_and_leave_no_file(correct, new, message):

@@ -37,7 +37,7 @@ def make_head(cut_model, monkeypatch):
                 torch.nn.init.normal_(parameter, std=0.02)
         tokenizer = load_tokenizer(params.model_id)
         head = attribution._Head(model, tokenizer, params, SPACE)
-        monkeypatch.setattr(attribution, "_load", lambda folder: head)
+        monkeypatch.setattr(attribution, "_load", lambda folder, finished: head)
         monkeypatch.setattr(attribution, "has_head", lambda folder: True)
         return head
 
@@ -105,6 +105,12 @@ def test_a_word_speaks_for_the_answer_where_that_is_likelier_with_it():
     np.testing.assert_allclose(found.values, np.log(score_with) - np.log(without))
     margins = deletion(answer_by(lambda text: [len(text), 0.0, 0.0]), "abc de", margins=True)
     assert margins.values.tolist() == [4.0, 3.0]  # "abc de" against "de" and "abc"
+
+
+def test_a_free_answer_that_is_no_label_has_no_attribution():
+    found = deletion(answer_by(lambda text: [0.0, 0.0, 0.0]), "a word")
+    assert found.label == ""
+    assert np.isnan(found.values).all()
 
 
 def test_the_only_word_is_not_left_out_and_far_ones_neither():

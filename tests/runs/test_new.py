@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -70,6 +71,21 @@ def test_a_file_becomes_a_study_that_loads(params, write):
     assert new.new_study(arms["tfidf"].dataset, params_dir=params, say=lines.append) == "colours"
     assert (params / "colours/common.yaml").read_text() == before
     assert "is there already and stays" in lines[-1]
+
+
+@pytest.mark.parametrize("cells", [[("a text",)] * 20, [("a text", "")] * 20])
+def test_a_test_file_without_labels_is_left_out_and_the_study_found_again(params, write, cells):
+    write(rows(300), "train.csv")
+    data = str(Path(write(cells, "test.csv", ("text", "label")[: len(cells[0])])).parent)
+    lines = []
+    for _ in range(2):
+        name = new.new_study(data, name="mine", params_dir=params, say=lines.append)
+    assert name == "mine"
+    assert "is there already and stays" in lines[-1]
+    assert any("test is left out" in line for line in lines)
+    assert (
+        len(load_splits(load_study(params / "mine", params_dir=str(params))["tfidf"])["test"]) == 60
+    )
 
 
 def test_less_time_is_fewer_documents_and_tries(params, write, monkeypatch):

@@ -316,6 +316,11 @@ CASES = {
     "no text": ('text,x\n"",1\n', [], "every text is empty"),
     "another encoding": ("text\ncaf\xe9\n".encode("latin1"), [], "line 2: not UTF-8"),
     "columns of ours": ("text,label,predicted_label\na,b,c\n", [], "'predicted_label' already"),
+    "lines have no columns": (
+        "text\na\n",
+        ["--text", "text"],
+        "has a text per line and no columns",
+    ),
     "rank": ("text\na\n", ["--top-k", "9"], "top k: 9; write a whole number from 1 to 3"),
 }
 
@@ -323,13 +328,14 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_cannot_be_predicted_is_one_line_and_nothing_is_written(make, tmp_path, case):
     content, options, message = CASES[case]
+    name = "in.txt" if case == "lines have no columns" else "in.csv"
     if content is not None:
         content = content if isinstance(content, bytes) else content.encode()
-        (tmp_path / "in.csv").write_bytes(content)
+        (tmp_path / name).write_bytes(content)
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(SystemExit) as caught:
         run = str(make("tfidf")[0])
-        main(["predict", run, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), *options])
+        main(["predict", run, str(tmp_path / name), str(tmp_path / "out.csv"), *options])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == before

@@ -7,7 +7,7 @@ from conftest import MINILM
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
 from lib.model.tokens import encode_documents
 from lib.model.weights import load_tokenizer
-from lib.model.windows import split_windows
+from lib.model.windows import split_windows, window_lengths
 from lib.runs import reading
 
 TEXTS = ["oil " * n for n in range(1, 101)]
@@ -46,6 +46,15 @@ def test_auto_stays_within_a_models_positions():
     found = reading.with_length(params(), ["oil " * 3000] * 3)
     assert found.max_length == 510  # with [CLS] and [SEP], 512
     reading.tokenize(found, load_tokenizer(MINILM), {"train": {"text": ["oil " * 3000]}})
+
+
+def test_a_new_text_is_read_no_further_than_the_model_has_positions():
+    tokenizer = load_tokenizer(MINILM)
+    for windows in (1, 2):
+        (document,) = reading.encode(
+            params(max_length=512, windows=windows), tokenizer, ["oil " * 2000]
+        )
+        assert max(window_lengths(document)) == 512
 
 
 def test_the_share_that_is_cut_counts_all_windows():

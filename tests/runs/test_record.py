@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -253,6 +254,12 @@ def test_a_really_full_disk_is_reported(tmp_path):
     ):
         path.symlink_to("/dev/full")
         pd.DataFrame({"a": [1]}).to_csv(path)
+
+
+def test_a_copy_that_is_set_aside_is_no_run_of_the_study(write, tmp_path):
+    folder = write("one", TRUTH)
+    shutil.copytree(folder, folder.with_name("seed-0-before"))
+    assert read_runs("mine", runs_dir=str(tmp_path / "runs"))["seed"].tolist() == [0]
 
 
 def test_only_the_studys_own_arms_and_seeds_are_read(write, tmp_path):

@@ -93,18 +93,52 @@ def test_a_try_records_its_values_score_and_seconds_and_others_count_as_training
     assert read_params(run.folder) == {"learning_rate": 2e-3, "pooling": "mean"}
 
 
-def test_a_candidate_that_diverges_is_given_up(make_run, caplog):
-    class Diverging(Fit):
-        def __call__(self, run, stop_epochs):
-            if run.params.learning_rate == 8e-3:
-                raise NotFiniteError("loss is nan at step 3")
-            return super().__call__(run, stop_epochs)
+class Diverging(Fit):
+    """As `Fit`, but a candidate's loss is not finite from an epoch on: `at[rate]`."""
 
-    run = make_run({"learning_rate": RATES})
-    chosen, tries = choose_params(run, Diverging(CURVES))
+    def __init__(self, curves, at):
+        super().__init__(curves)
+        self.at = at
+
+    def __call__(self, run, stop_epochs):
+        done = super().__call__(run, stop_epochs)
+        if stop_epochs >= self.at.get(run.params.learning_rate, 99):
+            raise NotFiniteError("loss is nan at step 3")
+        return done
+
+
+def test_a_candidate_that_diverges_is_given_up(make_run, caplog):
+    run, fit = make_run({"learning_rate": RATES}), Diverging(CURVES, {8e-3: 1})
+    chosen, tries = choose_params(run, fit)
     assert chosen.params.learning_rate == 2e-3
     assert tries["micro_f1"].tolist()[3] == -1
     assert "loss is nan at step 3; this candidate is given up" in caplog.text
+
+
+def test_one_that_diverged_does_not_go_on_while_others_can(make_run):
+    run, fit = make_run({"learning_rate": RATES[:3]}), Diverging(CURVES, {2e-3: 1, 4e-3: 1})
+    chosen, tries = choose_params(run, fit)
+    assert chosen.params.learning_rate == 1e-3
+    assert tries["epochs"].tolist() == [1, 1, 1]
+
+
+def test_what_a_candidate_cost_before_it_diverged_is_counted(make_run):
+    run, fit = make_run({"learning_rate": RATES}), Diverging(CURVES, {4e-3: 2})
+    chosen, tries = choose_params(run, fit)
+    assert tries["micro_f1"].tolist() == [0.1, 0.6, -1, 0.2]
+    assert tries["train_seconds"][2] >= 10
+    assert chosen.cost("search").seconds >= 30
+
+
+def test_a_search_that_is_over_chooses_the_same_again(make_run):
+    # Second after one epoch, the best diverges later: a rank is that of the epoch it was given at.
+    run = make_run({"learning_rate": RATES})
+    first, again = (Diverging(CURVES, {4e-3: 2}), Diverging(CURVES, {4e-3: 2}))
+    expected = choose_params(run, first)[1]
+    chosen, tries = choose_params(run, again)
+    assert chosen.params.learning_rate == 2e-3
+    assert not again.calls
+    pd.testing.assert_frame_equal(tries, expected)
 
 
 def test_only_whole_epochs_are_compared(make_run):

@@ -359,6 +359,12 @@ def test_a_run_that_stops_between_epochs_goes_on_to_the_same_result(
     assert np.array_equal(whole, paused)
 
 
+def test_an_epochs_end_is_evaluated_once(make_backbone, examples, tmp_path):
+    """Also where `eval_steps` divides an epoch of four steps: it decides which epoch is best."""
+    _, history, _ = finetune(make_backbone, examples, tmp_path, num_epochs=2, eval_steps=2)
+    assert [step for step, _ in evaluations(history)] == [2, 4, 6, 8]
+
+
 def evaluations(history):
     """Steps and scores of all evaluations."""
     return history.dropna(subset="eval_micro_f1")[["step", "eval_micro_f1"]].values.tolist()
