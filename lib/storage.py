@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "runs" / "cache"
 CHECKSUMS = "checksums.json"
+MAX_SHARE = 0.5  # of the free disk, for one cached result (our choice)
 NO_ROOM = 2**16  # bytes of a disk that is as good as full (our choice)
 UNFINISHED = ".unfinished-"
 ABANDONED_AFTER = 24 * 3600  # seconds since the last change of an unfinished folder (our choice)
@@ -229,6 +230,11 @@ def free_bytes() -> int:
     """Bytes that the cache's disk has left."""
     CACHE.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(CACHE).free
+
+
+def has_room_for(num_bytes: int) -> bool:
+    """True if a result of so many bytes takes at most half of what the cache's disk has left."""
+    return num_bytes <= MAX_SHARE * free_bytes()
 
 
 def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:

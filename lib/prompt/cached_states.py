@@ -30,12 +30,11 @@ from lib.model.probes import SCORE_TOLERANCE
 from lib.model.windows import split_windows
 from lib.prompt.label_scores import reads_trees, score_labels, trees_behind
 from lib.prompt.label_trie import LabelTrie
-from lib.storage import cached, content_hash, free_bytes, read_json
+from lib.storage import cached, content_hash, has_room_for, read_json
 
 log = logging.getLogger(__name__)
 
 SCORED = ("score", "score_length", "score_prior")  # decodings that score every label
-MAX_DISK_SHARE = 0.5  # of the free disk, for states (our choice)
 
 
 @torch.inference_mode()
@@ -79,7 +78,7 @@ def lower_states(
     num_states = sum(map(len, rows)) + len(rows) * len(trie.tokens)
     needed = num_states * decoder.config.hidden_size * decoder.dtype.itemsize
     suits = first_layer and rows and skips_padding(model)
-    if not (suits and needed <= MAX_DISK_SHARE * free_bytes() and reads_trees(model, rows, trie)):
+    if not (suits and has_room_for(needed) and reads_trees(model, rows, trie)):
         return []
     options = {name: decoding[name] for name in ("token_budget", "compute_dtype")}
     if not _is_exact(model, rows[:2], answers, trie, options):

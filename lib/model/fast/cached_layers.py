@@ -26,13 +26,11 @@ from lib.model.fast.blocks import decoder_slice
 from lib.model.forward import last_hidden_states, maybe_compiled
 from lib.model.parts import decoder_of, first_adapted_layer
 from lib.model.windows import split_windows, window_lengths
-from lib.storage import cached, content_hash, free_bytes, read_json
+from lib.storage import cached, content_hash, has_room_for, read_json
 
 log = logging.getLogger(__name__)
 
 Documents = Sequence[Sequence[int]]  # token ids
-
-MAX_DISK_SHARE = 0.5  # of the free disk, for states (our choice)
 
 
 def cache_lower_layers(
@@ -72,7 +70,7 @@ def cache_lower_layers(
     # Useful, possible and exact?
     num_tokens = sum(len(d) for documents in splits.values() for d in documents)
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
-    suits = first_layer > 0 and is_packed(backbone) and needed <= MAX_DISK_SHARE * free_bytes()
+    suits = first_layer > 0 and is_packed(backbone) and has_room_for(needed)
     few = next(iter(splits.values()))[:2]
     if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
         return {}, dict.fromkeys(splits, NO_COST)

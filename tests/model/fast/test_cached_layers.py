@@ -160,6 +160,6 @@ def test_states_in_bfloat16_come_back_bit_for_bit(make_backbone):
 
 def test_without_gain_or_room_every_layer_runs(make_backbone, monkeypatch):
     assert keep(make(make_backbone, adapted=3))[0] == {}
-    monkeypatch.setattr(cached_layers, "MAX_DISK_SHARE", 0.0)
+    monkeypatch.setattr(storage, "MAX_SHARE", 0.0)
     states, spent = keep(make(make_backbone))
     assert (states, spent["train"]) == ({}, Cost())
