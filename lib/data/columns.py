@@ -189,7 +189,7 @@ def _split_group_id(
                 reason = f"{name!r} is not used: {gaps:,} rows have none"
             else:
                 found.values["group_column"] = name
-                reason = f"{name!r}, {profile.distinct:,}: none in two splits"
+                reason = f"{name!r}, {profile.distinct:,}: none in two splits that are cut here"
             found.reasons.append(("groups", reason))
         else:
             rest[name] = column

@@ -167,7 +167,7 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
     text = read_text(path, packed=packed)
     told = EXCEL.match(text) if ending != ".tab" else None
     delimiter = told[1] if told else _delimiter(path, text, ending)
-    records = list(_records(path, text, delimiter, quoted=ending != ".tab"))[bool(told) :]
+    records = list(_records(path, text, delimiter, bool(told), ending != ".tab"))[bool(told) :]
     if not records or not any(records[0][2]):
         raise DataError(f"{path}: cannot be read: No columns; name them in line 1")
     header = [name or f"Unnamed: {i}" for i, name in enumerate(records[0][2])]
@@ -224,7 +224,7 @@ def _is_even(text: str, delimiter: str) -> bool:
     return False
 
 
-def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> Iterator[Record]:
+def _records(path: Path, text: str, delimiter: str, header: int, quoted: bool) -> Iterator[Record]:
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
@@ -235,7 +235,7 @@ def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> Iterator
         except StopIteration:
             return
         except csv.Error:
-            raise _quotation_error(path, text, row, start, reader.line_num) from None
+            raise _quotation_error(path, text, row - header, start, reader.line_num) from None
         yield start, reader.line_num, cells
         start, row = reader.line_num + 1, row + 1
 

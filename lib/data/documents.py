@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from datetime import date, datetime
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from lib.config.data import DataParams
 from lib.data.delimited import MAX_SHOWN
 from lib.data.indicators import read_indicators
 from lib.data.tables import as_objects, cell_text, require_columns
+from lib.data.words import first_words
 from lib.data.written_lists import read_lists
 from lib.errors import DataError
 from lib.ipc import cut_code
@@ -189,7 +191,7 @@ def join_texts(
     for column, words in columns.items():
         parts[column] = _cells(table, rows, column, source)
         if words is not None:
-            parts[column] = parts[column].map(lambda text, n=words: " ".join(text.split()[:n]))
+            parts[column] = parts[column].map(partial(first_words, number=words))
     cells = zip(*parts.values(), strict=True)
     if not template:
         return [". ".join(filter(None, row)) for row in cells]

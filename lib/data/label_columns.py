@@ -101,7 +101,9 @@ def find_labels(
     equal = _equal_columns(usable, cells)
     known = known or [name for name in usable if _last_word(name) in LABELS]
     named = [names for names in equal if set(names) & set(known)]
-    names = [min(names, key=lambda n: is_numeric(cells[n])) for names in named or equal]
+    names = [
+        min(names, key=lambda n: (is_numeric(cells[n]), n not in known)) for names in named or equal
+    ]
     if not names:
         one_of = f": one of {listed(candidates)}" if candidates else ""
         raise DataError(

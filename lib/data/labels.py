@@ -15,6 +15,7 @@ from datasets import DatasetDict
 from scipy.sparse import csr_array
 
 from lib.config.strict_yaml import load_yaml
+from lib.data.tables import parse_json
 from lib.data.words import normal_form
 from lib.errors import DataError
 from lib.ipc import LEVELS, cut_code, parent
@@ -165,7 +166,14 @@ class LabelSpace:
 def read_label_names(path: Path) -> dict[str, str]:
     """Texts of labels from a YAML or JSON file of `label: text` lines."""
     try:
-        texts = load_yaml(path, yaml.BaseLoader, max_bytes=MAX_NAMES)  # all strings
+        if path.suffix.lower() == ".json" and path.is_file():
+            if path.stat().st_size > MAX_NAMES:
+                raise ValueError(f"more than {MAX_NAMES:,} bytes")
+            texts = parse_json(path.read_text(encoding="utf-8-sig"), f"{path}:")
+        else:
+            texts = load_yaml(path, yaml.BaseLoader, max_bytes=MAX_NAMES)  # all strings
+    except DataError:
+        raise
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(texts, dict) or not all(isinstance(t, str) and t for t in texts.values()):

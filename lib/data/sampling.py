@@ -7,6 +7,7 @@ Samples of one seed are nested: a larger one adds documents and takes none away.
                 64  |================|----------------|--------------------------------|
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -18,6 +19,8 @@ from lib.config.data import DataParams
 from lib.data.labels import LabelSpace
 from lib.data.tables import UNSPLIT
 from lib.errors import DataError
+
+log = logging.getLogger(__name__)
 
 # Our choices.
 MIN_STRATIFIED = 16  # documents; fewer are cut without regard to labels
@@ -51,6 +54,8 @@ def sample_splits(parts: Mapping[str, pd.DataFrame], params: DataParams) -> dict
     sizes = {"test": params.num_test, "validation": params.num_validation}
     to_cut = {name: size for name, size in sizes.items() if name not in parts}
     _require_enough(pool, to_cut, params)
+    if params.date_column and not to_cut:
+        log.warning("date_column: has no effect, for the data set has splits of its own")
 
     # Cut what is missing from the pool; the rest of it, or a sample of that, is train.
     cut = cut_held_out_first if {"group", "date"} & set(pool.columns) else cut_train_first
@@ -61,6 +66,8 @@ def sample_splits(parts: Mapping[str, pd.DataFrame], params: DataParams) -> dict
         if name in to_cut:
             continue
         result[name] = parts[name]
+        if size > len(parts[name]):
+            log.warning("num_%s: %d of %d documents; all are taken", name, size, len(parts[name]))
         if 0 < size < len(parts[name]):
             part = _shuffled(parts[name], generator)
             result[name] = part.loc[draw(part, size)]

@@ -148,7 +148,7 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
 def _json_lines(path: Path, text: str) -> pd.DataFrame:
     rows = []
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        row = _parse(line, f"{path}: line {number}") if line.strip() else {}
+        row = parse_json(line, f"{path}: line {number}") if line.strip() else {}
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is not a JSON object with named columns")
         rows.append(row)
@@ -159,7 +159,7 @@ def _json_lines(path: Path, text: str) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)[list(map(bool, rows))]
 
 
-def _parse(text: str, place: str) -> object:
+def parse_json(text: str, place: str) -> object:
     """The value of a JSON text; raises `DataError` that opens with its place."""
     try:
         value = json.loads(text, object_pairs_hook=_distinct)
@@ -181,7 +181,7 @@ def _parse(text: str, place: str) -> object:
 
 def _json_list(path: Path, text: str) -> pd.DataFrame:
     """The rows of a file that is one JSON list of objects."""
-    rows = _parse(text, f"{path}:")
+    rows = parse_json(text, f"{path}:")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}: item {number} is not a JSON object with named columns")

@@ -29,6 +29,21 @@ _WORD = {
 }
 
 
+_SPACED_WORD = regex.compile(rf"(?V1)[{UNSPACED}][{MARKS}]*|[^\s{UNSPACED}]+")
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of what stands between spaces; of `UNSPACED`, each character with its marks."""
+    return [found.span() for found in _SPACED_WORD.finditer(text)]
+
+
+def first_words(text: str, number: int) -> str:
+    """The text up to its first words of `word_spans`, with single spaces between them."""
+    if not text.isascii():
+        text = text[: max((end for _, end in word_spans(text)[:number]), default=0)]
+    return " ".join(text.split()[:number] if text.isascii() else text.split())
+
+
 def normal_form(text: str) -> str:
     """The text in Unicode's composed form (NFC), without invisible characters, spaces single.
 

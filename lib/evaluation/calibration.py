@@ -224,7 +224,7 @@ def choose_threshold(confidence: np.ndarray, right: np.ndarray, wanted: float) -
         (N,) float and bool, of the validation split; at least 20 documents must be answered.
     """
     curve = coverage_curve(confidence, right)
-    answered = curve["share"] * len(right) >= MIN_ANSWERED
+    answered = (curve["share"] * len(right)).round() >= MIN_ANSWERED
     enough = curve[(curve["precision"] >= wanted) & answered]
     return float(enough["threshold"].min()) if len(enough) else np.inf
 

@@ -17,13 +17,16 @@ def parts_by_support(train_counts: np.ndarray) -> pd.Categorical:
     return pd.cut(np.asarray(train_counts), bounds, labels=names)
 
 
-def parts_by_length(texts: Sequence[str]) -> pd.Categorical:
-    """The quarter of each document, (N,), by its words; fewer parts if many are equally long."""
-    lengths = np.array([len(text.split()) for text in texts])  # words
+def parts_by_length(num_words: Sequence[int]) -> pd.Categorical:
+    """The quarter of each of N documents by its words; fewer parts if many are equally long."""
+    lengths = np.asarray(num_words)
     bounds = np.unique(np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1], method="lower"))
     upper = bounds[1:] if len(bounds) > 1 else bounds
     lower = [bounds[0], *(upper[:-1] + 1)]
-    names = [f"{a}–{b} words" if a < b else f"{b} words" for a, b in zip(lower, upper, strict=True)]
+    names = [
+        f"{a}–{b} words" if a < b else f"{b} word{'s' if b != 1 else ''}"
+        for a, b in zip(lower, upper, strict=True)
+    ]
     return pd.cut(lengths, [-1, *upper], labels=names)
 
 

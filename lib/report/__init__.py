@@ -3,6 +3,7 @@
 answer            many tasks pooled, for 06_answer
 study             results of a study, and the folder that its report is written to
 tables            finished runs side by side
+search            every candidate of their searches
 recommendation    the arm to pick, by stated rules
 verdict           that in one sentence, and a line per arm
 names             arms in words

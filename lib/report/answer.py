@@ -21,18 +21,13 @@ from lib.evaluation.pooled import (
     pool,
     regress,
 )
+from lib.report.recommendation import HEAD, PROMPT
 from lib.report.wording import format_delta, join
 from lib.storage import ROOT, atomic_path
 
-HEAD, PROMPT = "embedding", "instruction"
 OTHERS = ("encoder", "tfidf", "frozen")
-NAMES = {
-    HEAD: "head",
-    PROMPT: "prompt",
-    "encoder": "encoder",
-    "tfidf": "TF-IDF",
-    "frozen": "frozen",
-}
+NAMES = {HEAD: "head", PROMPT: "prompt", "encoder": "encoder", "tfidf": "TF-IDF",
+         "frozen": "frozen"}  # fmt: skip
 IN_WORDS = {"encoder": "the encoder", "tfidf": "TF-IDF"}
 OF_CELLS, OF_TASKS = ("log_billions", "log_train_size"), ("log_labels", "kind")
 MIN_TASKS = 3  # of which a mean over tasks is made (our choice)
@@ -120,6 +115,12 @@ class AnswerResults:
     def _by_documents(self, table: pd.DataFrame) -> pd.DataFrame:
         """Rows of tasks, where tasks with the same documents count as one."""
         return table.assign(task=table["task"].replace(self.params.same_documents))
+
+    @property
+    def units(self) -> str:
+        """What intervals are over, for captions and the answer."""
+        several = pd.concat(self._scores)["num_seeds"].max() > 1
+        return f"test documents{' and seeds' if several else ', with one seed'}"
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -215,8 +216,7 @@ class AnswerResults:
 
         Geometric means over cells: `arm train_seconds infer_docs_per_second`.
         """
-        table = pd.concat(self._scores)
-        keys = ["task", "model", "train_size"]
+        table, keys = pd.concat(self._scores), ["task", "model", "train_size"]
         own = table[table["arm"] == HEAD].set_index(keys)
         rows = []
         for arm in (PROMPT, *OTHERS):
@@ -230,7 +230,7 @@ class AnswerResults:
         return pd.DataFrame(rows, columns=["arm", "train_seconds", "infer_docs_per_second"])
 
     def answer(self) -> str:
-        """Three sentences, written as `conclusion.md`."""
+        """Three sentences and what intervals are over, written as `conclusion.md`."""
         models = [f"{billions:g}" for billions in sorted(self.cells["billions"].unique())]
         sizes = [f"{size:,}" for size in sorted(self.cells["train_size"].unique())]
         what = f"models of {join(models)} billion parameters and {join(sizes)} training documents"
@@ -240,6 +240,7 @@ class AnswerResults:
             {arm: self.pooled(HEAD, arm) for arm in ("encoder", "tfidf")},
             self.left_out(),
         )
+        text += f" Intervals are over {self.units}."
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / "conclusion.md") as path:
             path.write_text(text + "\n", encoding="utf-8")
@@ -264,8 +265,8 @@ def _pooled(tasks: pd.DataFrame) -> Pooled | None:
 def _lacking_cells(planned: StudyParams, scores: pd.DataFrame) -> str:
     """Training sizes and seeds that a study has not run, in words; "" if it has run all."""
     lacks, seeds = [], len(planned.seeds)
-    compared = scores[scores["arm"].isin((HEAD, PROMPT))]
-    found = compared.groupby("train_size")["num_seeds"].min()
+    table = scores.pivot_table(index="train_size", columns="arm", values="num_seeds")
+    found = table.reindex(columns=[HEAD, PROMPT]).fillna(0).min(axis=1).astype(int)
     for size in planned.train_sizes or found.index:
         ran = found.get(size, 0)
         if ran < seeds:

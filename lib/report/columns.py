@@ -10,6 +10,7 @@ from pandas.io.formats.style import Styler
 from lib.report.wording import printable
 
 ARM_COLUMNS = ("arm", "arm_a", "arm_b", "student", "teacher", "ahead", "behind", "system")
+SMALL = ("learning_rate", "head_learning_rate", "weight_decay")  # whose third decimal is too late
 LOW, HIGH = "lower end of the 95 % interval", "upper end of the 95 % interval"
 MEANINGS = {
     "num_seeds": "training runs; a score is their mean",
@@ -56,7 +57,8 @@ def show_table(
 ) -> Styler:
     """A table for a report: no index, three decimals, spaces in the names of columns.
 
-    A column's meaning is its tooltip, and so is the key of an arm that is named in words.
+    Numbers of `SMALL` have all their decimals. A column's meaning is its tooltip, and so is the key
+    of an arm that is named in words.
 
     Parameters
     ----------
@@ -71,7 +73,8 @@ def show_table(
     """
     table = table.map(lambda x: printable(x) if isinstance(x, str) else x)
     words = {column: lambda x: name_html(unescape(x), names or {}) for column in ARM_COLUMNS}
-    formats = {column: words[column] for column in table if column in words} | dict(formats or {})
+    usual = words | dict.fromkeys(SMALL, "{:g}")
+    formats = {column: usual[column] for column in table if column in usual} | dict(formats or {})
     shown = table.style.format(
         formats, na_rep=na_rep, **{"precision": 3, "escape": "html"} | options
     )

@@ -15,7 +15,7 @@ import seaborn as sns
 from datasets import DatasetDict
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array, csr_array, issparse
 from sklearn.feature_extraction.text import CountVectorizer
 from transformers import PreTrainedTokenizerBase
 
@@ -102,7 +102,9 @@ def plot_cooccurrence(y: np.ndarray, names: Sequence[str]) -> Figure:
     ticks = tick_labels(names[c] for c in top)
     size = 2.4 + 0.24 * len(top)
     fig, ax = plt.subplots(figsize=(size + 1.2, size))
-    sns.heatmap(cooccurrence(y[:, top]), ax=ax, mask=np.eye(len(top), dtype=bool), vmin=0,
+    of_top = y[:, top]
+    of_top = of_top.toarray() if issparse(of_top) else of_top  # of very many labels
+    sns.heatmap(cooccurrence(of_top), ax=ax, mask=np.eye(len(top), dtype=bool), vmin=0,
                 cmap="cividis", square=True, linewidths=0.3, xticklabels=ticks, yticklabels=ticks,
                 cbar_kws={"label": "share of the row's documents", "shrink": 0.8})  # fmt: skip
     ax.tick_params(axis="x", labelrotation=90, labelsize=7)

@@ -37,7 +37,8 @@ def recommend(
     ----------
     comparison
         A row per arm: `arm num_seeds micro_f1 micro_f1_low micro_f1_high`, and of its costs
-        `train_seconds infer_docs_per_second device num_threads` (without the last: one thread).
+        `train_seconds infer_docs_per_second device num_threads num_processes` (without the last
+        two: one).
     pairwise
         As `compare_all` returns it for every pair.
     names
@@ -48,8 +49,8 @@ def recommend(
     dict
         `kind` ("clear_winner", "cheaper_tie", "tie" or "too_little_data"); `arm`, the recommended
         one or None; `best`, that of the highest micro-F1; `reason`; `micro_f1` of each arm with
-        `low` and `high`; `cost_seconds` and `cost_dollars` of each arm; `num_seeds`, the fewest and
-        the most; `certain_against` and `not_distinguishable_from`, best minus each other arm;
+        `low` and `high`; `cost_seconds`, `cost_dollars` and `num_seeds` of each arm;
+        `certain_against` and `not_distinguishable_from`, best minus each other arm;
         `head_or_prompt`, of `HEAD` and `PROMPT`, or None; `rules`, their thresholds. Numbers that
         are not known are None.
 
@@ -71,7 +72,8 @@ def recommend(
     seconds = _seconds(ranked)
     dollars = _dollars(ranked, seconds)
     names = names or {arm: arm for arm in micro_f1}
-    kind, arm, reason = _choose(micro_f1, pairs, tied, dollars, names)
+    beaten = {pair["arm"] for arm in others for pair in _won(pairwise, arm, others)}
+    kind, arm, reason = _choose(micro_f1, pairs, tied, beaten, dollars, names)
     return {
         "kind": kind,
         "arm": arm,
@@ -80,7 +82,7 @@ def recommend(
         "micro_f1": micro_f1,
         "cost_seconds": {name: _number(cost) for name, cost in seconds.items()},
         "cost_dollars": {name: _number(cost) for name, cost in dollars.items()},
-        "num_seeds": [int(ranked["num_seeds"].min()), int(ranked["num_seeds"].max())],
+        "num_seeds": {name: int(number) for name, number in ranked["num_seeds"].items()},
         "certain_against": [pair for pair in pairs if pair["distinguishable"]],
         "not_distinguishable_from": tied,
         "head_or_prompt": _head_or_prompt(pairwise) if {*QUESTION} <= set(micro_f1) else None,
@@ -92,10 +94,14 @@ def _choose(
     micro_f1: Mapping[str, Mapping],
     pairs: list[dict],
     tied: list[dict],
+    beaten: set[str],
     dollars: pd.Series,
     names: Mapping[str, str],
 ) -> tuple[str, str | None, str]:
-    """`kind`, `arm` and `reason` by `RULES`; arms in `micro_f1` from the best on."""
+    """`kind`, `arm` and `reason` by `RULES`; arms in `micro_f1` from the best on.
+
+    `beaten` are those than which some arm is distinguishably better.
+    """
     best = next(iter(micro_f1))
     # Decided by F1 alone
     if not pairs:
@@ -109,7 +115,7 @@ def _choose(
         return "too_little_data", None, _too_little(tied, names)
     # Tied arms that lose little, and what they cost beside the best
     bounded = [pair for pair in informative if pair["high"] is not None and pair["high"] <= MARGIN]
-    loss = {pair["arm"]: pair["high"] for pair in bounded}
+    loss = {pair["arm"]: pair["high"] for pair in bounded if pair["arm"] not in beaten}
     costs = dollars[[best, *loss]].dropna()
     if best not in costs or len(costs) < 2:
         return "tie", None, give_reason("costs unknown")
@@ -161,7 +167,10 @@ def _seconds(ranked: pd.DataFrame) -> pd.Series:
 def _dollars(ranked: pd.DataFrame, seconds: pd.Series) -> pd.Series:
     """Dollars of those seconds by `PRICES`; NaN where they are not known."""
     threads = ranked.get("num_threads", pd.Series(1, ranked.index)).astype(float)
-    units = threads.where(threads > 0).where(ranked["device"] == "cpu", 1)
+    on_cpu = ranked["device"] == "cpu"
+    gpus = ranked.get("num_processes", pd.Series(1, ranked.index)).where(~on_cpu, 1).astype(float)
+    seconds = seconds + (gpus - 1) * ranked["train_seconds"].astype(float)  # one of them classifies
+    units = threads.where(threads > 0).where(on_cpu, 1)
     return seconds / 3600 * units * ranked["device"].map(PRICES).astype(float)
 
 
@@ -171,6 +180,12 @@ def _head_or_prompt(pairwise: pd.DataFrame) -> dict[str, Any]:
     better = HEAD if (pair["delta"] or 0) > 0 else PROMPT
     names = {"head": HEAD, "prompt": PROMPT, "arm": better if pair["distinguishable"] else None}
     return names | {k: v for k, v in pair.items() if k not in ("arm", "distinguishable")}
+
+
+def _won(pairwise: pd.DataFrame, arm: str, others: list[str]) -> list[dict[str, Any]]:
+    """The differences to those of the others than which an arm is distinguishably better."""
+    pairs = [difference(pairwise, arm, other) for other in others if other != arm]
+    return [pair for pair in pairs if pair["distinguishable"] and pair["delta"] > 0]
 
 
 def difference(pairwise: pd.DataFrame, a: str, b: str) -> dict[str, Any]:

@@ -27,7 +27,8 @@ RULES = """\
 - **Cheaper tie**: an arm costs the money of its seconds of training and of classifying
   {{ "{:,}".format(num_documents) }} documents, at {{ "%g" % dollars_per_core_hour }} dollars per hour of each CPU core that it was
   given, or {{ "%g" % dollars_per_gpu_hour }} dollars per hour of a GPU. Candidates are the tied arms that the tie
-  says something about, and whose interval excludes that they lose more than {{ "%g" % margin }}. Cheaper is
+  says something about, whose interval excludes that they lose more than {{ "%g" % margin }}, and than which
+  no arm is distinguishably better. Cheaper is
   one of which the best arm costs at least {{ "%g" % cost_factor }} times as much. Of the cheaper ones that
   cost at most {{ "%g" % cost_factor }} times what the cheapest costs, that of the highest micro-F1 is
   recommended, TF-IDF or a frozen embedding like any other. Where none is cheaper, and a candidate
@@ -66,7 +67,7 @@ BEST = """
 **{{ best }}** {{ "has a micro-F1 of" if alone else "has the highest micro-F1," }}
 {{ "as %s," % (level | listed) if level }} {{ f1.f1 | f1 }}
 (95 % interval {{ f1.low | f1 }} to {{ f1.high | f1 }}, over test documents and
-{{ "one seed, so without the luck of training" if most_seeds == 1 else seeds ~ " seeds" }})
+{{ "one seed, so without the luck of training" if seeds == 1 else "%d seeds" % seeds }})
 {%- if certain_against %}
 {{- "," if not_distinguishable_from else " and" }}
 is distinguishably better than {{ certain_against | with_deltas }}
@@ -206,11 +207,11 @@ def three_sentences(
         See `lib.report.recommendation.recommend`.
     """
     best, arm = recommendation["best"], recommendation["arm"]
-    (few, many), f1 = recommendation["num_seeds"], recommendation["micro_f1"]
+    seeds, f1 = recommendation["num_seeds"][best], recommendation["micro_f1"]
     names = names or {name: name for name in f1}
     level = [names[name] for name, x in f1.items() if name != best and x == f1[best]]
-    facts = {"alone": len(f1) == 1, "level": level, "f1": f1[best], "most_seeds": many}
-    facts |= {"best": names[best], "arm": names.get(arm), "seeds": format_range(few, many)}
+    facts = {"alone": len(f1) == 1, "level": level, "f1": f1[best], "seeds": seeds}
+    facts |= {"best": names[best], "arm": names.get(arm)}
     for pairs in ("certain_against", "not_distinguishable_from"):
         facts[pairs] = [x | {"arm": names[x["arm"]]} for x in recommendation[pairs]]
     facts = {**recommendation, **facts}

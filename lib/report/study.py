@@ -14,6 +14,7 @@ from pandas.io.formats.style import Styler
 from lib.config.arms import CompareParams
 from lib.data.load import load_splits
 from lib.data.version import require_same_documents
+from lib.data.words import word_spans
 from lib.errors import DataError, ModelError
 from lib.evaluation import crossings, f1_by_part, learning_curves, resample_curves
 from lib.evaluation.slices import errors_by_level, f1_by_level, parts_by_length, parts_by_support
@@ -26,6 +27,7 @@ from lib.report.figures.style import show_figure
 from lib.report.names import arm_names, describe_arm
 from lib.report.reading import describe_reading
 from lib.report.recommendation import recommend
+from lib.report.search import unequal_tries
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
 from lib.report.slices import parts_by_truncation
 from lib.report.wording import format_range
@@ -56,8 +58,8 @@ class StudyResults:
 
     def __init__(self, params: CompareParams) -> None:
         self.params, self.folder = params, ROOT / params.figures_dir / params.study
-        self.every_run = read_runs(
-            params.study, runs_dir=params.runs_dir, arms=params.arms, seeds=params.seeds
+        self.every_run = tables.drop_unsized(
+            read_runs(params.study, runs_dir=params.runs_dir, arms=params.arms, seeds=params.seeds)
         )
         self.runs_by_size = tables.by_size(self.every_run)
         self.runs = list(self.runs_by_size.values())[-1]
@@ -122,7 +124,7 @@ class StudyResults:
             self.every_run, ROOT / self.params.params_dir / self.params.study
         ):
             parts.append(f"**Not all runs are what the study's files ask for.** {changed}.")
-        if unequal := tables.unequal_tries(self.runs):
+        if unequal := unequal_tries(self.runs):
             parts.append(f"**Arms were not searched over equally.** Candidates: {unequal}.")
         return "\n\n".join(parts)
 
@@ -162,11 +164,15 @@ class StudyResults:
             anchor, title = self._recommendation["arm"], verdict.RECOMMENDED
         if not anchor:
             anchor, title = self._recommendation["best"], verdict.HIGHEST
-        right = {arm: verdict.count_right(self.y_true, y) for arm, y in self.y_preds.items()}
+        single = not self.multi_label
+        right = {
+            arm: verdict.count_right(self.y_true, y, single=single)
+            for arm, y in self.y_preds.items()
+        }
         options = {"anchor": anchor, "title": title, "right": right, "names": self.names}
         display(HTML(verdict.arm_lines(self.comparison, self.pairwise, **options)))
         kinds = set(map(describe_arm, self.runs["params"])) if len(self.names) > 1 else set()
-        options = {"single": not self.multi_label, "kinds": kinds}
+        options = {"single": single, "kinds": kinds}
         display(Markdown(verdict.explain_lines(self.names[anchor], **options)))
 
     def answer(self) -> str:
@@ -265,7 +271,8 @@ class StudyResults:
         if self.documents is not None:
             texts = self.documents["text"]
             cut = parts_by_truncation(texts, self._tokenizer, max_length=self._reads)
-            found["words of a document"] = of(documents=parts_by_length(texts))
+            num_words = [len(word_spans(text)) for text in texts]
+            found["words of a document"] = of(documents=parts_by_length(num_words))
             found["what is read"] = of(documents=cut)
         return found
 

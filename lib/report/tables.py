@@ -1,5 +1,6 @@
 """Finished runs side by side: the tables and predictions that the report is made from."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from lib.runs.record import (
     read_predictions,
 )
 from lib.storage import ROOT
+
+log = logging.getLogger(__name__)
 
 # Parameters of one run alone, or of its place on disk.
 OF_A_RUN = {"seed", "train_size", "params_dir", "runs_dir", "figures_dir", "report_to"}
@@ -109,16 +112,17 @@ def read_table(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def unequal_tries(runs: pd.DataFrame) -> str:
-    """The number of candidates of each arm that is trained in epochs; "" if all have as many."""
-    trained = runs[[run.get("num_epochs", 0) > 0 for run in runs["params"]]]
-    tried = read_table(trained, "search.csv")
-    count = dict.fromkeys(trained["arm"], 1)
-    if len(tried):
-        count |= (tried.groupby("arm").size() // tried.groupby("arm")["seed"].nunique()).to_dict()
-    if len(set(count.values())) < 2:
-        return ""
-    return ", ".join(f"{arm} {number}" for arm, number in count.items())
+def drop_unsized(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs without those of an arm at no size that has run at sizes too, which a line names.
+
+    They are left from before the study had training sizes.
+    """
+    bases = runs["arm"].str.partition("@")
+    sized = set(bases[0][bases[1] == "@"])
+    left = runs["arm"].isin(sized)
+    for folder in runs["folder"][left]:
+        log.warning("%s: left out, for the study has training sizes now; remove it", folder)
+    return runs[~left].reset_index(drop=True)
 
 
 def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -214,6 +218,7 @@ def compare_runs(
         for key in (*RESOURCE_KEYS, *OPTIONAL_RESOURCES):
             number = pd.api.types.is_float_dtype(group[key])
             row[key] = group[key].mean() if number else group[key].iloc[0]
+        row["num_processes"] = max(run.get("num_processes", 1) for run in group["params"])
         rows.append(row)
     options = {"groups": groups, "num_resamples": num_resamples}
     pairwise = compare_all(y_true, y_preds, reference=reference, **options)

@@ -56,6 +56,7 @@ class TryIt:
         found = read_runs(
             params.study, runs_dir=params.runs_dir, arms=params.arms, seeds=[params.seed]
         )
+        found = tables.drop_unsized(found)
         runs = found if params.arms else list(tables.by_size(found).values())[-1]
         runs = runs.set_index("arm", drop=False)
         ranked = runs.sort_values("micro_f1", ascending=False, kind="stable").index
@@ -115,7 +116,8 @@ class TryIt:
 
     def show_answers(self, text: str) -> Styler:
         """`answers` as a table, escaped."""
-        shown = self.answers(text).style.hide(axis="index").format(_cell, escape="html")
+        shown = self.answers(text).style.hide(axis="index")
+        shown = shown.format(_cell, escape="html", na_rep="–")
         return shown.set_properties(**{"text-align": "left"})
 
     def explain(self, text: str) -> dict[str, Attribution]:

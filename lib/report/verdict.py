@@ -99,9 +99,9 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
         kind = "alone"
     elif not f1[best]["f1"]:
         kind = "nothing right"
-    most = recommendation["num_seeds"][1]
     # A headline rests on three seeds or more
-    runs = {1: "one training run of each", 2: "two training runs of each"}.get(most, "")
+    few = min(recommendation["num_seeds"][name] for name in {best, arm or best})
+    runs = {1: "one training run of each", 2: "two training runs of each"}.get(few, "")
     cheaper = kind == "cheaper_tie" and arm != best
     saving = format_saving(dollars[best], dollars[arm]) if cheaper else ""
     than = "than" if cheaper and dollars[arm] else "beside"
@@ -196,11 +196,11 @@ def explain_lines(anchor: str, *, single: bool, kinds: set[str]) -> str:
     return fill(LEGEND, anchor=anchor, single=single, kinds=list(kinds))
 
 
-def count_right(y_true: np.ndarray, y_pred: np.ndarray) -> str:
+def count_right(y_true: np.ndarray, y_pred: np.ndarray, *, single: bool) -> str:
     """The right answers of an arm, of a hundred.
 
-    Documents if each has one label ("92 of 100"), else labels given and labels that apply ("85 of
-    100 given, 78 of 100 found").
+    Documents of a study with one label each ("92 of 100"), else labels given and labels that apply
+    ("85 of 100 given, 78 of 100 found").
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def count_right(y_true: np.ndarray, y_pred: np.ndarray) -> str:
         (N, C) bool and (S, N, C) bool; shares are means over seeds.
     """
     hits = (y_pred & y_true).sum(axis=(1, 2))  # (S,)
-    if (y_true.sum(axis=1) == 1).all():
+    if single:
         right = (y_pred == y_true).all(axis=2)  # (S, N)
         return f"{_of_hundred(right.mean())} of 100"
     given = np.maximum(y_pred.sum(axis=(1, 2)), 1)

@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import regex
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
-from lib.data.words import MARKS, UNSPACED
+from lib.data.words import word_spans
 from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.machine import choose_device, choose_dtype
@@ -42,8 +41,6 @@ TOLERANCE = 0.05  # of completeness: a share of the logit's difference
 STEPS = (32, 64, 128, 256)  # of the integral, as many as the tolerance needs
 MAX_WORDS = 100  # that are left out, one at a time
 LEAST = 1e-9  # probability; lower ones count as this
-# What has no space in it; of scripts that put no spaces, a character with its marks.
-_WORD = regex.compile(rf"(?V1)[{UNSPACED}][{MARKS}]*|[^\s{UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -77,11 +74,6 @@ class Attribution:
 def has_head(run_dir: str | Path) -> bool:
     """True if the run's answers come from a head that gradients can be taken of."""
     return read_params(Path(run_dir))["notebook"] == "03_finetune_embedding"
-
-
-def word_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of each word: what stands between spaces, or a character of Han or Thai."""
-    return [found.span() for found in _WORD.finditer(text)]
 
 
 def deletion(classifier: Classifier, text: str, *, margins: bool = False) -> Attribution:

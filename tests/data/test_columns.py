@@ -160,6 +160,12 @@ def test_a_label_may_be_called_as_its_column():
     assert find_columns(columns, "my.csv", label="odd").values["label_column"] == "odd"
 
 
+def test_of_equal_columns_the_one_that_is_called_a_label_is():
+    codes = [k[0] for k in KINDS]
+    for columns in ({"topic_code": codes, "topic": KINDS}, {"topic": KINDS, "topic_code": codes}):
+        assert find(text=TEXTS, **columns).values["label_column"] == "topic"
+
+
 def test_a_column_of_splits_with_gaps_is_not_used():
     found = find(text=TEXTS, split=["", *PARTS[1:]], label=KINDS)
     assert "split_column" not in found.values

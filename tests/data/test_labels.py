@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,6 +70,30 @@ def test_labels_roll_up_to_a_coarser_level():
     assert coarse.names == ("A01", "B02")
     multi_hot = space.encode([["A01B", "A01C"], ["B02D"], []])
     assert ((multi_hot @ contains) > 0).tolist() == [[True, False], [False, True], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": "x", "a": "y"}', "'a' appears twice"),
+        ('{"a": "half \\ud83d"}', "lone surrogate"),
+        ('{"a": null}', "expected `label: text` lines"),
+        ('["a"]', "expected `label: text` lines"),
+        ('{"a": ', "is not JSON"),
+    ],
+)
+def test_json_texts_that_are_none_are_refused_in_one_line(tmp_path, text, message):
+    file = tmp_path / "names.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_label_names(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_texts_are_read_as_json(tmp_path):
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps({"a": "joy 😀", "😀": "no"}, indent="\t"))
+    assert read_label_names(file) == {"a": "joy 😀", "😀": "no"}
 
 
 def test_texts_come_from_the_file_and_default_to_the_names(tmp_path):

@@ -307,6 +307,16 @@ def test_dates_that_leave_nothing_for_train_are_refused(rows):
             )
 
 
+def test_numbers_and_dates_without_effect_are_said(load, caplog):
+    dated = [text.replace("label", "label,day", 1) for text in (TRAIN, TEST)]
+    dated = ["\n".join(f"{row},2020-01-01" if i else row for i, row in enumerate(t.splitlines()))
+             for t in dated]  # fmt: skip
+    validation = {"split_names": ["train", "test", "test"], "num_validation": 0}
+    load(*dated, num_test=9999, date_column="day", **validation)
+    assert "num_test: 9999 of 2 documents; all are taken" in caplog.text
+    assert "date_column: has no effect, for the data set has splits of its own" in caplog.text
+
+
 def test_a_split_without_any_label_is_refused(rows):
     bare = [row | {"labels": []} for row in ROWS[:6]]
     options = MULTI | {"split_column": "part", "split_names": ["train", "", "test"]}

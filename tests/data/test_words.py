@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
-from lib.data.words import UNSPACED, find_words, normal_form
+from lib.data.words import UNSPACED, find_words, first_words, normal_form, word_spans
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,23 @@ def test_tfidf_tells_words_apart_by_their_vowel_signs():
     model = LinearSVC(random_state=0).fit(words.fit_transform(texts[:40]), labels[:40])
     assert model.score(words.transform(texts[40:]), labels[40:]) == 1
     assert {"गेंद", "मैदान"} <= set(words.vocabulary_)
+
+
+def test_words_stand_between_spaces_or_are_a_character_of_a_script_without():
+    text = " two  words, 可可 café"
+    assert [text[a:b] for a, b in word_spans(text)] == ["two", "words,", "可", "可", "café"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "first"),
+    [
+        ("one  two\nthree", 2, "one two"),
+        (" eins  zwei drei größer", 3, "eins zwei drei"),
+        ("可以 吗", 2, "可以"),
+        ("可以吗 很好", 4, "可以吗 很"),
+        ("可以", 9, "可以"),
+        ("", 3, ""),
+    ],
+)
+def test_the_first_words_of_a_text(text, number, first):
+    assert first_words(text, number) == first

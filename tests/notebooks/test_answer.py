@@ -80,7 +80,7 @@ def test_cells_are_head_minus_prompt_however_the_pair_is_named(answered):
     assert answered.missing == [f"{task}-large" for task in list(KINDS)[1:4]]
 
 
-def test_the_answer_is_in_three_sentences(answered):
+def test_the_answer_is_in_three_sentences_and_says_what_intervals_are_over(answered):
     text = answered.answer()
     where = "with models of 0.1 and 0.4 billion parameters and 64 and 256 training documents"
     assert text.startswith(
@@ -88,7 +88,8 @@ def test_the_answer_is_in_three_sentences(answered):
     )
     assert "the **head** is better on average. On a new task it is expected between" in text
     assert "5 of the 5 tasks lie where the others predict them" in text
-    assert text.count(". ") == 2
+    assert text.count(". ") == 3
+    assert text.endswith("Intervals are over test documents, with one seed.")
     assert "better than the encoder (+0.03" in text
     assert (answered.folder / "conclusion.md").read_text() == text + "\n"
 

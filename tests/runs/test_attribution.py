@@ -12,7 +12,7 @@ from lib.evaluation.scores import Scores
 from lib.machine import choose_dtype
 from lib.model.weights import load_tokenizer
 from lib.runs import attribution
-from lib.runs.attribution import deletion, integrated_gradients, word_spans
+from lib.runs.attribution import deletion, integrated_gradients
 from lib.runs.classifier import Classifier
 from lib.runs.models import load_arm_model
 from lib.runs.reading import encode
@@ -78,11 +78,6 @@ def test_a_run_without_a_head_has_no_gradients(monkeypatch):
     monkeypatch.setattr(attribution, "has_head", lambda folder: False)
     with pytest.raises(InputError, match="run: a run without a head"):
         integrated_gradients("run", TEXT)
-
-
-def test_words_stand_between_spaces_or_are_a_character_of_a_script_without():
-    text = " two  words, 可可 café"
-    assert [text[a:b] for a, b in word_spans(text)] == ["two", "words,", "可", "可", "café"]
 
 
 def answer_by(score_of):

@@ -101,7 +101,8 @@ def plot_risk_coverage(
     styles, ends, lowest = arm_styles(list(chosen)), {}, {}
     for arm, (validation, test) in chosen.items():
         curve = coverage_curve(test.confidence, test.right)
-        curve = curve[(curve["share"] * len(test.right) >= MIN_ANSWERED) | (curve["share"] == 1)]
+        enough = (curve["share"] * len(test.right)).round() >= MIN_ANSWERED
+        curve = curve[enough | (curve["share"] == 1)]
         ax.plot(curve["share"], curve["precision"], color=styles[arm]["color"], lw=1.4)
         for precision in WANTED:
             threshold = choose_threshold(validation.confidence, validation.right, precision)

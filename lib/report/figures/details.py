@@ -139,25 +139,34 @@ def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
 
 
 def plot_sweep(sweep: pd.DataFrame) -> Figure:
-    """Heat map of a frozen embedding's validation micro-F1 by pooling and layer.
+    """Heat maps of frozen embeddings' validation micro-F1 by pooling and layer, one per arm.
 
     Parameters
     ----------
     sweep
-        `features` ("<pooling> of layer -<layer>"), `C` and `micro_f1`; the best C is shown.
+        `arm seed`, `features` ("<pooling> of layer -<layer>"), `C` and `micro_f1`; of the best C,
+        the mean over seeds.
     """
     parts = sweep["features"].str.extract(r"(?P<pooling>\w+) of layer -(?P<layer>\d+)")
-    table = pd.concat([parts.astype({"layer": int}), sweep["micro_f1"]], axis=1)
-    grid = table.pivot_table(index="pooling", columns="layer", values="micro_f1", aggfunc="max")
-    grid = grid[sorted(grid.columns, reverse=True)]  # deep in the model on the left
-    readable = grid.shape[1] <= MAX_NUMBERED
-    width = 1.8 + (0.62 if readable else 0.25) * grid.shape[1]
-    fig, ax = plt.subplots(figsize=(max(4, width), max(2.2, 1.2 + 0.4 * len(grid))))
-    sns.heatmap(grid, annot=readable, fmt=".3f", cmap="viridis", ax=ax, annot_kws={"size": 8},
-                cbar_kws={"label": "micro-F1 (validation)"})  # fmt: skip
-    _contrast(ax)
-    ax.set(xlabel="hidden layer, counted from the end (1: the last)", ylabel="")
-    ax.tick_params(axis="y", rotation=0)
+    table = pd.concat([sweep[["arm", "seed", "micro_f1"]], parts.astype({"layer": int})], axis=1)
+    best = table.groupby(["arm", "seed", "pooling", "layer"], as_index=False)["micro_f1"].max()
+    grids = {
+        arm: rows.pivot_table(index="pooling", columns="layer", values="micro_f1", aggfunc="mean")
+        for arm, rows in best.groupby("arm", sort=False)
+    }
+    most = max(grid.shape[1] for grid in grids.values())
+    readable = most <= MAX_NUMBERED
+    heights = [max(2.2, 1.2 + 0.4 * len(grid)) for grid in grids.values()]
+    size = (max(4, 1.8 + (0.62 if readable else 0.25) * most), sum(heights))
+    fig, axs = plt.subplots(len(grids), figsize=size, squeeze=False, height_ratios=heights)
+    for ax, (arm, grid) in zip(axs.flat, grids.items(), strict=True):
+        grid = grid[sorted(grid.columns, reverse=True)]  # deep in the model on the left
+        sns.heatmap(grid, annot=readable, fmt=".3f", cmap="viridis", ax=ax, annot_kws={"size": 8},
+                    cbar_kws={"label": "micro-F1 (validation)"})  # fmt: skip
+        _contrast(ax)
+        ax.set(xlabel="hidden layer, counted from the end (1: the last)", ylabel="")
+        ax.set_title(call(arm) if len(grids) > 1 else "")
+        ax.tick_params(axis="y", rotation=0)
     fig.tight_layout()
     return fig
 
@@ -197,13 +206,13 @@ def plot_search(tries: pd.DataFrame) -> Figure:
     """Validation micro-F1 against the learning rate: a line per arm and other searched values.
 
     A candidate that was stopped early is hollow, the chosen one has a black edge. With several
-    seeds the points are means over them.
+    seeds the points are means over those in which the loss was finite.
 
     Parameters
     ----------
     tries
         `arm seed`, the searched parameters with `learning_rate` among them, `epochs micro_f1
-        train_seconds chosen`: see `lib.runs.search.choose_params`. Arms that have searched over
+        train_seconds chosen`: see `lib.report.search.read_tries`. Arms that have searched over
         others alone have no line.
     """
     known = ["arm", "seed", "epochs", "micro_f1", "train_seconds", "chosen", "learning_rate"]
@@ -213,9 +222,10 @@ def plot_search(tries: pd.DataFrame) -> Figure:
     for arm, values in zip(tries["arm"], named.to_numpy(), strict=True):
         searched = (pair for pair in zip(others, values, strict=True) if pair[1] is not None)
         lines.append(", ".join([call(arm), *(f"{name} {x}" for name, x in searched)]))
-    table = tries.assign(line=lines).groupby(["arm", "line", "learning_rate"], sort=False)
-    table = table.agg({"micro_f1": "mean", "epochs": "max", "chosen": "max"}).reset_index()
+    table = tries.assign(line=lines)
     table = table[table["micro_f1"] >= 0]  # a loss that was not finite has no score
+    table = table.groupby(["arm", "line", "learning_rate"], sort=False)
+    table = table.agg({"micro_f1": "mean", "epochs": "max", "chosen": "max"}).reset_index()
     styles = arm_styles(sorted(table["arm"].unique()))
     longest = table.groupby("arm")["epochs"].transform("max")
     fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")

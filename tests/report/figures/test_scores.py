@@ -22,6 +22,7 @@ from lib.report.figures.details import (
     plot_confusion,
     plot_history,
     plot_ladder,
+    plot_search,
     plot_sweep,
 )
 from lib.report.figures.scores import choose_pairs, plot_forest, plot_pairwise
@@ -239,12 +240,12 @@ def test_equal_arms_at_the_ends_of_the_scale_are_drawn_and_numbered_truly(f1):
 
 
 def test_parts_without_a_true_label_are_not_drawn():
-    truth, parts = np.zeros((3, 2), dtype=bool), parts_by_length(["a", "b b", "c c c"])
+    truth, parts = np.zeros((3, 2), dtype=bool), parts_by_length([1, 2, 3])
     table = f1_by_part(truth, {"tfidf": truth[None]}, documents=parts)
     assert len(table) == 0
     assert plot_slices({"length": table}) is None
     y_true, y_preds = make_predictions(["tfidf"], 2)
-    parts = parts_by_length(["a"] * len(y_true))
+    parts = parts_by_length([1] * len(y_true))
     drawn = f1_by_part(y_true, y_preds, documents=parts)
     assert_legible(plot_slices({"length": table, "words": drawn}))
 
@@ -297,7 +298,7 @@ def test_dollars_in_labels_are_no_mathematics():
 
 def test_parts_are_legible(arms):
     y_true, y_preds = make_predictions(arms, 600)
-    lengths = parts_by_length(["word " * n for n in range(100)])
+    lengths = parts_by_length(range(100))
     tables = {
         "training documents of the label": f1_by_part(
             y_true, y_preds, labels=parts_by_support(y_true.sum(axis=0))
@@ -334,10 +335,30 @@ def test_decoding_and_layers_are_legible(arms):
     assert drawn(fig.axes[2]).tolist() == [[3.0, 1.0], [7.0, 0.0]] * len(arms)  # free on top
     for num_layers in (1, 30):
         sweep = [(f"mean of layer -{n}", n / 100) for n in range(1, num_layers + 1)]
-        fig = plot_sweep(pd.DataFrame(sweep, columns=["features", "micro_f1"]))
+        sweep = pd.DataFrame(sweep, columns=["features", "micro_f1"]).assign(arm="frozen", seed=0)
+        fig = plot_sweep(sweep)
         assert_legible(fig, 10)
         shown = np.ravel(fig.axes[0].collections[0].get_array())
         np.testing.assert_allclose(shown, [n / 100 for n in range(num_layers, 0, -1)])
+
+
+def test_a_sweep_is_the_mean_over_seeds_of_each_arm():
+    rows = [("a", 0, 0.1, 0.4), ("a", 0, 1.0, 0.5), ("a", 1, 1.0, 0.7), ("b", 0, 1.0, 0.9)]
+    sweep = pd.DataFrame(rows, columns=["arm", "seed", "C", "micro_f1"])
+    fig = plot_sweep(sweep.assign(features="mean of layer -1"))
+    assert_legible(fig, 10)
+    shown = [float(ax.collections[0].get_array().ravel()[0]) for ax in fig.axes[:2]]
+    assert shown == pytest.approx([0.6, 0.9])
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["a", "b"]
+
+
+def test_a_search_shows_the_candidates_whose_loss_was_finite():
+    rows = [(0, 1e-3, 0.80), (1, 1e-3, 0.81), (2, 1e-3, -1.0), (0, 2e-4, 0.7)]
+    tries = pd.DataFrame(rows, columns=["seed", "learning_rate", "micro_f1"])
+    fig = plot_search(tries.assign(arm="a", epochs=1, chosen=False, train_seconds=1.0))
+    line = fig.axes[0].lines[0]
+    assert line.get_xdata().tolist() == [2e-4, 1e-3]
+    assert line.get_ydata().tolist() == pytest.approx([0.7, 0.805])
 
 
 def test_confidence_is_legible(arms, tmp_path):
