@@ -34,6 +34,7 @@ ifdef DATA
 else
 ifdef PROFILE
 	pip install --quiet --no-deps --requirement profiles/$(PROFILE)/requirements.txt
+	python data/prepare.py --of $(PARAMS)/$(STUDY)
 	python -m lib plan $(PARAMS)/$(STUDY) $(if $(MACHINE),--machine $(MACHINE)) --jobs $(JOBS)
 endif
 	python -m lib.supervise runs/$(STUDY) snakemake $(WHERE) \

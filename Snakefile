@@ -17,9 +17,11 @@ from lib.config.study import (
     study_runs,
 )
 from lib.errors import ParamsError
-from lib.fingerprints import modules_behind
+from lib.fingerprints import modules_behind, notebook_mark
 
 STUDY = config.get("study", "quick")
+if not isinstance(STUDY, str):  # Snakemake has read it as a number
+    raise SystemExit(f"study: {STUDY!r} is a number; rename the folder in params/, and study: in it")
 PARAMS = Path(config.get("params_dir", "params"), STUDY)
 RUNS = config.get("runs_dir", "runs")
 FIGURES = config.get("figures_dir", "figures")
@@ -39,9 +41,13 @@ for mark in DATA_BROUGHT:  # left by a study that failed, when the documents wer
 
 
 def code_of(notebook):
-    """A notebook and the modules that it runs through: what a run of it is out of date with."""
+    """A notebook and the modules that it runs through: what a run of it is out of date with.
+
+    A mark stands for the notebook, whose time changes whenever JupyterLab saves it.
+    """
     modules = modules_behind(notebook=notebook)
-    return [f"notebooks/{notebook}.ipynb", *(f"lib/{m.replace('.', '/')}.py" for m in modules)]
+    mark = notebook_mark(notebook, Path(RUNS, "cache", "notebooks"))
+    return [str(mark), *(f"lib/{m.replace('.', '/')}.py" for m in modules)]
 
 
 def papermill(notebook, output, **values):

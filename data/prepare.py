@@ -25,8 +25,9 @@ from conversions import CONVERSIONS, Raw
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lib.config.sources import DATA, SOURCES, RawFile, Source, read_sources
+from lib.config.sources import DATA, SOURCES, RawFile, Source, read_sources, source_of
 from lib.config.strict_yaml import suggestion
+from lib.config.study import load_params, study_files
 from lib.errors import DataError, DiskFullError, InputError
 from lib.storage import ROOT, UNFINISHED, atomic_path, checksum
 
@@ -318,8 +319,13 @@ def main(names: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sets", nargs="*", metavar="SET", help="a name in data/sources.yaml")
+    parser.add_argument("--of", metavar="STUDY", help="the set of a folder of params/, if any")
     try:
-        main(parser.parse_args().sets)
+        options = parser.parse_args()
+        if not options.of:
+            main(options.sets)
+        elif source := source_of(load_params(*study_files(options.of).common).dataset):
+            main([source.name])
     except InputError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

@@ -99,7 +99,14 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    export_run(options.run_dir, options.folder)
+    stop_on_sigterm()
+    try:
+        export_run(options.run_dir, options.folder)
+    except OSError as error:
+        reason = f"{options.folder}: cannot be written: {' '.join(str(error).split())}"
+        sys.exit(explain_memory("OSError", str(error)) or reason)
+    except (KeyboardInterrupt, Stopped):
+        sys.exit(f"{options.folder}: stopped; nothing was written")
     print(f"{Path(options.folder) / 'README.md'} says how it is loaded")
 
 

@@ -6,27 +6,31 @@ A cached result and a finished run hold such a hash, so that neither outlives th
 import ast
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from lib.storage import ROOT
+from lib.storage import ROOT, atomic_path
 
 # Packages whose version decides what a cached pass computes.
+PARAMETERS = "# Parameters."  # opens the cell that a run gets its own values for
 COMPUTING = ("bitsandbytes", "gguf", "numpy", "peft", "tokenizers", "torch", "transformers")
 
 
 def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] = ()) -> str:
     """A hash of the source of modules of `lib` and of a notebook, and of versions of packages.
 
-    16 hexadecimal digits. Modules are named from `lib` on: "model.tokens".
+    16 hexadecimal digits. Modules are named from `lib` on: "model.tokens". Of a notebook its cells
+    of code count: neither what JupyterLab saves with them nor the parameters that stand in it.
     """
-    files = [*map(_source, modules), *map(_notebook, [notebook] if notebook else [])]
     code = hashlib.sha256()
-    for file in sorted(files):
+    for file in sorted(map(_source, modules)):
         code.update(file.read_bytes())
+    if notebook:
+        code.update("\n".join(_cells(notebook)).encode())
     for name in packages:
         code.update(f"{name} {version(name)}".encode())
     return code.hexdigest()[:16]
@@ -50,14 +54,32 @@ def modules_behind(*modules: str, notebook: str = "") -> list[str]:
     found: set[str] = set()
     waiting = set(modules)
     if notebook:
-        cells = json.loads(_notebook(notebook).read_bytes())["cells"]
-        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        waiting |= _imported("\n".join(code))
+        waiting |= _imported("\n".join(_cells(notebook)))
     while waiting:
         name = waiting.pop()
         found.add(name)
         waiting |= _imported(_source(name).read_text(encoding="utf-8")) - found
     return sorted(found)
+
+
+def notebook_mark(name: str, folder: Path) -> Path:
+    """A file that changes when the code of a notebook does, and not when the notebook is saved."""
+    notebook, mark = _notebook(name), folder / f"{name}.code"
+    code = code_fingerprint(notebook=name)
+    is_new = not mark.exists()
+    if is_new or mark.read_text(encoding="utf-8") != code:
+        with atomic_path(mark) as path:
+            path.write_text(code, encoding="utf-8")
+        if is_new:  # runs that are there are of the notebook as it was last saved
+            os.utime(mark, ns=(notebook.stat().st_mtime_ns,) * 2)
+    return mark
+
+
+def _cells(name: str) -> list[str]:
+    """The cells of code of a notebook, but that of its parameters."""
+    cells = json.loads(_notebook(name).read_bytes())["cells"]
+    code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return [source for source in code if not source.startswith(PARAMETERS)]
 
 
 def _notebook(name: str) -> Path:

@@ -82,13 +82,14 @@ def noting_signals() -> Iterator[StopRequest]:
 
 
 def stop_on_sigterm() -> None:
-    """Let SIGTERM raise `Stopped` in this process from here on, as SIGINT does its own."""
+    """Let SIGTERM and SIGHUP raise `Stopped` in this process, as SIGINT does its own."""
 
     def stop(*_: Any) -> None:
         raise Stopped(STOPPED)
 
     with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, stop)
+        for number in set(ASKING) - {signal.SIGINT}:
+            signal.signal(number, stop)
 
 
 def die_with_parent() -> None:

@@ -31,8 +31,11 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command that follows the folder; exit with its status, or that of a signal."""
     folder, *command = arguments
     runs_nothing = bool(set(command) & {"-n", "--dry-run"})
+    failures = Path(folder) / ".failures"
     with contextlib.nullcontext() if runs_nothing else _lock(Path(folder)):
-        sys.exit(_supervise(command, Path(folder) / ".failures"))
+        if not runs_nothing:
+            failures.unlink(missing_ok=True)
+        sys.exit(_supervise(command, failures))
 
 
 def _lock(folder: Path) -> TextIO:
@@ -59,7 +62,6 @@ def _supervise(command: Sequence[str], failures: Path) -> int:
     The reasons of runs that have failed, one line each, are the last lines that are printed.
     """
     adopt_orphans()
-    failures.unlink(missing_ok=True)
     os.environ[FAILURES] = str(failures.absolute())
     received: list[tuple[int, float]] = []  # signals, and seconds
     for number in ASKING:

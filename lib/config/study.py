@@ -217,14 +217,13 @@ def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
             raise ParamsError(
                 f"{where} is not trained, so it has no run per train_size; choose a trained arm"
             )
-        if (
-            other.multi_label
-            and getattr(other, "decoding", SET_THRESHOLDS[0]) not in SET_THRESHOLDS
-        ):
-            raise ParamsError(
-                f"{where} answers with decoding {other.decoding!r}, which gives no probability of "
-                f"each label; set one of {', '.join(SET_THRESHOLDS)} there"
-            )
+        for tried in (other.candidates or [other]) if other.multi_label else ():
+            decoding = getattr(tried, "decoding", SET_THRESHOLDS[0])
+            if decoding not in SET_THRESHOLDS:
+                raise ParamsError(
+                    f"{where} answers with decoding {decoding!r}, which gives no probability of "
+                    f"each label; set one of {', '.join(SET_THRESHOLDS)} there"
+                )
         if getattr(other, "teacher", ""):
             raise ParamsError(f"{where} learns from {other.teacher!r} itself; name that one")
         if shared_values(params) != shared_values(other):

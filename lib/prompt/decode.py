@@ -28,6 +28,8 @@ from lib.prompt.template import NEUTRAL, PromptTemplate
 
 log = logging.getLogger(__name__)
 
+LEAST = np.finfo(np.float32).tiny  # probability of the best label of a search
+
 
 @torch.inference_mode()
 @torch.compiler.set_stance("force_eager")
@@ -136,7 +138,9 @@ def _search(request: _Request, *, greedy: bool) -> Decoded:
     scores = search_labels(
         request.model, request.prompts, request.answers, greedy=greedy, **request.options
     )
-    return request.label_space.best_names(scores), Scores(np.exp(scores))
+    probs, best = np.exp(scores), (np.arange(len(scores)), scores.argmax(axis=1))
+    probs[best] = np.maximum(probs[best], LEAST)  # else it may be one of many zeros
+    return request.label_space.best_names(scores), Scores(probs)
 
 
 def _best(request: _Request, scores: np.ndarray) -> Decoded:

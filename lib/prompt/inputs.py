@@ -12,6 +12,7 @@ from lib.model.tokens import require_context
 from lib.model.windows import longest_window, map_windows, window_lengths
 from lib.prompt.answers import answer_texts
 from lib.prompt.examples import choose_questions
+from lib.prompt.label_sets import MAX_LABELS
 from lib.prompt.template import EXTRA_ANSWER_TOKENS, NO, YES, PromptTemplate
 
 
@@ -80,10 +81,22 @@ def require_room(
     answers = [len(template.answer_ids(text)) for text in prompt_labels.texts]
     max_new_tokens = max(answers + [example["target"] for example in examples])
     max_new_tokens += EXTRA_ANSWER_TOKENS
+    behind = max(max_new_tokens, longest_answer(template, prompt_labels, params))
     lengths = [longest_window(split) for split in prompts.values()]
     lengths += [max(window_lengths(e["input_ids"])) - e["target"] for e in examples]
-    longest = max(lengths)
-    if params.decoding == "yes_no":
-        longest += max(len(template.question_ids(text)) for text in prompt_labels.texts)
-    require_context(config, longest, max_new_tokens)
+    require_context(config, max(lengths), behind)
     return max_new_tokens
+
+
+def longest_answer(
+    template: PromptTemplate, prompt_labels: LabelSpace, params: InstructionParams
+) -> int:
+    """Most tokens behind a prompt while it is answered: of a label, a set, or a question."""
+    answers = sorted(len(template.answer_ids(text)) for text in prompt_labels.texts)
+    if params.decoding == "yes_no":
+        questions = max(len(template.question_ids(text)) for text in prompt_labels.texts)
+        return questions + max(len(template.answer_ids(word)) for word in (YES, NO))
+    if params.multi_label:  # label by label, on some rung of the ladder
+        largest = answers[-MAX_LABELS:]
+        return sum(largest) + (len(largest) - 1) * len(template.separator_ids)
+    return answers[-1]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -223,6 +223,18 @@ class PromptTemplate:
         """Ids of a prompt that asks behind its document if a label applies."""
         question, end = self.question_ids(label), len(self.suffix_ids)
         return map_windows(lambda window: [*window[: len(window) - end], *question], prompt)
+
+    def within(self, config: PretrainedConfig, answer: int, *, num_examples: int = 0) -> Self:
+        """The same, which reads of a new document what fits with an answer into a model's context.
+
+        A study refuses documents that do not fit. Behind examples, whose lengths differ, nothing is
+        cut.
+        """
+        limit = context_limit(config)
+        if limit is None or num_examples:
+            return self
+        room = limit - len(self.prefix_ids) - len(self.suffix_ids) - answer
+        return replace(self, max_length=max(1, min(self.max_length, room)))
 
     def question_ids(self, label: str) -> list[int]:
         """Ids between the end of a document and the answer, Yes or No, about a label."""

@@ -10,12 +10,11 @@ from datasets import Dataset
 
 from lib.config.arms import NOTEBOOK_PARAMS, FinetuneParams
 from lib.config.choices import SET_THRESHOLDS
-from lib.config.strict_yaml import read_yaml
 from lib.data.labels import DENSE_LABELS, LabelSpace
 from lib.errors import InputError, ParamsError
 from lib.machine import Cost, meter
 from lib.runs.classifier import load_classifier
-from lib.runs.record import require_whole
+from lib.runs.record import read_params, require_whole
 
 TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
 CHUNK = 4096  # documents scored at once (our choice)
@@ -46,7 +45,7 @@ def check_teacher(
         require_whole(folder)
     except InputError as error:
         raise ParamsError(f"teacher: {error}") from None
-    ran = read_yaml(folder / "params.yaml")
+    ran = read_params(folder)
     if not issubclass(NOTEBOOK_PARAMS[ran["notebook"]], FinetuneParams):
         raise ParamsError(f"teacher: {folder}: {ran['notebook']} is no fine-tuned arm")
     if ran.get("num_examples"):

@@ -27,7 +27,7 @@ from lib.head.classifiers import MLPHead
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.runs.export_card import Usage
 from lib.runs.models import save_tokenizer
-from lib.runs.reading import encode
+from lib.runs.reading import encode, tokens_read
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ def export_head(
     # A tokenizer that reads as in training: special tokens in a text are text, and length is cut.
     tokenizer.split_special_tokens = True
     tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
-    tokenizer.model_max_length = params.max_length + tokenizer.num_special_tokens_to_add()
+    frame = tokenizer.num_special_tokens_to_add()
+    tokenizer.model_max_length = tokens_read(params, tokenizer) + frame
     tokenizer.padding_side = "right"
     tokenizer.chat_template = None  # sentence-transformers would put every text into a chat
     # The form, written and read again.

@@ -14,6 +14,7 @@ from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.model.parts import pretrained
 from lib.prompt.frame import writes_date
+from lib.prompt.inputs import longest_answer
 from lib.prompt.label_scores import score_labels
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
 from lib.runs.export_card import Usage
@@ -92,6 +93,7 @@ def export_prompt(
         Log-probabilities of some answers by what was written and by the run.
     """
     template, labels = build_template(tokenizer, model.config, label_space, params)
+    template = template.within(model.config, longest_answer(template, labels, params))
     asked = _describe(template, labels, params, sample=texts[0])
     # Log-probabilities of some answers by the run's model, before its adapters are merged.
     prompts = [template.prompt_ids(text) for text in texts[-NUM_PROMPTS:]]
@@ -130,7 +132,7 @@ def _describe(
     asked = {
         "answers": dict(zip(labels.names, labels.texts, strict=True)),
         "decoding": params.decoding,
-        "max_length": params.max_length,
+        "max_length": template.max_length,
         "instruction": template.instruction,
         "prompt": before + "{text}" + after,
         "messages": _messages(template, sample),

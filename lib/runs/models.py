@@ -1,6 +1,7 @@
 """The model of an arm: loaded once for training, prediction and export alike."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -90,6 +91,7 @@ def save_arm_model(
         Of a free answer; saved where the run answers freely.
     """
     if params.num_epochs:
+        shutil.rmtree(folder, ignore_errors=True)  # where the cell is run again
         with atomic_path(folder) as path:
             path.mkdir()
             if isinstance(model, PeftModel):

@@ -34,6 +34,7 @@ from lib.storage import ROOT, atomic_path
 
 MODELS = ("answer/models", "answer_gpu/models")  # folders of params/, one folder per model
 BASELINES = "answer/baselines"
+NUMBER = re.compile(r"(?i)[\d._]+(e-?\d+)?|nan|inf(inity)?|true|false")  # to Snakemake
 
 # All numbers from here on are our choices.
 HELD_OUT = 5  # one document in five is for test where there is no test split
@@ -127,9 +128,10 @@ def new_study(
     """
     dataset, names, stem = locate(data)
     plain = normalize("NFKD", stem).encode("ascii", "ignore").decode()  # ü as u
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "_", plain).strip("._-") or "mine"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ParamsError(f"name: {name!r}: write letters and digits, after the first also . _ -")
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", plain).strip("._-") or "mine"
+    name = name or (f"study_{plain}" if NUMBER.fullmatch(plain) else plain)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or NUMBER.fullmatch(name):
+        raise ParamsError(f"name: {name!r}: write a word of letters, digits and . _ -, no number")
     folder = params_dir / name
     if folder.exists():
         found = read_yaml(folder / "common.yaml").get("dataset")
@@ -153,8 +155,7 @@ def new_study(
 
     # The prompt.
     values |= prompt(values, labels)
-    texts_of = label_texts(labels)
-    if texts_of:
+    if texts_of := label_texts(labels):
         say(_line("prompt", "labels are written without underscores (labels.json)"))
 
     # Sizes that this machine has the time for.
@@ -294,8 +295,7 @@ def _of_size(
 def _narrowed(file: Path, tries: int) -> str:
     """An arm's file whose search has no more candidates than `tries`."""
     text = file.read_text(encoding="utf-8")
-    search = read_yaml(file).get("search")
-    if not search:
+    if not (search := read_yaml(file).get("search")):
         return text
     narrow = dict(search)
     for key in reversed(search):  # rates come first, and stay longest; of each list the middle

@@ -4,6 +4,7 @@ Documents are read and tokenized as the arms will read them; weights are not loa
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -251,6 +252,7 @@ def _count_work(
     splits: DatasetDict,
 ) -> Work:
     params = reading.with_length(params, splits["train"]["text"])
+    names = LabelSpace.from_splits(splits, label_names=params.label_names)  # at every size
     splits = take_train(
         splits, params.train_size, multi_label=params.multi_label, seed=params.seeds[0]
     )
@@ -261,12 +263,15 @@ def _count_work(
     if isinstance(params, BaselineParams):  # a frozen embedding: every document once
         return Work(train, [n for split in rows.values() for n in split])
     epochs = params.num_epochs and trained_epochs(params.with_min_steps(len(train)))
-    held_out = rows["validation"] * (epochs + 1) + rows["test"]
+    evaluations = epochs + 1
+    if params.eval_steps:
+        evaluations += epochs * math.ceil(len(train) / params.batch_size) // params.eval_steps
+    held_out = rows["validation"] * evaluations + rows["test"]
     if not isinstance(params, InstructionParams):
         return Work(train, held_out, num_epochs=epochs)
-    names = LabelSpace.from_splits(splits, label_names=params.label_names)
     template, labels = build_template(tokenizer, config, names, params)
-    work = Work(train, held_out, num_epochs=epochs)
+    ladder = chain.from_iterable(lengths["validation"][: params.num_generated])
+    work = Work(train, [*held_out, *[*ladder] * len(params.ladder)], num_epochs=epochs)
     return _prompt_work(params, template, labels, splits["train"]["labels"], work)
 
 

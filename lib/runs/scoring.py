@@ -21,6 +21,7 @@ from lib.model.tokens import require_context
 from lib.model.weights import load_tokenizer
 from lib.model.windows import longest_window
 from lib.prompt.decode import decode_labels
+from lib.prompt.inputs import longest_answer
 from lib.prompt.template import build_template
 from lib.runs import estimators
 from lib.runs.examples import KIND, ask, read_examples
@@ -141,9 +142,8 @@ def _instruction(
     template, labels = build_template(tokenizer, model.config, label_space, params)
     generated = params.decoding == "generate"
     max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens if generated else 0
-    answer = max_new_tokens or max(len(template.answer_ids(text)) for text in labels.texts)
-    if params.decoding == "yes_no":
-        answer = max(len(template.question_ids(text)) for text in labels.texts)
+    answer = max_new_tokens or longest_answer(template, labels, params)
+    template = template.within(model.config, answer, num_examples=params.num_examples)
     budget = {"token_budget": params.token_budget}
 
     def embeddings(texts: Sequence[str]) -> np.ndarray | None:

@@ -73,9 +73,11 @@ def _wandb(folder: Path) -> Iterator[TrainerCallback]:
 
     folder.mkdir(parents=True, exist_ok=True)
     with _settings(WANDB_DIR=str(folder), WANDB_MODE="offline", WANDB_SILENT="true"):
-        yield WandbCallback()
-        wandb.finish()  # else the next candidate would go on with this one's curves,
-        wandb.teardown()  # and in its folder
+        try:
+            yield WandbCallback()
+        finally:  # else the next candidate would go on with this one's curves, and in its folder
+            wandb.finish()
+            wandb.teardown()
 
 
 TRACKING = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
