@@ -90,6 +90,16 @@ def test_a_second_command_in_a_folder_is_refused_and_after_a_kill_it_runs(study,
     assert start("supervise", tmp_path / "runs", "true").wait() == 0
 
 
+def test_a_dry_run_beside_a_study_keeps_the_reasons_of_its_failures(tmp_path):
+    failures = tmp_path / "runs" / ".failures"
+    failures.parent.mkdir()
+    failures.write_text("embedding: no room")
+    assert start("supervise", tmp_path / "runs", "true", "-n").wait() == 0
+    assert failures.read_text() == "embedding: no room"
+    assert start("supervise", tmp_path / "runs", "true").wait() == 0
+    assert not failures.exists()
+
+
 @pytest.fixture
 def notebook(tmp_path):
     """A notebook whose last cell runs for long; its process and its kernel."""

@@ -1,5 +1,6 @@
 """Caches: damaged entries are rebuilt, and keys change with all code that a pass runs through."""
 
+import json
 import logging
 import os
 import shutil
@@ -53,6 +54,31 @@ def test_a_run_depends_on_what_its_notebook_computes_with_and_not_on_the_report(
     behind = modules_behind(notebook="03_finetune_embedding")
     assert {"head.pooling", "training.finetune", "evaluation.metrics", "config.arms"} <= set(behind)
     assert not [module for module in behind if module.startswith(("report", "evaluation.i"))]
+
+
+def test_a_notebook_is_its_code_however_it_is_saved(tmp_path, monkeypatch):
+    """JupyterLab saves outputs and metadata, people write parameters of their own into it."""
+    for room in ("lib", "notebooks"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(fingerprints, "ROOT", tmp_path)
+    name = "03_finetune_embedding"
+    file = tmp_path / f"notebooks/{name}.ipynb"
+    before = fingerprints.code_fingerprint(notebook=name)
+    mark = fingerprints.notebook_mark(name, tmp_path / "marks")
+    assert mark.stat().st_mtime_ns == file.stat().st_mtime_ns
+    notebook = json.loads(file.read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    cells[0]["source"] = [line.replace("scratch", "mine") for line in cells[0]["source"]]
+    for number, cell in enumerate(cells):
+        cell |= {"execution_count": number, "outputs": [{"output_type": "stream", "text": ["x"]}]}
+    file.write_text(json.dumps(notebook))
+    assert fingerprints.code_fingerprint(notebook=name) == before
+    seen = mark.stat().st_mtime_ns
+    assert fingerprints.notebook_mark(name, tmp_path / "marks").stat().st_mtime_ns == seen
+    cells[-1]["source"] = [*cells[-1]["source"], "\nprint(1)"]
+    file.write_text(json.dumps(notebook))
+    assert fingerprints.code_fingerprint(notebook=name) != before
+    assert fingerprints.notebook_mark(name, tmp_path / "marks").stat().st_mtime_ns > seen
 
 
 def test_another_version_of_a_package_that_computes_is_a_miss(monkeypatch):

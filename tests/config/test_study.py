@@ -78,6 +78,11 @@ def test_what_learns_runs_at_every_size_and_what_does_not_once():
         ("pupil", "'pupil' learns from 'embedding' itself; name that one"),
         ("longer", "'longer' reads other documents or labels than 'student'"),
         (
+            "searching",
+            "'searching' answers with decoding 'steps', which gives no probability of each "
+            "label; set one of score, yes_no there",
+        ),
+        (
             "free",
             "'free' answers with decoding 'generate', which gives no probability of each "
             "label; set one of score, yes_no there",
@@ -92,6 +97,7 @@ def test_a_study_is_refused_whose_teacher_cannot_teach(teacher, message):
         "pupil": EmbeddingParams(arm="pupil", teacher="embedding"),
         "longer": EmbeddingParams(num_train=7),
         "free": InstructionParams(decoding="generate", label_mode="multi"),
+        "searching": InstructionParams(label_mode="multi", search={"decoding": ["score", "steps"]}),
         "student": EmbeddingParams(teacher="prompt"),
     }
     check_teachers(arms, "params/mine")

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -429,3 +430,14 @@ def test_an_empty_set_is_answered_where_its_word_is_likelier_than_any_label(smal
     assert not sets[likelier].any()
     assert (sets[~likelier] == plain[~likelier]).all()
     assert with_none.shape == scores.shape
+
+
+def test_the_answer_of_a_search_has_the_highest_score_however_unlikely_it_is(monkeypatch):
+    """Labels of very many tokens have likelihoods that float32 rounds to 0."""
+    scores = np.array([[-np.inf, -110.0, -120.0], [-1.0, -2.0, -np.inf]], dtype=np.float32)
+    monkeypatch.setattr("lib.prompt.decode.search_labels", lambda *_, **__: scores)
+    space = LabelSpace(("a", "b", "c"))
+    request = SimpleNamespace(model=None, prompts=[], answers=[], options={}, label_space=space)
+    names, found = DECODERS["search"](request)
+    assert names == [["b"], ["a"]]
+    assert found.best().tolist() == [1, 0]

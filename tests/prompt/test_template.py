@@ -230,3 +230,12 @@ def test_a_list_without_room_is_left_out_and_that_is_said(tokenizer, caplog, con
     template, _ = build_template(tokenizer, roomy, space, listed)
     assert "label 149" in tokenizer.decode(template.prefix_ids)
     assert not caplog.text
+
+
+def test_a_new_document_is_cut_to_what_fits_a_models_context(tokenizer):
+    template = PromptTemplate.build(tokenizer, instruction="a", max_length=99)
+    config = LlamaConfig(max_position_embeddings=80)
+    shorter = template.within(config, 10)
+    assert len(shorter.prompt_ids("oil " * 200)) == 70
+    assert template.within(config, 10, num_examples=2) is template
+    assert template.within(LlamaConfig(max_position_embeddings=900), 10).max_length == 99

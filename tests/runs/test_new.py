@@ -183,9 +183,15 @@ def test_train_has_room_for_each_label_and_for_whole_groups():
 def test_a_study_is_called_as_its_file_as_far_as_folders_can_be(params, write):
     data = write(rows(60), "Übersicht (neu).csv")
     assert new.new_study(data, params_dir=params, say=lambda _: None) == "Ubersicht_neu"
-    for name in ("a b", "../evil", ".hidden"):
-        with pytest.raises(ParamsError, match=r"name: .* write letters and digits"):
+    for name in ("a b", "../evil", ".hidden", "2024", "1e3", "1_000", "008", "true"):
+        with pytest.raises(ParamsError, match=r"name: .* write a word of letters, digits"):
             new.new_study(data, name=name, params_dir=params)
+
+
+def test_a_file_that_is_called_by_a_number_becomes_a_study_that_is_not(params, write):
+    say = {"say": lambda _: None}
+    assert new.new_study(write(rows(60), "2024.csv"), params_dir=params, **say) == "study_2024"
+    assert new.new_study(write(rows(60), "20news.csv"), params_dir=params, **say) == "20news"
 
 
 def test_another_studys_name_is_refused(params, write):

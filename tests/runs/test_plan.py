@@ -58,6 +58,17 @@ def test_the_record_of_a_run_on_this_machine_is_beside_its_estimate(smoke, tmp_p
     )  # the record is of another
 
 
+def test_free_answers_and_evaluations_within_epochs_take_time(smoke):
+    folder = smoke("instruction", "embedding")
+    before = plan(folder, machine=GPU).set_index("arm")["infer_seconds"]
+    for arm, line in {"instruction": "num_generated: 16", "embedding": "eval_steps: 1"}.items():
+        file = folder / f"{arm}.yaml"
+        lines = [x for x in file.read_text().splitlines() if not x.startswith(line.split(":")[0])]
+        file.write_text("\n".join([*lines, line]) + "\n")
+    after = plan(folder, machine=GPU).set_index("arm")["infer_seconds"]
+    assert (after > before).all()
+
+
 @pytest.mark.slow
 def test_of_a_learning_curve_every_size_is_estimated_with_its_epochs(tmp_path):
     folder = tmp_path / "curve"

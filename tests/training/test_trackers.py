@@ -1,6 +1,8 @@
 """Trackers: where their logs go, what they leave alone, and what is refused."""
 
 import os
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lib.config.arms import EmbeddingParams
 from lib.config.groups import HeadParams, LoraParams
 from lib.config.study import require_trackers
-from lib.errors import ParamsError
+from lib.errors import NotFiniteError, ParamsError
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.machine import choose_dtype
@@ -104,3 +106,18 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_remedy(tmp_path, monk
 def test_trackers_cannot_be_searched_over(tmp_path):
     with pytest.raises(ValueError, match="search: report_to: belongs to the study or the run"):
         params(tmp_path, search={"report_to": [[], ["tensorboard"]]})
+
+
+def test_wandb_is_closed_also_where_a_candidate_diverges(tmp_path, monkeypatch):
+    calls = []
+    fake = ModuleType("wandb")
+    fake.finish, fake.teardown = (
+        (lambda: calls.append("finish")),
+        (lambda: calls.append("teardown")),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(trackers, "WandbCallback", lambda: "callback")
+    given = params(tmp_path, report_to=["wandb"])
+    with pytest.raises(NotFiniteError), trackers.reporting(given, given.run_dir / "checkpoints"):
+        raise NotFiniteError("loss is nan")
+    assert calls == ["finish", "teardown"]
