@@ -261,6 +261,8 @@ def try_rates(tasks: list[str]) -> None:
 
 def best_rates() -> pd.Series:
     """The rate of the highest F1 on validation, by task and contender."""
+    if not (OUT / "rates.csv").exists():
+        raise SystemExit("no rates yet: run it with --rates first, which takes an hour or two")
     table = pd.read_csv(OUT / "rates.csv")
     best = table.sort_values("f1", ascending=False, kind="stable")
     best = best.drop_duplicates(["task", "contender"])
