@@ -232,6 +232,8 @@ def compare_ranks(scores: pd.DataFrame) -> tuple[pd.Series, float, float]:
     """
     tasks, arms = scores.shape
     ranks = scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
-    p = float(stats.friedmanchisquare(*scores.T.to_numpy()).pvalue)
+    p = 1.0  # where all arms are level on every task
+    if scores.nunique(axis=1).gt(1).any():
+        p = float(stats.friedmanchisquare(*scores.T.to_numpy()).pvalue)
     quantile = stats.studentized_range.ppf(0.95, arms, np.inf) / np.sqrt(2)
     return ranks, p, float(quantile * np.sqrt(arms * (arms + 1) / (6 * tasks)))

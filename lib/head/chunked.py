@@ -83,23 +83,27 @@ class _ChunkedLoss(torch.autograd.Function):
 @torch.no_grad()
 def chunked_top(
     features: Tensor, rows: Tensor, bias: Tensor | None, k: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The k largest logits of each document and their labels, (B, k) float32 and int64, in order.
+
+    And log(sum(exp(logits))) over all labels, (B,) float32.
 
     Parameters
     ----------
     features, rows, bias
         As for `chunked_loss`.
     """
+    total = features.new_full((len(features),), -torch.inf)
     best = features.new_empty(len(features), 0)
     where = torch.empty(len(features), 0, dtype=torch.int64, device=features.device)
     for labels in _chunks(len(rows)):
         logits = _logits(features, rows, bias, labels)  # (B, c)
+        total = torch.logaddexp(total, logits.logsumexp(dim=1))
         ids = torch.arange(labels.start, labels.stop, device=features.device).expand_as(logits)
         best, where = torch.cat([best, logits], dim=1), torch.cat([where, ids], dim=1)
         best, order = best.topk(min(k, best.shape[1]), dim=1)
         where = where.gather(1, order)
-    return best, where
+    return best, where, total
 
 
 def _logits(features: Tensor, rows: Tensor, bias: Tensor | None, labels: slice) -> Tensor:

@@ -79,7 +79,7 @@ class EmbeddingModel(nn.Module):
         attention_mask: Tensor,
         cached_states: Tensor | None = None,
         windows: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """The largest logits and their labels (`PoolingHead.top`); input as in `forward`."""
         return self.head.top(*self._states(input_ids, attention_mask, cached_states, windows))
 
@@ -129,7 +129,7 @@ def predict_logits(
     if num_labels <= DENSE_LABELS:
         (logits,) = _in_batches(model, model, documents, token_budget, cached_states)
         return Scores(logits)
-    values, labels = _in_batches(model, model.top, documents, token_budget, cached_states)
+    values, labels, _ = _in_batches(model, model.top, documents, token_budget, cached_states)
     return Scores(values, labels, num_labels)
 
 
@@ -140,6 +140,11 @@ def predict_probabilities(
     cached_states: Sequence[np.ndarray] = (),
 ) -> Scores:
     """Probabilities of the labels of N tokenized documents: softmax, or sigmoid for label sets."""
+    if model.head.num_labels > DENSE_LABELS and not params.multi_label:  # a share of all labels'
+        model.eval()
+        inputs = (documents, params.token_budget, cached_states)
+        values, labels, total = _in_batches(model, model.top, *inputs)
+        return Scores(np.exp(values - total[:, None]), labels, model.head.num_labels)
     logits = predict_logits(
         model, documents, token_budget=params.token_budget, cached_states=cached_states
     )

@@ -147,10 +147,11 @@ class PoolingHead(nn.Module):
             weight, bias = self.classifier.weight, self.classifier.bias
             return chunked_loss(features, weight, bias, targets, loss)
 
-    def top(self, hidden_states: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def top(self, hidden_states: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """The `NUM_TOP` largest logits and their labels, both (B, NUM_TOP), in order.
 
-        For more than `DENSE_LABELS` labels, whose (N, C) logits would not fit in memory.
+        And the logarithm of the sum of all exponentials, (B,). For more than `DENSE_LABELS` labels,
+        whose (N, C) logits would not fit in memory.
         """
         features = self.features(hidden_states, attention_mask)
         with torch.autocast(attention_mask.device.type, enabled=False):

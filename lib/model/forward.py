@@ -17,6 +17,8 @@ last hidden states          (B, T, H)
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -103,8 +105,8 @@ def _layers(
     # decoder looks, so that such a decoder needs no mask.
     if not is_packed(decoder):
         mask = None if is_causal(decoder) else attention_mask
-        hidden = {"output_hidden_states": num_layers > 1}
-        output = decoder(input_ids=input_ids, attention_mask=mask, **hidden)
+        options = {"output_hidden_states": num_layers > 1} | _without_cache(type(decoder))
+        output = decoder(input_ids=input_ids, attention_mask=mask, **options)
         return _last_layers(output, num_layers)
     # Packed: padding is zero.
     real = attention_mask.bool()
@@ -115,6 +117,15 @@ def _layers(
         packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
         for (packed,) in _last_layers(output, num_layers)  # (S, H)
     )
+
+
+@lru_cache
+def _without_cache(kind: type) -> dict[str, bool]:
+    """The option that keeps a decoder from filling a cache, which nothing reads.
+
+    A layer that computes its activations again would put its keys into it twice.
+    """
+    return {"use_cache": False} if "use_cache" in signature(kind.forward).parameters else {}
 
 
 def _depends_on_others(decoder: PreTrainedModel, attention_mask: Tensor) -> bool:

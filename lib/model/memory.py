@@ -172,6 +172,7 @@ def fit_micro_batch(
             checkpointed=checkpointed,
         )  # fmt: skip
 
+    num_tokens = max(num_tokens, longest)  # such a document has a micro-batch of its own
     fitting = int(room_gib / kept(1, 0))
     if fitting >= min(num_tokens, max(longest, BUSY_TOKENS[device])):
         return min(num_tokens, fitting), 0
@@ -199,8 +200,9 @@ def fit_into_memory(
     device = base.device.type
     # Room: what is allowed, without the process, the model and its optimizer.
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))  # a head's too
     allowed = memory_gib or USABLE * memory_of(base.device)
-    taken = (base.get_memory_footprint() + trained * OPTIMIZER_BYTES) / GIB + reserved_gib
+    taken = (weights + trained * OPTIMIZER_BYTES) / GIB + reserved_gib
     taken += PROCESS_GIB if device == "cpu" else 0.0
     # Activations are kept from the first adapted layer on.
     first, depth = first_adapted_layer(model), base.config.get_text_config().num_hidden_layers

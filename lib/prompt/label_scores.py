@@ -179,13 +179,7 @@ def _score_apart(
         for row, of_prompt in enumerate(states.unflatten(0, (len(batch), -1))):
             edges[row] = [
                 log_prob
-                for start in range(0, len(nodes), STATES_AT_ONCE)
-                for of_node in next_log_probs(
-                    model,
-                    of_prompt[start : start + STATES_AT_ONCE],
-                    tokens[start : start + STATES_AT_ONCE],
-                    compute_dtype,
-                )
+                for of_node in next_log_probs(model, of_prompt, tokens, compute_dtype)
                 for log_prob in of_node
             ]
         yield batch, edges[:, order]
@@ -198,12 +192,17 @@ def next_log_probs(
     compute_dtype: torch.dtype,
 ) -> list[list[float]]:
     """log p(token) of some next tokens behind each of n last hidden states, (n, H)."""
-    logits = next_token_logits(model, states, compute_dtype).float()  # (n, V)
-    columns = torch.tensor(list(chain.from_iterable(tokens)), device=states.device)
-    counts = torch.tensor([len(some) for some in tokens], device=states.device)
-    rows = torch.arange(len(tokens), device=states.device).repeat_interleave(counts)
-    found = iter((logits[rows, columns] - logits.logsumexp(-1)[rows]).tolist())
-    return [list(islice(found, len(some))) for some in tokens]
+    found: list[float] = []
+    for start in range(0, len(tokens), STATES_AT_ONCE):
+        some = tokens[start : start + STATES_AT_ONCE]
+        of_some = states[start : start + STATES_AT_ONCE]
+        logits = next_token_logits(model, of_some, compute_dtype).float()  # (64, V)
+        columns = torch.tensor(list(chain.from_iterable(some)), device=states.device)
+        counts = torch.tensor([len(ids) for ids in some], device=states.device)
+        rows = torch.arange(len(some), device=states.device).repeat_interleave(counts)
+        found += (logits[rows, columns] - logits.logsumexp(-1)[rows]).tolist()
+    following = iter(found)
+    return [list(islice(following, len(ids))) for ids in tokens]
 
 
 def plain_states(

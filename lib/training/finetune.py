@@ -243,7 +243,8 @@ def _finetune(
         reserved_gib=reserved_gib,
     )
     pad_token_id = pretrained(model).config.pad_token_id
-    collator = MicroBatchCollator(batch_tokens, pad_token_id, packed=skips_padding(model))
+    budget = min(batch_tokens, params.token_budget)
+    collator = MicroBatchCollator(budget, pad_token_id, packed=skips_padding(model))
 
     # Training, from the last checkpoint if there is one.
     groups = parameter_groups(

@@ -114,6 +114,11 @@ def test_a_task_unlike_the_others_is_not_covered_by_them():
     assert table.loc["a", "mean"] > 0.1
 
 
+def test_arms_that_are_level_on_every_task_are_not_told_apart():
+    ranks, p, _ = compare_ranks(pd.DataFrame(np.ones((4, 3)), columns=list("abc")))
+    assert (ranks.tolist(), p) == ([2.0] * 3, 1.0)
+
+
 PROPERTIES = {"of_cells": ["size"], "of_tasks": ["labels", "kind"]}
 
 

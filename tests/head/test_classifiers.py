@@ -111,8 +111,10 @@ def test_a_loss_in_chunks_is_the_whole_loss_with_its_gradients(monkeypatch, kind
 def test_the_best_labels_of_chunks_are_the_best_of_all(monkeypatch):
     monkeypatch.setattr(chunked, "LABELS_AT_ONCE", 2)
     features, rows, bias = (x.detach() for x in inputs(1))
-    scores, labels = chunked_top(features, rows, bias, 3)
-    expected = functional.linear(features, rows, bias).topk(3)
+    scores, labels, total = chunked_top(features, rows, bias, 3)
+    logits = functional.linear(features, rows, bias)
+    torch.testing.assert_close(total, logits.logsumexp(dim=1))
+    expected = logits.topk(3)
     torch.testing.assert_close(scores, expected.values)
     assert torch.equal(labels, expected.indices)
 

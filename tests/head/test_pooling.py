@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
+from scipy.special import softmax
 
-from lib.config.arms import POOLINGS
+from lib.config.arms import POOLINGS, EmbeddingParams
 from lib.config.groups import HeadParams, LoraParams
 from lib.data.labels import NUM_TOP
 from lib.head.losses import HeadLoss
-from lib.head.model import EmbeddingModel, predict_logits
+from lib.head.model import EmbeddingModel, predict_logits, predict_probabilities
 from lib.head.pooling import AttentionPooling, PoolingHead, pool
 from lib.machine import choose_dtype
 from lib.model.adapters import add_lora
@@ -75,6 +76,13 @@ def test_of_many_labels_the_best_alone_are_predicted(make_backbone, monkeypatch)
         expected = np.sort(row)[::-1][:NUM_TOP]
         np.testing.assert_allclose(sparse.values[i], expected, rtol=1e-4)
         np.testing.assert_allclose(row[sparse.labels[i]], expected, rtol=1e-4)
+    params = EmbeddingParams(token_budget=99, max_length=9)
+    probs = predict_probabilities(model, DOCUMENTS, params)  # shares of all labels, not of the best
+    np.testing.assert_allclose(
+        probs.values,
+        np.take_along_axis(softmax(dense.values, axis=1), sparse.labels, axis=1),
+        rtol=1e-4,
+    )
     truth = csr_array(np.eye(3, 300, dtype=bool))
     evaluated = evaluate_embedding(
         model, documents=DOCUMENTS, y_true=truth, multi_label=True, token_budget=99

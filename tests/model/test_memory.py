@@ -75,6 +75,9 @@ def test_micro_batches_shrink_before_layers_are_checkpointed_and_both_before_mem
     tokens, checkpointed = fit(1.0)
     assert 512 < tokens < 8192
     assert checkpointed == 32
+    tokens, checkpointed = fit(20.0, longest=16_384)  # more than the budget: it is alone
+    assert tokens >= 16_384
+    assert checkpointed
     assert fit(20.0, num_layers=8) == (8192, 0)  # of layers that do not train nothing is kept
 
 

@@ -142,6 +142,16 @@ def test_scores_and_searches_equal_plain_passes_in_every_kind_of_decoder(make_fo
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
 
 
+def test_a_plain_pass_fills_no_cache(make_folder):
+    """Layers that compute their activations again would fill it twice."""
+    model, kept = load_backbone(make_folder("llama"), fast=False, **EXACT), []
+    model.config.use_cache = True
+    model.register_forward_hook(lambda *args: kept.append(args[-1].past_key_values))
+    ids = torch.tensor([[5, 6, 7]])
+    states_of(model, ids, torch.ones_like(ids))
+    assert kept == [None]
+
+
 MAMBA_ALONE = {"state_size": 4, "time_step_rank": 4}
 ADAPTED = {
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 BLOCK, SMALLEST_BLOCK = 128, 64  # queries computed at once (our choice)
+MAX_KEPT = 2048  # keys of a block up to which its mask is kept for other layers (our choice)
 MAX_PADDING_RATIO = 1.25  # tokens of a padded group per real token, at most (our choice)
 
 
@@ -171,7 +172,9 @@ class _Group:
         """Mask to add to scores of a block of (g, K, R, T, D) queries: -inf at hidden keys."""
         if causal:  # padding comes after all that is real, so it is hidden as well
             block = (rows.start, rows.stop, keys.start, keys.stop)
-            return _causal_mask(*block, window, q.shape[2], q.dtype, q.device)
+            few = keys.stop - keys.start <= MAX_KEPT
+            mask = _causal_mask if few else _causal_mask.__wrapped__
+            return mask(*block, window, q.shape[2], q.dtype, q.device)
         mask = q.new_zeros(q.shape[0] * self.length)
         if self.padding is not None:
             mask.index_fill_(0, self.padding, -torch.inf)
