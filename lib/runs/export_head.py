@@ -2,8 +2,8 @@
 
 import copy
 import json
-import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,11 @@ from transformers import (
 
 from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
-from lib.errors import InputError
 from lib.head.classifiers import MLPHead
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.runs.export_card import Usage
-from lib.runs.models import save_tokenizer
+from lib.runs.models import require_same_reading, save_tokenizer
 from lib.runs.reading import encode, tokens_read
-
-log = logging.getLogger(__name__)
 
 SMALL = 2.0**-12  # tanh(x SMALL) / SMALL is x within 1e-5 of it, for states up to 20 (our choice)
 
@@ -105,33 +102,18 @@ def export_head(
         library, usage = "sentence-transformers", LOAD_MODULES
         _save_modules(path, model, tokenizer, params)
         logits = _module_logits(path, texts)
-    _require_same_reading(path, tokenizer, params, texts=texts, ids=ids)
+    written = AutoTokenizer.from_pretrained(path)
+    require_same_reading(
+        lambda some: written(some, truncation=True).input_ids,
+        partial(encode, params, tokenizer),
+        tokenizer,
+        texts,
+    )
     for name, value in _words(params).items():
         usage = usage.replace(name, value)
     # Of very many labels, the run keeps each text's best.
     found = np.take_along_axis(logits, expected.columns, axis=1)
     return Usage(library, usage), found, expected.values
-
-
-def _require_same_reading(
-    path: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    params: EmbeddingParams,
-    *,
-    texts: Sequence[str],
-    ids: Sequence[Sequence[int]],
-) -> None:
-    """Raise `InputError` if the tokenizer that was written reads texts otherwise.
-
-    Only a warning says so where it concerns texts that spell tokens of structure.
-    """
-    written = AutoTokenizer.from_pretrained(path)
-    if written(texts, truncation=True).input_ids != ids:
-        raise InputError(f"{params.model_id}: its saved tokenizer reads texts otherwise")
-    spelled = [t.content for t in tokenizer.added_tokens_decoder.values() if t.content.strip()]
-    read = written(spelled, truncation=True).input_ids, encode(params, tokenizer, spelled)
-    if other := [t for t, new, old in zip(spelled, *read, strict=True) if new != old]:
-        log.warning("texts with %s are read otherwise than in training", ", ".join(other))
 
 
 def _words(params: EmbeddingParams) -> dict[str, str]:

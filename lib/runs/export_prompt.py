@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.model.parts import pretrained
+from lib.model.tokens import text_encoder
 from lib.prompt.frame import writes_date
 from lib.prompt.inputs import longest_answer
 from lib.prompt.label_scores import score_labels
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
 from lib.runs.export_card import Usage
-from lib.runs.models import save_tokenizer
+from lib.runs.models import require_same_reading, save_tokenizer
 
 NUM_PROMPTS, NUM_ANSWERS = 3, 8  # of which every pair is compared (our choice)
 
@@ -113,6 +114,11 @@ def export_prompt(
     model.generation_config.eos_token_id = ends
     model.save_pretrained(path)
     save_tokenizer(tokenizer, path)
+    written = AutoTokenizer.from_pretrained(path)
+    plain = {"add_special_tokens": False, "split_special_tokens": True}  # as the card reads
+    require_same_reading(
+        lambda some: written(some, **plain).input_ids, text_encoder(tokenizer), tokenizer, texts
+    )
     one = ASK + ADJUST.get(params.decoding, "") + PROBS
     usage = LOAD.replace(
         "{answer}", QUESTIONS if questions else SETS if params.multi_label else one

@@ -1,7 +1,9 @@
 """The model of an arm: loaded once for training, prediction and export alike."""
 
 import json
+import logging
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +15,17 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
 from lib.data.labels import LabelSpace
+from lib.errors import InputError
 from lib.head.model import EmbeddingModel
 from lib.model.adapters import add_lora, load_lora
 from lib.model.load import load_backbone
 from lib.model.tokens import structure_ids
 from lib.storage import atomic_path, read_json
 
+log = logging.getLogger(__name__)
+
 WEIGHTS = "model.safetensors"
+Reading = Callable[[Sequence[str]], list[list[int]]]
 
 
 def load_arm_model(
@@ -100,6 +106,28 @@ def save_arm_model(
                 save_weights(model, str(path / WEIGHTS))
     if isinstance(params, InstructionParams) and params.decoding == "generate":
         GenerationConfig(max_new_tokens=max_new_tokens).save_pretrained(folder)
+
+
+def require_same_reading(
+    written: Reading, expected: Reading, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> None:
+    """Raise `InputError` if a tokenizer that was saved reads texts otherwise than the run.
+
+    Only a warning says so where it concerns texts that spell tokens of structure.
+
+    Parameters
+    ----------
+    written, expected
+        Token ids of texts by what was saved, and by the run, whose tokenizer is `tokenizer`.
+    """
+    if written(texts) != expected(texts):
+        raise InputError(
+            f"{tokenizer.name_or_path}: once saved, its tokenizer reads texts otherwise"
+        )
+    spelled = [t.content for t in tokenizer.added_tokens_decoder.values() if t.content.strip()]
+    read = zip(spelled, written(spelled), expected(spelled), strict=True)
+    if other := [text for text, new, old in read if new != old]:
+        log.warning("texts with %s are read otherwise than in training", ", ".join(other))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
