@@ -29,13 +29,20 @@ def options(**changed):
 
 
 @given(ROWS, st.sampled_from(["\n", "\r\n"]), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+@example([('",\n\\', "pos")], "\n", csv.QUOTE_MINIMAL)
 def test_proper_tables_are_read_as_they_were_written(tmp_path_factory, rows, end, quoting):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator=end, quoting=quoting)
     writer.writerows([("text", "label"), *rows])
     path.write_bytes(text.getvalue().encode())
-    assert list(read_table(path).itertuples(index=False, name=None)) == rows
+    try:
+        table = read_table(path)
+    except DataError as error:  # another dialect would make rows of it: refused, not misread
+        assert "escaped by a backslash" in str(error)
+        assert '\\"' in text.getvalue()
+        return
+    assert list(table.itertuples(index=False, name=None)) == rows
 
 
 @given(
