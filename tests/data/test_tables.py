@@ -39,10 +39,10 @@ def test_proper_tables_are_read_as_they_were_written(tmp_path_factory, rows, end
     try:
         table = read_table(path)
     except DataError as error:  # another dialect would make rows of it: refused, not misread
-        assert "escaped by a backslash" in str(error)
-        assert '\\"' in text.getvalue()
-        return
-    assert list(table.itertuples(index=False, name=None)) == rows
+        if '\\"' not in text.getvalue() or "escaped by a backslash" not in str(error):
+            raise
+    else:
+        assert list(table.itertuples(index=False, name=None)) == rows
 
 
 @given(
