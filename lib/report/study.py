@@ -97,7 +97,7 @@ class StudyResults:
     def num_train(self) -> int:
         """Training documents at the largest size; 0 for all, of a run of an earlier version."""
         asked = self.shared.get("train_size") or self.shared["num_train"]
-        return asked or int(self.runs["train_documents"].max(skipna=True) or 0)
+        return asked or int(pd.to_numeric(self.runs["train_documents"]).fillna(0).max())
 
     @property
     def command(self) -> str:

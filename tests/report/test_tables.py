@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from lib.config.study import load_study
-from lib.report import show_table
-from lib.report.tables import changed_params, paper_context
+from lib.report import StudyResults, show_table
+from lib.report.tables import changed_params, drop_unsized, paper_context
 from lib.storage import ROOT
 
 
@@ -49,3 +49,20 @@ def test_a_length_that_a_run_has_found_is_what_its_file_asks_for(tmp_path):
     assert changed_params(ran, folder) == ""
     ran["params"] = [asked | {"max_length": 112, "windows": 2}]
     assert changed_params(ran, folder) == "embedding: windows is 2, in its file 1"
+
+
+def test_all_training_documents_are_as_many_as_the_runs_have_counted():
+    results = StudyResults.__new__(StudyResults)
+    for counted, number in (([None, None], 0), ([None, 812], 812), ([812, 812], 812)):
+        results.shared, results.runs = {"num_train": 0}, pd.DataFrame({"train_documents": counted})
+        assert results.num_train == number
+    results.shared = {"num_train": 0, "train_size": 64}
+    assert results.num_train == 64
+
+
+def test_runs_from_before_a_study_had_sizes_are_left_out(caplog):
+    arms = ["head", "head@64", "tfidf"]
+    runs = pd.DataFrame({"arm": arms, "folder": [f"runs/{arm}" for arm in arms]})
+    assert drop_unsized(runs)["arm"].tolist() == ["head@64", "tfidf"]
+    assert "runs/head: left out, for the study has training sizes now" in caplog.text
+    assert drop_unsized(runs.iloc[[0, 2]])["arm"].tolist() == ["head", "tfidf"]
