@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lib.storage import ROOT, atomic_path
 
-# Packages whose version decides what a cached pass computes.
 PARAMETERS = "# Parameters."  # opens the cell that a run gets its own values for
+# Packages whose version decides what a cached pass computes.
 COMPUTING = ("bitsandbytes", "gguf", "numpy", "peft", "tokenizers", "torch", "transformers")
 
 

@@ -171,8 +171,8 @@ class FinetuneParams(TrainParams, LoraParams, ModelParams, StudyParams):
             raise ValueError(
                 f"num_processes: {self.num_processes} for batch_size {self.batch_size}; lower it"
             )
-        for name in list(LoraParams.model_fields)[1:] if self.lora_r == 0 else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
+        for name in LoraParams.model_fields if self.lora_r == 0 else ():
+            if name != "lora_r" and getattr(self, name) != LoraParams.model_fields[name].default:
                 raise ValueError(f"{name}: has no effect while lora_r is 0")
         if self.search or isinstance(self.search, list):
             candidates_of(self, [*StudyParams.model_fields, *OF_THE_RUN])

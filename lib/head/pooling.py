@@ -100,7 +100,7 @@ class PoolingHead(nn.Module):
     Parameters
     ----------
     num_labels
-        C.
+        C, the width of the logits.
     params
         Its `pooling` is a mode of `pool`, or "attention" for `AttentionPooling`; its `head` and
         `head_bias` choose the classifier (`lib.head.classifiers`).

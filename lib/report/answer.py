@@ -118,7 +118,7 @@ class AnswerResults:
 
     @property
     def units(self) -> str:
-        """What intervals are over, for captions and the answer."""
+        """Units of the intervals, for captions and the answer."""
         several = pd.concat(self._scores)["num_seeds"].max() > 1
         return f"test documents{' and seeds' if several else ', with one seed'}"
 

@@ -95,7 +95,7 @@ def deletion(classifier: Classifier, text: str, *, margins: bool = False) -> Att
     left = [number for number, rest in enumerate(rests) if rest.strip()]  # a text of one word
     scores = classifier.predict_scores([text, *(rests[number] for number in left)])
     label = int(scores.best()[0])
-    if not scores.values[0].any():  # a free answer that is no label
+    if not (margins or scores.values[0].any()):  # a free answer that is no label
         return Attribution("", spans, values, "log-likelihood")
     found = _of_label(scores, label)
     if not margins:

@@ -26,7 +26,7 @@ from lib.head.classifiers import MLPHead
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.runs.export_card import Usage
 from lib.runs.models import require_same_reading, save_tokenizer
-from lib.runs.reading import encode, tokens_read
+from lib.runs.reading import encode, window_tokens
 
 SMALL = 2.0**-12  # tanh(x SMALL) / SMALL is x within 1e-5 of it, for states up to 20 (our choice)
 
@@ -88,7 +88,7 @@ def export_head(
     tokenizer.split_special_tokens = True
     tokenizer.init_kwargs["split_special_tokens"] = True  # only these are saved
     frame = tokenizer.num_special_tokens_to_add()
-    tokenizer.model_max_length = tokens_read(params, tokenizer) + frame
+    tokenizer.model_max_length = window_tokens(params, tokenizer) + frame
     tokenizer.padding_side = "right"
     tokenizer.chat_template = None  # sentence-transformers would put every text into a chat
     # The form, written and read again.

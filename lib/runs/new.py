@@ -34,7 +34,7 @@ from lib.storage import ROOT, atomic_path
 
 MODELS = ("answer/models", "answer_gpu/models")  # folders of params/, one folder per model
 BASELINES = "answer/baselines"
-NUMBER = re.compile(r"(?i)[\d._]+(e-?\d+)?|nan|inf(inity)?|true|false")  # to Snakemake
+NUMBER = re.compile(r"(?i)[\d._]+(e-?\d+)?|nan|inf(inity)?|true|false")  # Snakemake reads it so
 
 # All numbers from here on are our choices.
 HELD_OUT = 5  # one document in five is for test where there is no test split

@@ -270,8 +270,9 @@ def _count_work(
     if not isinstance(params, InstructionParams):
         return Work(train, held_out, num_epochs=epochs)
     template, labels = build_template(tokenizer, config, names, params)
-    ladder = chain.from_iterable(lengths["validation"][: params.num_generated])
-    work = Work(train, [*held_out, *[*ladder] * len(params.ladder)], num_epochs=epochs)
+    for rung in [lengths["validation"][: params.num_generated]] * len(params.ladder):
+        held_out += chain.from_iterable(rung)
+    work = Work(train, held_out, num_epochs=epochs)
     return _prompt_work(params, template, labels, splits["train"]["labels"], work)
 
 

@@ -96,11 +96,11 @@ def encode(
     params: StudyParams, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[list[int]]:
     """Token ids of texts as a model reads them, and no more than it has positions."""
-    most = {"max_length": tokens_read(params, tokenizer)}
+    most = {"max_length": window_tokens(params, tokenizer)}
     return encode_documents(tokenizer, texts, **_options(params) | most)
 
 
-def tokens_read(params: StudyParams, tokenizer: PreTrainedTokenizerBase) -> int:
+def window_tokens(params: StudyParams, tokenizer: PreTrainedTokenizerBase) -> int:
     """Most tokens that are read of a new text, or of each of its windows, without their frame."""
     limit = position_limit(_config(params, tokenizer)) or MOST
     return min(params.max_length, limit - tokenizer.num_special_tokens_to_add())

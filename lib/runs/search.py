@@ -141,9 +141,9 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
 
 
 def _recorded(record: Path) -> dict[str, Any]:
-    """What is recorded of a candidate: `scores` by number of epochs, and the cost of all of them.
+    """Record of a candidate: its `scores` by number of epochs, and the cost of all of them.
 
-    Nothing of one that was not tried, or whose record is damaged.
+    It is empty for one that was not tried, or whose record is damaged.
     """
     try:
         tried = read_json(record)
