@@ -25,7 +25,6 @@ STUDIES = {
     "patents_subclass": "label sets: patents, 482 subclasses, 1,500 documents",
 }
 WITHOUT_PROMPT = {
-    "patents_head": "patents, 8 sections, 1,500 documents, three seeds",
     "patents_subclass_all": "label sets: patents, 596 subclasses, 8,437 documents",
 }
 ARMS = {
