@@ -6,8 +6,6 @@
 import base64
 import importlib.resources
 import json
-import os
-import shutil
 import subprocess
 import sys
 
@@ -17,9 +15,6 @@ from made_study import compare, make_study
 from lib.storage import ROOT
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ("headless", "disable-gpu", "disable-quic", "no-first-run", "hide-scrollbars",
-         "disable-background-networking", "disable-component-update", "disable-sync")  # fmt: skip
 WIDTHS, SCHEMES = (1400, 400), ("light", "dark")
 TWELVE = ["embedding", "tfidf", *(f"arm_{i}" for i in range(9)), "instruction"]
 STUDIES = {
@@ -27,25 +22,6 @@ STUDIES = {
     "learning curves": (["embedding", "instruction"], {"seeds": (0, 1), "sizes": (16, 24, 40)}),
     "label sets": (["embedding", "instruction"], {"multi_label": True}),
 }
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not CHROMIUM:
-        pytest.skip("no chromium on this machine: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip(
-        "selenium.webdriver", reason="pip install --no-deps -r tests/browser/requirements.txt"
-    )
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, *(["no-sandbox"] if os.geteuid() == 0 else [])):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module", params=STUDIES)
