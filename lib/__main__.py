@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib.config.sources import require_data
 from lib.config.study import load_params, study_files
-from lib.errors import explain_memory
+from lib.errors import InputError, explain_memory
 from lib.machine import configure_process
 from lib.runs.export import export_run
 from lib.runs.new import new_study
@@ -92,8 +92,7 @@ def _predict(options: argparse.Namespace) -> None:
     try:
         print(predict_file(values.pop("run_dir"), values.pop("source"), **values))
     except OSError as error:
-        reason = f"{options.target}: cannot be written: {' '.join(str(error).split())}"
-        sys.exit(explain_memory("OSError", str(error)) or reason)
+        sys.exit(_explain(error, options.target, read=[options.run_dir, options.source]))
     except (KeyboardInterrupt, Stopped):
         sys.exit(f"{options.target}: stopped; nothing was written")
 
@@ -103,11 +102,21 @@ def _export(options: argparse.Namespace) -> None:
     try:
         export_run(options.run_dir, options.folder)
     except OSError as error:
-        reason = f"{options.folder}: cannot be written: {' '.join(str(error).split())}"
-        sys.exit(explain_memory("OSError", str(error)) or reason)
+        sys.exit(_explain(error, options.folder, read=[options.run_dir]))
     except (KeyboardInterrupt, Stopped):
         sys.exit(f"{options.folder}: stopped; nothing was written")
     print(f"{Path(options.folder) / 'README.md'} says how it is loaded")
+
+
+def _explain(error: OSError, target: str | Path, *, read: list[str | Path]) -> str:
+    """One line for an error of a file: the one that was written, or one within those read."""
+    if isinstance(error, InputError):  # in words of our own
+        return str(error)
+    name = str(error.filename or "")
+    failed = next((path for path in read if name.startswith(str(path))), None)
+    what = f"{target}: cannot be written" if failed is None else f"{failed}: cannot be read"
+    said = " ".join(str(error.strerror or error).split())
+    return explain_memory("OSError", str(error)) or f"{what}: {said}"
 
 
 def _plan(options: argparse.Namespace) -> None:

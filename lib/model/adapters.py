@@ -1,6 +1,7 @@
 """LoRA adapters on a backbone: added, checked by a first pass, loaded back."""
 
 import logging
+import re
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -8,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
 from safetensors import safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -24,6 +26,9 @@ log = logging.getLogger(__name__)
 
 # Kinds of linear layer whose weight the fused adapters know.
 PLAIN_LAYERS = {nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear, bnb.nn.Linear4bit}
+# peft would take the names of dense layers for those of a mixture's fused experts, and adapt these
+# instead, in all layers. Fused experts are no linear layers: they stay without adapters.
+_MOE_TARGET_MODULE_MAPPING.clear()
 
 
 def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
@@ -33,6 +38,8 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
     direction and magnitude apart (arXiv 2402.09353). All linear layers but the heads are adapted,
     unless `target_modules` names some; the head of an `EmbeddingModel` is trained in full and
     saved with the adapter. With `lora_layers`, no gradient goes below the first of these layers.
+    Fused experts of a mixture have no adapters. Those that the states do not depend on, such as a
+    pooler's, are frozen.
 
     Notes
     -----
@@ -50,12 +57,12 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
     depth = model.config.get_text_config().num_hidden_layers
     if last_layers > depth:
         raise ModelError(f"lora_layers: {last_layers} were asked for, but the model has {depth}")
-    # Layers by the last part of their names: all but those of heads.
+    # Layers by the last part of their names, with its number in a list: all but those of heads.
     own = model.head if model is not inner else None  # on the states, trained in full
     head = inner.get_output_embeddings() if own is None else own
     inside = set(head.modules()) if isinstance(head, nn.Module) else set()
     linear = {
-        name.split(".")[-1]
+        re.search(r"[^.]+(\.\d+)*$", name)[0]
         for name, m in model.named_modules()
         if m not in inside and _is_linear(m)
     }
@@ -82,12 +89,14 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
     try:
         adapted = get_peft_model(model, config)
         asked = f"adapters {targets} {variant} {params.lora_r} {params.lora_dropout} {last_layers}"
-        probes_of(inner).ask(asked, lambda: check_training(inner))
+        unreached = probes_of(inner).ask(asked, lambda: check_training(inner))
     except Exception as error:
         raise unusable(
             f"target_modules: {type(inner).__name__} with adapters on {targets}", error,
             "cannot be trained",
         ) from error  # fmt: skip
+    for name in unreached:
+        inner.get_parameter(name).requires_grad_(False)
     return adapted
 
 
@@ -116,13 +125,16 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(out, torch.Tensor) and out.shape == (1, 1, module.out_features)
 
 
-def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
+def load_lora(model: nn.Module, folder: str | Path, params: LoraParams) -> PeftModel:
     """The model with the adapters (and head) that `save_pretrained` wrote into the folder.
+
+    `params` are those that the adapters were added with.
 
     Raises
     ------
     ModelError
-        The folder has no adapters, some of their tensors are missing, or they are of another model.
+        The folder has no adapters, some of their tensors are missing, or some are of another model
+        or of no adapter, or they were made with other parameters.
     """
     file = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     try:
@@ -130,11 +142,19 @@ def load_lora(model: nn.Module, folder: str | Path) -> PeftModel:
             found = set(saved.keys())
         config = LoraConfig.from_pretrained(folder)
         config.inference_mode = True
+        variant = params.lora_variant
+        given = {"r": params.lora_r, "lora_alpha": params.lora_alpha, "rank_pattern": {},
+                 "use_rslora": variant == "rslora", "use_dora": variant == "dora",
+                 "alpha_pattern": {}, "init_lora_weights": True}  # fmt: skip
+        if wrong := [name for name, value in given.items() if getattr(config, name) != value]:
+            raise ValueError(f"{', '.join(wrong)} of its config differ from the run's parameters")
         _use_fused_layers(config, model)
         adapted = PeftModel(model, config)
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
         if missing := sorted(expected - found):  # peft would leave some as they are initialized
             raise ValueError(f"{len(missing)} of {len(expected)} tensors are missing: {missing[0]}")
+        if other := sorted(found - expected):  # peft would change the base model's
+            raise ValueError(f"{len(other)} tensors are of no adapter: {other[0]}")
         adapted.load_adapter(str(folder), adapted.active_adapter)
     except Exception as error:
         raise unusable(str(file), error) from error

@@ -10,7 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from lib.evaluation.calibration import CALIBRATION_MEASURES, Calibrated, ScoredSplit, automated
 from lib.evaluation.scores import Scores
-from lib.runs.record import read_label_space, read_predictions
+from lib.runs.finished import read_label_space, read_predictions
 
 WANTED = (0.9, 0.95)  # precisions at which answers might be given without a person (our choice)
 
@@ -32,7 +32,7 @@ def read_scores(runs: pd.DataFrame) -> dict[str, list[ScoredRun]]:
     Parameters
     ----------
     runs
-        `arm seed folder`, as `lib.runs.record.read_runs` returns them.
+        `arm seed folder`, as `lib.runs.finished.read_runs` returns them.
     """
     by_arm = runs.sort_values("seed").groupby("arm", sort=False)["folder"]
     return {arm: [ScoredRun(*_read_splits(f)) for f in folders] for arm, folders in by_arm}

@@ -43,7 +43,7 @@ def find_disagreements(
     documents
         The test split: `id` and `text`.
     a, b
-        Name of an arm and its `lib.runs.record.read_predictions` of this split, of one seed.
+        Name of an arm and its `lib.runs.finished.read_predictions` of this split, of one seed.
 
     Returns
     -------

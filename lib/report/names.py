@@ -22,7 +22,7 @@ def arm_names(runs: pd.DataFrame) -> dict[str, str]:
     Parameters
     ----------
     runs
-        See `lib.runs.record.read_runs`.
+        See `lib.runs.finished.read_runs`.
     """
     first = runs.groupby("arm", sort=False)["params"].first()
     words = {arm: describe_arm(params) for arm, params in first.items()}

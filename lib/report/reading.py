@@ -32,7 +32,7 @@ def describe_reading(runs: pd.DataFrame) -> str:
     Parameters
     ----------
     runs
-        See `lib.runs.record.read_runs`; `test_cut_share` is missing in runs of earlier versions.
+        See `lib.runs.finished.read_runs`; `test_cut_share` is missing in runs of earlier versions.
     """
     ways: dict[tuple[int, int], dict[str, list]] = {}
     for arm, some in runs.groupby("arm", sort=False):

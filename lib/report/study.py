@@ -32,8 +32,8 @@ from lib.report.sentences import conclude_effects, describe_curves, three_senten
 from lib.report.slices import parts_by_truncation
 from lib.report.wording import format_range
 from lib.runs.card import describe_data
+from lib.runs.finished import read_label_space, read_predictions, read_runs, read_train_counts
 from lib.runs.reading import with_length
-from lib.runs.record import read_label_space, read_predictions, read_runs, read_train_counts
 from lib.storage import ROOT, atomic_path
 
 
@@ -43,7 +43,7 @@ class StudyResults:
     Attributes
     ----------
     every_run, runs_by_size, runs
-        See `lib.runs.record.read_runs`: of all training sizes, by size, and of the largest.
+        See `lib.runs.finished.read_runs`: of all training sizes, by size, and of the largest.
     shared
         Parameters of the run with the most training documents.
     y_true, y_preds

@@ -15,13 +15,8 @@ from lib.evaluation.intervals import QUANTILES, f1_intervals
 from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
 from lib.evaluation.significance import compare_all
-from lib.runs.record import (
-    INPUTS,
-    OPTIONAL_RESOURCES,
-    RESOURCE_KEYS,
-    read_label_space,
-    read_predictions,
-)
+from lib.runs.finished import read_label_space, read_predictions
+from lib.runs.record import INPUTS, OPTIONAL_RESOURCES, RESOURCE_KEYS
 from lib.storage import ROOT
 
 log = logging.getLogger(__name__)
@@ -36,7 +31,7 @@ def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int
     Parameters
     ----------
     runs
-        See `lib.runs.record.read_runs`.
+        See `lib.runs.finished.read_runs`.
     arms, seeds
         Of the study; no arms for those that have run. An arm that is not trained runs with the
         first seed alone if others have training sizes ("embedding@64").
@@ -60,7 +55,7 @@ def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
     Parameters
     ----------
     runs
-        See `lib.runs.record.read_runs`.
+        See `lib.runs.finished.read_runs`.
     study_dir
         Contains the study's parameters files; without it no run differs.
     """
@@ -238,7 +233,7 @@ def compare_with_teachers(
     Parameters
     ----------
     runs
-        See `lib.runs.record.read_runs`; a student whose teacher is not among them has no row.
+        See `lib.runs.finished.read_runs`; a student whose teacher is not among them has no row.
     y_true, y_preds
         See `stack_predictions`.
     groups

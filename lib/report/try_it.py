@@ -28,7 +28,7 @@ from lib.runs.attribution import (
     integrated_gradients,
 )
 from lib.runs.classifier import Classifier, load_classifier
-from lib.runs.record import read_label_space, read_predictions, read_runs
+from lib.runs.finished import read_label_space, read_predictions, read_runs
 from lib.storage import ROOT
 
 TOP = 3  # labels of each arm that are shown
@@ -43,7 +43,7 @@ class TryIt:
     Attributes
     ----------
     runs
-        Of the chosen arms, one each, by arm: see `lib.runs.record.read_runs`.
+        Of the chosen arms, one each, by arm: see `lib.runs.finished.read_runs`.
     documents
         The test split.
     label_space, multi_label

@@ -6,7 +6,8 @@ reading        how much of each document an arm reads
 search         the parameters that are best on validation
 few_shot, examples          prompts of held-out documents, behind examples; examples kept
 baselines, estimators       TF-IDF and frozen embeddings; scikit-learn classifiers
-record         the files of a run, written and read
+record         the files of a run, written whole
+finished       the same, checked and read back
 owner          one process per run
 distillation   a teacher's probabilities
 classifier     a finished run as a classifier of new texts

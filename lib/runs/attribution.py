@@ -32,9 +32,9 @@ from lib.model.tokens import text_encoder
 from lib.model.weights import load_tokenizer
 from lib.model.windows import count_windows, split_windows
 from lib.runs.classifier import Classifier, read_run, readable
+from lib.runs.finished import read_params
 from lib.runs.models import load_arm_model
 from lib.runs.reading import encode
-from lib.runs.record import read_params
 from lib.storage import CHECKSUMS
 
 TOLERANCE = 0.05  # of completeness: a share of the logit's difference

@@ -1,5 +1,7 @@
 """The model card of a run: what was trained on which documents, and how well it answers."""
 
+import json
+import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -10,8 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from lib.config.arms import StudyParams
 from lib.config.sources import source_of
 from lib.data.tables import HUB_ID, is_hub_id
+from lib.runs.finished import read_label_space, read_predictions
 from lib.runs.reading import reads_all
-from lib.runs.record import CARD, read_label_space, read_predictions
+from lib.runs.record import CARD
 from lib.storage import ROOT, atomic_path, owner_of, read_json
 
 NUM_NAMED = 10  # labels that a list names (our choice)
@@ -56,7 +59,7 @@ A classifier of texts: {{ kind }} of {{ "{:,}".format(num_labels) }} labels. It 
 
 ## Licences
 
-- **Base model:** `{{ model }}`. {{ model_licence }}
+- **Base model:** {{ model }}. {{ model_licence }}
 - **This model:** follows from the licences of base model and data; check both before you share it.
 
 {{ loading }}
@@ -64,16 +67,25 @@ A classifier of texts: {{ kind }} of {{ "{:,}".format(num_labels) }} labels. It 
 ```python
 from lib.runs import load_classifier  # in the project's folder
 
-load_classifier("{{ folder }}").predict(["a text"])
+load_classifier({{ folder }}).predict(["a text"])
 ```
 """
+
+
+def code_span(text: str) -> str:
+    """A text as Markdown shows it literally, whatever backticks and tags it has."""
+    text = " ".join(text.split())
+    if "`" not in text:
+        return f"`{text}`"
+    fence = "`" * (1 + max(map(len, re.findall("`+", text))))
+    return f"{fence} {text} {fence}"
 
 
 def describe_data(values: Mapping[str, Any]) -> str:
     """Data set, version and checksum of the documents, from the values of a run's `params.yaml`."""
     version = f", {values['data_version']}" if values.get("data_version") else ""
     return (
-        f"`{values['dataset']}`{version}; SHA-256 of the documents used: "
+        f"{code_span(values['dataset'])}{version}; SHA-256 of the documents used: "
         f"{values['data_fingerprint']}"
     )
 
@@ -99,6 +111,7 @@ def write_card(
     num_validation = len(read_predictions(folder, "validation"))
     model = "TF-IDF" if getattr(params, "method", "") == "tfidf" else params.model_id
     untested = [name for name in label_space.names if name not in tested]
+    place = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     card = ModelCard.from_template(
         ModelCardData(
             base_model=model if HUB_ID.fullmatch(model) and not (ROOT / model).exists() else None,
@@ -120,7 +133,7 @@ def write_card(
         ),
         template_str=TEMPLATE,
         params=params,
-        model=model,
+        model=code_span(model),
         kind="any number" if params.multi_label else "one",
         num_labels=len(label_space),
         data=describe_data({"dataset": params.dataset} | inputs),
@@ -135,7 +148,7 @@ def write_card(
         results=RESULTS,
         confidence=CONFIDENCE,
         loading=LOADING,
-        folder=folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder,
+        folder=json.dumps(str(place), ensure_ascii=False),
     )
     with atomic_path(folder / CARD) as path:
         card.save(path)
@@ -145,7 +158,7 @@ def _describe_absent(names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - NUM_NAMED:,} more" if len(names) > NUM_NAMED else ""
-    listed = ", ".join(f"`{name}`" for name in names[:NUM_NAMED])
+    listed = ", ".join(map(code_span, names[:NUM_NAMED]))
     return f"Labels without a test document count as 0 in macro-F1: {listed}{more}.\n"
 
 
@@ -178,7 +191,7 @@ def _data_licence(dataset: str) -> str:
         return f"{source.licence} (use: {source.use}); cite {source.cite}"
     if dataset.startswith("package:"):
         name = dataset.removeprefix("package:").partition("/")[0]
-        return f"unknown: look at the Python package that contains `{name}`"
+        return f"unknown: look at the Python package that contains {code_span(name)}"
     if is_hub_id(dataset):
         return f"unknown: look at https://huggingface.co/datasets/{dataset}"
     return "unknown: it is a file of the user's own"

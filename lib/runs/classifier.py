@@ -1,6 +1,5 @@
 """A finished run as a classifier for new texts, whichever approach trained it."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +16,8 @@ from lib.data.labels import LabelSpace
 from lib.errors import InputError, ModelError
 from lib.evaluation.scores import Labels, Scores
 from lib.model.weights import load_config, model_fingerprint
-from lib.runs.record import INPUTS, read_label_space, read_params, require_whole
+from lib.runs.finished import read_label_space, read_params, read_threshold, require_whole
+from lib.runs.record import INPUTS
 from lib.runs.scoring import load_scorer, measure_of
 
 FIRST_CHUNK = 32  # texts (our choice)
@@ -73,13 +73,17 @@ class Classifier:
         Raises
         ------
         InputError
-            A text is no text or is empty. Spaces around it are no part of it, as in training.
+            A text is no text or is empty. Spaces around it are no part of it, as in training. Or
+            weights are damaged: scores are no numbers.
         """
         texts = readable(texts)
         if not texts:
             return Scores(np.zeros((0, len(self.label_space)), dtype=np.float32))
         with self._turn:
-            return self.score_texts(texts)
+            scores = self.score_texts(texts)
+        if np.isnan(scores.values).any():
+            raise ModelError("the model's scores are no numbers: its weights are damaged")
+        return scores
 
     @available_if(_gives_probabilities)
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -214,7 +218,7 @@ def load_classifier(
     params, label_space = read_run(folder)
     if every_label and not (params.multi_label or measure_of(params).ranks):
         params = params.model_copy(update={"decoding": "score"})
-    threshold = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["threshold"]
+    threshold = read_threshold(folder)
     score = load_scorer(params, label_space, folder / "model", int8=int8)
     return Classifier(label_space, score, params.multi_label, threshold, *measure_of(params))
 
@@ -222,11 +226,12 @@ def load_classifier(
 def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     """The parameters and the labels of a finished run; see `require_whole`."""
     require_whole(folder)
-    values = {key: value for key, value in read_params(folder).items() if key not in INPUTS}
-    values = {key: value for key, value in values.items() if not key.startswith("search")}
-    kind = NOTEBOOK_PARAMS[values["notebook"]]
-    params = parse_params(kind, values, source=str(folder / "params.yaml"))
-    recorded = read_params(folder).get("model_fingerprint", "none")
+    given, file = read_params(folder), folder / "params.yaml"
+    values = {k: v for k, v in given.items() if k not in INPUTS and not k.startswith("search")}
+    if str(values.get("notebook")) not in NOTEBOOK_PARAMS:
+        raise InputError(f"{file}: names no notebook of this version; run the arm again")
+    params = parse_params(NOTEBOOK_PARAMS[values["notebook"]], values, source=str(file))
+    recorded = str(given.get("model_fingerprint", "none"))
     name, _, commit = recorded.rpartition("@")
     if name == params.model_id and not params.model_revision:  # of the hub, which goes on
         params = params.model_copy(update={"model_revision": commit})

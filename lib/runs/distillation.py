@@ -14,7 +14,7 @@ from lib.data.labels import DENSE_LABELS, LabelSpace
 from lib.errors import InputError, ParamsError
 from lib.machine import Cost, meter
 from lib.runs.classifier import load_classifier
-from lib.runs.record import read_params, require_whole
+from lib.runs.finished import read_params, require_whole
 
 TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
 CHUNK = 4096  # documents scored at once (our choice)

@@ -142,7 +142,12 @@ def load(folder: Path, params: BaselineParams) -> Saved:
             arrays = {key: saved[key] for key in saved.files}
         coef, intercept, learnable = (arrays[k] for k in ("coef", "intercept", "learnable"))
         num_features = len(arrays["idf" if name == TFIDF else "mean"])
-        if coef.shape != (len(intercept), num_features):
+        whole = coef.shape == (len(intercept), num_features) and len(learnable) in (
+            {len(coef), 2} if len(coef) == 1 else {len(coef)}  # two classes have one row
+        )
+        floats = all(a.dtype.kind == "f" for key, a in arrays.items() if key != "learnable")
+        columns = learnable.dtype.kind == "i" and not (np.diff(learnable, prepend=-1) <= 0).any()
+        if not (whole and floats and columns):
             raise ValueError(f"{name}.json and {name}.npz do not belong together")
         restore = _words if name == TFIDF else _scaler
         restore(transform, about, arrays)
@@ -163,7 +168,10 @@ def _words(vectorizer: TfidfVectorizer, about: dict, arrays: dict[str, np.ndarra
     if set(options) != set(WEIGHTING):
         raise ValueError(f"options are not {', '.join(WEIGHTING)}")
     vectorizer.set_params(**options | {"ngram_range": tuple(options["ngram_range"])})
-    vectorizer.vocabulary_ = {word: at for at, word in enumerate(about["vocabulary"])}
+    words = about["vocabulary"]
+    if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+        raise ValueError("the vocabulary is no list of words")
+    vectorizer.vocabulary_ = {word: at for at, word in enumerate(words)}
     vectorizer.idf_ = arrays["idf"]  # refuses another number of features
 
 

@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 
 from lib.evaluation.intervals import f1_intervals
 from lib.runs.card import CONFIDENCE, LOADING, RESULTS, SCORES
-from lib.runs.record import CARD, read_label_space, read_predictions
+from lib.runs.finished import read_label_space, read_predictions
+from lib.runs.record import CARD
 
 
 class Usage(NamedTuple):

@@ -77,7 +77,7 @@ def load_arm_model(
     if not params.num_epochs:  # zero-shot
         return model
     if trained and params.lora_r:
-        return load_lora(model, trained)
+        return load_lora(model, trained, params)
     if trained:
         load_weights(model, str(trained / WEIGHTS))
         return model

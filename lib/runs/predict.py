@@ -26,7 +26,7 @@ from lib.evaluation.calibration import (
 from lib.evaluation.scores import Scores
 from lib.machine import configure_process
 from lib.runs.classifier import FIRST_CHUNK, Classifier, load_classifier, read_run
-from lib.runs.record import read_predictions
+from lib.runs.finished import read_predictions
 from lib.storage import atomic_path
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
-"""Files of a run: written whole or not at all, and read back for the comparison."""
+"""Files of a run: written whole or not at all; `lib.runs.finished` reads them."""
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from datasets import DatasetDict
 
 from lib.config.arms import StudyParams
 from lib.config.choices import TRACKERS
-from lib.config.strict_yaml import load_yaml, read_yaml
+from lib.config.strict_yaml import load_yaml
 from lib.data.labels import LabelSpace
 from lib.data.version import HELD_OUT, dataset_version, hash_documents
-from lib.errors import InputError
 from lib.evaluation.metrics import run_metrics
 from lib.evaluation.scores import Scores
 from lib.fingerprints import code_fingerprint, modules_behind
@@ -25,11 +24,8 @@ from lib.model.weights import model_fingerprint
 from lib.runs.reading import reads_all
 from lib.storage import (
     CHECKSUMS,
-    ROOT,
     UNFINISHED,
     atomic_path,
-    find_fault,
-    read_json,
     write_checksums,
 )
 
@@ -163,41 +159,18 @@ def write_run(
     # Metrics last, in the manifest already: with them the run is finished, and the manifest there.
     with atomic_path(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        files = {name: folder / name for name in (*FILES, *SOME_FILES, *_model_files(folder))}
+        files = {name: folder / name for name in (*FILES, *SOME_FILES, *model_files(folder))}
         files = {name: file for name, file in files.items() if file.is_file()}
         write_checksums(folder, files | {"metrics.json": path})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
 
 
-def _model_files(folder: Path) -> list[str]:
+def model_files(folder: Path) -> list[str]:
     """Names, from the run's folder on, of what is read of its model: all but hidden files."""
     paths = [path for path in sorted((folder / "model").rglob("*")) if not path.is_dir()]
     names = [path.relative_to(folder).as_posix() for path in paths]
     return [name for name in names if name != CARD and "/." not in name]
-
-
-def require_whole(folder: Path, *, model: bool = True) -> None:
-    """Raise `InputError` unless a folder holds a finished run as it was written.
-
-    Completeness is decided by `metrics.json`, which is written last, and by the manifest
-    `checksums.json`. Without `model`, the saved model is not read.
-    """
-    if not (folder / "metrics.json").exists():
-        inside = sorted([*folder.glob("*/metrics.json"), *folder.glob("*/*/metrics.json")])
-        remedy = f"; name a run in it, such as {inside[0].parent}" if inside else ""
-        raise InputError(f"{folder}: holds no finished run (no metrics.json){remedy}")
-    if not (folder / CHECKSUMS).exists():
-        raise InputError(
-            f"{folder}: an earlier version wrote this run (no {CHECKSUMS}); run the arm again"
-        )
-    missing = [f"{name} is missing" for name in FILES if not (folder / name).is_file()]
-    fault = missing[0] if missing else find_fault(folder, (*FILES, *SOME_FILES))
-    if not fault and model:  # recorded files first, then those that were not there
-        fault = find_fault(folder) or find_fault(folder, _model_files(folder))
-    if fault:
-        since = " the run" if fault.endswith("since") else ""
-        raise InputError(f"{folder}: {fault}{since}; run the arm again")
 
 
 def saved_gib(folder: Path) -> float | None:
@@ -225,97 +198,3 @@ def describe_inputs(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
         "held_out_fingerprint": hash_documents(params, splits, HELD_OUT),
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),
     }
-
-
-def read_runs(
-    study: str,
-    *,
-    runs_dir: str = "runs",
-    arms: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-) -> pd.DataFrame:
-    """Finished runs of a study: `arm seed folder params`, every metric and every resource.
-
-    Parameters
-    ----------
-    arms, seeds
-        Which runs belong to the study; empty for all that are found.
-
-    Raises
-    ------
-    InputError
-        The study has no finished run, one of an earlier version or one that was changed since, or
-        its runs do not share labels, held-out documents and, those of the same `train_size` and
-        seed, training documents.
-    """
-    rows, held_out, trained = [], {}, {}
-    for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
-        folder, arm = file.parent, file.parents[1].name
-        if not (number := folder.name.removeprefix("seed-")).isdecimal():
-            continue  # a copy that somebody keeps
-        seed = int(number)
-        if (arms and arm not in arms) or (seeds and seed not in seeds):
-            continue
-        row = {"arm": arm, "seed": seed, "folder": folder} | _read_run(folder)
-        rows.append(row)
-        # runs by what they have to share
-        params, labels = row["params"], (folder / "labels.json").read_text()
-        ids = tuple(read_predictions(folder, columns=["id"])["id"])
-        held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
-        size = params.get("train_size", 0)
-        sample = trained.setdefault((size, seed if size else None), {})
-        sample.setdefault(params.get("data_fingerprint"), folder)
-    if not rows:
-        raise InputError(
-            f"{ROOT / runs_dir / study}: no finished run; run `make study STUDY={study}`"
-        )
-    for inputs in (held_out, *trained.values()):
-        if len(inputs) > 1:
-            a, b = list(inputs.values())[:2]
-            raise InputError(f"{a} and {b} have other documents or labels; run them again")
-    return pd.DataFrame(rows)
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    """Parameters, metrics and resources of one run."""
-    require_whole(folder, model=False)
-    metrics, resources = (
-        json.loads((folder / name).read_text()) for name in ("metrics.json", "resources.json")
-    )
-    return {"params": read_params(folder)} | dict.fromkeys(OPTIONAL_RESOURCES) | metrics | resources
-
-
-def read_params(folder: Path) -> dict[str, Any]:
-    """Values of `params.yaml` by name, those that a search has found in place of those given."""
-    values = read_yaml(folder / "params.yaml")
-    found = folder / CHOSEN
-    return values | (read_json(found) if found.exists() else {})
-
-
-def read_predictions(
-    folder: Path, split: str | None = "test", *, columns: Sequence[str] = ()
-) -> pd.DataFrame:
-    """`id split y_true y_pred scores` of one split or of both, in the order of the documents.
-
-    And `group` where the study has a `group_column`, `score_labels` where only the best scores
-    were kept (`lib.evaluation.scores`); of `columns` alone, and `split`, if they are given.
-    """
-    wanted = ["split", *columns] if columns else None
-    table = pd.read_parquet(folder / "predictions.parquet", columns=wanted)
-    return table if split is None else table[table["split"] == split].reset_index(drop=True)
-
-
-def read_label_space(folder: Path) -> LabelSpace:
-    """The label space of a run, from `labels.json`: names, in order, with their texts.
-
-    There, "" has the text for an empty label set.
-    """
-    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-    none = labels.pop("", "")
-    return LabelSpace(tuple(labels), tuple(labels.values()), none)
-
-
-def read_train_counts(folder: Path) -> np.ndarray:
-    """Training documents per label of a run, (C,) int64, in label order."""
-    counts = json.loads((folder / "train_counts.json").read_text(encoding="utf-8"))
-    return np.array(list(counts.values()))

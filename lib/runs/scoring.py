@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams, StudyParams
 from lib.data.labels import LabelSpace
-from lib.errors import InputError
+from lib.errors import InputError, ModelError
 from lib.evaluation.scores import Scores
 from lib.head.frozen import embed, kind_name
 from lib.head.model import predict_probabilities
@@ -83,6 +83,8 @@ def _baseline(params: BaselineParams, label_space: LabelSpace, folder: Path, int
     if int8:
         raise InputError(f"int8: {params.method!r} trains no language model; omit it")
     saved = estimators.load(folder, params)
+    if saved.learnable.max(initial=-1) >= len(label_space):
+        raise ModelError(f"{folder}: knows more labels than the run has; run the arm again")
     read = _frozen(params, saved.features) if params.method == "frozen" else None
 
     def score(texts: Sequence[str]) -> Scores:

@@ -1,9 +1,12 @@
 """Models of many kinds, tiny and random: exact where they run, one line where they do not."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 import transformers
+from peft import get_peft_model_state_dict
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -27,8 +30,10 @@ from lib.model.load import load_backbone
 from lib.model.memory import fit_into_memory
 from lib.model.parts import decoder_of
 from lib.model.probes import probes_of
+from lib.prompt.decode import generate_answers, stop_ids
 from lib.prompt.label_scores import score_labels
 from lib.prompt.search import search_labels
+from lib.prompt.template import PromptTemplate
 
 PAD, BOS, EOS = 256, 257, 258
 TINY = {
@@ -73,6 +78,7 @@ def make_folder(tmp_path_factory):
 
     def make(model_type, kind="lm", **values):
         known = {key: v for key, v in (TINY | values).items() if v is not None}
+        model_type = model_type.split(",")[0]
         config = transformers.AutoConfig.for_model(model_type, **known)
         torch.manual_seed(0)
         auto = AutoModelForCausalLM if kind == "lm" else AutoModel
@@ -173,6 +179,63 @@ def test_all_linear_layers_that_peft_takes_are_adapted_but_no_head(make_folder, 
     assert type(model.get_output_embeddings()) is type(head) is torch.nn.Linear
 
 
+LATENT = {
+    "kv_lora_rank": 8, "q_lora_rank": 12, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 8, "first_k_dense_replace": 1, "head_dim": None, "num_key_value_heads": 4,
+    "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+GEMMA_3N = {
+    "num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": [
+        "sliding_attention", "full_attention"] * 2, "altup_num_inputs": 2,
+    "activation_sparsity_pattern": [0.0] * 4, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
+    "vocab_size_per_layer_input": 300, "sliding_window": 100,
+}  # fmt: skip
+SOME_LAYERS = {  # kinds with experts beside dense layers, and others
+    "deepseek_v2": EXPERTS | LATENT, "deepseek_v3": EXPERTS | LATENT,
+    "glm4_moe": EXPERTS | LATENT | {"head_dim": 8},
+    "dots1": EXPERTS | LATENT | {"head_dim": 8},
+    "ernie4_5_moe": EXPERTS | {"moe_num_experts": 4, "moe_k": 2},
+    "qwen3_next": EXPERTS | LINEAR | {"shared_expert_intermediate_size": 24},
+    "afmoe": EXPERTS | {"num_dense_layers": 1, "layer_types": None},
+    "mixtral": {"num_local_experts": 4}, "qwen3_moe": EXPERTS, "llama": {},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4}, "gemma3n_text": GEMMA_3N,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", SOME_LAYERS)
+def test_the_last_layers_are_trained_and_no_experts(make_folder, tmp_path, model_type):
+    folder = make_folder(model_type, **SOME_LAYERS[model_type])
+    for layers in (0, 1):
+        params = LoraParams(lora_r=2, lora_alpha=4, lora_layers=layers, lora_dropout=0.1)
+        model = load_backbone(folder, head="lm", **EXACT)
+        adapted = add_lora(model, params)
+        first, depth = decoder_of(model).first_adapted_layer, model.config.num_hidden_layers
+        trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+        inside = [found for name in trained if (found := re.search(r"\.(?:layers|h)\.(\d+)", name))]
+        assert {int(found[1]) for found in inside} == set(range(first, depth))
+        assert layers == 0 or len(inside) == len(trained)
+        assert not [name for name in trained if "experts." in name.replace("shared_experts", "")]
+    for p in adapted.parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.1)
+    adapted.save_pretrained(tmp_path)
+    again = load_lora(load_backbone(folder, head="lm", **EXACT), tmp_path, params)
+    of_both = (get_peft_model_state_dict(m) for m in (adapted, again))
+    torch.testing.assert_close(*of_both, rtol=0, atol=0)
+
+
+def test_adapters_that_the_states_do_not_depend_on_are_not_trained(make_folder):
+    model = add_lora(
+        load_backbone(make_folder("bert", "none"), **EXACT), LoraParams(lora_r=2, lora_alpha=4)
+    )
+    ids = torch.tensor([[5, 6, 7]])
+    states_of(model, ids, torch.ones_like(ids)).square().sum().backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    assert not [name for name in trained if "pooler" in name]
+
+
 def test_answers_are_greedy_whatever_a_models_own_settings(make_folder):
     model = load_backbone(make_folder("llama"), head="lm", **EXACT)
     ids = torch.tensor([PROMPTS[0]])
@@ -183,6 +246,22 @@ def test_answers_are_greedy_whatever_a_models_own_settings(make_folder):
         found = model.generate(ids, max_new_tokens=6)
     assert found.tolist() == plain.tolist()
     assert model.generation_config is before
+
+
+def test_an_answer_ends_at_each_of_a_models_own_stop_tokens(make_folder):
+    model = load_backbone(make_folder("llama"), head="lm", **EXACT)
+    tokenizer = byte_tokenizer()
+    template = PromptTemplate.build(tokenizer, instruction="Topic?", max_length=20)
+    prompt = template.prompt_ids("a text")
+    options = {"max_new_tokens": 6, "token_budget": 99, "compute_dtype": torch.float32}
+    plain = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)
+    answer = plain[0, len(prompt) :].tolist()
+    assert EOS not in answer
+    stop = answer[2]
+    model.generation_config.eos_token_id = [EOS, stop]
+    assert stop_ids(model, template) == sorted([EOS, stop])
+    (found,) = generate_answers(model, template, [prompt], **options)
+    assert found == tokenizer.decode(answer[: answer.index(stop) + 1])
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "gemma2", "phimoe", "gpt_oss"])
@@ -202,8 +281,10 @@ PADDED = {
     "qwen3_5_text": LINEAR,
     "qwen3_next": LINEAR | EXPERTS | {"shared_expert_intermediate_size": 24},
     "falcon": {"num_kv_heads": 2, "head_dim": None},
+    "falcon, alibi": {"alibi": True, "new_decoder_architecture": False, "multi_query": False,
+                      "head_dim": None},  # which its plain attention would add twice
     "bert": {},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("model_type", [*PACKED, *PADDED])
@@ -229,7 +310,8 @@ def test_a_head_on_every_kind_of_backbone_trains_and_comes_back(make_folder, tmp
             backbone, HeadParams(pooling="mean"), num_labels=3, compute_dtype=torch.float32
         )
 
-    model = add_lora(build(), LoraParams(lora_r=2, lora_alpha=4))
+    params = LoraParams(lora_r=2, lora_alpha=4)
+    model = add_lora(build(), params)
     ids, mask = pad(DOCUMENTS, PAD)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert all(p.grad is None for p in trained.values())  # the first pass leaves none behind
@@ -240,7 +322,7 @@ def test_a_head_on_every_kind_of_backbone_trains_and_comes_back(make_folder, tmp
     with torch.no_grad():
         expected = model(ids, mask)
         model.save_pretrained(tmp_path / "saved")
-        again = load_lora(build(), tmp_path / "saved").eval()
+        again = load_lora(build(), tmp_path / "saved", params).eval()
         torch.testing.assert_close(again(ids, mask), expected)
 
 
@@ -250,6 +332,32 @@ def test_a_packed_pass_without_boundaries_raises(make_folder):
     with attention.boundaries_expected(), pytest.raises(ValueError, match="need their boundaries"):
         backbone(input_ids=ids, use_cache=False)
     backbone(input_ids=ids)  # a plain pass needs none
+
+
+NOT_CUT = {
+    "minicpm3": LATENT | {"num_hidden_layers": 4},  # each block scales by their number
+    "gemma3n_text": GEMMA_3N,  # the last ones have no keys of their own
+    "gemma4_text": {
+        "num_hidden_layers": 4, "num_kv_shared_layers": 2, "global_head_dim": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 300,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("model_type", NOT_CUT)
+def test_blocks_that_depend_on_how_many_there_are_are_not_cut(make_folder, model_type, depth):
+    folder = make_folder(model_type, "none", **NOT_CUT[model_type])
+    message = f"depth: the blocks of {model_type} depend on how many there are; write depth: 0"
+    with pytest.raises(ModelError, match=message):
+        load_backbone(folder, depth=depth, **EXACT)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3_moe", "gpt2", "bert"])
+def test_blocks_that_do_not_are_cut(make_folder, model_type):
+    folder = make_folder(model_type, "none", **(TREES | PADDED)[model_type])
+    assert load_backbone(folder, depth=1, **EXACT).config.num_hidden_layers == 1
 
 
 @pytest.mark.parametrize(
@@ -407,6 +515,15 @@ def test_experts_that_stay_in_16_bits_are_no_share_of_nf4(make_folder, caplog):
     assert in_experts
     assert 0 < model.nf4_share < 1 - in_experts / total
     assert f"NF4 ({model.nf4_share:.0%} of the weights)" in caplog.text
+
+
+@pytest.mark.parametrize("head", ["none", "lm"])
+def test_a_model_that_does_not_compute_in_nf4_is_refused_for_that(make_folder, head):
+    folder = make_folder("mamba", **MAMBA_ALONE)
+    message = 'cannot compute with weights in NF4; write quantization: "none": RuntimeError'
+    with pytest.raises(ModelError, match=message):
+        load_backbone(folder, quantization="nf4", dtype="float32", device="cpu", head=head)
+    load_backbone(folder, head=head, **EXACT)
 
 
 def test_a_token_without_a_row_is_refused_with_its_model(make_folder):

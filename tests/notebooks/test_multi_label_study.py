@@ -14,7 +14,7 @@ from lib.config.study import load_params
 from lib.data.load import load_splits
 from lib.data.tables import read_table
 from lib.runs.classifier import load_classifier
-from lib.runs.record import read_predictions
+from lib.runs.finished import read_predictions
 from lib.storage import ROOT, packaged_file
 
 

@@ -16,7 +16,8 @@ from lib.config.study import load_params
 from lib.data.load import load_splits
 from lib.report.tables import compare_with_teachers, stack_predictions
 from lib.runs.classifier import load_classifier
-from lib.runs.record import OPTIONAL_RESOURCES, RESOURCE_KEYS, read_predictions, read_runs
+from lib.runs.finished import read_predictions, read_runs
+from lib.runs.record import OPTIONAL_RESOURCES, RESOURCE_KEYS
 from lib.storage import ROOT
 
 ARMS = ("tfidf", "frozen", "encoder", "embedding", "instruction", "zero_shot", "distill")

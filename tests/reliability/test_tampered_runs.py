@@ -21,8 +21,9 @@ from lib.machine import choose_dtype
 from lib.runs import estimators
 from lib.runs.classifier import load_classifier
 from lib.runs.distillation import check_teacher
+from lib.runs.finished import read_label_space, read_runs
 from lib.runs.models import load_arm_model, save_arm_model
-from lib.runs.record import RESOURCE_KEYS, read_label_space, read_runs
+from lib.runs.record import RESOURCE_KEYS
 from lib.runs.run import Run
 
 pytestmark = pytest.mark.reliability
@@ -157,7 +158,7 @@ TAMPERED = [
     ("search.csv", add(b"x"), CHANGED),
     ("checksums.json", empty, "is damaged"),
     ("checksums.json", add(b"[1]"), "is damaged"),
-    ("checksums.json", add(b"{}"), "metrics.json was changed since the run"),
+    ("checksums.json", add(b"{}"), "names no file"),
 ]
 MODELS = [
     ("tfidf", "model/tfidf.npz", flip, CHANGED),
@@ -183,8 +184,7 @@ def test_a_run_whose_files_were_changed_is_neither_loaded_nor_compared(
     file = copied[arm] / name
     file.parent.mkdir(exist_ok=True)
     tamper(file)
-    said = fault if " " in fault and fault.startswith("metrics") else f"{name} {fault}"
-    line = rf"^{re.escape(str(copied[arm]))}: {re.escape(said)}; run the arm again$"
+    line = rf"^{re.escape(str(copied[arm]))}: {re.escape(f'{name} {fault}')}; run the arm again$"
     with pytest.raises(InputError, match=line):
         load_classifier(copied[arm])
     with pytest.raises(InputError, match=line):
@@ -253,3 +253,76 @@ def test_a_run_is_not_loaded_on_another_base(copied, made):
             load_classifier(copied["head"])
     finally:
         config.write_text(before)
+
+
+def arrays(change):
+    def tamper(file):
+        with np.load(file) as saved:
+            values = {key: saved[key] for key in saved.files}
+        np.savez(file, **values | change(values))
+
+    return tamper
+
+
+def tensors(change):
+    return lambda file: save_file(change(load_file(file)), file)
+
+
+def nowhere(values):
+    return {key: torch.full_like(value, torch.nan) for key, value in values.items()}
+
+
+def one_more(values):
+    return values | {"base_model.model.backbone.embed_tokens.weight": torch.zeros(2, 2)}
+
+
+WRITES, APART = "is not as a run writes it", "do not belong together"
+# arm, file, what was done to it, what is said about it, with a manifest made anew
+REWRITTEN = [
+    ("tfidf", "metrics.json", add(b"[]"), WRITES),
+    ("tfidf", "metrics.json", add(b"{}"), "metrics.json has no threshold"),
+    ("tfidf", "metrics.json", add(b"[" * 100_000), WRITES),
+    ("tfidf", "metrics.json", lambda f: edit(f, lambda m: m | {"threshold": "x"}), WRITES),
+    ("tfidf", "labels.json", add(b'["grain"]'), WRITES),
+    ("tfidf", "labels.json", add(b'{"grain": 1}'), WRITES),
+    ("tfidf", "labels.json", add(b'{"grain": "grain"}'), "labels"),
+    ("tfidf", "params.yaml", add(b"notebook: [1]"), "names no notebook"),
+    ("tfidf", "params.yaml", add(b"seed: 0"), "names no notebook"),
+    ("tfidf", "model/tfidf.json", add(b"[]"), "tfidf"),
+    ("tfidf", "model/tfidf.json", lambda f: edit(f, lambda v: v | {"vocabulary": 5}), "list of"),
+    ("tfidf", "model/tfidf.npz", arrays(lambda v: {"learnable": v["learnable"][::-1]}), APART),
+    ("tfidf", "model/tfidf.npz", arrays(lambda v: {"learnable": v["learnable"][:2]}), APART),
+    ("tfidf", "model/tfidf.npz", arrays(lambda v: {"learnable": v["learnable"] - 1}), APART),
+    ("tfidf", "model/tfidf.npz", arrays(lambda v: {"learnable": v["learnable"] + 1}), "labels"),
+    ("tfidf", "model/tfidf.npz", arrays(lambda v: {"coef": v["coef"] > 0}), APART),
+    ("tfidf", "model/tfidf.npz", arrays(lambda v: {"coef": v["coef"] * np.nan}), "no numbers"),
+    ("head", "model/adapter_model.safetensors", tensors(nowhere), "no numbers"),
+    ("head", "model/adapter_model.safetensors", tensors(one_more), "1 tensors are of no adapter"),
+    ("head", "params.yaml", lambda f: f.write_text(re.sub("lora_r: 2", "lora_r: 3", f.read_text())),
+     "r of its config differ from the run's parameters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arm", "name", "tamper", "said"), REWRITTEN)
+def test_what_no_run_writes_is_refused_whatever_the_manifest_says(copied, arm, name, tamper, said):
+    tamper(copied[arm] / name)
+    rewrite_manifest(copied[arm])
+    with pytest.raises(InputError, match=said) as caught:
+        load_classifier(copied[arm]).predict(["wheat"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["tfidf/seed-1", "tfidf@4/seed-0", "svm/seed-0"])
+def test_a_run_is_compared_where_it_was_written_alone(copied, place):
+    runs = copied["tfidf"].parents[2]
+    shutil.copytree(copied["tfidf"], runs / "s" / place)
+    with pytest.raises(InputError, match=rf"{place}: holds the run s/tfidf/seed-0, copied or mo"):
+        read_runs("s", runs_dir=str(runs))
+    load_classifier(runs / "s" / place)  # it answers wherever it is
+
+
+@pytest.mark.parametrize("copy", ["seed-0 copy", "seed-00", "seed-٣", "seed-"])
+def test_a_folder_that_no_run_has_is_not_compared(copied, copy):
+    runs = copied["tfidf"].parents[2]
+    shutil.copytree(copied["tfidf"], runs / "s" / "tfidf" / copy)
+    assert len(read_runs("s", runs_dir=str(runs))) == 2

@@ -15,7 +15,8 @@ from lib.report.tables import compare_with_teachers, stack_predictions
 from lib.runs import distillation
 from lib.runs.classifier import Classifier
 from lib.runs.distillation import check_teacher, soft_targets
-from lib.runs.record import RESOURCE_KEYS, open_run, read_runs, write_run
+from lib.runs.finished import read_runs
+from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
 SPACE, CPU = LabelSpace(("a", "b", "c")), torch.device("cpu")
 TRUTH = [["a"], ["b"], ["c"], ["b"]]

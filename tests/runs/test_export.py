@@ -14,6 +14,7 @@ import torch
 from conftest import MINILM, SMOLLM2
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from lib.__main__ import main
@@ -124,8 +125,8 @@ def write(tmp_path_factory, bases):
         full = {} if kind is BaselineParams else full
         params = kind(
             notebook=notebooks.get(kind, "04_finetune_instruction"), study="s", arm="a",
-            runs_dir=str(tmp_path_factory.mktemp("runs")), dataset="owner/name", dtype="float32",
-            model_id=model_id, **{"max_length": 12} | full | changes,
+            runs_dir=str(tmp_path_factory.mktemp("runs")), dataset="owner/name",
+            model_id=model_id, **{"max_length": 12, "dtype": "float32"} | full | changes,
         )  # fmt: skip
         folder = open_run(params, data_version="", data_fingerprint="0" * 16)
         multi = params.multi_label
@@ -192,6 +193,15 @@ def test_every_export_answers_as_its_run_in_a_process_without_this_package(expor
         expected = load_classifier(runs[name], every_label=True).predict_scores(TEXTS).values
         assert np.ptp(expected, axis=0).max() > 1e-3, name  # texts have different answers
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [EmbeddingParams, InstructionParams])
+def test_what_adapters_change_is_not_rounded_away(write, tmp_path, kind):
+    """A run in bfloat16 adds their output to the layer's; merged weights need float32 for that."""
+    export_run(write(kind, dtype="bfloat16"), tmp_path / "exported")
+    files = list((tmp_path / "exported").rglob("*.safetensors"))
+    kinds = {value.dtype for file in files for value in load_file(file).values()}
+    assert kinds == {torch.float32}
 
 
 @pytest.mark.parametrize(

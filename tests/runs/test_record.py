@@ -1,7 +1,9 @@
 import errno
+import html
 import json
 import shutil
 
+import mistune
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,17 +23,9 @@ from lib.report.tables import (
     stack_predictions,
     units_of,
 )
-from lib.runs.card import describe_data, write_card
-from lib.runs.record import (
-    RESOURCE_KEYS,
-    describe_inputs,
-    open_run,
-    read_predictions,
-    read_runs,
-    read_train_counts,
-    saved_gib,
-    write_run,
-)
+from lib.runs.card import code_span, describe_data, write_card
+from lib.runs.finished import read_predictions, read_runs, read_train_counts
+from lib.runs.record import RESOURCE_KEYS, describe_inputs, open_run, saved_gib, write_run
 from lib.storage import CHECKSUMS, atomic_path, write_checksums
 
 SPACE = LabelSpace(("a", "b"))
@@ -317,6 +311,13 @@ def test_a_run_records_the_version_of_its_data_and_a_checksum(dataset, version, 
     told = describe_data({"dataset": dataset} | inputs)
     assert told.startswith(f"`{dataset}`" + (f", {version};" if version else ";"))
     assert told.endswith(inputs["data_fingerprint"])
+
+
+@pytest.mark.parametrize("name", ["plain", "a`<img src=x onerror=alert(1)>`.csv", "``", "a\nb"])
+def test_a_name_is_shown_as_it_is_written(name):
+    shown = mistune.html(code_span(name))
+    text = html.escape(" ".join(name.split()))
+    assert shown == f"<p><code>{text}</code></p>\n"
 
 
 def test_the_model_card_names_data_scores_and_limits(write, splits):

@@ -10,7 +10,8 @@ from lib.config.arms import EmbeddingParams
 from lib.config.strict_yaml import parse_params
 from lib.errors import NotFiniteError, ParamsError
 from lib.machine import Cost
-from lib.runs.record import CHOSEN, read_params
+from lib.runs.finished import read_params
+from lib.runs.record import CHOSEN
 from lib.runs.run import Run
 from lib.runs.search import choose_params, trained_epochs
 from lib.storage import write_checksums

@@ -27,7 +27,7 @@ from lib.errors import ModelError, NotFiniteError, ParamsError
 from lib.head.losses import HeadLoss
 from lib.head.model import EmbeddingModel, predict_logits
 from lib.model.adapters import add_lora
-from lib.runs.record import read_predictions
+from lib.runs.finished import read_predictions
 from lib.stopping import Stopped
 from lib.training import finetune_embedding, finetune_instruction, in_processes, processes, sharing
 from lib.training.finetune import answer_log_probs

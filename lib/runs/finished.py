@@ -1,0 +1,169 @@
+"""Files of finished runs, read back: checked, and compared with the place where they lie."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.config.strict_yaml import read_yaml
+from lib.data.labels import LabelSpace
+from lib.errors import InputError
+from lib.runs.record import CHOSEN, FILES, OPTIONAL_RESOURCES, SOME_FILES, model_files
+from lib.storage import CHECKSUMS, ROOT, find_fault, read_json
+
+SEED = re.compile(r"seed-(0|[1-9][0-9]*)")
+# Parameters that name a run's folder, with what runs of earlier versions had.
+PLACE = {"study": "", "arm": "", "train_size": 0, "seed": 0}
+
+
+def require_whole(folder: Path, *, model: bool = True) -> None:
+    """Raise `InputError` unless a folder holds a finished run as it was written.
+
+    Completeness is decided by `metrics.json`, which is written last, and by the manifest
+    `checksums.json`. Without `model`, the saved model is not read.
+    """
+    if not (folder / "metrics.json").exists():
+        inside = sorted([*folder.glob("*/metrics.json"), *folder.glob("*/*/metrics.json")])
+        remedy = f"; name a run in it, such as {inside[0].parent}" if inside else ""
+        raise InputError(f"{folder}: holds no finished run (no metrics.json){remedy}")
+    if not (folder / CHECKSUMS).exists():
+        raise InputError(
+            f"{folder}: an earlier version wrote this run (no {CHECKSUMS}); run the arm again"
+        )
+    missing = [f"{name} is missing" for name in FILES if not (folder / name).is_file()]
+    fault = missing[0] if missing else find_fault(folder, (*FILES, *SOME_FILES))
+    if not fault and model:  # recorded files first, then those that were not there
+        fault = find_fault(folder) or find_fault(folder, model_files(folder))
+    if fault:
+        since = " the run" if fault.endswith("since") else ""
+        raise InputError(f"{folder}: {fault}{since}; run the arm again")
+
+
+def read_runs(
+    study: str,
+    *,
+    runs_dir: str = "runs",
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Finished runs of a study: `arm seed folder params`, every metric and every resource.
+
+    Parameters
+    ----------
+    arms, seeds
+        Which runs belong to the study; empty for all that are found.
+
+    Raises
+    ------
+    InputError
+        The study has no finished run, one of an earlier version, one that was changed since or one
+        of another place, or its runs do not share labels, held-out documents and, those of the
+        same `train_size` and seed, training documents.
+    """
+    rows, held_out, trained = [], {}, {}
+    for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
+        folder, arm = file.parent, file.parents[1].name
+        if not SEED.fullmatch(folder.name):
+            continue  # a copy that somebody keeps
+        seed = int(folder.name.removeprefix("seed-"))
+        if (arms and arm not in arms) or (seeds and seed not in seeds):
+            continue
+        row = {"arm": arm, "seed": seed, "folder": folder} | _read_run(folder)
+        rows.append(row)
+        # runs by what they have to share
+        params, labels = row["params"], (folder / "labels.json").read_text()
+        ids = tuple(read_predictions(folder, columns=["id"])["id"])
+        held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
+        size = params.get("train_size", 0)
+        sample = trained.setdefault((size, seed if size else None), {})
+        sample.setdefault(params.get("data_fingerprint"), folder)
+    if not rows:
+        raise InputError(
+            f"{ROOT / runs_dir / study}: no finished run; run `make study STUDY={study}`"
+        )
+    for inputs in (held_out, *trained.values()):
+        if len(inputs) > 1:
+            a, b = list(inputs.values())[:2]
+            raise InputError(f"{a} and {b} have other documents or labels; run them again")
+    return pd.DataFrame(rows)
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    """Parameters, metrics and resources of one run, which lies where its parameters say."""
+    require_whole(folder, model=False)
+    params = read_params(folder)
+    given = {name: params.get(name, default) for name, default in PLACE.items()}
+    size = f"@{given['train_size']}" if given["train_size"] else ""
+    names = str(given["study"]), f"{given['arm']}{size}", f"seed-{given['seed']}"
+    if names != folder.parts[-3:]:
+        raise InputError(
+            f"{folder}: holds the run {'/'.join(names)}, copied or moved here; move it back or run "
+            "this arm again"
+        )
+    values = [read_values(folder / name) for name in ("metrics.json", "resources.json")]
+    return {"params": params} | dict.fromkeys(OPTIONAL_RESOURCES) | values[0] | values[1]
+
+
+def read_params(folder: Path) -> dict[str, Any]:
+    """Values of `params.yaml` by name, those that a search has found in place of those given."""
+    values = read_yaml(folder / "params.yaml")
+    found = folder / CHOSEN
+    return values | (read_values(found) if found.exists() else {})
+
+
+def read_threshold(folder: Path) -> float | None:
+    """Score from which on a run gives a label; None where it needs none."""
+    values = read_values(folder / "metrics.json", float | int | None)
+    if "threshold" not in values:
+        raise InputError(f"{folder}: metrics.json has no threshold; run the arm again")
+    return values["threshold"]
+
+
+def read_values(file: Path, kinds: type | UnionType = object) -> dict[str, Any]:
+    """Values by name of a JSON file of a run, all of these kinds.
+
+    Raises
+    ------
+    InputError
+        The file does not hold them: a run has not written it, or not this version of the code.
+    """
+    try:
+        values = read_json(file)
+    except (OSError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not all(isinstance(x, kinds) for x in values.values()):
+        raise InputError(f"{file}: is not as a run writes it; run the arm again")
+    return values
+
+
+def read_predictions(
+    folder: Path, split: str | None = "test", *, columns: Sequence[str] = ()
+) -> pd.DataFrame:
+    """`id split y_true y_pred scores` of one split or of both, in the order of the documents.
+
+    And `group` where the study has a `group_column`, `score_labels` where only the best scores
+    were kept (`lib.evaluation.scores`); of `columns` alone, and `split`, if they are given.
+    """
+    wanted = ["split", *columns] if columns else None
+    table = pd.read_parquet(folder / "predictions.parquet", columns=wanted)
+    return table if split is None else table[table["split"] == split].reset_index(drop=True)
+
+
+def read_label_space(folder: Path) -> LabelSpace:
+    """The label space of a run, from `labels.json`: names, in order, with their texts.
+
+    There, "" has the text for an empty label set.
+    """
+    labels = read_values(folder / "labels.json", str)
+    none = labels.pop("", "")
+    return LabelSpace(tuple(labels), tuple(labels.values()), none)
+
+
+def read_train_counts(folder: Path) -> np.ndarray:
+    """Training documents per label of a run, (C,) int64, in label order."""
+    counts = read_values(folder / "train_counts.json", int)
+    return np.array(list(counts.values()))
