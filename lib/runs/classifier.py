@@ -1,6 +1,6 @@
 """A finished run as a classifier for new texts, whichever approach trained it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from numbers import Integral
@@ -173,10 +173,13 @@ def readable(texts: Iterable[str]) -> list[str]:
     Raises
     ------
     InputError
-        One text instead of several, or a text that is none, is empty or is no Unicode text.
+        One text instead of several, a table, texts without an order, or a text that is none, is
+        empty or is no Unicode text.
     """
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise InputError(f"texts: {type(texts).__name__}, not a list of texts; write [text]")
+    if isinstance(texts, Mapping | Set) or getattr(texts, "ndim", 1) != 1:  # such as a DataFrame
+        raise InputError(f"texts: {type(texts).__name__}, not a list of texts; name one column")
     texts, found = list(texts), []
     for number, text in enumerate(texts, 1):
         place = f"text {number} of {len(texts)}"

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -103,6 +104,8 @@ def test_texts_are_read_as_in_training_and_an_empty_one_is_named(write):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [("one text", "texts: str, not a list of texts"), (b"x", "texts: bytes, not a list"),
+     (pd.DataFrame({"text": ["x"]}), "texts: DataFrame, not a list of texts; name one column"),
+     ({"x": 1}, "texts: dict, not"), ({"x"}, "texts: set, not"),
      (None, "texts: NoneType, not a list"), (["a", None], "text 2 of 2 is NoneType, not a text"),
      ([b"a"], "text 1 of 1 is bytes"), (["a", "b\ud83d"], "text 2 of 2: character 2 is half of")],
 )  # fmt: skip
