@@ -5,8 +5,13 @@ import csv
 import re
 import shlex
 import shutil
+import sys
+import time
 from glob import glob
 from pathlib import Path
+
+from snakemake.io import WILDCARD_REGEX
+from snakemake.pathvars import PATHVAR_REGEX
 
 from lib.config.sources import source_of
 from lib.config.study import (
@@ -35,6 +40,12 @@ try:
 except ParamsError as error:
     raise SystemExit(str(error))
 runs = study_runs(arms.values())
+read = [*files.common, *files.folders, *(file for own in files.arms.values() for file in own)]
+read = dict.fromkeys([*read, *(file for arm in arms.values() for file in arm.data_files)])
+for file in map(str, (PARAMS, RUNS, FIGURES, *read)):
+    if found := WILDCARD_REGEX.search(file) or PATHVAR_REGEX.search(file):
+        said = f"Snakemake fills in what {found[0]} stands for; rename the file or folder"
+        raise SystemExit(f"{file}: {said}")
 DATA_BROUGHT = [] if source is None or source.is_complete else [f"{RUNS}/{STUDY}/data_brought"]
 for mark in DATA_BROUGHT:  # left by a study that failed, when the documents were there
     Path(mark).unlink(missing_ok=True)
@@ -48,6 +59,14 @@ def code_of(notebook):
     modules = modules_behind(notebook=notebook)
     mark = notebook_mark(notebook, Path(RUNS, "cache", "notebooks"))
     return [str(mark), *(f"lib/{m.replace('.', '/')}.py" for m in modules)]
+
+
+if workflow.is_main_process:
+    code = {file for run in runs.values() for file in code_of(run.notebook)}
+    for file in map(Path, (*read, *sorted(code))):
+        if file.stat().st_mtime > time.time() + 60:  # clocks of shared folders differ a little
+            said = "its time is in the future, so its runs are never up to date; `touch` it"
+            print(f"{file}: {said}", file=sys.stderr)
 
 
 def papermill(notebook, output, **values):

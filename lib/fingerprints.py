@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from lib.storage import ROOT, atomic_path
+from lib.storage import ROOT, atomic_path, remove
 
 PARAMETERS = "# Parameters."  # opens the cell that a run gets its own values for
 # Packages whose version decides what a cached pass computes.
@@ -63,15 +63,25 @@ def modules_behind(*modules: str, notebook: str = "") -> list[str]:
 
 
 def notebook_mark(name: str, folder: Path) -> Path:
-    """A file that changes when the code of a notebook does, and not when the notebook is saved."""
+    """A file that changes when the code of a notebook does, and not when the notebook is saved.
+
+    One that is damaged is written anew.
+    """
     notebook, mark = _notebook(name), folder / f"{name}.code"
-    code = code_fingerprint(notebook=name)
-    is_new = not mark.exists()
-    if is_new or mark.read_text(encoding="utf-8") != code:
-        with atomic_path(mark) as path:
-            path.write_text(code, encoding="utf-8")
-        if is_new:  # runs that are there are of the notebook as it was last saved
-            os.utime(mark, ns=(notebook.stat().st_mtime_ns,) * 2)
+    code = code_fingerprint(notebook=name).encode()
+    known = b""
+    if mark.is_file():
+        with mark.open("rb") as file:
+            known = file.read(len(code) + 1)
+    else:
+        remove(mark)
+    if known == code:
+        return mark
+    with atomic_path(mark) as path:
+        path.write_bytes(code)
+    if not re.fullmatch(rb"[0-9a-f]{16}", known):
+        # Runs that are there are of the notebook as it was last saved.
+        os.utime(mark, ns=(notebook.stat().st_mtime_ns,) * 2)
     return mark
 
 

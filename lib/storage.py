@@ -15,7 +15,9 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "runs" / "cache"
 CHECKSUMS = "checksums.json"
+MAX_JSON = 2**27  # bytes of a JSON file; tokenizers of large models have 2**25 (our choice)
 MAX_SHARE = 0.5  # of the free disk, for one cached result (our choice)
 NO_ROOM = 2**16  # bytes of a disk that is as good as full (our choice)
 UNFINISHED = ".unfinished-"
@@ -182,14 +185,14 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
     """
     identity = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()[:32]
     folder = CACHE / kind / identity
-    found = folder.stat().st_ino if folder.exists() else None
+    found = _inode(folder)
     fault = find_fault(folder)
     if not fault:
         return folder
     # Remove a damaged folder, and unfinished ones that other processes have left.
-    if folder.exists() and folder.stat().st_ino == found:  # or another process has mended it
+    if found and _inode(folder) == found:  # or another process has mended it
         log.warning("%s: %s; computing it anew", folder, fault)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     _remove_abandoned(folder.parent)
     # All files of the folder appear at once, those that verify it among them.
     try:
@@ -222,8 +225,40 @@ def cached_json(kind: str, key: Any, compute: Callable[[], Any], *, code: str) -
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file, which cannot be read for ever.
+
+    Raises
+    ------
+    OSError
+        It is missing or cannot be read.
+    ValueError
+        It is no regular file, is larger than `MAX_JSON`, or is not JSON in UTF-8.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError(f"{path}: a folder, a pipe or a device")
+    if about.st_size > MAX_JSON:
+        raise ValueError(f"{path}: more than {MAX_JSON:,} bytes")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply") from None
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that can be removed from it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _inode(path: Path) -> int:
+    """Number of what is at a path, also of a link that leads nowhere; 0 if there is nothing."""
+    try:
+        return path.lstat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def free_bytes() -> int:
@@ -258,19 +293,30 @@ def find_fault(folder: Path, names: Iterable[str] | None = None) -> str:
         recorded = {name: (int(size), str(digest)) for name, (size, digest) in sums.items()}
     except FileNotFoundError:
         return f"{CHECKSUMS} is missing"
-    except (OSError, ValueError, TypeError, AttributeError):  # no JSON, or none of ours
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError):  # or none of ours
         return f"{CHECKSUMS} is damaged"
+    if not recorded:
+        return f"{CHECKSUMS} names no file"
     for name in recorded if names is None else names:
-        file, (size, digest) = folder / name, recorded.get(name, (-1, ""))
-        if size < 0 and not file.exists():
-            continue
-        if not file.is_file():  # such as a pipe, which could be read for ever
-            return f"{name} is missing"
-        if file.stat().st_size < size:
-            return f"{name} is cut"
-        if file.stat().st_size > size or checksum(file) != digest:
-            return f"{name} was changed since"
+        if fault := _fault_of(folder / name, recorded.get(name)):
+            return f"{textwrap.shorten(name, 200)} {fault}"
     return ""
+
+
+def _fault_of(file: Path, recorded: tuple[int, str] | None) -> str:
+    """The fault of a file by its bytes and SHA-256; one without them must not be there."""
+    size, digest = recorded or (-1, "")
+    try:
+        if not (recorded or file.exists()):
+            return ""
+        if not file.is_file():  # such as a pipe, which could be read for ever
+            return "is missing"
+        found = file.stat().st_size
+        if found < size:
+            return "is cut"
+        return "was changed since" if found > size or checksum(file) != digest else ""
+    except (OSError, ValueError) as error:  # such as a name that no file can have
+        return f"cannot be read: {getattr(error, 'strerror', error)}"
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -3,8 +3,9 @@
     python -m lib.supervise runs/quick snakemake --cores 2 ...
 
 SIGTERM, SIGINT and SIGHUP stop the study's runs where they can go on; the exit status is 143, 130
-or 129. One that comes `PATIENCE` seconds later kills. Nothing outlives the command or this process,
-whatever ends them, and no lock does: the system releases it.
+or 129. One that comes `PATIENCE` seconds later kills. The end of the make that has started this
+counts as SIGTERM. Nothing outlives the command or this process, whatever ends them, and no lock
+does: the system releases it.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ import psutil
 
 from lib.stopping import ASKING, FAILURES, PATIENCE, adopt_orphans, die_with_parent
 
+GUARD = "import sys; from lib.supervise import guard; guard(int(sys.argv[1]))"
 ELSEWHERE = ("--profile", "--executor")  # its jobs are not processes of this machine
 
 
@@ -66,10 +68,17 @@ def _supervise(command: Sequence[str], failures: Path) -> int:
     received: list[tuple[int, float]] = []  # signals, and seconds
     for number in ASKING:
         signal.signal(number, lambda number, _: received.append((number, time.monotonic())))
+    make = _make_above()
     process = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
+    guarding = subprocess.Popen(  # its input ends with this process
+        [sys.executable, "-c", GUARD, str(process.pid)], start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     elsewhere = any(option.startswith(ELSEWHERE) for option in command)
     runs: list[psutil.Process] | None = None
     while process.poll() is None and not _insists(received):
+        if make and not received and not _is_running(make):
+            received.append((signal.SIGTERM, time.monotonic()))
         if received and elsewhere and runs is None:
             process.send_signal(signal.SIGINT)  # it cancels its jobs
             runs = []
@@ -86,14 +95,49 @@ def _supervise(command: Sequence[str], failures: Path) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):
             left.kill()
     status = process.wait()
+    guarding.communicate()
     if status and failures.is_file():
         print(f"\n{failures.read_text(encoding='utf-8').strip()}", file=sys.stderr)
     return 128 + received[0][0] if received else 128 - status if status < 0 else status
 
 
+def guard(session: int) -> None:
+    """Wait until the input ends, as it does with the supervisor, and kill a session's processes.
+
+    A session is that of the command: rules of Snakemake have no other way to end with it.
+    """
+    sys.stdin.read()
+    for _ in range(100):
+        members = [p for p in psutil.process_iter() if _session(p) == session and _is_running(p)]
+        if not members:
+            return
+        for member in members:
+            with contextlib.suppress(psutil.Error):
+                for process in (*member.children(recursive=True), member):
+                    process.kill()
+        time.sleep(0.1)
+
+
+def _make_above() -> psutil.Process | None:
+    """The make that has started this process, itself or by a shell."""
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().parents()[:2]:
+            if process.name() in ("make", "gmake"):
+                return process
+    return None
+
+
 def _insists(received: Sequence[tuple[int, float]]) -> bool:
     """True if a signal came so late that it is no echo of the first: a group gets some twice."""
     return bool(received) and received[-1][1] - received[0][1] > PATIENCE
+
+
+def _session(process: psutil.Process) -> int:
+    """Session of a process; 0 if it has just ended."""
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return 0
 
 
 def _group(process: psutil.Process) -> int:

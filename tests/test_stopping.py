@@ -39,6 +39,14 @@ def running(processes):
     return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
+def below_command(supervisor):
+    """The processes of the command that a supervisor has started: a shell and `CHILD`."""
+    everything = psutil.Process(supervisor).children(recursive=True)
+    below = [process for process in everything if "sleep(600)" in " ".join(process.cmdline())]
+    assert len(below) == 2
+    return below
+
+
 @pytest.fixture
 def study(tmp_path):
     """A command that has started another one, supervised; its process, and those below it."""
@@ -46,8 +54,7 @@ def study(tmp_path):
     script = shlex.join([sys.executable, "-c", CHILD, str(started)]) + "; exit 3"
     process = start("supervise", tmp_path / "runs", "bash", "-c", script)
     until(started.exists)
-    below = psutil.Process(process.pid).children(recursive=True)
-    assert len(below) == 2
+    below = below_command(process.pid)
     yield process, below
     for left in running(below):  # `CHILD` does not look who started it
         left.kill()
@@ -86,8 +93,35 @@ def test_a_second_command_in_a_folder_is_refused_and_after_a_kill_it_runs(study,
     assert printed.count("\n") == 1
     process.kill()
     process.wait()
-    until(lambda: below[0] not in running(below))
+    until(lambda: not running(below))
     assert start("supervise", tmp_path / "runs", "true").wait() == 0
+
+
+@pytest.mark.parametrize("more", ["", "; true"])
+def test_a_study_stops_when_its_make_is_killed(tmp_path, more):
+    """The shell of a rule is between the two, unless make can do without."""
+    started = tmp_path / "started"
+    script = shlex.join([sys.executable, "-c", CHILD, str(started)]) + "; exit 3"
+    command = [sys.executable, "-m", "lib.supervise", str(tmp_path / "runs"), "bash", "-c", script]
+    (tmp_path / "Makefile").write_text(f"study:\n\t{shlex.join(command)}{more}\n")
+    make = subprocess.Popen(["make", "-f", tmp_path / "Makefile"], cwd=ROOT)
+    until(started.exists)
+    tree = psutil.Process(make.pid).children(recursive=True)
+    [supervisor] = [p for p in tree if "lib.supervise" in p.cmdline()[:3]]
+    below = below_command(supervisor.pid)
+    make.kill()
+    make.wait()
+    until(lambda: not running([supervisor, *below]))
+    assert start("supervise", tmp_path / "runs", "true").wait() == 0
+
+
+def test_a_study_outlives_a_shell_that_has_started_it(tmp_path):
+    """As `nohup` and `&` do."""
+    started = tmp_path / "started"
+    later = ["bash", "-c", f"sleep 2; touch {started}"]
+    command = [sys.executable, "-m", "lib.supervise", str(tmp_path / "runs"), *later]
+    subprocess.run(["bash", "-c", f"nohup {shlex.join(command)} >/dev/null 2>&1 &"], cwd=ROOT)
+    until(started.exists)
 
 
 def test_a_dry_run_beside_a_study_keeps_the_reasons_of_its_failures(tmp_path):

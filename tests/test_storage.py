@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,20 @@ def test_a_notebook_is_its_code_however_it_is_saved(tmp_path, monkeypatch):
     assert fingerprints.notebook_mark(name, tmp_path / "marks").stat().st_mtime_ns > seen
 
 
+@pytest.mark.parametrize("spoil", [
+    Path.mkdir, os.mkfifo, lambda mark: mark.write_bytes(b"\xff"), lambda mark: mark.write_text(""),
+    lambda mark: mark.symlink_to("nowhere"), lambda mark: mark.symlink_to("/dev/zero"),
+])  # fmt: skip
+def test_a_damaged_mark_of_a_notebook_is_written_anew(tmp_path, spoil):
+    name = "02_baselines"
+    mark = fingerprints.notebook_mark(name, tmp_path)
+    about, content = mark.stat(), mark.read_text()
+    mark.unlink()
+    spoil(mark)
+    assert fingerprints.notebook_mark(name, tmp_path).read_text() == content
+    assert mark.stat().st_mtime_ns == about.st_mtime_ns  # no run is done again for it
+
+
 def test_another_version_of_a_package_that_computes_is_a_miss(monkeypatch):
     before = computing_fingerprint("model.fast.cached_layers")
     monkeypatch.setattr(fingerprints, "version", lambda name: "0")
@@ -112,13 +127,53 @@ def test_a_damaged_entry_is_computed_anew_and_logged(count, tmp_path, damage, ca
     assert message.endswith("computing it anew")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"value.json": 1}', '{"other": [1, "x"]}'])
+BROKEN = [
+    "", "{", "[1]", "{}", "[" * 100_000, '{"value.json": 1}', '{"value.json": [1e999, "x"]}',
+    '{"other": [1, "x"]}', '{"other": [-1, "x"]}', f'{{"{"o" * 5000}": [1, "x"]}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN)
 def test_an_entry_without_sound_checksums_is_computed_anew(count, tmp_path, content, caplog):
     count("a")
     [file] = tmp_path.glob(f"*/*/{storage.CHECKSUMS}")
     file.write_text(content) if content else file.unlink()
     assert count("a") == 2
     assert "computing it anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "spoil", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero")]
+)
+def test_checksums_that_are_no_file_are_a_fault_and_not_read(count, tmp_path, spoil):
+    count("a")
+    [file] = tmp_path.glob(f"*/*/{storage.CHECKSUMS}")
+    file.unlink()
+    spoil(file)
+    assert storage.find_fault(file.parent) == f"{storage.CHECKSUMS} is damaged"
+    assert count("a") == 2
+
+
+@pytest.mark.parametrize("spoil", [
+    Path.touch, lambda entry: entry.symlink_to("nowhere"), lambda entry: entry.symlink_to("."),
+    lambda entry: entry.symlink_to(entry.name),
+])  # fmt: skip
+def test_an_entry_that_is_no_folder_is_computed_anew(count, tmp_path, spoil, caplog):
+    count("a")
+    [entry] = (tmp_path / "counts").iterdir()
+    shutil.rmtree(entry)
+    spoil(entry)
+    assert [count("a"), count("a")] == [2, 2]
+    assert "computing it anew" in caplog.text
+
+
+def test_json_that_grows_for_ever_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "MAX_JSON", 3)
+    (tmp_path / "small.json").write_text("[1]")
+    (tmp_path / "large.json").write_text("[10]")
+    assert storage.read_json(tmp_path / "small.json") == [1]
+    with pytest.raises(ValueError, match=r"large\.json: more than 3 bytes"):
+        storage.read_json(tmp_path / "large.json")
 
 
 def test_what_another_run_left_unfinished_is_not_read_and_goes_after_a_day(count, tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,10 @@ Model = TypeVar("Model", bound=BaseModel)
 # Our choices, far above what parameters need.
 MAX_BYTES = 4 * 2**20
 MAX_GROWTH = 10
+MAX_BITS = 64  # of a whole number
+MAX_SHOWN = 200  # characters of a value in a complaint
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # by an escape: neither a path nor UTF-8 can have it
 
 
 def parse_params(
@@ -48,7 +53,9 @@ def _complaint(error: Any, model: type[BaseModel], source: str, origin: Mapping)
         remedy = f"; this is text: write the number as {_plain_number(value)}"
     elif error["type"] == "literal_error":
         remedy = suggestion(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
-    return f"{where}: {value!r} is not valid: {message}{remedy}"
+    shown = repr(value)
+    shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+    return f"{where}: {shown} is not valid: {message}{remedy}"
 
 
 def suggestion(word: str, known: Any) -> str:
@@ -75,14 +82,33 @@ def _plain_number(text: str) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML as papermill reads it, except that a key given twice is an error."""
+    """YAML as papermill reads it, except that a key given twice, or no text, is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ParamsError(f"{self.name}: {key}: given twice; leave one")
-        return super().construct_mapping(node, deep)
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(written)) < len(written):
+            twice = next(key for key in written if written.count(key) > 1)
+            raise ParamsError(f"{self.name}: {twice}: given twice; leave one")
+        values = super().construct_mapping(node, deep)
+        for key in values:
+            if not isinstance(key, str):
+                raise ParamsError(f"{self.name}: {key}: read as no text; write the key in quotes")
+        return values
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        text = super().construct_scalar(node)
+        if found := NO_TEXT.search(text):
+            raise ParamsError(f"{self.name}: {found[0]!r} is no character of a text; leave it out")
+        return text
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if number.bit_length() > MAX_BITS:
+            raise ValueError(f"a number of more than {MAX_BITS} bits")
+        return number
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
 def load_yaml(path: Path, loader: type, *, max_bytes: int = MAX_BYTES) -> Any:
@@ -108,6 +134,9 @@ def load_yaml(path: Path, loader: type, *, max_bytes: int = MAX_BYTES) -> Any:
             return None if node is None else reader.construct_document(node)
         except RecursionError:
             raise ValueError("nested too deeply") from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            kind = type(error).__name__
+            raise ValueError(f"a value cannot be read ({kind}: {error}); quote it") from None
         finally:
             reader.dispose()
 

@@ -2,6 +2,9 @@
 
     runs/<study>/<arm>/seed-<n>/owner.json     host, process id and its start; touched every minute
 
+A machine is a host since its last start, and within it a namespace of process ids, as containers
+have them: only there does a process id name a process.
+
 The file is created only where there is none, which shared file systems do in one step, too.
 """
 
@@ -12,6 +15,7 @@ import logging
 import math
 import os
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -22,6 +26,7 @@ from typing import Any, Self
 import psutil
 
 from lib.errors import InputError
+from lib.storage import read_json, remove
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +102,18 @@ class Owner:
 
 def _this_process() -> dict[str, Any]:
     pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"), "id": uuid.uuid4().hex}  # fmt: skip
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": pid,
+            "started": _started(pid), "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "id": uuid.uuid4().hex}  # fmt: skip
+
+
+def _machine() -> str:
+    """The start of this system and the namespace of its process ids (Linux; elsewhere "")."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _started(pid: int) -> float:
@@ -107,31 +122,31 @@ def _started(pid: int) -> float:
         process = psutil.Process(pid)
         ended = process.status() == psutil.STATUS_ZOMBIE
         return -math.inf if ended else process.create_time()
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError):  # or no number that a process can have
         return -math.inf
 
 
 def _read(file: Path) -> dict[str, Any]:
     """The owner in a file; {} while it is written, or where it is none of ours."""
     try:
-        found = json.loads(file.read_bytes())
+        found = read_json(file)
     except (OSError, ValueError):
         return {}
     kinds = {"host": str, "pid": int, "started": float, "since": str, "id": str}
-    known = isinstance(found, dict) and found.keys() == kinds.keys()
-    return found if known and all(isinstance(found[k], kinds[k]) for k in kinds) else {}
+    known = isinstance(found, dict) and all(isinstance(found.get(k), kinds[k]) for k in kinds)
+    return found if known else {}
 
 
 def _named(owner: dict[str, Any]) -> str:
     if not owner:
         return "an unknown process"
-    return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    return " ".join(f"process {owner['pid']} on {owner['host']} since {owner['since']}".split())
 
 
 def _remove_left(file: Path, about: dict[str, Any]) -> None:
     """Remove the file of an owner that is no more; raise `InputError` if it is still there."""
     found = _read(file)
-    if found.get("host") != about["host"]:
+    if any(found.get(key) != about[key] for key in ("host", "machine")):
         runs = not _is_stale(file) and _gives_sign(file, found)
     else:  # the clock may have been set; a notebook opens its run again
         same = abs(_started(found["pid"]) - found["started"]) < SAME_START
@@ -148,7 +163,7 @@ def _remove_left(file: Path, about: dict[str, Any]) -> None:
             os.link(aside, file)
     except (FileNotFoundError, FileExistsError):
         pass
-    aside.unlink(missing_ok=True)
+    remove(aside)
 
 
 def _gives_sign(file: Path, found: dict[str, Any]) -> bool:
@@ -166,15 +181,20 @@ def _gives_sign(file: Path, found: dict[str, Any]) -> bool:
 def _touched(file: Path) -> float:
     """Time of the file's last change; 0 where there is none."""
     try:
-        return file.stat().st_mtime
+        return file.lstat().st_mtime
     except FileNotFoundError:
         return 0.0
 
 
 def _is_stale(file: Path) -> bool:
-    """True if an owner has given no sign of life for long, by the clock of the file system."""
+    """True if an owner has given no sign of life for long, by the clock of the file system.
+
+    A folder, a pipe or a link is no owner's.
+    """
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix="tmp") as now:
         try:
-            return os.fstat(now.fileno()).st_mtime - file.stat().st_mtime > STALE_AFTER
+            about = file.lstat()
         except FileNotFoundError:
             return True
+        since = os.fstat(now.fileno()).st_mtime - about.st_mtime
+        return since > STALE_AFTER or not stat.S_ISREG(about.st_mode)

@@ -1,5 +1,9 @@
+import os
+import time
+
 import pytest
 import yaml
+from conftest import snakemake
 
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams
 from lib.config.study import check_teachers, load_study, study_files, study_runs
@@ -171,3 +175,37 @@ def test_a_mistake_in_what_arms_share_is_named(shared, file, values, message):
     with pytest.raises(ParamsError) as caught:
         load_study(shared)
     assert message in str(caught.value)
+
+
+@pytest.fixture
+def plan(write, tmp_path):
+    """What a dry run of a study of a data file prints."""
+
+    def plan(data):
+        (tmp_path / data).write_text("text,label\na,b\n")
+        common = {"study": "mine", "dataset": str(tmp_path / data), "text_columns": ["text"],
+                  "label_column": "label"}  # fmt: skip
+        write(common=common, tfidf={"notebook": "02_baselines", "arm": "tfidf"})
+        (tmp_path / "params").mkdir()
+        (tmp_path / "mine").rename(tmp_path / "params" / "mine")
+        return snakemake("--dry-run", folder=tmp_path, study="mine")
+
+    return plan
+
+
+@pytest.mark.parametrize(("data", "found"), [("a{b}.csv", "{b}"), ("a<results>.csv", "<results>")])
+def test_a_path_that_snakemake_would_fill_in_is_refused_in_one_line(plan, tmp_path, data, found):
+    done = plan(data)
+    assert done.returncode == 1
+    said = f"{tmp_path / data}: Snakemake fills in what {found} stands for; rename the file or"
+    assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_file_of_the_future_is_named(plan, tmp_path):
+    done = plan("a}b [c] >.csv")
+    assert done.returncode == 0, done.stderr
+    assert "in the future" not in done.stderr
+    file, later = tmp_path / "params" / "mine" / "tfidf.yaml", time.time() + 3600
+    os.utime(file, (later, later))
+    done = snakemake("--dry-run", folder=tmp_path, study="mine")
+    assert f"{file}: its time is in the future, so its runs are never up to date" in done.stderr

@@ -8,8 +8,9 @@ import shutil
 import sys
 
 import pytest
-from conftest import data_params
+from conftest import SMOLLM2, data_params
 
+from lib import storage
 from lib.config.study import load_params
 from lib.data import load_splits
 from lib.data.labels import read_label_names
@@ -19,6 +20,7 @@ from lib.model.load import load_backbone
 from lib.model.weights import load_config, load_tokenizer
 from lib.prompt import frame
 from lib.prompt.template import PromptTemplate
+from lib.storage import packaged_file
 
 pytestmark = pytest.mark.reliability
 
@@ -202,6 +204,28 @@ def test_pickled_weights_run_no_code(model, stranger):
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(stranger()))
     with pytest.raises(ModelError, match="model: cannot be loaded"):
         load_backbone(str(model), quantization="none")
+
+
+GGUF = {
+    "cut": lambda whole: whole[:100_000],
+    "its first word alone": lambda whole: whole[:4],
+    "empty": lambda whole: b"",
+    "more tensors than there are": lambda whole: whole[:8] + b"\xff" * 8 + whole[16:100_000],
+    "more values than there are": lambda whole: whole[:16] + b"\xff" * 8 + whole[24:100_000],
+    "a name longer than the file": lambda whole: whole[:24] + b"\xff" * 8 + whole[32:100_000],
+    "cut in its weights": lambda whole: whole[:20_000_000],
+}
+
+
+@pytest.mark.parametrize("kind", GGUF)
+def test_a_damaged_gguf_file_is_refused_in_one_line(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(storage, "CACHE", tmp_path / "cache")
+    file = tmp_path / "model.gguf"
+    file.write_bytes(GGUF[kind](packaged_file(SMOLLM2).read_bytes()))
+    with pytest.raises(ModelError, match=r"model\.gguf: not a readable GGUF file: ") as caught:
+        load_config(str(file))
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache" / "gguf").iterdir())
 
 
 MESSAGES = "{% for m in messages %}{{ m.content }}{% endfor %}"

@@ -62,6 +62,8 @@ def _command(process):
         return ""
     if "lib.supervise" in words[:3]:  # its arguments name others
         return "lib.supervise"
+    if "-c" in words[1:2]:  # a shell above a victim, or the guard of lib.supervise
+        return ""
     return " ".join(words[:5])
 
 

@@ -1,11 +1,14 @@
 """One process per run: who owns its folder, who is refused, and who takes over."""
 
+import contextlib
 import json
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -91,12 +94,48 @@ def test_a_process_of_another_machine_is_respected_as_long_as_it_gives_signs_of_
     Owner.take(tmp_path).release()
 
 
-def test_a_process_that_got_the_id_of_a_dead_one_is_not_its_owner(tmp_path):
-    write_owner(tmp_path, pid=1, started=1.0)
+@pytest.mark.parametrize("pid", [1, 0, -5, 10**30])
+def test_a_process_that_got_the_id_of_a_dead_one_is_not_its_owner(tmp_path, pid):
+    write_owner(tmp_path, pid=pid, started=1.0)
     Owner.take(tmp_path).release()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x"}', '{"host": "h", "pid": 1}'])
+@pytest.mark.parametrize("machine", ["another start of this host", "", None])
+def test_a_container_of_the_same_name_is_another_machine(tmp_path, monkeypatch, machine):
+    """Its process ids mean nothing here; nor did earlier versions say where theirs were from."""
+    monkeypatch.setattr(owner, "WATCH", 0.1)
+    about = write_owner(tmp_path, machine=machine, pid=1, started=1.0)
+    if machine is None:
+        (tmp_path / OWNER).write_text(json.dumps({k: about[k] for k in about if k != "machine"}))
+    heart = threading.Thread(target=beat, args=[tmp_path / OWNER])
+    heart.start()
+    with pytest.raises(InputError, match="process 1 on "):
+        Owner.take(tmp_path)
+    (tmp_path / OWNER).unlink()
+    heart.join()
+
+
+def beat(file):
+    while file.exists():
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(file)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("make", [
+    os.mkfifo, Path.mkdir, lambda file: file.symlink_to(OWNER),
+    lambda file: file.symlink_to("nowhere"), lambda file: file.symlink_to("/dev/zero"),
+])  # fmt: skip
+def test_what_is_no_file_is_no_owner(tmp_path, make):
+    make(tmp_path / OWNER)
+    Owner.take(tmp_path).release()
+    assert list(tmp_path.iterdir()) == []
+
+
+NOBODY = ["", "{", "[]", "[" * 100_000, '{"pid": "x"}', '{"host": "h", "pid": 1}']
+
+
+@pytest.mark.parametrize("content", NOBODY)
 def test_a_file_that_names_nobody_is_respected_for_a_while(tmp_path, content, monkeypatch, caplog):
     monkeypatch.setattr(owner, "WATCH", 0.1)
     (tmp_path / OWNER).write_text(content)
