@@ -1,6 +1,6 @@
 """Checks of a loaded model: a first pass over two documents, before anything is trained.
 
-Each check returns True or raises what is wrong, so that a model fails at once and in one line.
+Each check raises what is wrong, so that a model fails at once and in one line.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,8 @@ def check_logits(model: PreTrainedModel) -> bool:
     Raises
     ------
     ValueError
-        They are not, or they depend on tokens that follow.
+        They are not, or they depend on tokens that follow. An error of the model's own pass is
+        raised as it is.
     """
     name = type(model).__name__
     if not isinstance(model.get_output_embeddings(), nn.Module):
@@ -47,11 +48,12 @@ def check_logits(model: PreTrainedModel) -> bool:
     handle = decoder_of(model).register_forward_hook(keep)
     try:
         theirs = model(input_ids=ids).logits
+    finally:
+        handle.remove()
+    try:
         ours = next_token_logits(model, seen[0])
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:
         raise ValueError(f"{name} transforms its logits in a way {UNKNOWN} ({error})") from None
-    finally:
-        handle.remove()
     if ours.shape != theirs.shape or not _near(ours, theirs):
         raise ValueError(f"{name} transforms its logits in a way {UNKNOWN}")
     if not _near(theirs[0, 0], theirs[1, 0]):
@@ -61,6 +63,23 @@ def check_logits(model: PreTrainedModel) -> bool:
 
 def _near(ours: Tensor, theirs: Tensor) -> bool:
     return torch.allclose(ours.float(), theirs.float(), rtol=0.01, atol=0.01)
+
+
+@torch.no_grad()
+def suits_eager(model: PreTrainedModel) -> bool:
+    """True if plain attention gives the states that the model's own default gives."""
+    decoder, own = decoder_of(model), model.config._attn_implementation
+    if own == "eager" or not model._can_set_attn_implementation():
+        return own == "eager"
+    documents = made_up_tokens(decoder, 3, 16)
+    with in_float32(model) as exact:
+        expected = states_alone(decoder, documents)
+        model.set_attn_implementation("eager")
+        try:
+            found = states_alone(decoder, documents)
+        finally:
+            model.set_attn_implementation(own)
+    return all(states_agree(*both, exact=exact) for both in zip(found, expected, strict=True))
 
 
 @torch.no_grad()
@@ -103,14 +122,20 @@ def reads_last_block(model: PreTrainedModel) -> bool:
     return states_agree(read[last], whole[last].float(), exact=exact)
 
 
-def check_training(model: PreTrainedModel) -> bool:
-    """True after a forward and a backward pass over two documents, or the error that they raise.
+def check_training(model: PreTrainedModel) -> list[str]:
+    """Names of trained parameters without a gradient, by a pass over two documents and back.
 
+    The list is empty where layers are dropped at random, which leaves some without one by chance.
     Gradients and random generators are afterwards as they were.
+
+    Raises
+    ------
+    Exception
+        Of any kind: the model cannot be trained.
     """
     decoder = decoder_of(model)
     ids, mask = document_rows(decoder, 3, 7)
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     devices = [model.device] if model.device.type == "cuda" else []
     before = model.training
     model.train()
@@ -118,9 +143,10 @@ def check_training(model: PreTrainedModel) -> bool:
         states = last_hidden_states(decoder, ids, mask, compute_dtype=model.dtype)
         states.float().square().mean().backward()
     model.train(before)
-    for parameter in trained:
+    unreached = [name for name, p in trained.items() if p.grad is None]
+    for parameter in trained.values():
         parameter.grad = None
-    return True
+    return [] if getattr(decoder.config, "layerdrop", 0.0) else unreached
 
 
 @torch.no_grad()

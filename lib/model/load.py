@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 from contextlib import nullcontext
+from typing import Any
 
 import bitsandbytes as bnb
 import torch
@@ -23,7 +24,8 @@ from lib.errors import ModelError
 from lib.fingerprints import computing_fingerprint
 from lib.machine import GIB, choose_device, choose_dtype, memory_of
 from lib.model.bidirectional import bidirectional_config, disable_causal_mask
-from lib.model.checks import check_logits, check_padding, reads_last_block
+from lib.model.checks import check_logits, check_padding, reads_last_block, suits_eager
+from lib.model.fast.blocks import blocks_of
 from lib.model.fast.packing import use_packing
 from lib.model.memory import should_dequantize
 from lib.model.parts import decoder_of, keep_text_only
@@ -66,7 +68,8 @@ def load_backbone(
         Let every token attend to those after it too: see `bidirectional_config`.
     max_length
         Longest input in tokens. Up to 512 on a CPU, models that are not packed use plain attention,
-        which then trains faster than the fused kernel; elsewhere `sdpa`.
+        which then trains faster than the fused kernel, if it gives the same states; elsewhere the
+        model's own default, mostly `sdpa`.
     memory_gib
         Target of the run; 0 for what the device has. Where there is room (`should_dequantize`),
         4-bit weights are dequantized once instead of in every pass: the same values, bit for bit,
@@ -95,6 +98,8 @@ def load_backbone(
         config = load_config(model_id, revision, depth=depth)
         stored = stored_quantization(config)
         _refuse(config, head, quantization, stored)
+        if depth:
+            _require_same_blocks(config, load_config(model_id, revision), head)
         text_config = config.get_text_config()
         several = text_config is not config  # with towers for images or sound
         if getattr(text_config, "pad_token_id", None) is None:
@@ -104,8 +109,6 @@ def load_backbone(
             config = bidirectional_config(config)
         # The weights: of the text model alone, quantized, and unpacked again where there is room.
         options = {"dtype": dtype, "device_map": {"": device}}
-        if device.type == "cpu" and max_length <= 512:
-            options["attn_implementation"] = "eager"
         if quantization == "nf4" and stored == "none":
             options["quantization_config"] = _nf4(dtype)
         model = _auto_class(config, head).from_pretrained(**source, config=config, **options)
@@ -130,11 +133,16 @@ def load_backbone(
     _fix_arithmetic(model)
     model.requires_grad_(False)
     model.eval()
-    model.probes = decoder_of(model).probes = Probes(_structure(model, how))
+    eager = device.type == "cpu" and max_length <= 512
+    model.probes = decoder_of(model).probes = Probes(_structure(model, f"{how}, {eager}"))
     try:
-        _check(model, head=head, bidirectional=bidirectional)
+        _check(model, head=head, bidirectional=bidirectional, eager=eager)
     except Exception as error:
-        raise unusable(model_id, error, "cannot be used") from error
+        what = "cannot be used"
+        if share and type(error) is not ValueError:  # of the model's own pass, not of our checks
+            remedy = 'write quantization: "none"' if stored == "none" else "name another model"
+            what = f"cannot compute with weights in NF4; {remedy}"
+        raise unusable(model_id, error, what) from error
     log.info(
         "%s: %s on %s, %s compute, %s attention, %.2f GiB", model_id, how, device,
         str(dtype).removeprefix("torch."), model.config._attn_implementation,
@@ -156,6 +164,35 @@ def _refuse(config: PretrainedConfig, head: str, quantization: str, stored: str)
             f"its weights are stored as {stored}, not as NF4; write "
             'quantization: "none" to use them as they are, or name an unquantized model'
         )
+
+
+def _require_same_blocks(config: PretrainedConfig, whole: PretrainedConfig, head: str) -> None:
+    """Raise `ValueError` if a shorter model's blocks are not those that the whole model has.
+
+    Some scale by the number of blocks, count from the last one, or have weights for all in one.
+    """
+    try:
+        shorter, longer = (_anatomy(c, head) for c in (config, whole))
+        same = shorter.items() <= longer.items()
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+        same = False  # the shorter one cannot be built at all
+    if not same:
+        raise ValueError(
+            f"depth: the blocks of {whole.model_type} depend on how many there are; write depth: 0"
+        )
+
+
+def _anatomy(config: PretrainedConfig, head: str) -> dict[str, Any]:
+    """Shapes of a model's weights and the plain values that its blocks hold, by their names."""
+    with torch.device("meta"):
+        model = _auto_class(config, head).from_config(config)
+    found = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    inside = {m for block in blocks_of(model) for m in block.modules()}
+    for name, module in model.named_modules():
+        if module in inside:
+            plain = {k: v for k, v in vars(module).items() if isinstance(v, (int, float, str))}
+            found |= {f"{name} {key}": value for key, value in plain.items()}
+    return found
 
 
 def _auto_class(config: PretrainedConfig, head: str) -> type:
@@ -185,7 +222,7 @@ def _fix_arithmetic(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _check(model: PreTrainedModel, *, head: str, bidirectional: bool) -> None:
+def _check(model: PreTrainedModel, *, head: str, bidirectional: bool, eager: bool) -> None:
     """Switch attention, and pass two documents through the model, as its probes remember or anew.
 
     Raises
@@ -197,6 +234,8 @@ def _check(model: PreTrainedModel, *, head: str, bidirectional: bool) -> None:
         disable_causal_mask(model)
     probes = model.probes
     with in_float32(model) if probes.is_new else nullcontext():  # once, not for each of them
+        if eager and probes.ask("eager", lambda: suits_eager(model)):
+            model.set_attn_implementation("eager")
         if head == "lm":
             probes.ask("logits", lambda: check_logits(model))
         if model.fast and use_packing(model):

@@ -6,7 +6,8 @@ with plain passes, one text at a time, on a few made-up tokens. Shortcuts that d
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ SCORE_TOLERANCE = {True: 2e-3, False: 0.3}
 
 
 class Probes:
-    """Answers to yes-or-no questions about one model, by name.
+    """Answers to questions about one model, by name: yes or no, or a list of names.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class Probes:
 
     def __init__(self, structure: str = "") -> None:
         self.structure = structure
-        self.answers: dict[str, bool] = {}
+        self.answers: dict[str, bool | list[str]] = {}
 
     @property
     def is_new(self) -> bool:
@@ -47,12 +48,13 @@ class Probes:
     def _kind(self) -> str:
         return f"probes/{self.structure}"
 
-    def ask(self, name: str, probe: Callable[[], bool]) -> bool:
+    def ask(self, name: str, probe: Callable[[], Any]) -> Any:
         """The remembered answer, or that of `probe`, which is then remembered."""
         if name not in self.answers:
 
-            def answer() -> bool:
-                return bool(probe())
+            def answer() -> bool | list[str]:
+                found = probe()
+                return found if isinstance(found, list) else bool(found)
 
             self.answers[name] = (
                 storage.cached_json(self._kind, name, answer, code=self.structure)
@@ -150,6 +152,26 @@ def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
         return False
     off = (ours.float() - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=1e-6)  # (T,)
     return float(off.max() if exact else off.median()) <= STATE_TOLERANCE[exact]
+
+
+@contextmanager
+def entering_states(decoder: PreTrainedModel, layer: int) -> Iterator[list[Tensor]]:
+    """Hidden states that enter a block, (tokens, H) float32 for each pass made meanwhile.
+
+    The list stays empty for a decoder that does not keep its blocks in `layers`.
+    """
+    seen: list[Tensor] = []
+
+    def keep(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        states = args[0] if args else kwargs["hidden_states"]
+        seen.append(states.float().flatten(0, -2))
+
+    blocks = getattr(decoder, "layers", ())
+    with ExitStack() as stack:
+        for block in blocks[layer : layer + 1]:
+            handle = block.register_forward_pre_hook(keep, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield seen
 
 
 def window_of(model: PreTrainedModel) -> int | None:

@@ -181,8 +181,8 @@ def _convert(gguf: Path, folder: Path) -> None:
             **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
         tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{gguf}: not a readable GGUF file: {error}") from None
+    except Exception as error:  # of whatever reads it: struct, NumPy, torch
+        raise unusable(str(gguf), error, "not a readable GGUF file") from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -26,7 +26,7 @@ from lib.config.arms import InstructionParams
 from lib.fingerprints import computing_fingerprint
 from lib.model.forward import masked_states_below, skips_padding
 from lib.model.parts import decoder_of, first_adapted_layer, pretrained
-from lib.model.probes import SCORE_TOLERANCE
+from lib.model.probes import SCORE_TOLERANCE, entering_states, states_agree
 from lib.model.windows import split_windows
 from lib.prompt.label_scores import reads_trees, score_labels, trees_behind
 from lib.prompt.label_trie import LabelTrie
@@ -130,14 +130,23 @@ def _is_exact(
     trie: LabelTrie,
     options: Mapping[str, Any],
 ) -> bool:
-    """True if the upper layers, on the states of the lower ones, score as the whole model does."""
-    whole = score_labels(model, prompts, answers, **options)
+    """True if the upper layers, on the states of the lower ones, score as the whole model does.
+
+    The states that enter the upper layers are compared as well: a last norm may hide their scale.
+    """
+    decoder, first_layer = decoder_of(model), first_adapted_layer(model)
+    exact = decoder.dtype == torch.float32
+    with entering_states(decoder, first_layer) as of_whole:
+        whole = score_labels(model, prompts, answers, **options)
     try:
         lower = list(_passes(model, prompts, trie, options))
-    except AttributeError:  # no `layers`
-        return False
-    parts = score_labels(model, prompts, answers, lower=lower, **options)
-    near = np.abs(parts - whole).max() <= SCORE_TOLERANCE[decoder_of(model).dtype == torch.float32]
+        with entering_states(decoder, first_layer) as of_parts:
+            parts = score_labels(model, prompts, answers, lower=lower, **options)
+        near = np.abs(parts - whole).max() <= SCORE_TOLERANCE[exact] and all(
+            states_agree(*both, exact=exact) for both in zip(of_parts, of_whole, strict=True)
+        )
+    except Exception:  # of whatever kind: the layers cannot be taken apart
+        near = False
     if not near:
         log.info("lower layers are not cached: the upper layers alone do not score as this model")
     return bool(near)

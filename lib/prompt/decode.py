@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 from torch import nn
+from transformers import PreTrainedModel
 
 from lib.config.choices import AVERAGED
 from lib.data.labels import LabelSpace
@@ -66,13 +67,20 @@ def generate_answers(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
-                eos_token_id=sorted({template.end_id, tokenizer.eos_token_id} - {None}),
+                eos_token_id=stop_ids(model, template),
                 pad_token_id=tokenizer.pad_token_id,
             )
         texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text
     return answers
+
+
+def stop_ids(model: PreTrainedModel, template: PromptTemplate) -> list[int]:
+    """Tokens that end a free answer: the template's, the tokenizer's and the model's own."""
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    return sorted({template.end_id, template.tokenizer.eos_token_id, *own} - {None})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lib.config.arms import InstructionParams
 from lib.data.labels import LabelSpace
 from lib.model.parts import pretrained
 from lib.model.tokens import text_encoder
+from lib.prompt.decode import stop_ids
 from lib.prompt.frame import writes_date
 from lib.prompt.inputs import longest_answer
 from lib.prompt.label_scores import score_labels
@@ -110,8 +111,7 @@ def export_prompt(
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model = pretrained(model)
-    ends = sorted({template.end_id, tokenizer.eos_token_id} - {None})
-    model.generation_config.eos_token_id = ends
+    model.generation_config.eos_token_id = stop_ids(model, template)
     model.save_pretrained(path)
     save_tokenizer(tokenizer, path)
     written = AutoTokenizer.from_pretrained(path)

@@ -224,6 +224,14 @@ def test_the_last_layers_are_trained_and_no_experts(make_folder, tmp_path, model
     torch.testing.assert_close(*of_both, rtol=0, atol=0)
 
 
+def test_a_layer_named_beside_experts_is_adapted_and_they_are_not(make_folder):
+    model = load_backbone(make_folder("deepseek_v3", **EXPERTS | LATENT), head="lm", **EXACT)
+    adapted = add_lora(model, LoraParams(lora_r=2, lora_alpha=4, target_modules=["down_proj"]))
+    found = {n.split(".lora_")[0] for n, p in adapted.named_parameters() if p.requires_grad}
+    parts = ("0.mlp.down_proj", "1.mlp.shared_experts.down_proj")
+    assert found == {f"base_model.model.model.layers.{part}" for part in parts}
+
+
 def test_adapters_that_the_states_do_not_depend_on_are_not_trained(make_folder):
     model = add_lora(
         load_backbone(make_folder("bert", "none"), **EXACT), LoraParams(lora_r=2, lora_alpha=4)
@@ -518,7 +526,7 @@ def test_experts_that_stay_in_16_bits_are_no_share_of_nf4(make_folder, caplog):
 
 
 @pytest.mark.parametrize("head", ["none", "lm"])
-def test_a_model_that_does_not_compute_in_nf4_is_refused_for_that(make_folder, head):
+def test_a_model_that_does_not_compute_in_nf4_is_refused_for_that(live_nf4, make_folder, head):
     folder = make_folder("mamba", **MAMBA_ALONE)
     message = 'cannot compute with weights in NF4; write quantization: "none": RuntimeError'
     with pytest.raises(ModelError, match=message):

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma4TextConfig, GraniteConfig
 
 from lib.config.groups import LoraParams
 from lib.data.labels import LabelSpace
 from lib.model import add_lora
+from lib.model.fast.packing import use_packing
+from lib.model.parts import decoder_of
 from lib.prompt import cached_states as face
 from lib.prompt.cached_states import lower_states
 from lib.prompt.decode import decode_labels
@@ -96,6 +99,30 @@ def test_a_model_whose_upper_layers_alone_score_otherwise_is_not_cached(
     below = face.masked_states_below
     monkeypatch.setattr(face, "masked_states_below", lambda *a, **k: 2 * below(*a, **k))
     assert lower_states(adapted, prompts_of(decoding), PARAMS, decoding, fingerprint="e") == []
+
+
+TINY = {
+    "vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+}  # fmt: skip
+APART = {
+    "the last norm hides a scale": GraniteConfig(
+        **TINY, embedding_multiplier=12.0, logits_scaling=8.0, residual_multiplier=0.01
+    ),
+    "every layer reads tokens": Gemma4TextConfig(
+        **TINY, sliding_window=200, global_head_dim=8, layer_types=["full_attention"] * 2,
+        hidden_size_per_layer_input=8, vocab_size_per_layer_input=49152,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", APART)
+def test_layers_that_cannot_be_taken_apart_are_not_cached(reason, decoding):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(APART[reason]).eval()
+    assert use_packing(model)
+    decoder_of(model).first_adapted_layer = 1
+    assert lower_states(model, prompts_of(decoding), PARAMS, decoding, fingerprint="g") == []
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -25,6 +25,7 @@ from lib.model.fast.attention import is_packed
 from lib.model.fast.blocks import decoder_slice
 from lib.model.forward import last_hidden_states, maybe_compiled
 from lib.model.parts import decoder_of, first_adapted_layer
+from lib.model.probes import entering_states, states_agree
 from lib.model.windows import split_windows, window_lengths
 from lib.storage import cached, content_hash, has_room_for, read_json
 
@@ -116,17 +117,23 @@ def _is_exact(
 ) -> bool:
     """True if the upper layers, on the states of the lower ones, reproduce the whole model.
 
-    Some architectures scale embeddings on their way in, or call their last norm otherwise.
+    Some architectures scale embeddings on their way in, which a last norm may hide: so the states
+    that enter the upper layers are compared as well. Others call their last norm otherwise, or read
+    tokens in every layer and refuse states alone.
     """
     ids, mask = (x.to(backbone.device) for x in pad(documents, backbone.config.pad_token_id))
     options = {"compute_dtype": compute_dtype}
-    try:
-        lower = states_below(backbone, ids, mask, first_layer, compute_dtype)
+    with entering_states(backbone, first_layer) as seen:
         whole = last_hidden_states(backbone, ids, mask, **options)
-        parts = last_hidden_states(backbone, ids, mask, cached=lower, **options)
-    except AttributeError:  # no `layers`
-        return False
-    near = torch.allclose(parts, whole, rtol=0.05, atol=0.05 * float(whole.abs().mean()))
+        try:
+            lower = states_below(backbone, ids, mask, first_layer, compute_dtype)
+            parts = last_hidden_states(backbone, ids, mask, cached=lower, **options)
+            exact = backbone.dtype == torch.float32
+            near = states_agree(seen[-1], seen[0], exact=exact) and torch.allclose(
+                parts, whole, rtol=0.05, atol=0.05 * float(whole.abs().mean())
+            )
+        except Exception:  # of whatever kind: the layers cannot be taken apart
+            near = False
     if not near:
         log.info("lower layers are not cached: the upper layers alone do not reproduce this model")
     return near

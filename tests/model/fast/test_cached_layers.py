@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, GPTNeoXConfig, GraniteConfig
+from transformers import AutoModel, Gemma4TextConfig, GPTNeoXConfig, GraniteConfig
 
 from lib import storage
 from lib.config.arms import EmbeddingParams, InstructionParams
@@ -108,20 +108,27 @@ def test_what_was_computed_is_not_computed_again(make_backbone, monkeypatch):
     np.testing.assert_equal(spent["train"], same["train"])
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        GPTNeoXConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                      num_attention_heads=4, pad_token_id=0),  # its last norm has another name
-        GraniteConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                      num_attention_heads=4, pad_token_id=0,
-                      embedding_multiplier=12.0),  # what comes in is scaled
-    ],
-    ids=lambda config: config.model_type,
-)  # fmt: skip
-def test_layers_that_cannot_be_taken_apart_run_in_every_epoch(config, caplog):
+TINY = {
+    "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+}  # fmt: skip
+APART = {
+    "its last norm has another name": GPTNeoXConfig(**TINY),
+    "what comes in is scaled": GraniteConfig(**TINY, embedding_multiplier=12.0),
+    "the last norm hides the scale": GraniteConfig(
+        **TINY, embedding_multiplier=12.0, initializer_range=0.3, residual_multiplier=0.01
+    ),
+    "every layer reads tokens": Gemma4TextConfig(
+        **TINY, sliding_window=20, global_head_dim=8, layer_types=["full_attention"] * 2,
+        hidden_size_per_layer_input=8, vocab_size_per_layer_input=99,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", APART)
+def test_layers_that_cannot_be_taken_apart_run_in_every_epoch(reason, caplog):
     torch.manual_seed(0)
-    backbone = AutoModel.from_config(config).eval()
+    backbone = AutoModel.from_config(APART[reason]).eval()
     assert use_packing(backbone)
     backbone.first_adapted_layer = 1
     model = EmbeddingModel(
