@@ -2,7 +2,9 @@
 
 load             a study's train, validation and test documents, from its parameters
 tables           rows of files, packages and hub data sets, as they are
-delimited        CSV, TSV and Orange's .tab; encodings
+delimited        CSV, TSV and Orange's .tab
+encodings        text files, decoded; files that are no text
+json_lines       JSON Lines and lists
 documents        rows to documents: text, labels and id, each checked with its row
 columns, label_columns   columns of a table of unknown meaning
 locate           files that belong to one data set

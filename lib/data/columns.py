@@ -5,16 +5,17 @@ lists of names here are our choices.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lib.data.encodings import MAX_SHOWN
 from lib.data.label_columns import LABELS, find_labels, is_numeric, listed, normal_name
 from lib.data.locate import SPLIT_WORDS, split_of
-from lib.data.tables import as_objects, cell_text, require_columns
+from lib.data.tables import UNSPLIT, as_objects, cell_text, require_columns
 from lib.data.words import find_words
 from lib.errors import DataError
 
@@ -33,6 +34,7 @@ KNOWN = {*HEADINGS, *BODIES, *SPLITS, *GROUPS, *IDS, *LABELS}
 UNNAMED = re.compile(r"Unnamed: \d+")  # as `lib.data.delimited` calls them
 MIN_WORDS, MIN_CHARACTERS = 3.0, 15.0  # per cell, of a text
 MIN_DISTINCT = 0.5  # share of cells that differ, of a text
+MAX_GROUP = 0.1  # share of rows; splits cannot be cut around larger groups
 
 
 @dataclass
@@ -68,6 +70,8 @@ def find_columns(
     DataError
         No column, or several, could be the text or the label; the message lists the candidates.
     """
+    if table.empty:
+        raise DataError(f"{source}: contains no document")
     text = _named(text, list(table.columns))
     require_columns(table, [*text, *([label] if label else [])], source)
     if label in text:
@@ -112,8 +116,24 @@ def find_columns(
         ) from None
     found.values |= values
     found.reasons.append(("label", reason))
+    labels = values.get("indicator_columns") or [values["label_column"]]
+    for name in [name for name in rest if name not in {*texts, *labels}]:
+        if normal_name(name) in GROUPS and (often := _commonest(cells[name])):
+            found.reasons.append(("groups", f"{name!r} is not used: {often}"))
     _find_gaps(cells, texts, found)
+    if column := found.values.get("split_column"):
+        _check_splits(cells[column], found)
     return found
+
+
+def parts_of(parts: Mapping[str, pd.DataFrame], found: Found) -> pd.Series:
+    """The split of each row: train, validation or test; train, where all are in one file."""
+    rows = [part.replace(UNSPLIT, "train") for part, table in parts.items() for _ in table.index]
+    column = found.values.get("split_column") if UNSPLIT in parts else None
+    if not column:
+        return pd.Series(rows)
+    marks = pd.concat(parts.values(), ignore_index=True)[column]
+    return marks.map(lambda mark: split_of(str(mark).strip()) or "train")
 
 
 def _named(text: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -128,9 +148,10 @@ def _named(text: Sequence[str], columns: Sequence[str]) -> list[str]:
 
 
 def _has_objects(value: object) -> bool:
-    """True for an object of JSON, and for a list of them."""
+    """True for an object of JSON, and for a list of them or of the pairs of a map."""
     return isinstance(value, dict) or (
-        isinstance(value, (list, np.ndarray)) and any(isinstance(item, dict) for item in value)
+        isinstance(value, (list, np.ndarray))
+        and any(isinstance(item, (dict, tuple)) for item in value)
     )
 
 
@@ -209,7 +230,16 @@ def _split_names(column: pd.Series) -> list[str] | None:
 def _is_grouping(column: pd.Series) -> bool:
     """True if values repeat, and none is on more than a tenth of the rows."""
     counts = column.value_counts()
-    return bool(1 < counts.iloc[0] <= len(column) / 10)
+    return bool(1 < counts.iloc[0] <= MAX_GROUP * len(column))
+
+
+def _commonest(column: pd.Series) -> str:
+    """A sentence about the value that is on too many rows to be kept together; "" if none is."""
+    column = column[column != ""]
+    counts = column.value_counts(normalize=True)
+    if len(counts) < 2 or counts.iloc[0] <= MAX_GROUP:
+        return ""
+    return f"{str(counts.index[0])[:MAX_SHOWN]!r} is on {counts.iloc[0]:.0%} of the rows"
 
 
 def _find_text(cells: dict[str, pd.Series], source: str, label: str) -> list[str]:
@@ -258,3 +288,15 @@ def _find_gaps(cells: dict[str, pd.Series], texts: list[str], found: Found) -> N
         found.values["unlabelled"] = "predict"
         count = (blank & ~empty).sum()
         found.reasons.append(("left out", f"{count:,} rows without a label, to predict later"))
+
+
+def _check_splits(marks: pd.Series, found: Found) -> None:
+    """Do without the column of splits where a split has no row that can be used."""
+    names = filter(None, found.values["split_names"])
+    bare = [name for name in names if not found.usable[(marks == name).to_numpy()].any()]
+    if bare:
+        del found.values["split_column"], found.values["split_names"]
+        reason = f"column {marks.name!r} is not used: no row of {bare[0]!r} has a text and a label"
+        found.reasons = [
+            (what, reason if what == "splits" else said) for what, said in found.reasons
+        ]

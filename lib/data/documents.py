@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from lib.config.data import DataParams
-from lib.data.delimited import MAX_SHOWN
+from lib.data.encodings import MAX_SHOWN
 from lib.data.indicators import read_indicators
 from lib.data.tables import as_objects, cell_text, require_columns
 from lib.data.words import first_words
-from lib.data.written_lists import read_lists
+from lib.data.written_lists import MULTI_HOT, is_multi_hot, read_lists
 from lib.errors import DataError
 from lib.ipc import cut_code
 
@@ -257,7 +257,7 @@ def _from_column(
     column: pd.Series, rows: pd.Series, delimiter: str, source: str
 ) -> list[list[str] | None]:
     """The labels of each cell: an empty list for an empty set, None for an empty cell."""
-    labels, flat, flat_rows = [], [], []
+    labels, given, flat, flat_rows = [], [], [], []
     for row, value in zip(rows, column, strict=True):
         values = list(value) if _kind(value) == "list" else [value]
         if isinstance(value, str) and delimiter:
@@ -267,12 +267,15 @@ def _from_column(
                 f"{source}: document {row}: {column.name!r} has an empty label in its list; name "
                 "it or take it out"
             )
+        given += [values] if _kind(value) else []
         flat += values
         flat_rows += [row] * len(values)
         found = list(dict.fromkeys(filter(None, map(cell_text, values))))
         # The labels of an empty set, joined by a delimiter, are an empty text.
         empty = not values or (isinstance(value, str) and bool(delimiter))
         labels.append(found if found or empty else None)
+    if is_multi_hot(given):
+        raise DataError(f"{source}: {column.name!r} {MULTI_HOT}")
     cells = pd.Series(np.fromiter(flat, dtype=object, count=len(flat)))
     _refuse_kinds(cells, pd.Series(flat_rows), str(column.name), source)
     return labels

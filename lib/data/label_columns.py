@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.data.delimited import MAX_SHOWN
+from lib.data.encodings import MAX_SHOWN
 from lib.data.indicators import NO, YES, marks
 from lib.data.tables import as_objects, cell_text
 from lib.data.words import find_words
-from lib.data.written_lists import read_lists
+from lib.data.written_lists import MULTI_HOT, is_multi_hot, read_lists
 from lib.errors import DataError
 
 # Our choices.
@@ -26,7 +26,8 @@ MIN_DOCUMENTS = 2  # per label
 MIN_SEVERAL = 0.02  # share of cells with several labels
 MAX_WORDS = 3.0  # of a label among several in a cell, on average
 MAX_STEPS = 20  # numbers with fractions that are a scale, as stars with halves are
-DELIMITERS = (";", "|", "\n", ",", " ")  # a space between tags that begin with #
+SHAREPOINT = ";#"
+DELIMITERS = (SHAREPOINT, ";", "|", "\n", ",", " ")  # a space between tags that begin with #
 DATE = r"(\d{4}-\d\d?-\d\d?|\d\d?([./])\d\d?\2\d{2,4})([T ].*)?"
 
 
@@ -152,8 +153,15 @@ def _form(column: pd.Series, source: str, *, scale: bool) -> _Form:
         read = read_lists(values, rows, "multi", source)
     except DataError as error:  # some cells are lists and others are not
         return _Form(str(error).removeprefix(f"{source}: "))
-    lists = [list(v) for v in read if isinstance(v, (list, tuple, np.ndarray))]
-    if lists:
+    are_lists = [isinstance(value, (list, tuple, np.ndarray)) for value in read]
+    if any(are_lists):  # a label beside them is a list of one
+        lists = [
+            list(value) if is_list else [value]
+            for value, is_list in zip(read, are_lists, strict=True)
+            if is_list or cell_text(value)
+        ]
+        if is_multi_hot(lists):
+            return _Form(f"{column.name!r} {MULTI_HOT}")
         labels = pd.Series([cell_text(x) for row in lists for x in row], dtype=object)
         fault = _too_few(column, labels, len(lists))
         return _Form(fault, set(map(len, lists)) != {1}, "", labels.nunique())
@@ -167,7 +175,10 @@ def _form(column: pd.Series, source: str, *, scale: bool) -> _Form:
     if not scale and len(cells) and cells.str.fullmatch(DATE).all():
         return _Form(f"{column.name!r} has dates, not labels")
     delimiter = _delimiter(cells)
-    labels = cells.str.split(delimiter, regex=False).explode().str.strip() if delimiter else cells
+    split = cells.str.split(delimiter, regex=False) if delimiter else cells.map(lambda cell: [cell])
+    if is_multi_hot(split.tolist()):
+        return _Form(f"{column.name!r} {MULTI_HOT}")
+    labels = split.explode().str.strip()
     labels = labels[labels != ""]
     fault = _too_few(column, labels, len(cells))
     return _Form(fault, bool(delimiter), delimiter, labels.nunique())
@@ -196,7 +207,10 @@ def _delimiter(cells: pd.Series) -> str:
         # Parts of one name, as in "Bern, Switzerland", each have their place.
         places = list(map(set, zip(*split, strict=False))) if len({*map(len, split)}) == 1 else []
         one_name = bool(places) and sum(map(len, places)) == len(pieces)
-        tags = mark != " " or all(piece.startswith("#") for piece in pieces)
+        signs = [piece.startswith("#") for piece in pieces]
+        if mark == SHAREPOINT and often and not any(signs):  # it is in no name
+            return mark
+        tags = mark != " " or all(signs)
         if often and short and tags and not one_name and len(pieces) < len(distinct):
             return mark
     return ""

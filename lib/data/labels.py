@@ -1,5 +1,6 @@
 """The study's labels: their fixed order, texts for prompts, hierarchy and support."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from datasets import DatasetDict
 from scipy.sparse import csr_array
 
 from lib.config.strict_yaml import load_yaml
-from lib.data.tables import parse_json
+from lib.data.json_lines import parse_json
 from lib.data.words import normal_form
 from lib.errors import DataError
 from lib.ipc import LEVELS, cut_code, parent
@@ -24,6 +25,7 @@ from lib.storage import ROOT
 DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are sparse (our choice)
 NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
 MAX_NAMES = 64 * 2**20  # bytes of a file of labels' texts (our choice)
+NUMBER, WHOLE = re.compile(r"[+-]?\d+(\.\d+)?"), re.compile(r"([+-]?\d+)\.0+")
 NUM_TOP = 100  # labels per document whose scores are then kept
 
 
@@ -190,8 +192,13 @@ def cut_label(label: str, level: str) -> str:
 
 
 def check_spelling(labels: Iterable[str], source: str) -> None:
-    """Raise `DataError` if two labels differ by invisible characters, case or spaces alone."""
-    spellings: dict[str, str] = {}
+    """Raise `DataError` if two labels differ by invisible characters, case or spaces alone.
+
+    So do 1 and 1.0, where all labels are numbers.
+    """
+    labels, spellings = list(labels), dict[str, str]()
+    if all(map(NUMBER.fullmatch, labels)):
+        _check_numbers(labels, source)
     pairs = [(spellings.setdefault(normal_form(label.lower()), label), label) for label in labels]
     pairs = [(other, label) for other, label in pairs if other != label]
     if not pairs:
@@ -207,6 +214,15 @@ def check_spelling(labels: Iterable[str], source: str) -> None:
         f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write them "
         f"alike{more}"
     )
+
+
+def _check_numbers(labels: Sequence[str], source: str) -> None:
+    """Raise `DataError` if two labels are one whole number, with and without a point."""
+    whole = {label: WHOLE.fullmatch(label) for label in labels}
+    for label in (label for label, found in whole.items() if found and found[1] in whole):
+        raise DataError(
+            f"{source}: labels {whole[label][1]!r} and {label!r} are one number; write them alike"
+        )
 
 
 def apply_min_support(

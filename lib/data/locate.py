@@ -1,9 +1,10 @@
 """Files that belong to one data set: a file per split, found from any of them."""
 
 import re
+from collections.abc import Callable, Container
 from pathlib import Path
 
-from lib.data.delimited import MAX_SHOWN
+from lib.data.encodings import MAX_SHOWN
 from lib.data.tables import ENDINGS, is_hub_id
 from lib.errors import DataError
 from lib.storage import ROOT
@@ -14,6 +15,7 @@ SPLIT_WORDS = {
     "test": ("test", "testing", "eval"),
 }
 ONE_FILE = ["train", "", "test"]  # `split_names` where they name nothing
+SHARD = re.compile(r"-\d{5}-of-(\d{5})(?=\.)")  # as the hub names pieces of a file
 
 
 def split_of(word: str) -> str | None:
@@ -27,7 +29,7 @@ def short_path(path: Path) -> Path:
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
-def locate(data: str) -> tuple[str, list[str], str]:
+def locate(data: str, say: Callable[[str], None] = print) -> tuple[str, list[str], str]:
     """The parameter `dataset`, the names of its splits (`split_names`), and a name for a study.
 
     Parameters
@@ -35,6 +37,8 @@ def locate(data: str) -> tuple[str, list[str], str]:
     data
         A file, a folder with a file per split, one of these files, or a path with `{split}`. The
         name of a file may have other words beside that of its split: "tickets_train.csv".
+    say
+        Called with a line per file of a split that is not used, since its ending is another one.
 
     Raises
     ------
@@ -42,8 +46,14 @@ def locate(data: str) -> tuple[str, list[str], str]:
         There is no such file, or none of training documents, or several could be meant.
     """
     path = Path(data).expanduser()
+    if _num_shards(path.name) > 1 and not path.is_dir():
+        of_split = _pattern(path.name)[1] or "{split}" in data
+        remedy = f"name their folder, {path.parent}" if of_split else "join them into one file"
+        raise DataError(f"{data}: one of {_num_shards(path.name)} shards of a data set; {remedy}")
     if "{split}" in data:
         folder, pattern = path.parent, path.name
+    elif path.is_dir() and (names := _sharded_splits(path, data)):
+        return str(short_path(path.resolve())), names, path.resolve().name
     elif path.is_dir():
         folder, pattern = path, _pattern_in(path, data)
     elif not path.is_file():
@@ -60,6 +70,9 @@ def locate(data: str) -> tuple[str, list[str], str]:
             found.setdefault(split_of(word) or "", word)
     if "train" not in found:
         raise DataError(f"{data}: no file of training documents: none is called train")
+    for file in _of_other_endings(folder, pattern, found):
+        train = pattern.replace("{split}", found["train"])
+        say(f"{short_path(file)} is not used: its ending is not that of {train}; write both alike")
     several = len(found) > 1
     others = pattern.partition(".")[0].replace("{split}", "" if several else found["train"])
     name = folder.resolve().name if pattern.startswith("{split}.") else others.strip("-_ ")
@@ -76,19 +89,76 @@ def _pattern(name: str) -> tuple[str, str]:
     return name, ""
 
 
+def _tables_in(folder: Path) -> list[str]:
+    """The names of a folder's files that can be read, in order."""
+    return [file.name for file in sorted(folder.iterdir()) if file.name.lower().endswith(ENDINGS)]
+
+
+def _num_shards(name: str) -> int:
+    """The number of shards that the name of one of them says; 0 in other names."""
+    found = SHARD.search(name)
+    return int(found[1]) if found else 0
+
+
+def _sharded_splits(folder: Path, data: str) -> list[str]:
+    """The hub's names of the splits of a folder in which some have several shards; [] elsewhere.
+
+    Such a folder is read as a hub data set is.
+    """
+    files = [name for name in _tables_in(folder) if _pattern(name)[1]]
+    if max(map(_num_shards, files), default=0) < 2:
+        return []
+    kinds = {SHARD.sub("", pattern) for pattern, _ in map(_pattern, files)}
+    splits = {split for _, split in map(_pattern, files)}
+    if len(kinds) > 1 or "train" not in splits or not all(map(_num_shards, files)):
+        raise DataError(
+            f"{data}: shards beside other files: {', '.join(sorted(kinds))[:MAX_SHOWN]}; move the "
+            "shards of one data set, train among them, into a folder of their own"
+        )
+    return [part if part in splits else "" for part in SPLIT_WORDS]
+
+
+def _of_other_endings(folder: Path, pattern: str, found: Container[str]) -> list[Path]:
+    """Files of splits that are not found, called as the pattern is but for the ending."""
+
+    def stem(name: str) -> str:
+        ending = max((e for e in ENDINGS if name.lower().endswith(e)), key=len, default="")
+        return name[: len(name) - len(ending)]
+
+    named = {name: _pattern(name) for name in _tables_in(folder)}
+    return [
+        folder / name
+        for name, (other, split) in named.items()
+        if split and split not in found and stem(other) == stem(pattern)
+    ]
+
+
 def _pattern_in(folder: Path, data: str) -> str:
     """The pattern of the folder's file of training documents."""
-    files = [file.name for file in sorted(folder.iterdir()) if file.name.lower().endswith(ENDINGS)]
+    files = _tables_in(folder)
     patterns = [pattern for pattern, split in map(_pattern, files) if split == "train"]
     plain = [pattern for pattern in patterns if pattern.startswith("{split}.")]
     if not patterns:
         one = f"; name one of its files: {', '.join(files)[:MAX_SHOWN]}" if files else ""
-        raise DataError(f"{data}: no file of training documents: none is called train{one}")
+        hint = _hint_of_folders(folder) or one
+        raise DataError(f"{data}: no file of training documents: none is called train{hint}")
     if len(patterns) > 1 and not plain:
         raise DataError(
             f"{data}: files of several data sets: {', '.join(patterns)[:MAX_SHOWN]}; name one"
         )
     return (plain or patterns)[0]
+
+
+def _hint_of_folders(folder: Path) -> str:
+    """The remedy where training documents are in a folder within this one; "" elsewhere."""
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    for path in folders:
+        if any(_pattern(name)[1] == "train" for name in _tables_in(path)):
+            return f"; {path} has one: name that folder"
+    names = [path.name for path in folders if split_of(path.name) and _tables_in(path)]
+    if not any(split_of(name) == "train" for name in names):
+        return ""
+    return f"; call the files in {', '.join(names)} as their folders, and put them into one"
 
 
 def _split_word(name: str, pattern: str) -> str:

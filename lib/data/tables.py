@@ -1,8 +1,6 @@
 """Tables of labelled documents as people have them: files, packages and hub data sets."""
 
 import difflib
-import io
-import json
 import re
 import zlib
 from collections.abc import Sequence
@@ -13,21 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from datasets import ClassLabel, DownloadManager, Features, load_dataset, load_dataset_builder
 
 from lib.config.data import DataParams
 from lib.config.sources import require_data
-from lib.data.delimited import DELIMITERS, MAX_SHOWN, read_delimited, read_text
+from lib.data.delimited import DELIMITERS, read_delimited
+from lib.data.encodings import MAX_SHOWN, PARQUET, kind_of
+from lib.data.json_lines import ENDINGS as JSON_LINES
+from lib.data.json_lines import read_json
 from lib.errors import DataError, InputError
 from lib.storage import ROOT, packaged_file
 
 SPLITS = ("train", "validation", "test")
 UNSPLIT = "document"  # the part of a file that is not split yet
-JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 would be one
+NUM_FIRST = 512  # bytes that tell the kind of a file
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
 
@@ -56,11 +58,11 @@ def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
     named = {part: name for part, name in zip(SPLITS, params.split_names, strict=True) if name}
     if "{split}" in dataset:
         sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
-        return {part: (str(path), read_table(path)) for part, path in _located(sources).items()}
+        return {part: (str(path), _read_named(path)) for part, path in _located(sources).items()}
     if (ROOT / dataset).is_dir() or is_hub_id(dataset):
         return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
     path = _located({UNSPLIT: dataset})[UNSPLIT]
-    table = read_table(path)
+    table = _read_named(path)
     if not (split_column := params.split_column):
         return {UNSPLIT: (str(path), table)}
 
@@ -78,6 +80,20 @@ def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
         if parts[part].empty:
             raise DataError(f"{path}: no document is marked {name!r} in {split_column!r}")
     return {part: (str(path), rows) for part, rows in parts.items()}
+
+
+def _read_named(path: Path) -> pd.DataFrame:
+    """A file's table; of Parquet that `datasets` has written, class labels by name."""
+    table = read_table(path)
+    if path.suffix.lower() != ".parquet":
+        return table
+    schema = pq.read_schema(path)
+    if b"huggingface" not in (schema.metadata or {}):
+        return table
+    try:
+        return _name_classes(table.copy(deep=False), Features.from_arrow_schema(schema))
+    except (ValueError, TypeError, KeyError, IndexError):  # another version's; a number has no name
+        return table
 
 
 def is_hub_id(dataset: str) -> bool:
@@ -126,10 +142,9 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
         if ending in DELIMITERS:
             return read_delimited(path, ending, packed=packed)
         if ending in JSON_LINES:
-            text = read_text(path, packed=packed)
-            whole = ending == ".json" and text.lstrip().startswith("[")
-            return _json_list(path, text) if whole else _json_lines(path, text)
+            return read_json(path, ending, packed=packed)
         if ending == ".parquet" and not packed:
+            _check_parquet(path)
             table = pd.read_parquet(path, to_pandas_kwargs=WITH_NULLS)
             table = table.reset_index(drop=table.index.names == [None])
             table.columns = table.columns.map(str)
@@ -145,54 +160,15 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
     )
 
 
-def _json_lines(path: Path, text: str) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        row = parse_json(line, f"{path}: line {number}") if line.strip() else {}
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: line {number} is not a JSON object with named columns")
-        rows.append(row)
-    filled = [row for row in rows if row]
-    if len(filled) == 1 and all(isinstance(value, (dict, list)) for value in filled[0].values()):
-        raise DataError(f"{path}: is one JSON object of columns; write an object for each row")
-    # As objects: beside a missing cell, integers would turn into floats, and long ids into others.
-    return pd.DataFrame(rows, dtype=object)[list(map(bool, rows))]
-
-
-def parse_json(text: str, place: str) -> object:
-    """The value of a JSON text; raises `DataError` that opens with its place."""
-    try:
-        value = json.loads(text, object_pairs_hook=_distinct)
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        fault = (
-            f"contains a lone surrogate, {half} (half of an emoji, for example); write the full "
-            "character"
-        )
-    except RecursionError:
-        fault = "nests lists or objects too deeply; write an object of plain values on each line"
-    except ValueError as error:
-        fault = f"is not JSON: {error}; write an object on each line"
-    else:
-        return value
-    raise DataError(f"{place} {fault}")
-
-
-def _json_list(path: Path, text: str) -> pd.DataFrame:
-    """The rows of a file that is one JSON list of objects."""
-    rows = parse_json(text, f"{path}:")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: item {number} is not a JSON object with named columns")
-    return pd.DataFrame(rows, dtype=object)
-
-
-def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    names = [name for name, _ in pairs]
+def _check_parquet(path: Path) -> None:
+    """Raise `DataError` for a file of another kind, and for two columns of one name."""
+    with path.open("rb") as file:
+        kind = kind_of(file.read(NUM_FIRST))
+    if kind not in ("", PARQUET):
+        raise DataError(f"{path}: is no Parquet but {kind}")
+    names = pq.read_schema(path).names
     if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{doubled[0]!r} appears twice")
-    return dict(pairs)
+        raise DataError(f"{path}: column {doubled[0]!r} appears twice; rename one")
 
 
 def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
@@ -232,7 +208,7 @@ def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
 def _name_classes(table: pd.DataFrame, features: Features) -> pd.DataFrame:
     for column, feature in features.items():
         inner = getattr(feature, "feature", feature)  # of a list column
-        if isinstance(inner, ClassLabel):
+        if isinstance(inner, ClassLabel) and column in table:
             named = partial(_name_class, inner.names)
             table[column] = pd.Series(
                 [named(value) for value in table[column]], index=table.index, dtype=object

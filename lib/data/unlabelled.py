@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.data.delimited import read_text
 from lib.data.documents import column_and_words, join_texts
+from lib.data.encodings import read_text
 from lib.data.tables import read_table, require_columns
 from lib.errors import DataError
 
@@ -67,7 +67,7 @@ def _is_packed(path: Path) -> bool:
 
 def _read_lines(path: Path) -> pd.DataFrame:
     try:
-        text = read_text(path, packed=_is_packed(path))
+        text = read_text(path, packed=_is_packed(path), table=False)
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline=None)]

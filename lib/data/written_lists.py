@@ -1,11 +1,15 @@
-"""Lists of labels that a file contains as text, as Python, JSON or NumPy write them."""
+"""Lists of labels that a file contains as text, as Python, JSON, NumPy or R write them."""
 
 import ast
+import contextlib
 import json
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
+from lib.data.encodings import MAX_SHOWN
+from lib.data.tables import cell_text
 from lib.errors import DataError
 
 # NumPy puts no commas.
@@ -14,7 +18,12 @@ _MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
 # The type around it: array([...], dtype=object), frozenset({...}), set().
 _HOLDER = re.compile(r"(?:array|(?:frozen)?set)\((.*?)\s*(?:,\s*dtype=[^\[\](){}]*)?\)", re.DOTALL)
 _LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
-_BARE_LIST = re.compile(r"\s*\[[^\[\]]*,[^\[\]]*\]\s*")
+_VECTOR = re.compile(r"c\((.*)\)|character\(0\)", re.DOTALL)  # of R
+_BARE_LIST = re.compile(r"\s*(?:\[[^\[\]]*,[^\[\]]*\]|\{[^{}]*,[^{}]*\})\s*")  # {a,b} of Postgres
+MULTI_HOT = (
+    "has lists of 0 and 1, equally long; write the labels' names, or a column of 0 and 1 per label "
+    "(indicator_columns)"
+)
 
 
 def read_lists(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
@@ -27,6 +36,8 @@ def read_lists(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd
         for text, found in zip(texts, lists, strict=True)
     ]
     others = texts[[found is None for found in lists]]
+    if several:
+        _refuse_torn(others, rows, source)
     if any(is_list) and len(others):
         fewer, article = (others, "no") if len(others) < sum(is_list) else (texts[is_list], "a")
         raise DataError(
@@ -36,14 +47,48 @@ def read_lists(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd
     if any(is_list):
         listed = [lists.get(at, value) for at, value in values.items()]
         return pd.Series(listed, name=values.name, dtype=object)
-    bare = others[others.map(_BARE_LIST.fullmatch).notna()]
-    if several and len(bare):
-        raise DataError(
-            f"{source}: document {rows[bare.index[0]]}: {values.name!r} is {bare.iloc[0]!r}, a "
-            "list written as text without quotation marks; join the labels by a character and name "
-            "it as label_delimiter"
-        )
     return values
+
+
+def is_multi_hot(lists: Sequence[Sequence[object]]) -> bool:
+    """True for lists of one length, two or more, that differ and contain 0 and 1 alone."""
+    if len(set(map(len, lists))) != 1 or len(lists[0]) < 2:
+        return False
+    written = {tuple(map(cell_text, values)) for values in lists}
+    marks = {mark for values in written for mark in values}
+    return len(written) > 1 and (marks <= {"0", "1"} or marks <= {"False", "True"})
+
+
+def _refuse_torn(others: pd.Series, rows: pd.Series, source: str) -> None:
+    """Raise `DataError` for notations of several labels that a delimiter would tear apart."""
+    for at, text in others.items():
+        if _is_nested(text):
+            an_object = text.strip().startswith("{")
+            what = "an object written as text" if an_object else "a list of more than names"
+        elif _BARE_LIST.fullmatch(text):
+            quoted = "'" in text or '"' in text
+            how = "with more than names in" if quoted else "without"
+            what = f"a list written as text {how} quotation marks"
+        else:
+            continue
+        raise DataError(
+            f"{source}: document {rows[at]}: {others.name!r} is {text[:MAX_SHOWN]!r}, {what}; join "
+            "the labels' names by a character and name it as label_delimiter"
+        )
+
+
+def _is_nested(text: str) -> bool:
+    """True for an object, or a list of lists or objects, as JSON and Python write them."""
+    text = text.strip()
+    if not re.match(r"\[\s*[\[({]|\{\s*[\"']", text):
+        return False
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            found = read(text)
+            return isinstance(found, dict) or any(
+                isinstance(value, (list, tuple, set, dict)) for value in found
+            )
+    return False
 
 
 def _as_list(text: str) -> list | None:
@@ -51,6 +96,8 @@ def _as_list(text: str) -> list | None:
     text = text.strip()
     if held := _HOLDER.fullmatch(text):
         text = held[1] or "[]"
+    elif held := _VECTOR.fullmatch(text):
+        text = f"[{held[1] or ''}]"
     quoted = "'" in text or '"' in text
     if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
         return None

@@ -19,6 +19,7 @@ from lib.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (*DELIMITERS, ".jsonl", ".parquet")
+UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
 Rows = Callable[[Mapping[str, Sequence[Any] | pd.Series]], None]
 
 
@@ -46,11 +47,11 @@ def open_table(path: Path, table: pd.DataFrame, added: Mapping[str, pa.DataType]
     names = [*table.columns, *added]
     with contextlib.ExitStack() as stack:
         if path.suffix.lower() == ".parquet":
-            with _one_kind(path):
-                schema = pa.Schema.from_pandas(table, preserve_index=False)
-            fields = [*schema, *(pa.field(name, kind) for name, kind in added.items())]
+            fields = [_field(path, name, table[name]) for name in table.columns]
+            fields += [pa.field(name, kind) for name, kind in added.items()]
             schema = pa.schema(fields)
-            writer = stack.enter_context(pq.ParquetWriter(path, schema))
+            with _one_kind(path):  # of objects without fields the writer says the name
+                writer = stack.enter_context(pq.ParquetWriter(path, schema))
 
             def write(columns: Mapping[str, Sequence[Any] | pd.Series]) -> None:
                 with _one_kind(path):
@@ -84,13 +85,24 @@ def open_table(path: Path, table: pd.DataFrame, added: Mapping[str, pa.DataType]
         yield write
 
 
+def _field(path: Path, name: str, column: pd.Series) -> pa.Field:
+    """The column's name and type in Parquet."""
+    with _one_kind(path, f"column {name!r}"):
+        try:
+            (field,) = pa.Schema.from_pandas(column.to_frame(name), preserve_index=False)
+        except OverflowError:  # of integers beside missing ones
+            pa.array(column, pa.uint64(), from_pandas=True)
+            field = pa.field(name, pa.uint64())
+        return field
+
+
 @contextlib.contextmanager
-def _one_kind(path: Path) -> Iterator[None]:
+def _one_kind(path: Path, column: str = "a column") -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except UNFIT as error:
         raise DataError(
-            f"{path.name}: a column does not fit into Parquet ({' '.join(str(error).split())}); "
+            f"{path.name}: {column} does not fit into Parquet ({' '.join(str(error).split())}); "
             "name the file .jsonl"
         ) from None
 

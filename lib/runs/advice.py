@@ -20,7 +20,9 @@ from lib.errors import DataError
 MAX_SCORED = {"single": 50, "multi": 100}  # labels; above, answers are searched or generated
 SAMPLE = 200  # texts that the language is told by
 MIN_TEST = 50  # documents; with fewer, an interval of F1 is about as wide as what is compared
-GAPS = {"nan", "null", "none", "n/a", "#n/a", "na", "nil", "-", "?"}  # mostly stand for no value
+# Labels in lower case that mostly stand for no value; of pandas, of databases, of spreadsheets.
+GAPS = {"nan", "nat", "null", "none", "nil", "na", "n/a", "<na>", "\\n", "(null)", "-", "?"}
+GAPS |= {"#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#num!", "#null!"}
 SHOWN = 3  # labels that a line names
 
 

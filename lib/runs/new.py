@@ -19,12 +19,12 @@ from lib.config.data import DataParams
 from lib.config.groups import TrainParams
 from lib.config.strict_yaml import parse_params, read_yaml
 from lib.config.study import load_params, study_files
-from lib.data.columns import Found, find_columns
+from lib.data.columns import find_columns, parts_of
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits
-from lib.data.locate import ONE_FILE, SPLIT_WORDS, locate, short_path, split_of
+from lib.data.locate import ONE_FILE, SPLIT_WORDS, locate, short_path
 from lib.data.tables import UNSPLIT, read_parts
-from lib.errors import ParamsError
+from lib.errors import DataError, ParamsError
 from lib.machine import choose_device, configure_process
 from lib.runs.advice import cautions, label_texts, language, prompt
 from lib.runs.plan import measure_this_machine, plan
@@ -34,6 +34,7 @@ from lib.storage import ROOT, atomic_path
 
 MODELS = ("answer/models", "answer_gpu/models")  # folders of params/, one folder per model
 BASELINES = "answer/baselines"
+OF_SPLITS = ("split_column", "split_names")
 NUMBER = re.compile(r"(?i)[\d._]+(e-?\d+)?|nan|inf(inity)?|true|false")  # Snakemake reads it so
 
 # All numbers from here on are our choices.
@@ -126,7 +127,7 @@ def new_study(
     ParamsError
         The name is another study's, or there is no such model.
     """
-    dataset, names, stem = locate(data)
+    dataset, names, stem = locate(data, say)
     plain = normalize("NFKD", stem).encode("ascii", "ignore").decode()  # ü as u
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", plain).strip("._-") or "mine"
     name = name or (f"study_{plain}" if NUMBER.fullmatch(plain) else plain)
@@ -208,35 +209,30 @@ def _documents(
         say(f"{dataset}: {part} is left out, it lacks columns of train")
         names[list(SPLIT_WORDS).index(part)] = ""
         del parts[part]
-    if len(parts) == 1 and "train" in parts:
+    if len(parts) == 1 and "{split}" in dataset:
         dataset, names, parts = dataset.replace("{split}", names[0]), ONE_FILE, {UNSPLIT: first}
     table = pd.concat(parts.values(), ignore_index=True)
     found = find_columns(table, data, text=text, label=label)
-    usable = pd.Series(found.usable).groupby(_parts_of(parts, found)).sum()
-    if blank := [part for part in parts if part in ("validation", "test") and not usable[part]]:
+    if UNSPLIT not in parts:  # files are the splits, whatever a column says
+        found.values = {k: v for k, v in found.values.items() if k not in OF_SPLITS}
+        found.reasons = [(what, reason) for what, reason in found.reasons if what != "splits"]
+    usable = pd.Series(found.usable).groupby(parts_of(parts, found)).sum()
+    if blank := [part for part in parts if part != UNSPLIT and not usable.get(part, 0)]:
+        if "train" in blank:
+            raise DataError(f"{dataset}: no row of train has a text and a label")
         say(f"{dataset}: {blank[0]} is left out, none of its rows has a text and a label")
         names[list(SPLIT_WORDS).index(blank[0])] = ""
         return _documents(dataset, names, data, text, label, say)
     say(f"{dataset}: {found.usable.sum():,} documents")
     for what, reason in found.reasons:
         say(_line(what, reason))
-    split_names = {"split_names": names} if "{split}" in dataset else {}
+    split_names = {} if UNSPLIT in parts else {"split_names": names}
     least = 0 if found.values.get("label_mode") == "multi" else found.num_labels
     return {"dataset": dataset} | split_names | found.values, usable, least
 
 
 def _line(what: str, reason: str) -> str:
     return f"  {what:<10} {reason}"
-
-
-def _parts_of(parts: Mapping[str, pd.DataFrame], found: Found) -> pd.Series:
-    """The split of each row: train, validation or test; train, where all are in one file."""
-    names = {UNSPLIT: "train"}
-    rows = [names.get(part, part) for part, table in parts.items() for _ in range(len(table))]
-    if not (column := found.values.get("split_column")):
-        return pd.Series(rows)
-    marks = pd.concat(parts.values(), ignore_index=True)[column]
-    return marks.map(lambda mark: split_of(str(mark).strip()) or "train")
 
 
 def _sized(values: Mapping[str, Any], usable: pd.Series, size: Size, least: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Columns of tables whose meaning nobody has said."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -108,6 +109,16 @@ def find(**columns):
             {"text_columns": ["text"], "label_column": "tags", "label_delimiter": " ",
              "label_mode": "multi"},
         ),
+        (
+            {"text": TEXTS, "tags": [["a;#b", "b", "c"][i % 3] for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "tags", "label_delimiter": ";#",
+             "label_mode": "multi"},
+        ),
+        (
+            {"text": TEXTS, "tags": [["#a;#b", "#b", "#c;#a", "#b;#c"][i % 4] for i in range(N)]},
+            {"text_columns": ["text"], "label_column": "tags", "label_delimiter": ";",
+             "label_mode": "multi"},
+        ),
         # parts of one name in their places are one label, and so are words without #
         (
             {"text": TEXTS, "place": [f"{'ABC'[i % 3]}, {'xyz'[i // 3 % 3]}" for i in range(N)]},
@@ -179,22 +190,66 @@ def test_a_column_that_is_not_used_is_said():
     )
     assert said["splits"] == "column 'split' is not used: 'holdout' in it names no split"
     assert said["groups"] == "'author' is not used: 1 rows have none"
+    authors = [f"w{i // 2 if i > 6 else 0}" for i in range(N)]
+    said = dict(find(text=TEXTS, label=KINDS, author=authors, source=["x"] * N).reasons)
+    assert said["groups"] == "'author' is not used: 'w0' is on 12% of the rows"
+    assert "groups" not in dict(find(text=TEXTS, source=KINDS).reasons)  # which is the label
+
+
+@pytest.mark.parametrize("bare", ["test", "train"])
+def test_a_column_of_splits_is_not_used_where_a_split_has_no_label(bare):
+    labels = ["" if part == bare else KINDS[i // 3 % 3] for i, part in enumerate(PARTS)]
+    found = find(text=TEXTS, label=labels, split=PARTS)
+    assert "split_column" not in found.values
+    assert "split_names" not in found.values
+    said = dict(found.reasons)["splits"]
+    assert said == f"column 'split' is not used: no row of '{bare}' has a text and a label"
 
 
 def test_objects_of_json_lines_are_neither_texts_nor_labels():
     rows = pd.DataFrame({"text": TEXTS, "kind": KINDS})
     rows["meta"] = [{"lang": "en", "n": i % 3} for i in range(N)]
     rows["spans"] = [[{"start": i % 3}] for i in range(N)]
+    rows["map"] = [[("en", i % 3)] for i in range(N)]  # of Parquet
     values = find_columns(rows, "my.jsonl").values
     assert values == {"text_columns": ["text"], "label_column": "kind"}
-    with pytest.raises(DataError, match=r"looks like labels.*; meta, spans contain objects, whose"):
-        find_columns(rows[["text", "meta", "spans"]], "my.jsonl")
+    with pytest.raises(DataError, match=r"labels.*; meta, spans, map contain objects, whose"):
+        find_columns(rows[["text", "meta", "spans", "map"]], "my.jsonl")
 
 
 def test_lists_of_json_lines_are_labels():
     rows = pd.DataFrame({"text": TEXTS, "topics": [[k] if k != "odd" else [] for k in KINDS]})
     values = find_columns(rows, "my.jsonl").values
     assert values == {"text_columns": ["text"], "label_column": "topics", "label_mode": "multi"}
+
+
+def test_labels_may_be_beside_lists_of_them():
+    rows = pd.DataFrame({"text": TEXTS, "topic": [[k] if k == "odd" else k for k in KINDS]})
+    assert find_columns(rows, "my.jsonl").values == {
+        "text_columns": ["text"],
+        "label_column": "topic",
+    }
+
+
+HOT = [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "cells", [HOT, [np.array(row, dtype=np.int8) for row in HOT], ["[1, 0, 0]", "[0, 1, 0]"],
+              ["[1 0 0]", "[0 1 0]"], ["1,0,0", "0,1,0", "0,1,1"], [[True, False], [False, True]]]
+)  # fmt: skip
+def test_places_of_labels_are_no_labels(cells):
+    labels = [cells[i % len(cells)] for i in range(N)]
+    rows = pd.DataFrame({"text": TEXTS, "labels": labels}, dtype=object)
+    with pytest.raises(DataError, match=r"'labels' has lists of 0 and 1, .* write the labels' na"):
+        find_columns(rows, "my.jsonl")
+
+
+@pytest.mark.parametrize("cells", [[[0, 1]], [[0], [1]], [[0, 1], [1], []], [[0, 2], [1, 2]]])
+def test_numbers_in_lists_may_be_labels(cells):
+    labels = [cells[i % len(cells)] for i in range(N)]
+    rows = pd.DataFrame({"text": TEXTS, "labels": labels}, dtype=object)
+    assert find_columns(rows, "my.jsonl").values["label_column"] == "labels"
 
 
 @pytest.mark.parametrize(
@@ -214,11 +269,30 @@ def test_lists_of_json_lines_are_labels():
         ),
         ({"text": TEXTS, "label": ["a", "b", *[""] * 58]}, "58 other rows have none: fill them in"),
         ({"text": TEXTS, "tags": [f"[{k}, x]" for k in KINDS]}, "'tags' is .* without quotation"),
+        ({"text": TEXTS, "tags": [f"{{{k},x}}" for k in KINDS]}, "'tags' is .* without quotation"),
+        (
+            {"text": TEXTS, "tags": [f"['{k}', None]" for k in KINDS]},
+            "'tags' is .* a list written as text with more than names in quotation marks; join",
+        ),
+        (
+            {"text": TEXTS, "tags": [f'[["{k}","x"]]' for k in KINDS]},
+            "'tags' is .* a list of more than names; join the labels' names",
+        ),
+        (
+            {"text": TEXTS, "tags": [f'[{{"name": "{k}"}}]' for k in KINDS]},
+            "'tags' is .* a list of more than names; join the labels' names",
+        ),
+        (
+            {"text": TEXTS, "tags": [f'{{"{k}": true}}' for k in KINDS]},
+            "'tags' is .* an object written as text; join the labels' names",
+        ),
         (
             {"text": [*TEXTS, "text", "text"], "kind": [*KINDS, "kind", "kind"]},
             f"document {N + 1} repeats the columns' names; remove that row",
         ),
         ({"day": ["2024-01-01"] * N, "text": TEXTS}, "no column looks like labels"),
+        ({"text": [], "label": []}, "my.csv: contains no document"),
+        ({}, "my.csv: contains no document"),
     ],
 )
 def test_what_is_not_clear_is_asked_in_one_line(columns, message):
@@ -289,6 +363,80 @@ def test_files_of_one_data_set_are_found_from_any_name_of_it(tmp_path):
         locate(str(folder))
     with pytest.raises(DataError, match=r"no such file; a hub data set is named in .*'owner/name'"):
         locate("owner/name")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that makes a folder of empty files with these names."""
+
+    def make(*names):
+        for name in names:
+            (tmp_path / "films" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "films" / name).touch()
+        return tmp_path / "films"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("files", "not_used"),
+    [
+        (("train.csv", "test.jsonl"), ["test.jsonl"]),
+        (("train.tsv", "dev.tsv", "test.csv"), ["test.csv"]),
+        (("a_train.csv", "a_test.csv.gz", "b_test.jsonl"), ["a_test.csv.gz"]),
+        (("train.csv", "test.csv", "test.jsonl", "test.txt"), []),
+    ],
+)
+def test_a_file_of_a_split_with_another_ending_is_said(folder, files, not_used):
+    for data in (folder(*files), folder() / files[0]):
+        said = []
+        locate(str(data), said.append)
+        assert said == [
+            f"{folder() / name} is not used: its ending is not that of {files[0]}; write both alike"
+            for name in not_used
+        ]
+
+
+SHARDS = ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet")
+ONE_TEST = "test-00000-of-00001.parquet"
+
+
+def test_shards_are_one_data_set(folder):
+    path = folder(*SHARDS, ONE_TEST, "README.md", "dataset_infos.json")
+    assert locate(str(path)) == (str(path), ["train", "", "test"], "films")
+    assert locate(str(path / ONE_TEST))[1:] == (["train", "", "test"], ONE_TEST[:-8])
+    for name in (SHARDS[0], "{split}-00000-of-00002.parquet"):
+        with pytest.raises(DataError, match=r"one of 2 shards of a data set; name their folder, "):
+            locate(str(path / name))
+    with pytest.raises(DataError, match=r"one of 2 shards of a data set; join them into one file"):
+        locate(str(path / "data-00000-of-00002.csv"))
+    folder("train-extra.parquet")
+    with pytest.raises(DataError, match=r"shards beside other files: .* a folder of their own"):
+        locate(str(path))
+
+
+def test_one_shard_per_split_is_a_file_per_split(folder):
+    path = folder("train-00000-of-00001.parquet", ONE_TEST)
+    assert locate(str(path))[:2] == (
+        str(path / "{split}-00000-of-00001.parquet"),
+        ["train", "", "test"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (("README.md", f"data/{SHARDS[0]}"), "films/data has one: name that folder"),
+        (
+            ("train/a.csv", "test/b.csv"),
+            "call the files in test, train as their folders, and put them into one",
+        ),
+        (("notes/a.csv", "b.csv"), "name one of its files: b.csv"),
+    ],
+)
+def test_a_folder_of_folders_gets_a_hint(folder, files, hint):
+    with pytest.raises(DataError, match=rf"none is called train; .*{hint}$"):
+        locate(str(folder(*files)))
 
 
 def test_a_home_is_found_where_the_shell_has_not_done_so(tmp_path, monkeypatch):

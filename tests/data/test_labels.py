@@ -125,3 +125,16 @@ def test_pairs_that_are_spelled_in_two_ways_are_counted():
         DataError, match=r"'A' and 'a' differ .* write them alike \(1 more such pair"
     ):
         check_spelling(["A", "B", "a", "b", "c"], "my.csv")
+
+
+@pytest.mark.parametrize("labels", [["0", "1", "1.0"], ["-2", "-2.00", "0.5"]])
+def test_a_number_that_is_written_in_two_ways_is_one_line(labels):
+    with pytest.raises(DataError, match=r"my.csv: labels '(1|-2)' and '\1.0+' are one number; wr"):
+        check_spelling(labels, "my.csv")
+
+
+@pytest.mark.parametrize(
+    "labels", [["1", "1.5"], ["1", "1.0", "1.0.1"], ["1", "01"], ["3.1", "3.10"]]
+)
+def test_numbers_that_may_be_names_are_two(labels):
+    check_spelling(labels, "my.csv")

@@ -1,10 +1,12 @@
 """Files of every dialect, ending and encoding: read whole, or refused in one line."""
 
+import bz2
 import contextlib
 import csv
 import gzip
 import io
 import json
+import lzma
 from decimal import Decimal
 
 import numpy as np
@@ -13,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import load_documents
+from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lib.data import LabelSpace
 from lib.data.tables import _read_hub, cell_text, read_table
+from lib.data.written_tables import open_table
 from lib.errors import DataError
 
 CELLS = st.text(st.sampled_from("ab é\"'\\,;\t\n"), max_size=6)
@@ -109,6 +113,23 @@ def test_endings_and_byte_order_marks_are_read(tmp_path, name, content):
     assert read_table(tmp_path / name).to_dict("records") == [ROW]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_byte_order_marks_of_joined_files_are_no_cells(tmp_path, name):
+    one = (AS_CSV if name == "a.csv" else AS_JSON).encode("utf-8-sig")
+    (tmp_path / name).write_bytes(one * 2)
+    header = [{"text": "text", "label": "label"}] if name == "a.csv" else []
+    assert read_table(tmp_path / name).to_dict("records") == [ROW, *header, ROW]
+
+
+@pytest.mark.parametrize("line", ["|---|:-:|", "| :--- | ---: |", "------+-----", "|--|--|"])
+def test_drawn_tables_are_told_apart(tmp_path, line):
+    (tmp_path / "a.csv").write_text(f"| text | label |\n{line}\n| one | a |\n")
+    with pytest.raises(DataError, match="line 2 rules a table that is drawn, as in Markdown; save"):
+        read_table(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("text|label\n-|a\n--|b\n")
+    assert len(read_table(tmp_path / "a.csv")) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -119,6 +140,7 @@ def test_endings_and_byte_order_marks_are_read(tmp_path, name, content):
         ("a.tsv", AS_CSV),
         ("a.csv", 'sep=;\r\ntext;label\r\n"café";NA\r\n'),
         ("a.csv", '"sep=,"\ntext,label\ncafé,NA\n'),
+        ("a.csv", "SEP=;\ntext;label\ncafé;NA\n"),
     ],
 )
 def test_the_delimiter_is_that_of_the_header(tmp_path, name, content):
@@ -135,6 +157,44 @@ def test_the_delimiter_of_the_header_loses_no_row(tmp_path):
         DataError, match=r"header 1; .*, or remove a title above the columns' names"
     ):
         read_table(tmp_path / "a.csv")
+
+
+def test_a_header_without_the_column_of_row_names_is_said(tmp_path):
+    (tmp_path / "a.csv").write_text('"text","label"\n"1","one","x"\n"2","two","y"\n')
+    with pytest.raises(DataError, match=r"so has every row: name the column of row names too"):
+        read_table(tmp_path / "a.csv")
+
+
+def test_two_columns_of_parquet_with_one_name_are_said(tmp_path):
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet: column 'text' appears twice; rename one"):
+        read_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("cells", "named"),
+    [
+        ([2**70, 1], "column 'n' does"),
+        ([{}, {}], "'n'"),
+        ([[("a", 1)], [("b", 2)]], "column 'n' does"),  # a map
+        ([["a"], "a"], "column 'n' does"),
+    ],
+)
+def test_columns_that_do_not_fit_into_parquet_are_named(tmp_path, cells, named):
+    table = pd.DataFrame({"text": ["a", "b"], "n": cells}, dtype=object)
+    with (
+        pytest.raises(DataError, match=f"{named}.* fit into Parquet|fit into Parquet .*{named}"),
+        open_table(tmp_path / "a.parquet", table, {}) as write,
+    ):
+        write(table)
+
+
+def test_the_largest_integers_stay_beside_a_missing_one(tmp_path):
+    table = pd.DataFrame({"n": [2**64 - 1, None]}, dtype=object)
+    with open_table(tmp_path / "a.parquet", table, {}) as write:
+        write(table)
+    assert read_table(tmp_path / "a.parquet")["n"].tolist() == [2**64 - 1, None]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +229,14 @@ def test_two_delimiters_that_both_fit_are_asked_about(tmp_path):
             "packed by gzip; let its name end in .gz",
         ),
         ("a.jsonl", b"PAR1\x15\x04", "Parquet; let its name end in .parquet"),
+        ("a.csv", b"\x28\xb5\x2f\xfd\x04", "no text but packed by zstd; unpack it"),
+        ("a.tsv", lzma.compress(AS_CSV.encode()), "packed by xz; unpack it"),
+        ("a.csv.gz", bz2.compress(AS_CSV.encode(), 5), "packed by bzip2; unpack it"),
+        ("a.csv", b"%PDF-1.7\n", "a PDF; save the table"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "is no Parquet but a poi"),
+        ("a.csv", b"\n<!DOCTYPE html>\n<html>", "no text but a web page; get the file"),
+        ("a.parquet", b"<html><body>", "is no Parquet but a web page"),
         ("a.xlsx", b"PK\x03\x04", "'.xlsx' is none of .*; save its sheet as CSV UTF-8"),
         ("a.json", b'{"data": [{"text": "a"}]}', "is one JSON object of columns; write an object"),
         (
@@ -235,6 +303,20 @@ def test_labels_of_parquet_are_written_plainly(tmp_path, values, names):
     assert LabelSpace.from_splits(splits).names == names
 
 
+@pytest.mark.parametrize("pattern", ["a.parquet", "{split}.parquet"])
+def test_class_labels_of_parquet_are_called_by_name(tmp_path, pattern):
+    names = ClassLabel(names=["bad", "good"])
+    features = Features(text=Value("string"), label=names, more=Sequence(names))
+    rows = {"text": list("abcdefgh"), "label": [0, 1] * 4, "more": [[0, 1], [1]] * 4}
+    for name in ("a", "train", "test"):
+        Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{name}.parquet")
+    for column, mode in (("label", "single"), ("more", "multi")):
+        changed = {"label_column": column, "label_mode": mode, "num_test": 2}
+        splits = load_documents(str(tmp_path / pattern), **options(**changed))
+        assert LabelSpace.from_splits(splits).names == ("bad", "good")
+    assert set(read_table(tmp_path / "a.parquet")["label"]) == {0, 1}  # as it is for predictions
+
+
 def test_infinity_is_no_whole_number():
     assert [cell_text(float("inf")), cell_text(np.float32(3)), cell_text(None)] == ["inf", "3", ""]
 
@@ -279,6 +361,7 @@ def test_indicators_are_read_as_people_write_them(tmp_path, yes, no):
         ("array(['a',\n 'b'])", "array(['a'])", "[]"),
         ("frozenset({'a', 'b'})", "frozenset({'a'})", "frozenset()"),
         ("{'a', 'b'}", "{'a'}", "set()"),
+        ('c("a", "b")', 'c("a")', "character(0)"),
     ],
 )
 def test_lists_written_as_text_are_label_sets(tmp_path, written):
@@ -297,7 +380,25 @@ def test_codes_of_digits_in_a_list_are_label_sets(tmp_path, written):
     assert LabelSpace.from_splits(splits).names == ("001", "002")
 
 
-@pytest.mark.parametrize("names", [("[bug]", "[feature]"), ("[1]", "[2]"), ("(1)", "(2)")])
+@pytest.mark.parametrize("written", [("[1, 0]", "[0, 1]"), ("1;0;0", "0;1;1")])
+def test_places_of_labels_stop_a_study(tmp_path, written):
+    rows = [{"text": f"t{i}", "label": written[i % 2]} for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changed = {"label_mode": "multi", "label_delimiter": ";" if ";" in written[0] else ""}
+    with pytest.raises(DataError, match=r"a.jsonl: 'label' has lists of 0 and 1, equally long"):
+        load_documents(str(tmp_path / "a.jsonl"), **options(num_test=2, **changed))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("[bug]", "[feature]"),
+        ("{bug}", "{it}"),
+        ("[[bug]]", "[[it]]"),
+        ("[1]", "[2]"),
+        ("(1)", "(2)"),
+    ],
+)
 def test_names_in_brackets_are_names(tmp_path, names):
     rows = [f"t{i},{names[i % 2]}" for i in range(8)]
     (tmp_path / "a.csv").write_text("text,label\n" + "\n".join(rows))

@@ -84,3 +84,9 @@ def test_underscores_stay_where_two_labels_would_be_called_alike():
         "top_up": "top up",
     }
     assert label_texts(LabelSpace(("card arrival", "card_arrival", "top_up"))) == {}
+
+
+@pytest.mark.parametrize("gap", ["NaN", "\\N", "#REF!", "<NA>", "NaT", "#VALUE!", "#NAME?", "N/A"])
+def test_marks_of_missing_values_count_as_labels_with_a_word_about_it(gap):
+    rows = [*AB, *[[gap]] * 9]
+    assert told(rows, rows) == [f"{gap!r} counts as a label; empty these cells if they have none"]

@@ -73,7 +73,7 @@ def test_a_file_becomes_a_study_that_loads(params, write):
     assert "is there already and stays" in lines[-1]
 
 
-@pytest.mark.parametrize("cells", [[("a text",)] * 20, [("a text", "")] * 20])
+@pytest.mark.parametrize("cells", [[("a text",)] * 20, [("a text", "")] * 20, [("", "")]])
 def test_a_test_file_without_labels_is_left_out_and_the_study_found_again(params, write, cells):
     write(rows(300), "train.csv")
     data = str(Path(write(cells, "test.csv", ("text", "label")[: len(cells[0])])).parent)
@@ -86,6 +86,16 @@ def test_a_test_file_without_labels_is_left_out_and_the_study_found_again(params
     assert (
         len(load_splits(load_study(params / "mine", params_dir=str(params))["tfidf"])["test"]) == 60
     )
+
+
+def test_a_split_without_labels_in_one_file_is_cut_anew(params, write):
+    lines = []
+    table = [(text, "" if i % 10 == 0 else label, "test" if i % 10 == 0 else "train")
+             for i, (text, label) in enumerate(rows(300))]  # fmt: skip
+    new.new_study(write(table, header=("text", "label", "split")), params_dir=params,
+                  say=lines.append)  # fmt: skip
+    assert "column 'split' is not used: no row of 'test' has a text and a label" in str(lines)
+    assert len(load_splits(load_study(params / "colours", params_dir=str(params))["tfidf"])) == 3
 
 
 def test_less_time_is_fewer_documents_and_tries(params, write, monkeypatch):
@@ -129,7 +139,8 @@ def test_files_per_split_are_used_unless_they_lack_labels(params, write, tmp_pat
     folder = tmp_path / "cats"
     folder.mkdir()
     for part, count in (("train", 200), ("dev", 40), ("test", 50)):
-        write(rows(count), f"cats/{part}.csv")
+        table = [(*row, part) for row in rows(count)]  # with a column that says so too
+        write(table, f"cats/{part}.csv", ("text", "label", "split"))
     new.new_study(str(folder), params_dir=params, say=lambda _: None)
     values = read_yaml(params / "cats/common.yaml")
     assert values["split_names"] == ["train", "dev", "test"]
@@ -142,11 +153,36 @@ def test_files_per_split_are_used_unless_they_lack_labels(params, write, tmp_pat
     assert "test is left out" in lines[0]
 
 
+def test_shards_are_joined(params, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    table = pd.DataFrame(rows(300), columns=["text", "label"])
+    pieces = {"train-00000-of-00002": table[:150], "train-00001-of-00002": table[150:250],
+              "test-00000-of-00001": table[250:]}  # fmt: skip
+    for name, piece in pieces.items():
+        piece.to_parquet(folder / f"{name}.parquet", index=False)
+    assert new.new_study(str(folder), params_dir=params, say=lambda _: None) == "shards"
+    splits = load_splits(load_study(params / "shards", params_dir=str(params))["tfidf"])
+    assert len(splits["train"]) + len(splits["validation"]) == 250
+    assert len(splits["test"]) == 50
+    (folder / "test-00000-of-00001.parquet").unlink()
+    new.new_study(str(folder), name="cut", params_dir=params, say=lambda _: None)
+    splits = load_splits(load_study(params / "cut", params_dir=str(params))["tfidf"])
+    assert sum(map(len, splits.values())) == 250
+
+
+@pytest.mark.parametrize("train", [[], [("a text", "")] * 20])
+def test_train_without_a_document_is_one_line(params, write, train):
+    write(rows(60), "test.csv")
+    with pytest.raises(DataError, match="no row of train has a text and a label"):
+        new.new_study(write(train, "train.csv"), params_dir=params, say=lambda _: None)
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
         ("text\none\n", {}, "one column"),
-        ("text,label\n", {}, "no column looks like texts"),
+        ("text,label\n", {}, "bad.csv: contains no document"),
         ("text,label\nthis is a,x\nthis is b,x\nthis is c,x\n", {}, "1 labels in 3 rows"),
         ("text,label\nthis is a,x\nthis is b,y\n", {}, "1 rows per|2 labels in 2 rows"),
         ("text;label\nthis is a;x\n", {}, "1 labels in 1 rows"),
