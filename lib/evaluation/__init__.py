@@ -8,6 +8,7 @@ intervals      95 % intervals of F1 and of paired differences
 significance   every pair of arms: interval, p, Holm's adjustment
 power          the smallest difference that would have been found
 curves         F1 against training documents, and where curves cross
+design         documents in groups as fewer independent ones
 slices         F1 over parts of the test split
 calibration    confidence against accuracy, and what could be automated by it
 """

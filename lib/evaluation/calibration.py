@@ -4,20 +4,24 @@ Scores count as probabilities where they lie in [0, 1] and, for single labels, s
 answers, whose scores are 0 and 1, have no confidence. Constants without a source are our choices.
 """
 
+import math
 from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit, softmax
+from scipy.special import betainc, expit, logit, softmax
 from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
+
+from lib.evaluation.design import design_effect, effective_documents
+from lib.evaluation.metrics import equal_bins, expected_calibration_error
 
 MIN_PROB = 1e-12  # in place of 0, which has no logarithm
 MIN_ANSWERED = 20  # validation documents that a threshold must rest on
 CHANCE = 0.05  # of a threshold that is surely precise, to be less precise than it was asked to be
 MIN_SET_PROB = 0.01  # probability of a label in a set; nearly all pairs are below it
-ECE_BINS, RELIABILITY_BINS = 15, 10
+RELIABILITY_BINS = 10
 CALIBRATION_MEASURES = ("ece", "ece_scaled", "temperature", "brier", "brier_scaled")
 
 
@@ -32,11 +36,14 @@ class ScoredSplit(NamedTuple):
         (N, C) bool.
     right
         (N,) bool: True where the predicted label set is right as a whole.
+    groups
+        (N,) of each document; None where documents are independent.
     """
 
     scores: np.ndarray
     truth: np.ndarray
     right: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def confidence(self) -> np.ndarray | None:
@@ -50,7 +57,7 @@ class ScoredSplit(NamedTuple):
 class Calibrated(NamedTuple):
     """Probabilities of test documents, as given and scaled by a temperature fitted on validation.
 
-    `probs`, `scaled` and `truth` are (N, C), `right` is (N,); see `ScoredSplit`.
+    `probs`, `scaled` and `truth` are (N, C), `right` and `groups` (N,); see `ScoredSplit`.
     """
 
     probs: np.ndarray
@@ -58,6 +65,7 @@ class Calibrated(NamedTuple):
     temperature: float
     truth: np.ndarray
     right: np.ndarray
+    groups: np.ndarray
     multi_label: bool
 
     @classmethod
@@ -66,7 +74,8 @@ class Calibrated(NamedTuple):
 
         None as well if no label has a probability of 0.01 or more, as there is no confidence then.
         """
-        probs, truth, right = test
+        probs, truth, right, groups = test
+        groups = np.arange(len(right)) if groups is None else groups
         both = np.concatenate([validation.scores, probs])
         known = probs.shape == truth.shape and are_probabilities(both, multi_label=multi_label)
         if not known or probs.max() < MIN_SET_PROB:
@@ -74,22 +83,22 @@ class Calibrated(NamedTuple):
         options = {"multi_label": multi_label}
         temperature = fit_temperature(validation.scores, validation.truth, **options)
         scaled = scale(probs, temperature, **options)
-        return cls(probs, scaled, temperature, truth, right, **options)
+        return cls(probs, scaled, temperature, truth, right, groups, **options)
 
-    def answers(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Confidence and correctness, (M,) each, with these `probs`, given or scaled.
+    def answers(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Confidence, correctness and group, (M,) each, with these `probs`, given or scaled.
 
         Of every answer; for label sets, of every pair of document and label with a probability of
         0.01 or more before scaling, because the others would fill every bin.
         """
         if not self.multi_label:
-            return probs.max(axis=1), self.right
+            return probs.max(axis=1), self.right, self.groups
         likely = self.probs >= MIN_SET_PROB
-        return probs[likely], self.truth[likely]
+        return probs[likely], self.truth[likely], self.groups[np.nonzero(likely)[0]]
 
     def measures(self) -> dict[str, float]:
         """`ece ece_scaled temperature brier brier_scaled`."""
-        ece = [expected_calibration_error(*self.answers(p)) for p in (self.probs, self.scaled)]
+        ece = [expected_calibration_error(*self.answers(p)[:2]) for p in (self.probs, self.scaled)]
         brier = [
             brier_score(p, self.truth, multi_label=self.multi_label)
             for p in (self.probs, self.scaled)
@@ -131,33 +140,6 @@ def scale(probs: np.ndarray, temperature: float, *, multi_label: bool) -> np.nda
     return softmax(np.log(np.maximum(probs, MIN_PROB)) / temperature, axis=1)
 
 
-def expected_calibration_error(probs: np.ndarray, correct: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy, in [0, 1], over 15 bins of equally many documents.
-
-    ECE of Guo et al. (arXiv 1706.04599, eq. 3), with its number of bins and with equal-mass bins
-    (arXiv 1909.10155).
-
-    Parameters
-    ----------
-    probs
-        (N,) float in [0, 1], the probability of each document's prediction.
-    correct
-        (N,) bool.
-    """
-    if not np.all((probs >= 0) & (probs <= 1)):
-        raise ValueError("probs: expected probabilities in [0, 1]")
-    gaps = [
-        abs(probs[part].mean() - correct[part].mean()) * len(part)
-        for part in _equal_bins(probs, ECE_BINS)
-    ]
-    return float(sum(gaps) / len(probs))
-
-
-def _equal_bins(probs: np.ndarray, num_bins: int) -> list[np.ndarray]:
-    order = np.argsort(probs, kind="stable")
-    return np.array_split(order, min(num_bins, len(order)))
-
-
 def brier_score(probs: np.ndarray, truth: np.ndarray, *, multi_label: bool) -> float:
     """Mean squared error of probabilities (N, C) against the truth, the lower the better.
 
@@ -168,15 +150,19 @@ def brier_score(probs: np.ndarray, truth: np.ndarray, *, multi_label: bool) -> f
     return float(errors.mean() if multi_label else errors.sum(axis=1).mean())
 
 
-def reliability(probs: np.ndarray, correct: np.ndarray, *, num_seeds: int = 1) -> pd.DataFrame:
+def reliability(
+    probs: np.ndarray, correct: np.ndarray, groups: np.ndarray | None = None, *, num_seeds: int = 1
+) -> pd.DataFrame:
     """Mean confidence and accuracy in 10 bins of equally many answers, with 95 % Wilson intervals.
 
     Parameters
     ----------
     probs, correct
         (N,) float in [0, 1] and bool.
+    groups
+        (N,) of each answer; None where documents are independent.
     num_seeds
-        Seeds that answered the same documents: their answers to a document count as one.
+        See `lib.evaluation.design.effective_documents`.
 
     Returns
     -------
@@ -184,9 +170,10 @@ def reliability(probs: np.ndarray, correct: np.ndarray, *, num_seeds: int = 1) -
         `confidence accuracy low high count`; equal confidences may fall into two bins.
     """
     rows = []
-    for part in _equal_bins(probs, RELIABILITY_BINS):
-        hits, count = correct[part].sum() / num_seeds, len(part) / num_seeds
-        low, high = proportion_confint(hits, count, method="wilson")
+    for part in equal_bins(probs, RELIABILITY_BINS):
+        of_part = None if groups is None else groups[part]
+        count = effective_documents(correct[part], of_part, num_seeds=num_seeds)
+        low, high = proportion_confint(correct[part].mean() * count, count, method="wilson")
         rows.append((probs[part].mean(), correct[part].mean(), low, high, len(part)))
     return pd.DataFrame(rows, columns=["confidence", "accuracy", "low", "high", "count"])
 
@@ -229,16 +216,15 @@ def choose_threshold(confidence: np.ndarray, right: np.ndarray, wanted: float) -
     return float(enough["threshold"].min()) if len(enough) else np.inf
 
 
-def automated(validation: ScoredSplit, test: ScoredSplit, wanted: float) -> tuple[float, float]:
-    """Share of test documents answered at the threshold of `choose_threshold`, and its precision.
+def automated(validation: ScoredSplit, test: ScoredSplit, wanted: float) -> np.ndarray | None:
+    """Test documents, (N,) bool, answered at the threshold of `choose_threshold` on validation.
 
-    NaN without confidences; the precision is also NaN where nothing is answered.
+    None without confidences.
     """
     confidence, of_validation = test.confidence, validation.confidence
     if confidence is None or of_validation is None:
-        return np.nan, np.nan
-    given = confidence >= choose_threshold(of_validation, validation.right, wanted)
-    return float(given.mean()), float(test.right[given].mean()) if given.any() else np.nan
+        return None
+    return confidence >= choose_threshold(of_validation, validation.right, wanted)
 
 
 class SureThreshold(NamedTuple):
@@ -267,7 +253,7 @@ def min_documents(wanted: float) -> int:
 
 
 def sure_threshold(
-    confidence: np.ndarray, right: np.ndarray, wanted: float
+    confidence: np.ndarray, right: np.ndarray, wanted: float, *, groups: np.ndarray | None = None
 ) -> SureThreshold | None:
     """The lowest confidence from which on answers have the wanted precision for sure, or None.
 
@@ -276,7 +262,8 @@ def sure_threshold(
     tested in a sequence that is fixed beforehand, from the most confident answers on, until one
     fails: "Learn then Test" (Angelopoulos et al., arXiv 2110.01052) with fixed-sequence testing and
     exact binomial p-values. The steps, our choice, are the least numbers of answers among which 1,
-    2, 3 ... errors pass, and at last all answers.
+    2, 3 ... errors pass, and at last all answers. Where documents have groups, answers and errors
+    are divided by the `design_effect` of all errors.
 
     Parameters
     ----------
@@ -284,18 +271,23 @@ def sure_threshold(
         (N,) float and bool, of the validation split.
     wanted
         Precision, in (0, 1).
+    groups
+        (N,) of each document, or None.
     """
-    order = np.argsort(-confidence, kind="stable")
+    order, per_document = np.argsort(-confidence, kind="stable"), design_effect(right, groups)
     ranked, errors = confidence[order], (~right[order]).cumsum()
     counts = np.arange(1, len(order) + 1)
     allowed = binom.ppf(CHANCE, counts, 1 - wanted) - 1  # most errors that pass
     steps = counts[(allowed >= 1) & (np.diff(allowed, prepend=-1) > 0)].tolist()
+    steps = [step for x in steps if (step := math.ceil(x * per_document)) <= len(order)]
     found = None
     for count in dict.fromkeys([*steps, len(order)]) if steps else ():
         value = ranked[count - 1]
         given = int((ranked >= value).sum())  # answers of equal confidence are given together
         wrong = int(errors[given - 1])
-        if binom.cdf(wrong, given, 1 - wanted) > CHANCE:
+        # the binomial's distribution, between whole numbers too
+        of_errors, of_right = wrong / per_document, (given - wrong) / per_document
+        if not of_right or betainc(of_right, of_errors + 1, wanted) > CHANCE:
             break
         found = SureThreshold(float(value), given, given - wrong)
     return found

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from lib.evaluation.intervals import ALPHA, QUANTILES, f1_intervals
-from lib.evaluation.resampling import AVERAGES, SEED, f1_by_seed, resample_f1
+from lib.evaluation.intervals import ALPHA, QUANTILES, f1_intervals, stretch
+from lib.evaluation.jackknife import measure_arms
+from lib.evaluation.resampling import AVERAGES, SEED, f1_by_seed, group_codes, resample_f1
 
 MICRO = AVERAGES.index("micro_f1")
 
@@ -32,11 +33,14 @@ class Curve:
         Mean over seeds, (K,) float64.
     samples
         (R, K) float64.
+    num_groups
+        Groups of documents that were resampled; infinite where documents were.
     """
 
     sizes: np.ndarray
     f1: np.ndarray
     samples: np.ndarray
+    num_groups: float = math.inf
 
     @property
     def uses_training_data(self) -> bool:
@@ -92,6 +96,7 @@ def resample_curves(
     The variance is that of `intervals`, Var(D) + Var(U + I) / S, in which the interaction I of
     documents and seeds is counted once. Documents are drawn with replacement, the same for all arms
     (Efron & Tibshirani 1993, chapter 6); what I adds to these resamples is taken out (`_without`).
+    Of few groups, resamples are drawn apart until they vary as `intervals` says (`stretch`).
     The mean over seeds moves by its standard error times a Student's t of S - 1 degrees of freedom.
     Arms with equally many seeds share the draw, because their seeds s learn from the same
     documents. With one seed, the curve is that of the one trained model.
@@ -103,7 +108,12 @@ def resample_curves(
     """
     resampled = resample_f1(y_true, y_preds, groups=groups, num_resamples=num_resamples)
     f1 = {arm: f1_by_seed(y_true, preds)[MICRO] for arm, preds in y_preds.items()}
-    means = _resampled_means(list(f1.values()), [resampled[arm][MICRO] for arm in f1])
+    num_groups, wider = math.inf, 1.0
+    if (codes := group_codes(groups)) is not None:
+        measured = measure_arms(y_true, y_preds, groups=groups)
+        num_groups, wider = codes.max() + 1, stretch([measured[arm, "micro_f1"] for arm in y_preds])
+    samples = [resampled[arm][MICRO] for arm in f1]
+    means = _resampled_means(list(f1.values()), samples, wider=wider)
     # the arms of each approach, by their training size
     arms: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
     for (arm, values), samples in zip(f1.items(), means, strict=True):
@@ -113,14 +123,19 @@ def resample_curves(
     for approach, by_size in arms.items():
         sizes = sorted(by_size)
         values, samples = zip(*(by_size[size] for size in sizes), strict=True)
-        curves[approach] = Curve(np.array(sizes), np.array(values), np.stack(samples, axis=1))
+        curves[approach] = Curve(
+            np.array(sizes), np.array(values), np.stack(samples, axis=1), num_groups
+        )
     return curves
 
 
-def _resampled_means(f1: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
+def _resampled_means(
+    f1: Sequence[np.ndarray], samples: Sequence[np.ndarray], *, wider: float = 1.0
+) -> np.ndarray:
     """Mean F1 of P arms, resampled over documents and seeds, (P, R) in [0, 1].
 
-    Of each arm, (S,) F1 by seed and (S, R) of each seed on the same resampled documents.
+    Of each arm, (S,) F1 by seed and (S, R) of each seed on the same resampled documents, whose part
+    in the movement is multiplied by `wider`.
     """
     # of documents alone
     means = np.stack([of_arm.mean(axis=0) for of_arm in samples])  # (P, R)
@@ -137,7 +152,7 @@ def _resampled_means(f1: Sequence[np.ndarray], samples: Sequence[np.ndarray]) ->
         values = np.stack([f1[i] for i in chosen])  # (P', S)
         of_seeds[chosen] = values @ _moves(several, apart.shape[2]).T
     middle = np.array([values.mean() for values in f1])
-    of_documents = _without(interaction, means - means.mean(axis=1, keepdims=True))
+    of_documents = wider * _without(interaction, means - means.mean(axis=1, keepdims=True))
     return np.clip(middle[:, None] + of_documents + of_seeds, 0, 1)
 
 
@@ -178,7 +193,8 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
 
     Its p is the share of resamples that do not cross in this direction. It is at least the larger p
     of the two ends, both of which have to be certain (intersection-union test: Berger 1982,
-    Technometrics 24, p. 295). Holm (1979) adjusts it over the pairs.
+    Technometrics 24, p. 295). Of G groups it is at least 2^(1-G), as of a test that exchanges them
+    (`power`). Holm (1979) adjusts it over the pairs.
 
     Returns
     -------
@@ -206,6 +222,7 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
         low, high = np.quantile(crossing, QUANTILES, method="inverted_cdf")
         crosses = (crossing > 0) & (crossing < np.inf)
         p = (1 + np.count_nonzero(~crosses)) / (1 + len(crosses))
+        p = max(p, 2.0 ** (1 - curves[a].num_groups))
         rows.append((a, b, seen, low, high, crosses.mean(), p))
     table = pd.DataFrame(rows, columns=columns)
     if len(table):

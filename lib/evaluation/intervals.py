@@ -11,8 +11,9 @@ Documents
     a share of losses, and its limits are combined from theirs (Newcombe 1998, Statistics in
     Medicine 17, p. 2635; Zou & Donner 2008, same journal 27, p. 1693).
 Groups
-    Units are groups, left out as wholes, with Student's t of G - 1 degrees of freedom for the
-    normal (Cameron, Gelbach & Miller 2008, Review of Economics and Statistics 90, p. 414).
+    Units are groups, left out as wholes, with Student's t for the normal (Cameron, Gelbach & Miller
+    2008, Review of Economics and Statistics 90, p. 414): of G - 1 degrees of freedom, or of fewer
+    where some groups decide more than others (`group_df`).
 Seeds
     Few seeds are too few to resample. F1 of seed s on the documents d is mean + D_d + U_s + I_sd,
     and the variance of the mean over S seeds is Var(D) + Var(U + I) / S, in which the interaction
@@ -22,6 +23,7 @@ Seeds
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +83,7 @@ def arm_interval(arm: Arm) -> tuple[float, float]:
     rarer = count * min(share, 1 - share)  # documents right or wrong; of 0 there is no scale
     if variance < of_share:
         sides *= np.sqrt((rarer * variance / of_share + 1) / (rarer + 1))
-    errors = _few_groups(arm) * np.sqrt((sides / NORMAL) ** 2 + max(variance - of_share, 0))
+    errors = few_groups(arm) * np.sqrt((sides / NORMAL) ** 2 + max(variance - of_share, 0))
     return _around(_spread(value, [arm], errors, variance), least=0.0)
 
 
@@ -91,8 +93,11 @@ def paired_interval(spread: Spread | None) -> tuple[float, float]:
 
 
 def paired_spread(a: Arm, b: Arm) -> Spread | None:
-    """F1(a) - F1(b): gains, where b errs and a does not, minus losses; None with a single unit."""
-    if len(a.pseudo) < 2:
+    """F1(a) - F1(b): gains, where b errs and a does not, minus losses; None if nothing is known.
+
+    Nothing is known of a single unit, or where no document has a label.
+    """
+    if len(a.pseudo) < 2 or not a.weights.any():
         return None
     # limits of the shares of gains and of losses, (2,) each
     change = b.errors - a.errors  # (N,)
@@ -111,15 +116,60 @@ def paired_spread(a: Arm, b: Arm) -> Spread | None:
     of_shares = ((shares * (1 - shares) / counts).sum()
                  + 2 * shares.prod() / np.sqrt(counts.prod()))  # fmt: skip
     errors = np.sqrt((sides / NORMAL) ** 2 + max(variance - of_shares, 0))
-    errors = np.maximum(errors, _few_groups(a) * math.sqrt(variance))
+    errors = np.maximum(errors, few_groups(a, b) * math.sqrt(variance))
     return _spread(a.values.mean() - b.values.mean(), [a, b], errors, variance)
 
 
-def _few_groups(arm: Arm) -> float:
-    """Student's quantile of G - 1 degrees of freedom over the normal one; 1 for documents."""
-    if not arm.grouped:
+def few_groups(a: Arm, b: Arm | None = None) -> float:
+    """Student's quantile at 0.975 over the normal one, of `group_df`; 1 for documents."""
+    return float(stdtrit(group_df(a, b), 1 - ALPHA / 2)) / NORMAL if a.grouped else 1.0
+
+
+def group_df(a: Arm, b: Arm | None = None) -> float:
+    """Degrees of freedom of the variance over groups, of an arm's F1 or of a difference.
+
+    Satterthwaite's (1946): as many as there are equal groups whose parts in the variance would make
+    it as uncertain (Bell & McCaffrey 2002, Survey Methodology 28, p. 169; Carter, Schnepel &
+    Steigerwald 2017, Review of Economics and Statistics 99, p. 698). A group of n documents with
+    the weight w has a part w^2 (rho + (1 - rho) / n), with the intraclass correlation rho that is
+    observed (Imbens & Kolesár 2016, same review 98, p. 701): the variance over groups is that
+    over documents times 1 + (m - 1) rho (Korn & Graubard 1998). At least 2, our choice: a single
+    group that decides alone is as far from the mean as its error says. At most G - 1.
+    """
+    if not a.weights.any():  # no document has a label
         return 1.0
-    return float(stdtrit(len(arm.pseudo) - 1, 1 - ALPHA / 2)) / NORMAL
+    weights = a.weights / a.weights.sum()
+    errors, pseudo = (
+        (a.errors, a.pseudo) if b is None else (a.errors - b.errors, a.pseudo - b.pseudo)
+    )
+    num_units, num_documents = len(pseudo), len(errors)
+    # rho from the design effect; 1 where nothing was observed
+    of_documents, rho = num_documents * errors.var(), 1.0
+    size = num_documents * (weights**2).sum()  # m, of the groups that decide most
+    if of_documents > 0 and size > 1:
+        rho = np.clip((pseudo.var(ddof=1) / num_units / of_documents - 1) / (size - 1), 0, 1)
+    parts = weights**2 * (rho + (1 - rho) / np.maximum(num_documents * weights, 1))
+    return float(np.clip(parts.sum() ** 2 / (parts**2).sum(), 2, num_units - 1))
+
+
+def stretch(arms: Sequence[Arm]) -> float:
+    """The factor by which resamples of few groups have to vary more; 1 for documents.
+
+    Resampled, G groups vary by (G - 1) / G too little, and normally rather than as Student's t of
+    `group_df`, of which the mean over pairs of arms is taken. NaN for a single group.
+
+    Parameters
+    ----------
+    arms
+        One average of one or more arms (`lib.evaluation.jackknife.measure_arms`).
+    """
+    num_units = len(arms[0].pseudo)
+    if not arms[0].grouped:
+        return 1.0
+    if num_units < 2:
+        return math.nan
+    factors = [few_groups(a, b) for a, b in combinations(arms, 2)] or [few_groups(arms[0])]
+    return float(np.mean(factors)) * math.sqrt(num_units / (num_units - 1))
 
 
 def effective_count(costs: np.ndarray, weights: np.ndarray) -> float:

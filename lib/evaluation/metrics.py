@@ -4,9 +4,9 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.metrics import accuracy_score, f1_score
 
-from lib.evaluation.calibration import expected_calibration_error
 from lib.evaluation.scores import Labels, Scores
 
+ECE_BINS = 15
 RANKING_METRICS = ("precision_at_1", "precision_at_3", "precision_at_5", "ndcg_at_5")
 
 
@@ -71,6 +71,8 @@ def tune_threshold(y_true: Labels, scores: Scores, *, may_be_empty: bool = False
     given = 0 if may_be_empty else 1
     order = np.argsort(-values[:, given:].ravel(), kind="stable")
     ranked, further = values[:, given:].ravel()[order], hits[:, given:].ravel()[order]
+    if not len(ranked):  # the only label, which every document gets
+        return 0.0
     # micro-F1 with the first 0, 1, 2, ... of them
     num_predicted = given * len(values) + np.arange(len(ranked) + 1)
     true_positives = hits[:, :given].sum() + np.concatenate([[0], np.cumsum(further)])
@@ -141,7 +143,7 @@ def run_metrics(
         ranking["ece"] = expected_calibration_error(confidence, sets_equal(y_true, y_pred))
     num_absent = int((y_true.sum(axis=0) == 0).sum())
     f1 = f1_scores(y_true, y_pred, outside=outside)
-    supported = f1["macro_f1"] * num_labels / (num_labels - num_absent)
+    supported = f1["macro_f1"] * num_labels / max(num_labels - num_absent, 1)
     return (
         f1
         | {"macro_f1_supported": supported}
@@ -169,3 +171,31 @@ def f1_by_label(y_true: np.ndarray, y_preds: np.ndarray) -> np.ndarray:
     """
     double_tp = 2 * (y_true & y_preds).sum(axis=1)  # (S, C)
     return (double_tp / np.maximum(y_true.sum(axis=0) + y_preds.sum(axis=1), 1)).mean(axis=0)
+
+
+def expected_calibration_error(probs: np.ndarray, correct: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy, in [0, 1], over 15 bins of equally many documents.
+
+    ECE of Guo et al. (arXiv 1706.04599, eq. 3), with its number of bins and with equal-mass bins
+    (arXiv 1909.10155).
+
+    Parameters
+    ----------
+    probs
+        (N,) float in [0, 1], the probability of each document's prediction.
+    correct
+        (N,) bool.
+    """
+    if not np.all((probs >= 0) & (probs <= 1)):
+        raise ValueError("probs: expected probabilities in [0, 1]")
+    gaps = [
+        abs(probs[part].mean() - correct[part].mean()) * len(part)
+        for part in equal_bins(probs, ECE_BINS)
+    ]
+    return float(sum(gaps) / len(probs))
+
+
+def equal_bins(probs: np.ndarray, num_bins: int) -> list[np.ndarray]:
+    """Documents by their confidence (N,), in at most `num_bins` parts of equally many: indices."""
+    order = np.argsort(probs, kind="stable")
+    return np.array_split(order, min(num_bins, len(order)))

@@ -13,7 +13,7 @@ from scipy.special import gammaln
 from scipy.stats import binom, nct, poisson
 from scipy.stats import t as student
 
-from lib.evaluation.intervals import ALPHA, Spread, effective_count, half_width
+from lib.evaluation.intervals import ALPHA, Spread, effective_count, group_df, half_width
 from lib.evaluation.jackknife import Arm
 
 POWER = 0.80
@@ -49,8 +49,10 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
     variance = float((a.pseudo - b.pseudo).var(ddof=1)) / num_units
     found = _of_documents(a, b, 0.0 if a.grouped else variance, mid_p=mid_p)
     if a.grouped:
-        found = max(found, math.sqrt(variance) * _standard_errors_of_groups(num_units))
-    if len(spread.seeds):
+        equal = a.weights.sum() ** 2 / (a.weights**2).sum()  # groups that would decide as much
+        needed = _standard_errors_of_groups(round(equal, 1), round(group_df(a, b), 1))
+        found = max(found, math.sqrt(variance) * needed)
+    if len(spread.seeds) and math.isfinite(found):
         found = _of_studies((found / NORMAL_SUM) ** 2, spread)
     return found if found <= a.weights.sum() else math.nan
 
@@ -98,16 +100,21 @@ def _draws(df: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _standard_errors_of_groups(num_groups: int) -> float:
+def _standard_errors_of_groups(num_groups: float, df: float) -> float:
     """Standard errors that both Student's t and the randomization of whole groups find.
 
-    The noncentral t's parameter; and D = z_0.975 sqrt(1 + D^2 / G) + z_0.80, as groups that are
-    exchanged vary around zero rather than around their mean.
+    The noncentral t's parameter, with the `df` of `intervals.group_df`; and
+    D = z_0.975 sqrt(1 + D^2 / G) + z_0.80, as groups that are exchanged vary around zero rather
+    than around their mean. Infinite where so few groups decide that no D is enough.
     """
-    least = student.ppf(1 - ALPHA / 2, num_groups - 1)
-    by_t = brentq(lambda x: nct.sf(least, num_groups - 1, x) - POWER, 1, 20)
+    least = student.ppf(1 - ALPHA / 2, df)
+    by_t = brentq(lambda x: nct.sf(least, df, x) - POWER, 1, 20)
     quantile = NORMAL_SUM - Z_POWER
-    exchanged = brentq(lambda x: quantile * math.sqrt(1 + x**2 / num_groups) + Z_POWER - x, 1, 99)
+
+    def lacking(errors: float) -> float:
+        return quantile * math.sqrt(1 + errors**2 / num_groups) + Z_POWER - errors
+
+    exchanged = brentq(lacking, 1, 99) if lacking(99) < 0 else math.inf
     return float(max(by_t, exchanged))
 
 

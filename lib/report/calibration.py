@@ -9,6 +9,7 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from lib.evaluation.calibration import CALIBRATION_MEASURES, Calibrated, ScoredSplit, automated
+from lib.evaluation.design import effective_documents
 from lib.evaluation.scores import Scores
 from lib.runs.finished import read_label_space, read_predictions
 
@@ -45,7 +46,9 @@ def _read_splits(folder: Path) -> list[ScoredSplit]:
         table = predictions[predictions["split"] == split]
         scores = Scores.from_rows(table, len(label_space)).values.astype(float)
         right = [set(a) == set(b) for a, b in zip(table["y_true"], table["y_pred"], strict=True)]
-        splits.append(ScoredSplit(scores, label_space.encode(table["y_true"]), np.array(right)))
+        groups = table["group"].to_numpy() if "group" in table else None
+        truth = label_space.encode(table["y_true"])
+        splits.append(ScoredSplit(scores, truth, np.array(right), groups))
     return splits
 
 
@@ -67,7 +70,8 @@ def calibration_table(
         of 0.01 or more. For single labels also, for 0.9, `share_at_90`, the share of test documents
         above the confidence that reached this precision on validation, and `reached_at_90`, their
         precision on test, which may fall short of it; both with 95 % Wilson intervals `_low` and
-        `_high` over documents (not seeds). Any confidence can rank answers: decision values too.
+        `_high` over documents or their groups (not seeds). Any confidence can rank answers:
+        decision values too.
     """
     rows = []
     for arm, runs in scored.items():
@@ -87,18 +91,32 @@ def _mean_measures(runs: Sequence[ScoredRun], multi_label: bool) -> dict[str, fl
 
 
 def _mean_automated(runs: Sequence[ScoredRun], wanted: float) -> dict[str, float]:
-    """Share and precision that `automated` gives at one wanted precision, with intervals."""
-    shares, reached = zip(*(automated(*run, wanted) for run in runs), strict=True)
-    share, percent = np.mean(shares), round(100 * wanted)
-    precision = np.nan if np.isnan(reached).all() else np.nanmean(reached)
-    num_test = len(runs[0].test.right)
-    return _with_interval(f"share_at_{percent}", share, num_test) | _with_interval(
-        f"reached_at_{percent}", precision, share * num_test
+    """Share of answers that are `automated` and their precision, means over runs, with intervals.
+
+    Answers of all runs to a document, and all documents of a group, count as one unit.
+    """
+    percent = round(100 * wanted)
+    given = [automated(*run, wanted) for run in runs]
+    if any(of_run is None for of_run in given):
+        return _with_interval(f"share_at_{percent}", []) | _with_interval(
+            f"reached_at_{percent}", []
+        )
+    groups = runs[0].test.groups
+    groups = np.arange(len(given[0])) if groups is None else groups
+    right = [run.test.right[of_run] for run, of_run in zip(runs, given, strict=True)]
+    return _with_interval(f"share_at_{percent}", given, [groups] * len(runs)) | _with_interval(
+        f"reached_at_{percent}", right, [groups[of_run] for of_run in given]
     )
 
 
-def _with_interval(name: str, share: float, count: float) -> dict[str, float]:
-    low, high = np.nan, np.nan
-    if np.isfinite(share) and count > 0:
+def _with_interval(
+    name: str, hits: Sequence[np.ndarray], groups: Sequence[np.ndarray] = ()
+) -> dict[str, float]:
+    """The mean share of each run's hits with its 95 % interval, NaN where none has an answer."""
+    share, low, high = np.nan, np.nan, np.nan
+    if sum(map(len, hits)):
+        share = float(np.mean([of_run.mean() for of_run in hits if len(of_run)]))
+        together = np.concatenate(hits), np.concatenate(groups)
+        count = effective_documents(*together, num_seeds=len(hits))
         low, high = proportion_confint(share * count, count, method="wilson")
     return {name: share, f"{name}_low": low, f"{name}_high": high}

@@ -108,6 +108,8 @@ def _choose(
         return "too_little_data", None, give_reason("alone", best=names[best])
     if not micro_f1[best]["f1"]:
         return "tie", None, give_reason("nothing right")
+    if micro_f1[best]["f1"] < MARGIN:
+        return "tie", None, give_reason("hardly right", best=names[best], margin=MARGIN)
     if not tied:
         return "clear_winner", best, give_reason("clear winner", best=names[best])
     informative = [pair for pair in tied if _detectable(pair) <= MARGIN]
@@ -115,7 +117,8 @@ def _choose(
         return "too_little_data", None, _too_little(tied, names)
     # Tied arms that lose little, and what they cost beside the best
     bounded = [pair for pair in informative if pair["high"] is not None and pair["high"] <= MARGIN]
-    loss = {pair["arm"]: pair["high"] for pair in bounded if pair["arm"] not in beaten}
+    useful = {arm for arm, score in micro_f1.items() if score["f1"]} - beaten
+    loss = {pair["arm"]: pair["high"] for pair in bounded if pair["arm"] in useful}
     costs = dollars[[best, *loss]].dropna()
     if best not in costs or len(costs) < 2:
         return "tie", None, give_reason("costs unknown")

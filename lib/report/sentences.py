@@ -34,12 +34,14 @@ RULES = """\
   recommended, TF-IDF or a frozen embedding like any other. Where none is cheaper, and a candidate
   costs at least {{ "%g" % cost_factor }} times what the best arm does, the best arm is recommended. An arm
   with a cost that is missing is not compared.
-- **Tie**: none is clearly cheaper. Nothing is recommended, and never an arm with a micro-F1 of 0.
+- **Tie**: none is clearly cheaper. Nothing is recommended.
+- An arm with a micro-F1 of 0 is never recommended, and none where the highest is below {{ "%g" % margin }}.
 """  # noqa: E501 (line breaks of the text)
 
 REASONS = {
     "alone": "{{ best }} alone has run: there is nothing to compare it with",
     "nothing right": "no arm has got a single label right",
+    "hardly right": "even the micro-F1 of {{ best }} is below {{ '%g' % margin }}",
     "clear winner": "{{ best }} is distinguishably better than every other arm",
     "too little data": """
         {% if least >= 1 %}

@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 from lib.config.search import searched
 from lib.config.study import load_study
 from lib.errors import ParamsError
-from lib.evaluation.intervals import QUANTILES, f1_intervals
+from lib.evaluation.intervals import QUANTILES, f1_intervals, stretch
+from lib.evaluation.jackknife import measure_arms
 from lib.evaluation.metrics import RANKING_METRICS
 from lib.evaluation.resampling import AVERAGES, group_codes, resample_f1
 from lib.evaluation.significance import compare_all
@@ -244,8 +245,8 @@ def compare_with_teachers(
     DataFrame
         `student`, `teacher`; `micro_f1_kept` and `macro_f1_kept`, the student's mean F1 over the
         teacher's, each with a 95 % percentile interval, `_low` and `_high`, over the same resampled
-        documents (or whole groups) for both, the mean over seeds taken; `speedup`, of documents/s
-        at inference;
+        documents (or whole groups, then widened by `stretch`) for both, the mean over seeds taken;
+        `speedup`, of documents/s at inference;
         `params_share`, the student's parameters over the teacher's; `train_seconds`, in which the
         teacher has scored the documents, and `train_seconds_with_teacher`, with its own training.
     """
@@ -260,13 +261,15 @@ def compare_with_teachers(
         row = {"student": student, "teacher": teacher}
         # F1 kept, resampled over the documents of both
         pair = {arm: y_preds[arm] for arm in (student, teacher)}
-        options = {"groups": groups, "num_resamples": num_resamples}
-        samples = resample_f1(y_true, pair, **options)  # (2, S, R) each
+        samples = resample_f1(y_true, pair, groups=groups, num_resamples=num_resamples)
         kept = samples[student].mean(axis=1) / samples[teacher].mean(axis=1)  # (2, R)
+        measured = measure_arms(y_true, pair, groups=groups)
         for average, ratios in zip(AVERAGES, kept, strict=True):
-            low, high = np.quantile(ratios, QUANTILES)
-            row[f"{average}_kept"] = ours[average] / theirs[average]
-            row |= {f"{average}_kept_low": low, f"{average}_kept_high": high}
+            share = ours[average] / theirs[average]
+            wider = stretch([measured[arm, average] for arm in pair])
+            low, high = share + wider * (np.quantile(ratios, QUANTILES) - share)
+            row[f"{average}_kept"] = share
+            row |= {f"{average}_kept_low": max(low, 0.0), f"{average}_kept_high": high}
         # What the student costs
         row["speedup"] = ours["infer_docs_per_second"] / theirs["infer_docs_per_second"]
         row["params_share"] = ours["total_params"] / theirs["total_params"]

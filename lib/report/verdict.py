@@ -23,6 +23,8 @@ VERDICT = """
 Only **{{ best }}** has run, so there is nothing to compare it with.
 {% elif kind == "nothing right" %}
 No approach got a single label right, so none is recommended.
+{% elif kind == "hardly right" %}
+No approach is recommended: even {{ best }}, which has the highest score, gets hardly a label right.
 {% elif kind == "clear_winner" %}
 Use **{{ best }}**: it answers better than {{ "the other approach" if num == 2 else "each of the
 other %d approaches" % (num - 1) }}, by more than chance easily explains
@@ -99,6 +101,8 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
         kind = "alone"
     elif not f1[best]["f1"]:
         kind = "nothing right"
+    elif f1[best]["f1"] < recommendation["rules"]["margin"]:
+        kind = "hardly right"
     # A headline rests on three seeds or more
     few = min(recommendation["num_seeds"][name] for name in {best, arm or best})
     runs = {1: "one training run of each", 2: "two training runs of each"}.get(few, "")
@@ -212,7 +216,7 @@ def count_right(y_true: np.ndarray, y_pred: np.ndarray, *, single: bool) -> str:
         right = (y_pred == y_true).all(axis=2)  # (S, N)
         return f"{_of_hundred(right.mean())} of 100"
     given = np.maximum(y_pred.sum(axis=(1, 2)), 1)
-    found = float((hits / y_true.sum()).mean())
+    found = float((hits / max(y_true.sum(), 1)).mean())
     exact = float((hits / given).mean())
     return f"{_of_hundred(exact)} of 100 given, {_of_hundred(found)} of 100 found"
 

@@ -153,7 +153,8 @@ def _sure_threshold(folder: Path, classifier: Classifier, wanted: float) -> Sure
     table = read_predictions(folder, "validation")
     scores = Scores.from_rows(table, len(classifier.label_space))
     right = [set(a) == set(b) for a, b in zip(table["y_true"], table["y_pred"], strict=True)]
-    found = sure_threshold(_confidence(classifier, scores), np.array(right), wanted)
+    groups = table.get("group")
+    found = sure_threshold(_confidence(classifier, scores), np.array(right), wanted, groups=groups)
     if found:
         return found
     if (least := min_documents(wanted)) > len(table):
@@ -162,9 +163,11 @@ def _sure_threshold(folder: Path, classifier: Classifier, wanted: float) -> Sure
             f"in {folder} has {len(table):,}; raise num_validation and run the arm again, or ask "
             "for less"
         )
+    why = f"too many of the {least:,} most confident answers of {folder} are wrong"
+    if groups is not None:
+        why = f"too many answers of {folder} are wrong, or its groups count as too few documents"
     raise InputError(
-        f"--precision: {wanted:g} is out of reach: on validation, too many of the {least:,} most "
-        f"confident answers of {folder} are wrong; ask for less"
+        f"--precision: {wanted:g} is out of reach: on validation, {why}; ask for less"
     )
 
 

@@ -121,6 +121,42 @@ def test_one_seed_finds_a_true_crossing_and_hardly_ever_a_false_one():
     assert falsely_certain(20, 1, FIVE) <= 0.2
 
 
+def of_groups(generator, num_groups, size):
+    """Curves of two approaches that are level with the fewest documents, on groups of documents.
+
+    Groups vary as much as their documents do, for all approaches alike and for each of its own.
+    """
+    eye, groups = np.eye(NUM_LABELS, dtype=bool), np.repeat(np.arange(num_groups), size)
+    truth = generator.integers(0, NUM_LABELS, len(groups))
+    hard, preds = generator.normal(0, 1, num_groups)[groups], {}
+    for approach, by_size in {"a": (0.6, 0.8, 0.95), "b": (0.6, 0.6, 0.6)}.items():
+        base = hard + generator.normal(0, 1, num_groups)[groups]
+        for documents, accuracy in zip(SIZES, by_size, strict=False):
+            noise = generator.standard_normal(len(groups))
+            right = norm.ppf(accuracy) * np.sqrt(3) + base + noise > 0
+            preds[f"{approach}@{documents}"] = eye[np.where(right, truth, (truth + 1) % 4)][None]
+    return resample_curves(eye[truth], preds, groups=groups, num_resamples=300)
+
+
+@pytest.mark.parametrize("num_groups", [5, 10])
+def test_few_groups_make_differences_uncertain_and_no_false_crossing_certain(num_groups):
+    """Resampled as they are, 5 groups made 10 of 100 level starts certain, and 0.82 held."""
+    generator, certain, held = np.random.default_rng(3), 0, []
+    for _ in range(150):
+        curves = of_groups(generator, num_groups, 20)
+        certain += crossings(curves)["certain"].item()
+        apart = curves["a"].samples - curves["b"].samples
+        held.append(holds(apart, np.array([0, 0.2, 0.35])))
+    assert certain <= (0 if num_groups == 5 else binom.ppf(0.99, 150, 0.05))
+    assert 0.91 < np.mean(held) < 0.98, np.mean(held)
+
+
+def test_of_a_single_group_nothing_is_certain():
+    curves = of_groups(np.random.default_rng(0), 1, 100)
+    crossed = crossings(curves).iloc[0]
+    assert (crossed.p_holm, crossed.certain) == (1, False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_seeds", "seeds"), [(2, 0.15), (3, 0.15), (3, 0.4), (5, 0.15)])
 def test_intervals_of_curves_cover_about_95_percent(num_seeds, seeds):

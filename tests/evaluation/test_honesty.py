@@ -34,6 +34,7 @@ def seeded(num_seeds, deviation):
     return {"num_seeds": num_seeds, "deviation": deviation, "noise": 0.7}
 
 
+UNEQUAL = np.maximum(1, np.round(200 * zipf(20) ** 1.2 / (zipf(20) ** 1.2).sum())).astype(int)
 KINDS = {
     "interior": (1.0, {"num_documents": 300}),
     "60 documents": (1.0, {"num_documents": 60}),
@@ -50,6 +51,7 @@ KINDS = {
     "8 groups": (1.3, {"num_documents": 40, "num_groups": 8} | IN_GROUPS),
     "20 groups": (1.3, {"num_documents": 100, "num_groups": 20} | IN_GROUPS),
     "60 groups": (1.3, {"num_documents": 300, "num_groups": 60} | IN_GROUPS),
+    "20 groups of unequal sizes": (1.3, {"group_sizes": UNEQUAL, "num_groups": 20} | IN_GROUPS),
     "60 groups, accuracy .98": (3.6, {"num_documents": 300, "num_groups": 60} | IN_GROUPS),
 } | {f"{s} seeds, sd {sd}": (0.0, seeded(s, sd)) for s in (2, 3, 4, 5) for sd in (0.04, 0.10)}
 
@@ -62,10 +64,12 @@ def _no_garbage(monkeypatch):
 
 def simulate(generator, quality, *, num_seeds=1, num_documents=300, labels=FOUR, seeds=0.0,
              deviation=0.0, difficulty=DIFFICULTY, of_arm=OF_ARM, noise=1.0, num_groups=0,
-             of_group=0.0, of_arm_group=0.0, set_size=0):  # fmt: skip
+             of_group=0.0, of_arm_group=0.0, set_size=0, group_sizes=None):  # fmt: skip
     """(N, C) truth, for each arm S times (N, C) predictions, sparse, and (N,) groups or None."""
+    num_documents = num_documents if group_sizes is None else group_sizes.sum()
     shape, normal = (num_documents, len(labels)), generator.normal
     groups = np.arange(num_documents) % num_groups if num_groups else None
+    groups = groups if group_sizes is None else np.repeat(np.arange(num_groups), group_sizes)
     of_groups = [np.zeros(num_documents) for _ in range(1 + len(quality))]
     if num_groups:
         sizes = [of_group, *[of_arm_group] * len(quality)]
@@ -136,6 +140,22 @@ def test_intervals_hold_and_equal_arms_are_seldom_told_apart(kind):
     arms, differences, certain = judge(kind, 15, num_resamples=99)
     assert min(*arms, *differences) >= binom.ppf(0.001, 15, 0.94) / 15
     assert certain.max() <= binom.ppf(0.999, 15, 0.05) / 15
+
+
+def test_intervals_allow_for_groups_of_unequal_sizes():
+    """The largest of 20 groups has 70 of 197 documents; with 19 degrees of freedom, 0.84 held."""
+    level, options = KINDS["20 groups of unequal sizes"]
+    generator, values, limits = np.random.default_rng(4), [], []
+    for _ in range(200):
+        y_true, y_preds, groups = simulate(generator, {"a": level, "b": level - 0.4}, **options)
+        arms = measure_arms(y_true, y_preds, groups=groups)
+        a, b = arms["a", "micro_f1"], arms["b", "micro_f1"]
+        spread = paired_spread(a, b)
+        values.append([a.values.mean(), spread.value])
+        limits.append([arm_interval(a), paired_interval(spread)])
+    low, high = np.moveaxis(limits, 2, 0)
+    held = ((low <= np.mean(values, axis=0)) & (np.mean(values, axis=0) <= high)).mean(axis=0)
+    assert ((held >= 0.91) & (held < 0.99)).all(), held
 
 
 @pytest.mark.slow

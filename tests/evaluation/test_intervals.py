@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from lib.evaluation.intervals import (
     arm_interval,
     f1_intervals,
+    group_df,
     half_width,
     paired_interval,
     paired_spread,
@@ -16,6 +17,7 @@ from lib.evaluation.intervals import (
 )
 from lib.evaluation.jackknife import SUPPORTED, measure_arms
 from lib.evaluation.resampling import AVERAGES
+from lib.evaluation.significance import compare_all
 
 
 def one_hot(index, num_labels=4):
@@ -100,6 +102,33 @@ def test_of_one_document_nothing_is_known():
     assert (row.micro_f1, row.micro_f1_low, row.micro_f1_high) == (1, 0, 1)
     arm = measure_arms(truth, {"a": preds})["a", "micro_f1"]
     assert paired_interval(paired_spread(arm, arm)) == (-1, 1)
+
+
+def test_where_no_document_has_a_label_nothing_is_known():
+    nothing, some = np.zeros((6, 3), dtype=bool), np.eye(3, dtype=bool)[[0, 1, 2, 0, 1, 2]]
+    for groups in (None, [0, 0, 1, 1, 2, 2]):
+        table = compare_all(nothing, {"a": nothing[None], "b": some[None]}, groups=groups,
+                            num_resamples=19)  # fmt: skip
+        assert (table[["low", "high"]].to_numpy() == (-1, 1)).all()
+        row = f1_intervals(nothing, {"a": some[None]}, groups=groups).iloc[0]
+        assert (row.micro_f1_low, row.micro_f1_high) == (0, 1)
+
+
+@pytest.mark.parametrize("sizes", [[10] * 12, [1] * 100, [60, *[1] * 60], [50, 20, 10, 5, 5, 5, 5]])
+def test_degrees_of_freedom_are_those_of_the_groups_that_decide(sizes):
+    """G - 1 of groups of equal sizes, few where some of them have most of the documents."""
+    generator, groups = np.random.default_rng(0), np.repeat(range(len(sizes)), sizes)
+    groups[-1] = groups[-2]  # one group of two at least
+    right = generator.normal(size=len(sizes))[groups] + 0.1 * generator.normal(size=len(groups)) > 0
+    truth = one_hot(np.zeros(len(groups), dtype=int), 2)
+    preds = {"a": one_hot((~right).astype(int), 2)[None]}
+    df = group_df(measure_arms(truth, preds, groups=groups)["a", "micro_f1"])
+    num_groups = len(set(groups))
+    assert 2 <= df <= num_groups - 1
+    if sizes[0] == sizes[-1]:
+        assert df > 0.9 * (num_groups - 1)
+    else:
+        assert df < 4
 
 
 def test_many_documents_have_the_normal_interval():

@@ -160,6 +160,24 @@ def test_one_label_that_applies_or_not_is_counted():
     assert found["samples_f1"] == found["accuracy"] == 0.5
 
 
+def test_documents_without_any_label_have_scores_of_zero():
+    nothing, scores = np.zeros((5, 3), dtype=bool), Scores(np.full((5, 3), 0.2, np.float32))
+    options = {"outside": np.zeros(5, dtype=bool), "multi_label": True, "probabilities": True}
+    metrics = run_metrics(nothing, nothing, scores, threshold=0.5, **options)
+    assert metrics["num_labels_without_test"] == 3
+    assert metrics["micro_f1"] == metrics["macro_f1_supported"] == 0
+
+
+def test_a_label_that_every_document_gets_has_a_threshold():
+    scores, always = (
+        Scores(np.linspace(0, 1, 5, dtype=np.float32)[:, None]),
+        np.ones((5, 1), dtype=bool),
+    )
+    threshold = tune_threshold(always, scores)
+    assert np.isfinite(threshold)
+    assert (scores.labels_above(threshold) == always).all()
+
+
 def test_an_answer_outside_the_set_is_not_the_empty_set():
     space = LabelSpace(("a", "b"), none="none")
     options = {"space": space, "multi_label": True, "probabilities": False}

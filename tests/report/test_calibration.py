@@ -24,7 +24,7 @@ def draw(logits, *, multi_label=False):
 def write(tmp_path):
     """Writes a run's predictions of so many documents a split; returns its row of `runs`."""
 
-    def write(arm, scores, truth, preds=None, seed=0):
+    def write(arm, scores, truth, preds=None, seed=0, groups=None):
         folder = tmp_path / f"{arm}-{seed}"
         folder.mkdir()
         names = [f"label {i}" for i in range(truth.shape[1])]
@@ -35,6 +35,8 @@ def write(tmp_path):
         for column, rows in (("y_true", truth), ("y_pred", preds)):
             table[column] = [[names[i] for i in np.flatnonzero(row)] for row in rows]
         table["split"] = np.where(np.arange(len(truth)) % 2, "test", "validation")
+        if groups is not None:
+            table["group"] = groups
         table.to_parquet(folder / "predictions.parquet")
         return {"arm": arm, "seed": seed, "folder": folder}
 
@@ -67,6 +69,20 @@ def test_each_arm_is_judged_by_what_its_scores_allow(runs):
     assert np.isnan(margin["ece"])
     assert 0 < margin["share_at_90"] < 1
     assert table.loc["generated"].drop("num_seeds").isna().all()
+
+
+def test_documents_of_a_group_and_answers_of_seeds_count_as_one(write):
+    """Each answer is given ten times, in a group, or by a second seed as by the first."""
+    scores = np.repeat(softmax(RNG.normal(size=(200, 4)) * 3, axis=1), 20, axis=0)
+    truth = np.repeat(draw(np.log(scores[::20])), 20, axis=0)
+    groups = np.repeat(np.arange(200), 20).astype(str)
+    widths = []
+    for arm, of_documents, seeds in (("a", None, 1), ("b", groups, 1), ("c", None, 2)):
+        rows = [write(arm, scores, truth, seed=seed, groups=of_documents) for seed in range(seeds)]
+        row = calibration_table(read_scores(pd.DataFrame(rows)), multi_label=False).iloc[0]
+        widths.append(row["reached_at_90_high"] - row["reached_at_90_low"])
+    assert widths[1] == pytest.approx(10**0.5 * widths[0], rel=0.2)
+    assert widths[2] == pytest.approx(widths[0], rel=0.05)
 
 
 def test_label_sets_are_judged_pair_by_pair(write):

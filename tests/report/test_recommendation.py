@@ -226,7 +226,7 @@ def ruled(table, pairwise):
     best = f1.index[0]
     micro = pairwise[(pairwise["metric"] == "micro_f1") & (pairwise["arm_a"] == best)]
     tied = [row for row in micro.itertuples() if not (row.low * row.high > 0 and row.p_holm < 0.05)]
-    if f1[best] == 0:
+    if f1[best] < 0.05:
         return "tie", {None}
     if not tied:
         return "clear_winner", {best}
@@ -256,7 +256,7 @@ def ruled(table, pairwise):
     return "tie", {None}
 
 
-f1_values = st.sampled_from([0.0, 0.7, 0.702, 0.704, 0.71, 0.74])
+f1_values = st.sampled_from([0.0, 0.03, 0.7, 0.702, 0.704, 0.71, 0.74])
 seconds = st.sampled_from([math.nan, 10.0, 14.0, 16.0, 20.0, 31.0, 1000.0])
 devices = st.sampled_from([("cpu", 1), ("cpu", 8), ("cuda", 8)])
 one_arm = st.tuples(f1_values, seconds, st.sampled_from([math.nan, 500.0, 1e6]), devices)
@@ -311,6 +311,19 @@ def test_arms_that_are_all_wrong_are_not_recommended_however_cheap():
     assert (judged["kind"], judged["arm"]) == ("tie", None)
     assert "**embedding** has the highest micro-F1, as tfidf, 0.000" in text
     assert "No arm is recommended: no arm has got a single label right." in text
+
+
+@pytest.mark.parametrize("num_right", [1, 8])
+def test_where_hardly_an_answer_is_right_nothing_is_recommended_however_cheap(num_right):
+    """Neither an arm that is always wrong nor one that is distinguishably better than it."""
+    truth = np.eye(3, dtype=bool)[np.arange(300) % 3]
+    preds = {"embedding": answered(truth, num_right / 300), "tfidf": answered(truth, 0)}
+    judged, text = judged_from(truth, preds, tfidf=CHEAP)
+    assert bool(judged["certain_against"]) == (num_right == 8)
+    assert (judged["kind"], judged["arm"]) == ("tie", None)
+    assert "No arm is recommended: even the micro-F1 of embedding is below 0.05." in text
+    sentence = verdict.give_verdict(judged, {arm: arm for arm in preds})
+    assert sentence.startswith("No approach is recommended: even embedding, which has the highest")
 
 
 def test_arms_that_answer_alike_share_the_lead():
@@ -505,6 +518,8 @@ def test_right_answers_of_a_hundred_are_documents_or_labels():
         verdict.count_right(sets, sets[None] & False, single=False)
         == "0 of 100 given, 0 of 100 found"
     )
+    nothing = sets & False  # no document has a label
+    assert verdict.count_right(nothing, sets[None], single=False).endswith(" 0 of 100 found")
     nearly = np.repeat(one, 500, axis=0)
     answers = nearly[None].copy()
     answers[0, 0] = False

@@ -28,7 +28,7 @@ from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.runs import predict
 from lib.runs.classifier import Classifier, load_classifier
-from lib.runs.record import read_predictions
+from lib.runs.finished import read_predictions
 from lib.runs.scoring import Measure
 from lib.storage import ROOT
 
@@ -339,6 +339,13 @@ def test_what_cannot_be_predicted_is_one_line_and_nothing_is_written(make, tmp_p
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_reading_error_names_what_was_read(tmp_path):
+    name = "r" * 5000
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", name, str(tmp_path / "in.csv"), str(tmp_path / "out.csv")])
+    assert str(caught.value) == f"{name}: cannot be read: File name too long"
 
 
 def test_a_folder_above_a_run_names_it(make, tmp_path):

@@ -1,0 +1,54 @@
+"""Documents in groups as fewer independent ones: the design effect of a share."""
+
+import numpy as np
+from scipy.special import stdtrit
+
+from lib.evaluation.intervals import ALPHA, NORMAL
+from lib.evaluation.resampling import group_codes
+
+
+def design_effect(hits: np.ndarray, groups: np.ndarray | None) -> float:
+    """The number of documents that tell as much of the share of hits as one without a group.
+
+    The variance of the share over groups, over that of independent documents (Kish 1965, Survey
+    Sampling, section 5.4). To both are added groups that are hit or missed as wholes, of typical
+    size m and 1 / (1 + k) of them, which k hits or misses may not show: our choice. 1 where each
+    document is its own group, and at most m.
+
+    Parameters
+    ----------
+    hits, groups
+        (N,) bool, and (N,) of each document or None.
+    """
+    codes = group_codes(groups)
+    if codes is None:
+        return 1.0
+    sizes, share = np.bincount(codes), hits.mean()
+    size = (sizes**2).sum() / len(hits)  # m, of a document's group
+    of_groups = (np.bincount(codes, hits - share) ** 2).sum() * len(sizes) / max(len(sizes) - 1, 1)
+    of_documents = len(hits) * share * (1 - share)
+    unseen = 1 / (1 + min(hits.sum(), (~hits).sum()))
+    ratio = (of_groups + unseen * size**2) / (of_documents + unseen * size)
+    return float(np.clip(ratio, 1, size))
+
+
+def effective_documents(
+    hits: np.ndarray, groups: np.ndarray | None = None, *, num_seeds: int = 1
+) -> float:
+    """The number of independent documents whose share of hits has as wide a 95 % interval.
+
+    Documents over their `design_effect`, and over the square of Student's quantile, with one degree
+    of freedom less than groups, by the normal one (Korn & Graubard 1998, Survey Methodology 24,
+    p. 193).
+
+    Parameters
+    ----------
+    hits, groups
+        (N,) bool, and (N,) of each document or None.
+    num_seeds
+        Seeds that answered the same documents: their answers to a document count as one.
+    """
+    count, codes = len(hits) / max(design_effect(hits, groups), num_seeds), group_codes(groups)
+    if codes is None:
+        return count
+    return count * (NORMAL / float(stdtrit(max(codes.max(), 1), 1 - ALPHA / 2))) ** 2
