@@ -166,9 +166,7 @@ def _sure_threshold(folder: Path, classifier: Classifier, wanted: float) -> Sure
     why = f"too many of the {least:,} most confident answers of {folder} are wrong"
     if groups is not None:
         why = f"too many answers of {folder} are wrong, or its groups count as too few documents"
-    raise InputError(
-        f"--precision: {wanted:g} is out of reach: on validation, {why}; ask for less"
-    )
+    raise InputError(f"--precision: {wanted:g} is out of reach: on validation, {why}; ask for less")
 
 
 def _confidence(classifier: Classifier, scores: Scores) -> np.ndarray:
