@@ -12,9 +12,8 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import betainc, expit, logit, softmax
 from scipy.stats import binom
-from statsmodels.stats.proportion import proportion_confint
 
-from lib.evaluation.design import design_effect, effective_documents
+from lib.evaluation.design import design_effect, effective_documents, share_interval
 from lib.evaluation.metrics import equal_bins, expected_calibration_error
 
 MIN_PROB = 1e-12  # in place of 0, which has no logarithm
@@ -173,7 +172,7 @@ def reliability(
     for part in equal_bins(probs, RELIABILITY_BINS):
         of_part = None if groups is None else groups[part]
         count = effective_documents(correct[part], of_part, num_seeds=num_seeds)
-        low, high = proportion_confint(correct[part].mean() * count, count, method="wilson")
+        low, high = share_interval(correct[part].mean(), count)
         rows.append((probs[part].mean(), correct[part].mean(), low, high, len(part)))
     return pd.DataFrame(rows, columns=["confidence", "accuracy", "low", "high", "count"])
 

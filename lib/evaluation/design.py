@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.special import stdtrit
+from statsmodels.stats.proportion import proportion_confint
 
 from lib.evaluation.intervals import ALPHA, NORMAL
 from lib.evaluation.resampling import group_codes
@@ -52,3 +53,9 @@ def effective_documents(
     if codes is None:
         return count
     return count * (NORMAL / float(stdtrit(max(codes.max(), 1), 1 - ALPHA / 2))) ** 2
+
+
+def share_interval(share: float, count: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of so many independent documents, not always whole ones."""
+    low, high = np.round(proportion_confint(share * count, count, method="wilson"), 12)
+    return float(low), float(high)

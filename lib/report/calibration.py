@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
 from lib.evaluation.calibration import CALIBRATION_MEASURES, Calibrated, ScoredSplit, automated
-from lib.evaluation.design import effective_documents
+from lib.evaluation.design import effective_documents, share_interval
 from lib.evaluation.scores import Scores
 from lib.runs.finished import read_label_space, read_predictions
 
@@ -118,5 +117,5 @@ def _with_interval(
         share = float(np.mean([of_run.mean() for of_run in hits if len(of_run)]))
         together = np.concatenate(hits), np.concatenate(groups)
         count = effective_documents(*together, num_seeds=len(hits))
-        low, high = proportion_confint(share * count, count, method="wilson")
+        low, high = share_interval(share, count)
     return {name: share, f"{name}_low": low, f"{name}_high": high}
