@@ -234,11 +234,12 @@ def _check(model: PreTrainedModel, *, head: str, bidirectional: bool, eager: boo
         disable_causal_mask(model)
     probes = model.probes
     with in_float32(model) if probes.is_new else nullcontext():  # once, not for each of them
-        if eager and probes.ask("eager", lambda: suits_eager(model)):
+        is_packed = model.fast and use_packing(model)  # with attention of its own
+        if eager and not is_packed and probes.ask("eager", lambda: suits_eager(model)):
             model.set_attn_implementation("eager")
         if head == "lm":
             probes.ask("logits", lambda: check_logits(model))
-        if model.fast and use_packing(model):
+        if is_packed:
             alone = alone_beyond(model) is not None
             probes.ask("reading", lambda: not alone and reads_last_block(model))
         else:
