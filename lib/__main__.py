@@ -112,8 +112,8 @@ def _explain(error: OSError, target: str | Path, *, read: list[str | Path]) -> s
     """One line for an error of a file: the one that was written, or one within those read."""
     if isinstance(error, InputError):  # in words of our own
         return str(error)
-    name = str(error.filename or "")
-    failed = next((path for path in read if name.startswith(str(path))), None)
+    file = Path(str(error.filename or target))
+    failed = next((path for path in read if file.is_relative_to(path)), None)
     what = f"{target}: cannot be written" if failed is None else f"{failed}: cannot be read"
     said = " ".join(str(error.strerror or error).split())
     return explain_memory("OSError", str(error)) or f"{what}: {said}"

@@ -133,7 +133,7 @@ def read_values(file: Path, kinds: type | UnionType = object) -> dict[str, Any]:
     """
     try:
         values = read_json(file)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         values = None
     if not isinstance(values, dict) or not all(isinstance(x, kinds) for x in values.values()):
         raise InputError(f"{file}: is not as a run writes it; run the arm again")

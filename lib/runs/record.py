@@ -143,7 +143,9 @@ def write_run(
         threshold=threshold,
     )
     with atomic_path(folder / "predictions.parquet") as path:
-        pd.concat(frames, ignore_index=True).to_parquet(path)
+        # Scores are mostly distinct numbers, which a dictionary makes larger.
+        table = pd.concat(frames, ignore_index=True)
+        table.to_parquet(path, compression="zstd", use_dictionary=False)
     with atomic_path(folder / "history.parquet") as path:
         (pd.DataFrame({"step": []}) if history is None else history).to_parquet(path)
     called = dict(zip(label_space.names, label_space.texts, strict=True))

@@ -348,6 +348,21 @@ def test_a_reading_error_names_what_was_read(tmp_path):
     assert str(caught.value) == f"{name}: cannot be read: File name too long"
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("out.csv", "out.csv: cannot be written"), ("out/metrics.json", "out: cannot be read"),
+     ("in.csv", "in.csv: cannot be read"), (None, "out.csv: cannot be written")],
+)  # fmt: skip
+def test_an_error_of_a_file_names_the_one_that_failed(monkeypatch, file, said):
+    def fail(*_, **__):
+        raise PermissionError(13, "Permission denied", file)
+
+    monkeypatch.setattr("lib.__main__.predict_file", fail)
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "out", "in.csv", "out.csv"])
+    assert str(caught.value) == f"{said}: Permission denied"
+
+
 def test_a_folder_above_a_run_names_it(make, tmp_path):
     folder, _ = make("tfidf")
     for above in (folder.parent, folder.parent.parent):
