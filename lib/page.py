@@ -3,6 +3,7 @@
 jupyter nbconvert --to lib.page.ReportExporter runs/quick/05_compare.ipynb
 """
 
+import re
 from typing import Any
 
 from nbconvert import HTMLExporter
@@ -12,6 +13,7 @@ from traitlets import default
 from lib.storage import ROOT
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+STYLED = re.compile(r'<table id="(T_[0-9a-f]{5})"')
 HIDDEN = "notebook"  # tag of a cell that is for readers of the notebook alone
 
 
@@ -43,7 +45,9 @@ class ReportExporter(HTMLExporter):
     ) -> tuple[str, dict[str, Any]]:
         """The page and its resources."""
         nb.cells, contents = arrange(nb.cells)
-        return super().from_notebook_node(nb, {**(resources or {}), "contents": contents}, **kw)
+        resources = {**(resources or {}), "contents": contents}
+        page, resources = super().from_notebook_node(nb, resources, **kw)
+        return _with_numbered_tables(page), resources
 
 
 def arrange(cells: list[NotebookNode]) -> tuple[list[NotebookNode], dict[str, str]]:
@@ -67,6 +71,13 @@ def arrange(cells: list[NotebookNode]) -> tuple[list[NotebookNode], dict[str, st
         contents[f"section-{number}"] = section[0].source.partition("\n")[0].removeprefix("## ")
         kept = kept + section
     return kept, contents
+
+
+def _with_numbered_tables(page: str) -> str:
+    """The page with tables numbered in order: pandas draws their ids at random."""
+    for number, name in enumerate(dict.fromkeys(STYLED.findall(page)), 1):
+        page = page.replace(name, f"T_{number}")
+    return page
 
 
 def _has_content(section: list[NotebookNode]) -> bool:

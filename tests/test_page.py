@@ -3,6 +3,7 @@
 import re
 
 import nbformat
+import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from lib.page import ReportExporter, arrange
@@ -52,6 +53,17 @@ def test_a_page_has_contents_captions_below_figures_and_results_of_every_kind():
     assert html.index("</figure>") < html.index("And text.")
     assert "<table></table>" in html
     assert "display: block; max-width" in html  # the style is in the page
+
+
+def test_a_page_is_the_same_whenever_it_is_made():
+    tables = [pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [2]})]
+
+    def made():
+        outputs = [shown(html=table.style.to_html()) for table in tables]
+        return page(new_markdown_cell("## Tables"), new_code_cell("", outputs=outputs))
+
+    assert made() == made()
+    assert made().count('<table id="T_') == 2
 
 
 def test_a_page_asks_for_nothing_and_runs_no_script():
