@@ -4,7 +4,7 @@
 #   tests/slurm/run.sh
 # The smoke study cut to its arms tfidf and embedding, the latter with more steps. It runs
 # 1. to its report; 2. with the node of a training job killed; 3. with a time limit that is too
-# short. 2 and 3 have to give the predictions of 1, unaided.
+# short, if training takes more than two minutes. 2 and 3 have to give the predictions of 1, unaided.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 WORK=$(mktemp -d /tmp/slurm-test.XXXX)
@@ -52,7 +52,7 @@ until [ "$(sinfo -h -t idle -o %D)" = 2 ]; do sleep 1; done
 mkdir -p "$WORK/params/cut"
 for file in common tfidf embedding; do cp "params/smoke/$file.yaml" "$WORK/params/cut"; done
 sed -i 's/study: "smoke"/study: "cut"/; s/max_length: 32/max_length: 64/' "$WORK/params/cut/common.yaml"
-sed -i 's/num_epochs: 1/num_epochs: 4\nsave_steps: 2/; s/lora_layers: 10/lora_layers: 0/' \
+sed -i 's/num_epochs: 10\nsave_steps: 2/; s/lora_layers: 10/lora_layers: 0/' \
     "$WORK/params/cut/embedding.yaml"
 
 study() {  # the study in a folder of its own: study NAME [more of Snakemake's arguments]
