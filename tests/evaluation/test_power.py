@@ -69,6 +69,12 @@ def test_five_groups_change_places_in_too_few_ways():
     assert not math.isnan(stated(10, 0, 50, groups=np.arange(50) % 8))
 
 
+def test_nothing_is_stated_where_one_group_decides():
+    equal = np.arange(200) // 10
+    assert not math.isnan(stated(20, 20, 200, groups=equal))
+    assert math.isnan(stated(20, 20, 200, groups=np.minimum(np.arange(200) // 4, 19)))
+
+
 def test_groups_need_more_than_documents():
     groups = np.arange(200) // 5
     assert stated(20, 20, 200, groups=groups) > 1.5 * stated(20, 20, 200)
