@@ -151,20 +151,19 @@ def check_training(model: PreTrainedModel) -> list[str]:
 
 @torch.no_grad()
 def generates_padded(model: PreTrainedModel) -> bool:
-    """True if prompts padded on the left get the logits that each has alone, two tokens later."""
+    """True if a prompt padded on the left gets the logits that it has alone, two tokens later."""
     short, long = made_up_tokens(model, 3, 11)
     pad_token = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     rows = [[pad_token] * (len(long) - len(short)) + short, long]
     masks = [[0] * (len(long) - len(short)) + [1] * len(short), [1] * len(long)]
     with in_float32(model) as exact:
-        together = _first_logits(model, rows, masks)
-        alone = [_first_logits(model, [p], [[1] * len(p)])[0] for p in (short, long)]
-    scores = [x.float().log_softmax(-1) for x in (together, torch.stack(alone))]
-    off = (scores[0] - scores[1]).abs().median(dim=-1).values  # (2,): one per prompt
-    return float(off.max()) <= SCORE_TOLERANCE[exact]
+        padded = _second_logits(model, rows, masks)
+        alone = _second_logits(model, [short], [[1] * len(short)])
+    scores = [logits[0].float().log_softmax(-1) for logits in (padded, alone)]
+    return float((scores[0] - scores[1]).abs().median()) <= SCORE_TOLERANCE[exact]
 
 
-def _first_logits(model: PreTrainedModel, rows: list[list[int]], masks: list[list[int]]) -> Tensor:
+def _second_logits(model: PreTrainedModel, rows: list[list[int]], masks: list[list[int]]) -> Tensor:
     """Logits (B, V) of the second generated token: behind the prompt and the cache."""
     device = model.device
     with greedily(model):
