@@ -14,15 +14,12 @@ strict_yaml   YAML in which every mistake is one line
 
 from lib.config.arms import NOTEBOOK_PARAMS
 from lib.config.notebook import notebook_params, parameters_table
-from lib.config.study import ARM_NOTEBOOKS, load_params, load_study, study_files, study_runs
+from lib.config.study import load_params, load_study
 
 __all__ = [
-    "ARM_NOTEBOOKS",
     "NOTEBOOK_PARAMS",
     "load_params",
     "load_study",
     "notebook_params",
     "parameters_table",
-    "study_files",
-    "study_runs",
 ]

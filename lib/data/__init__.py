@@ -24,15 +24,5 @@ from lib.data.auditing import audit
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.data.near_duplicates import find_duplicates
-from lib.data.words import find_words
-from lib.errors import DataError
 
-__all__ = [
-    "DataError",
-    "LabelSpace",
-    "audit",
-    "find_duplicates",
-    "find_words",
-    "load_splits",
-    "take_train",
-]
+__all__ = ["LabelSpace", "audit", "find_duplicates", "load_splits", "take_train"]
