@@ -24,6 +24,9 @@ FEW_OF_LABEL = f"label has fewer than {FEW_DOCUMENTS} training documents"
 IMBALANCE = 10
 MIN_NAME_LENGTH = 4  # characters of a label that is looked for in texts
 
+SEVERITIES = ("error", "warning", "note")  # the gravest first
+COLUMNS = ["severity", "check", "count", "examples", "remedy"]
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 # Four letters of À to ÿ in a row are in no language's words: Cyrillic, Greek, Hebrew or Chinese
 # bytes, read as Latin-1 or Windows-1252. ftfy's badness misses some.
@@ -45,8 +48,8 @@ def audit(
         Any of train, validation and test, with the columns `id` str, `text` str, `labels`
         list[str] and, if there are groups, `group` str (empty where a document has none).
     max_length, count_tokens
-        Tokens of a text that a model reads, and the function that counts the tokens of each of N
-        texts. Without them no text is reported as cut.
+        Tokens that a model reads, and a function that counts those of N texts. Without them no
+        text is reported as cut.
     on_leakage
         "error" raises if a held-out document, or its group, is in an earlier split too. Validation
         leaks into test as train does, because validation chooses.
@@ -54,9 +57,8 @@ def audit(
     Returns
     -------
     DataFrame
-        `severity` ("error", "warning" or "note"); `check` str; `count` int, of documents, texts,
-        groups or labels, as the check says; `examples` str, up to three of their ids or names;
-        `remedy` str. Ordered by severity, then check.
+        `severity`, of `SEVERITIES`; `check` str; `count` int, of documents, texts, groups or
+        labels, as the check says; `examples` str, up to three of them; `remedy` str.
 
     Raises
     ------
@@ -82,13 +84,8 @@ def audit(
     findings = [*leaks, *_texts(table), *_labels(table)]
     if count_tokens is not None:
         findings.append(_cut(table, np.asarray(count_tokens(table["text"].tolist())), max_length))
-    columns = ["severity", "check", "count", "examples", "remedy"]
-    found = pd.DataFrame([f for f in findings if f["count"]], columns=columns)
-    return found.sort_values(["severity", "check"], key=_rank, ignore_index=True)
-
-
-def _rank(column: pd.Series) -> pd.Series:
-    return column.replace({"error": "0", "warning": "1", "note": "2"})
+    findings.sort(key=lambda finding: (SEVERITIES.index(finding["severity"]), finding["check"]))
+    return pd.DataFrame([f for f in findings if f["count"]], columns=COLUMNS)
 
 
 def _finding(severity: str, check: str, examples: Iterable[str], remedy: str) -> dict:
@@ -105,7 +102,7 @@ def _finding(severity: str, check: str, examples: Iterable[str], remedy: str) ->
 def _leaks(table: pd.DataFrame, found: pd.DataFrame) -> list[dict]:
     remedy = "drop them from the earlier split, or read the scores as optimistic"
     pairs = found["id"] + " ~ " + found["other_id"]
-    group = table["group"] if "group" in table else pd.Series(None, table.index, dtype=object)
+    group = table.get("group", pd.Series(None, table.index, dtype=object))
     ranks = table["split_rank"].groupby(group.where(group != ""), sort=False).agg(["min", "max"])
     findings = []
     for earlier, place in (
@@ -130,7 +127,8 @@ def _texts(table: pd.DataFrame) -> list[dict]:
     contrary = several[several["text_id"].isin(sets.index[sets > 1])].drop_duplicates("text_id")
     huge = texts.str.len() > MAX_CHARACTERS
     control = [bool(_CONTROL.search(text)) for text in texts]
-    damaged = [not text.isascii() and _is_damaged(text) for text in texts]
+    # Damaged texts were read in another encoding than they were written in.
+    damaged = [not text.isascii() and bool(is_bad(text) or _FOREIGN.search(text)) for text in texts]
     settle = "settle on one set of labels: no model can get them all right"
     convert = "convert the file to UTF-8 from the encoding that it was written in"
     look = "see whether it is one document"
@@ -142,11 +140,6 @@ def _texts(table: pd.DataFrame) -> list[dict]:
         _finding("warning", "text has control characters", ids[control], "remove them"),
         _finding("warning", "text has damaged characters", ids[damaged], convert),
     ]
-
-
-def _is_damaged(text: str) -> bool:
-    """True if a text was read in another encoding than it was written in."""
-    return is_bad(text) or bool(_FOREIGN.search(text))
 
 
 def _labels(table: pd.DataFrame) -> list[dict]:
@@ -188,18 +181,18 @@ def _name_pattern(label: str) -> tuple[str, regex.Pattern]:
 
 def _own_labels(table: pd.DataFrame) -> list[dict]:
     ids, hits, documents = [], Counter(), Counter()
-    for identity, key, labels in zip(
+    for document, text, labels in zip(
         table["id"], table["normalised_text"], table["labels"], strict=True
     ):
         patterns = {label: _name_pattern(label) for label in labels}
         documents.update(labels)
         inside = [
             label
-            for label, (name, regex) in patterns.items()
-            if len(name) >= MIN_NAME_LENGTH and name in key and regex.search(key)
+            for label, (name, pattern) in patterns.items()
+            if len(name) >= MIN_NAME_LENGTH and name in text and pattern.search(text)
         ]
         hits.update(inside)
-        ids += [identity] if inside else []
+        ids += [document] if inside else []
     if not hits:
         return []
     label, count = hits.most_common(1)[0]

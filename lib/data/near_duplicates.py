@@ -24,15 +24,14 @@ MAX_VERIFIED = 64  # candidates per text, those of the most similar signatures f
 def find_duplicates(splits: DatasetDict) -> pd.DataFrame:
     """Each held-out document that is in an earlier split too, with its most similar text there.
 
-    Test is compared with train and validation, validation with train. Texts are the same if they
-    are in `lib.data.words.normal_form` and lower case; otherwise their similarity is the Jaccard
-    similarity of their shingles of three words, upper case and punctuation apart. The end counts
-    as two more words, so that texts of one or two words have shingles too.
+    Test is compared with train and validation, validation with train (see `audit` for the columns
+    of `splits`). Texts are the same if they are in `lib.data.words.normal_form` and lower case;
+    otherwise their similarity is the Jaccard similarity of their shingles of three words, upper
+    case and punctuation apart. The end counts as two more words, so that texts of one or two words
+    have shingles too.
 
-    Parameters
-    ----------
-    splits
-        As in `lib.data.auditing.audit`.
+    No pair is reported falsely. One at the threshold is overlooked with a chance of 0.0002, or more
+    where hundreds of texts are nearly as similar: such a crowd is only sampled.
 
     Returns
     -------
@@ -43,13 +42,9 @@ def find_duplicates(splits: DatasetDict) -> pd.DataFrame:
     ------
     ValueError
         `splits` contains no split of a known name.
-
-    Notes
-    -----
-    No pair is reported falsely. One at the threshold is overlooked with a chance of 0.0002, or more
-    where hundreds of texts are nearly as similar: such a crowd is only sampled.
     """
     table = tabulate(splits)
+
     # Compare distinct texts, each by its earliest document.
     first = table.drop_duplicates("text_id")  # in the order of text ids
     earliest = first["split_rank"].to_numpy()
@@ -60,18 +55,10 @@ def find_duplicates(splits: DatasetDict) -> pd.DataFrame:
     exact = (rank > earliest[text_id]) & (table["normalised_text"] != "").to_numpy()
     rows = np.flatnonzero(exact | (rank == earliest[text_id]) & (match[text_id] >= 0))
     exact, text_id = exact[rows], text_id[rows]
-    held_out = table.iloc[rows].reset_index(drop=True)
-    other = first.iloc[np.where(exact, text_id, match[text_id])].reset_index(drop=True)
-    return pd.DataFrame(
-        {
-            "id": held_out["id"],
-            "split": held_out["split"],
-            "other_id": other["id"],
-            "other_split": other["split"],
-            "similarity": np.where(exact, 1.0, similarity[text_id]),
-            "exact": exact,
-        }
-    )
+    held_out = table[["id", "split"]].iloc[rows].reset_index(drop=True)
+    other = first[["id", "split"]].iloc[np.where(exact, text_id, match[text_id])]
+    found = held_out.join(other.add_prefix("other_").reset_index(drop=True))
+    return found.assign(similarity=np.where(exact, 1.0, similarity[text_id]), exact=exact)
 
 
 def tabulate(splits: DatasetDict) -> pd.DataFrame:
@@ -94,12 +81,9 @@ def tabulate(splits: DatasetDict) -> pd.DataFrame:
 
 
 def _most_similar(texts: list[str], rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar text of an earlier split, -1 if none, and its similarity.
+    """The most similar text of an earlier split, -1 if none, and its similarity, each (N,).
 
-    Parameters
-    ----------
-    texts, rank
-        N distinct normalised texts and, (N,) int, the earliest split of each, ascending.
+    `rank`, (N,) int and ascending, is the earliest split of each of the N distinct texts.
     """
     match, similarity = np.full(len(texts), -1), np.zeros(len(texts))
     held_out = np.flatnonzero(rank > rank.min(initial=len(SPLITS)))
@@ -130,13 +114,9 @@ def _shingles(text: str) -> set[str]:
 
 def _signatures(texts: list[str]) -> np.ndarray:
     """MinHash signatures, (N, BANDS * ROWS) uint32, the largest number where there are no words."""
-    minhash = MinHash(num_perm=BANDS * ROWS)
-    signatures = np.empty((len(texts), BANDS * ROWS), dtype=np.uint32)
-    for row, text in zip(signatures, texts, strict=True):
-        minhash.clear()
-        minhash.update_batch([shingle.encode() for shingle in _shingles(text)])
-        row[:] = minhash.hashvalues
-    return signatures
+    encoded = ([shingle.encode() for shingle in _shingles(text)] for text in texts)
+    minhashes = MinHash.generator(encoded, num_perm=BANDS * ROWS)
+    return np.array([minhash.hashvalues for minhash in minhashes], dtype=np.uint32)
 
 
 def _lean(signature: np.ndarray) -> LeanMinHash:
