@@ -15,7 +15,7 @@ import pandas as pd
 from lib.data.encodings import MAX_SHOWN
 from lib.data.label_columns import LABELS, find_labels, is_numeric, listed, normal_name
 from lib.data.locate import SPLIT_WORDS, split_of
-from lib.data.tables import UNSPLIT, as_objects, cell_text, require_columns
+from lib.data.tables import UNSPLIT, as_objects, cell_texts, require_columns
 from lib.data.words import find_words
 from lib.errors import DataError
 
@@ -56,14 +56,8 @@ def find_columns(
 ) -> Found:
     """The columns of texts and labels, and of splits, groups and ids where there are any.
 
-    Parameters
-    ----------
-    table
-        Rows as `lib.data.tables.read_table` gives them.
-    source
-        Name of the file, for messages.
-    text, label
-        Columns that the user has named; names of texts may come with spaces between them.
+    The rows of `table` are as `lib.data.tables.read_table` gives them. The user may have named the
+    columns `text`, also several in one with spaces between them, and `label`.
 
     Raises
     ------
@@ -73,10 +67,10 @@ def find_columns(
     if table.empty:
         raise DataError(f"{source}: contains no document")
     text = _named(text, list(table.columns))
-    require_columns(table, [*text, *([label] if label else [])], source)
+    require_columns(table, list(filter(None, [*text, label])), source)
     if label in text:
         raise DataError(f"{source}: {label!r} is named as text and as label; name two columns")
-    cells = {name: as_objects(table[name]).map(cell_text) for name in table.columns}
+    cells = {name: cell_texts(table[name]) for name in table.columns}
     if len(cells) < 2:
         raise DataError(f"{source}: one column, {listed(cells)!r}; a study needs texts and labels")
     as_names = {name: column == name for name, column in cells.items()}
@@ -104,7 +98,7 @@ def find_columns(
         texts = text or _find_text(rest, source, label)
         found.values["text_columns"] = texts
         shown = " and ".join(map(repr, texts))
-        words = sum(_profile(cells[name]).words for name in texts)
+        words = sum(_words_per_cell(cells[name]) for name in texts)
         found.reasons.append(("text", f"{shown}, {words:.0f} words per document"))
         candidates = [name for name in rest if name not in texts]
         values, reason, found.num_labels = find_labels(table, candidates, source, label)
@@ -149,36 +143,20 @@ def _named(text: Sequence[str], columns: Sequence[str]) -> list[str]:
 
 def _has_objects(value: object) -> bool:
     """True for an object of JSON, and for a list of them or of the pairs of a map."""
-    return isinstance(value, dict) or (
-        isinstance(value, (list, np.ndarray))
-        and any(isinstance(item, (dict, tuple)) for item in value)
-    )
+    items = value if isinstance(value, (list, np.ndarray)) else ()
+    return isinstance(value, dict) or any(isinstance(item, (dict, tuple)) for item in items)
 
 
-@dataclass(frozen=True)
-class _Profile:
-    words: float
-    characters: float
-    distinct: int
-    filled: int
-    numeric: bool
-
-
-def _profile(cells: pd.Series) -> _Profile:
+def _sample(cells: pd.Series) -> pd.Series:
+    """Cells that are not blank, all of them or about 2,000."""
     filled = cells[cells != ""]
-    sample = filled.iloc[:: max(1, len(filled) // 2000)]
-    return _Profile(
-        words=float(np.mean([_num_words(cell) for cell in sample])) if len(sample) else 0.0,
-        characters=float(sample.str.len().mean()) if len(sample) else 0.0,
-        distinct=filled.nunique(),
-        filled=len(filled),
-        numeric=is_numeric(sample),
-    )
+    return filled.iloc[:: max(1, len(filled) // 2000)]
 
 
-def _num_words(text: str) -> int:
-    """Words of letters alone, which codes and numbers are not."""
-    return sum(map(str.isalpha, find_words(text)))
+def _words_per_cell(cells: pd.Series) -> float:
+    """Words of letters alone, which codes and numbers are not, per cell that is not blank."""
+    counts = [sum(map(str.isalpha, find_words(cell))) for cell in _sample(cells)]
+    return float(np.mean(counts)) if counts else 0.0
 
 
 def _split_group_id(
@@ -187,11 +165,11 @@ def _split_group_id(
     """The columns that are none of splits, groups and ids; those are noted in `found`."""
     rest = {}
     for name, column in cells.items():
-        known, profile = normal_name(name), _profile(column)
-        names, words = _split_names(column), set(column) - {""}
-        gaps = len(column) - profile.filled
-        if name in taken or not profile.filled:
-            rest |= {name: column} if profile.filled else {}
+        known, filled = normal_name(name), column[column != ""]
+        names, words = _split_names(filled), set(filled)
+        gaps = len(column) - len(filled)
+        if name in taken or not words:
+            rest |= {name: column} if words else {}
         elif names and gaps and known in SPLITS:
             found.reasons.append(
                 ("splits", f"column {name!r} is not used: {gaps:,} rows have none")
@@ -203,14 +181,14 @@ def _split_group_id(
             odd = [f"{word!r} in it names no split" for word in sorted(words) if not split_of(word)]
             why = odd[0] if odd else "it has no train, or two words for a split"
             found.reasons.append(("splits", f"column {name!r} is not used: {why}"))
-        elif known in IDS and profile.distinct == len(column):
+        elif known in IDS and len(words) == len(column):
             found.values["id_column"] = name
-        elif known in GROUPS and _is_grouping(column[column != ""]):
+        elif known in GROUPS and 1 < filled.value_counts().iloc[0] <= MAX_GROUP * len(filled):
             if gaps:
                 reason = f"{name!r} is not used: {gaps:,} rows have none"
             else:
                 found.values["group_column"] = name
-                reason = f"{name!r}, {profile.distinct:,}: none in two splits that are cut here"
+                reason = f"{name!r}, {len(words):,}: none in two splits that are cut here"
             found.reasons.append(("groups", reason))
         else:
             rest[name] = column
@@ -219,60 +197,50 @@ def _split_group_id(
 
 def _split_names(column: pd.Series) -> list[str] | None:
     """The column's words for train, validation ("" if none) and test; None if it has others."""
-    words = [word for word in column.unique() if word]
-    parts = {word: split_of(word) for word in words}
+    parts = {word: split_of(word) for word in column.unique()}
     if None in parts.values() or len(set(parts.values())) < len(parts):
         return None
     names = {part: word for word, part in parts.items()}
     return [names.get(part, "") for part in SPLIT_WORDS] if "train" in names else None
 
 
-def _is_grouping(column: pd.Series) -> bool:
-    """True if values repeat, and none is on more than a tenth of the rows."""
-    counts = column.value_counts()
-    return bool(1 < counts.iloc[0] <= MAX_GROUP * len(column))
-
-
 def _commonest(column: pd.Series) -> str:
     """A sentence about the value that is on too many rows to be kept together; "" if none is."""
-    column = column[column != ""]
-    counts = column.value_counts(normalize=True)
-    if len(counts) < 2 or counts.iloc[0] <= MAX_GROUP:
+    shares = column[column != ""].value_counts(normalize=True)
+    if len(shares) < 2 or shares.iloc[0] <= MAX_GROUP:
         return ""
-    return f"{str(counts.index[0])[:MAX_SHOWN]!r} is on {counts.iloc[0]:.0%} of the rows"
+    return f"{shares.index[0][:MAX_SHOWN]!r} is on {shares.iloc[0]:.0%} of the rows"
 
 
 def _find_text(cells: dict[str, pd.Series], source: str, label: str) -> list[str]:
-    profiles = {name: _profile(column) for name, column in cells.items() if name != label}
-    candidates = [name for name, profile in profiles.items() if _is_text(profile, cells[name])]
-    named = [
-        name for name in profiles if normal_name(name) in BODIES and not profiles[name].numeric
-    ]
-    if not candidates and len(named) == 1:  # texts that are short, or repeat
-        candidates = named
-    bodies = [name for name in candidates if normal_name(name) in BODIES]
+    others = [name for name in cells if name != label]
+    bodies = [name for name in others if normal_name(name) in BODIES]
+    candidates = [name for name in others if _is_text(cells[name])]
+    if not candidates:  # but texts that are short, or repeat
+        candidates = [name for name in bodies if not is_numeric(_sample(cells[name]))]
+        if len(candidates) != 1:
+            one_of = f": one of {listed(others)}" if others else ""
+            raise DataError(f"{source}: no column looks like texts; name it, TEXT=<column>{one_of}")
     if len(candidates) == 1:
         return candidates
+    bodies = [name for name in candidates if name in bodies]
     headings = [name for name in candidates if normal_name(name) in HEADINGS]
     if len(bodies) == 1 and ({*headings, *bodies} == {*candidates} or bodies[0] == BODIES[0]):
         return [*headings, *bodies]
-    if not candidates:
-        one_of = f": one of {listed(profiles)}" if profiles else ""
-        raise DataError(f"{source}: no column looks like texts; name it, TEXT=<column>{one_of}")
-    shown = ", ".join(f"{name!r} ({profiles[name].words:.0f} words)" for name in candidates)
+    words = {name: _words_per_cell(cells[name]) for name in candidates}
+    shown = ", ".join(f"{name!r} ({number:.0f} words)" for name, number in words.items())
     raise DataError(
         f"{source}: several columns could be the text: {shown}; name it, TEXT=<column>, or "
         'several to be joined, TEXT="<column> <column>"'
     )
 
 
-def _is_text(profile: _Profile, cells: pd.Series) -> bool:
-    long = profile.words >= 1 and (
-        profile.words >= MIN_WORDS or profile.characters >= MIN_CHARACTERS
-    )
+def _is_text(cells: pd.Series) -> bool:
+    filled, sample, words = cells[cells != ""], _sample(cells), _words_per_cell(cells)
+    long = words >= MIN_WORDS or (words >= 1 and sample.str.len().mean() >= MIN_CHARACTERS)
     addresses = cells.str.startswith(("http://", "https://")).mean() > 0.5
-    differ = profile.distinct >= MIN_DISTINCT * max(1, profile.filled)
-    return long and differ and not profile.numeric and not addresses
+    differ = filled.nunique() >= MIN_DISTINCT * len(filled)
+    return long and differ and not is_numeric(sample) and not addresses
 
 
 def _find_gaps(cells: dict[str, pd.Series], texts: list[str], found: Found) -> None:

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,58 +27,45 @@ UNSPLIT = "document"  # the part of a file that is not split yet
 TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+LISTS = (list, tuple, np.ndarray)  # types of a cell with several values
 WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 would be one
 NUM_FIRST = 512  # bytes that tell the kind of a file
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
 
 def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
-    """The source of each part of a data set, and its table with the columns as they are.
+    """The source of each part of a data set, for messages, and its table with columns as they are.
 
-    Parameters
-    ----------
-    params
-        `dataset` (see `lib.data.load.load_splits`), `split_names`, `split_column` and
-        `dataset_revision`.
-
-    Returns
-    -------
-    dict
-        For "train", "validation" and "test", as far as `split_names` names them, the source (for
-        messages) and the table; a single file without split column is one part, `UNSPLIT`.
-
-    Raises
-    ------
-    DataError
-        One line that names the file, the column or the split at fault.
+    The parts are those of "train", "validation" and "test" that `split_names` names; a single file
+    without split column is one part, `UNSPLIT`. Raises `DataError` that names the file, the column
+    or the split at fault.
     """
     dataset, revision = params.dataset, params.dataset_revision
     require_data(dataset)
     named = {part: name for part, name in zip(SPLITS, params.split_names, strict=True) if name}
     if "{split}" in dataset:
-        sources = {part: dataset.replace("{split}", name) for part, name in named.items()}
-        return {part: (str(path), _read_named(path)) for part, path in _located(sources).items()}
+        paths = {part: _located(dataset.replace("{split}", name)) for part, name in named.items()}
+        return {part: (str(path), _read_named(path)) for part, path in paths.items()}
     if (ROOT / dataset).is_dir() or is_hub_id(dataset):
         return {part: (dataset, _read_hub(dataset, name, revision)) for part, name in named.items()}
-    path = _located({UNSPLIT: dataset})[UNSPLIT]
+    path = _located(dataset)
     table = _read_named(path)
     if not (split_column := params.split_column):
         return {UNSPLIT: (str(path), table)}
 
     # One file whose column marks the splits.
     require_columns(table, [split_column], str(path))
-    marks = as_objects(table[split_column]).map(cell_text)
+    marks = cell_texts(table[split_column])
     for row, mark in marks.items():
         if mark not in named.values():
             raise DataError(
                 f"{path}: document {row + 1}: {split_column!r} is {mark!r}, which is none of "
                 f"split_names {list(named.values())}"
             )
-    parts = {part: table[marks == name] for part, name in named.items()}
-    for part, name in named.items():
-        if parts[part].empty:
+    for name in named.values():
+        if not (marks == name).any():
             raise DataError(f"{path}: no document is marked {name!r} in {split_column!r}")
-    return {part: (str(path), rows) for part, rows in parts.items()}
+    return {part: (str(path), table[marks == name]) for part, name in named.items()}
 
 
 def _read_named(path: Path) -> pd.DataFrame:
@@ -102,38 +88,28 @@ def is_hub_id(dataset: str) -> bool:
     return bool(HUB_ID.fullmatch(dataset)) and not is_local
 
 
-def _located(sources: dict[str, str]) -> dict[str, Path]:
-    paths = {}
-    for part, location in sources.items():
-        if location.startswith("package:"):
-            try:
-                path = packaged_file(location)
-            except InputError as error:
-                raise DataError(str(error)) from None
-        elif not (path := ROOT / location).is_file():
-            raise DataError(f"{path}: no such data file")
-        paths[part] = path
-    return paths
+def _located(source: str) -> Path:
+    """The path of a file, which may be in a Python package."""
+    if source.startswith("package:"):
+        try:
+            return packaged_file(source)
+        except InputError as error:
+            raise DataError(str(error)) from None
+    if not (path := ROOT / source).is_file():
+        raise DataError(f"{path}: no such data file")
+    return path
 
 
 def read_table(path: Path, name: str = "") -> pd.DataFrame:
     """The documents of a CSV, TSV, Orange `.tab`, JSON Lines or Parquet file, one per row.
 
     Cells of delimited files are strings; the index counts lines of the file from 0, blank ones
-    too, which are no rows. Endings are read in either case, and with `.gz` after those of text
-    files. A `.json` file contains JSON Lines or one list of objects.
+    too, which are no rows. The ending is that of `name`, by default of the path, in either case;
+    those of text files may have `.gz` after them. A `.json` file contains JSON Lines or one list
+    of objects.
 
-    Parameters
-    ----------
-    path
-        The file.
-    name
-        The name that its ending is read from, by default its path.
-
-    Raises
-    ------
-    DataError
-        The file is not UTF-8, is cut off, names a column twice, or has another ending.
+    Raises `DataError` if the file is not UTF-8, is cut off, names a column twice, or has another
+    ending.
     """
     suffixes = [suffix.lower() for suffix in Path(name or path).suffixes[-2:]]
     packed = suffixes[-1:] == [".gz"]
@@ -178,18 +154,18 @@ def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
     and "null" for missing ones.
     """
     folder = ROOT / dataset
-    path, config = (str(folder), None) if folder.is_dir() else (dataset, None)
-    if path.count("/") == 2 and not folder.is_dir():
-        path, _, config = dataset.rpartition("/")
-    revision = None if folder.is_dir() else revision
-    for file in folder.rglob("*") if folder.is_dir() else ():
-        if not (file.is_file() or file.is_dir()):  # a pipe could be read for ever
-            raise DataError(f"{file}: a pipe, a device or a dangling link; remove it")
+    if folder.is_dir():
+        path, config, revision = str(folder), None, None
+        for file in folder.rglob("*"):
+            if not (file.is_file() or file.is_dir()):  # a pipe could be read for ever
+                raise DataError(f"{file}: a pipe, a device or a dangling link; remove it")
+    else:  # owner/name or owner/name/config
+        owner, name, *rest = dataset.split("/")
+        path, config = f"{owner}/{name}", "".join(rest) or None
     try:
         builder = load_dataset_builder(path, config, revision=revision)
         files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
-        delimited = (*DELIMITERS, *(f"{ending}.gz" for ending in DELIMITERS))
-        if files and all(file.lower().endswith(delimited) for file in files):
+        if files and all(f.lower().removesuffix(".gz").endswith(tuple(DELIMITERS)) for f in files):
             parts = [read_table(Path(DownloadManager().download(f)), f) for f in files]
             table = pd.concat(parts, ignore_index=len(parts) > 1)
             return _name_classes(table, builder.info.features or Features())
@@ -209,10 +185,8 @@ def _name_classes(table: pd.DataFrame, features: Features) -> pd.DataFrame:
     for column, feature in features.items():
         inner = getattr(feature, "feature", feature)  # of a list column
         if isinstance(inner, ClassLabel) and column in table:
-            named = partial(_name_class, inner.names)
-            table[column] = pd.Series(
-                [named(value) for value in table[column]], index=table.index, dtype=object
-            )
+            names = [_name_class(inner.names, value) for value in table[column]]
+            table[column] = pd.Series(names, index=table.index, dtype=object)
     return table
 
 
@@ -234,7 +208,7 @@ def cell_text(value: object) -> str:
     """
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, LISTS):
         return str(list(value))
     if value is None or pd.isna(value):
         return ""
@@ -242,6 +216,11 @@ def cell_text(value: object) -> str:
         return str(value).removesuffix(" 00:00:00")
     whole = isinstance(value, (float, np.floating, Decimal)) and float(value).is_integer()
     return str(int(value)) if whole else str(value)
+
+
+def cell_texts(column: pd.Series) -> pd.Series:
+    """A column of texts: see `cell_text`."""
+    return as_objects(column).map(cell_text)
 
 
 def as_objects(column: pd.Series) -> pd.Series:
@@ -255,20 +234,15 @@ def as_objects(column: pd.Series) -> pd.Series:
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
     """Raise `DataError` with the nearest name, unless the table has all the columns."""
-    present = [str(column) for column in table.columns]
-    for column in columns:
-        if column in present:
-            continue
-        if any(
-            name in set(table[table.columns[at]].map(cell_text)) for at, name in enumerate(present)
-        ):
-            raise DataError(
-                f"{source}: no column {column!r}; the first line "
-                f"({', '.join(present)[:MAX_SHOWN]}) contains values, not names: write the "
-                "columns' names above it"
-            )
-        near = difflib.get_close_matches(column, present, n=1, cutoff=0)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+    present = list(map(str, table.columns))
+    if not (missing := [column for column in columns if column not in present]):
+        return
+    fault = f"{source}: no column {missing[0]!r}"
+    if any(str(name) in set(table[name].map(cell_text)) for name in table.columns):
         raise DataError(
-            f"{source}: no column {column!r}{hint} (columns: {', '.join(present)[:300]})"
+            f"{fault}; the first line ({', '.join(present)[:MAX_SHOWN]}) contains values, not "
+            "names: write the columns' names above it"
         )
+    near = difflib.get_close_matches(missing[0], present, n=1, cutoff=0)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(f"{fault}{hint} (columns: {', '.join(present)[:300]})")
