@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container
 from datetime import date, datetime
 from functools import partial
 
@@ -13,7 +13,7 @@ import pandas as pd
 from lib.config.data import DataParams
 from lib.data.encodings import MAX_SHOWN
 from lib.data.indicators import read_indicators
-from lib.data.tables import as_objects, cell_text, require_columns
+from lib.data.tables import LISTS, as_objects, cell_text, require_columns
 from lib.data.words import first_words
 from lib.data.written_lists import MULTI_HOT, is_multi_hot, read_lists
 from lib.errors import DataError
@@ -36,23 +36,11 @@ def column_and_words(entry: str, columns: Container[str] = ()) -> tuple[str, int
 
 
 def build_documents(
-    table: pd.DataFrame,
-    source: str,
-    part: str,
-    params: DataParams,
-    *,
-    blank_is_no: Container[str],
+    table: pd.DataFrame, source: str, part: str, params: DataParams, blank_is_no: Container[str]
 ) -> pd.DataFrame:
     """A part's `id text labels`, and `group` and `date` where asked for, checked row by row.
 
-    Parameters
-    ----------
-    table, source, part
-        Rows as they were read, the name of their file for messages, and that of their split.
-    params
-        The columns of texts, labels, ids, groups and dates.
-    blank_is_no
-        Indicator columns in which a blank cell means no: see `blank_means_no`.
+    `blank_is_no` is that of `blank_means_no`; `source` names the file in messages.
     """
     # All columns must be there.
     texts_of = dict(column_and_words(entry, table.columns) for entry in params.text_columns)
@@ -63,20 +51,15 @@ def build_documents(
     if table.empty:
         raise DataError(f"{source}: contains no document")
 
-    # Read texts, labels and the other columns of every row.
-    rows = pd.Series(table.index + 1)  # of the whole file, also where a column marks splits
-    table = table.reset_index(drop=True)
-    documents = pd.DataFrame({"row": rows, "id": part + "-" + rows.astype(str)})
-    documents["text"] = join_texts(table, rows, texts_of, params.text_template, source)
-    documents["labels"], documents["blank_label"] = _labels(
-        table, rows, params, blank_is_no, source
-    )
+    # Read texts, labels and the other columns of every row; the index counts those of the file.
+    documents = pd.DataFrame({"id": [f"{part}-{at + 1}" for at in table.index]}, table.index)
+    documents["text"] = join_texts(table, texts_of, params.text_template, source)
+    documents["labels"], documents["blank_label"] = _labels(table, params, blank_is_no, source)
     for name, column in extra.items():
-        documents[name] = _cells(table, rows, column, source)
+        documents[name] = _cells(table[column], source)
 
     # A wholly blank line is no document; in all others nothing may be missing.
-    blank = (documents["text"] == "") & documents["blank_label"]
-    documents = documents[~blank].reset_index(drop=True)
+    documents = documents[(documents["text"] != "") | ~documents["blank_label"]]
     if documents.empty:
         raise DataError(f"{source}: contains no document")
     empty = documents["text"] == ""
@@ -90,12 +73,12 @@ def build_documents(
     documents = _settle(documents, without, params, "unlabelled", source, "no label")
     for name in extra:
         if name != "date":
-            _refuse(documents, documents[name] == "", source, f"no {name}")
+            _refuse(documents[name] == "", source, f"no {name}")
 
     # Give dates and labels the form that the study asks for.
     if params.date_column:
-        documents["date"] = _dates(documents, params.date_column, source)
-    documents["labels"] = _in_mode(documents, params.label_mode, params.label_level, source)
+        documents["date"] = _dates(documents["date"], params.date_column, source)
+    documents["labels"] = _in_mode(documents["labels"], params, source)
     return documents
 
 
@@ -105,39 +88,36 @@ def _settle(
     """The documents without those at fault, left out or refused as the parameter `name` says."""
     if getattr(params, name) == "error":
         other = DataParams.model_fields[name].annotation.__args__[1]
-        _refuse(documents, fault, source, what, f', or write {name}: "{other}" to leave it out')
+        _refuse(fault, source, what, f', or write {name}: "{other}" to leave it out')
     if fault.all():
         raise DataError(f"{source}: {what} in every row")
     if fault.any():
         log.warning("%s: %d rows left out: %s (%s)", source, fault.sum(), what, name)
-    return documents[~fault].reset_index(drop=True)
+    return documents[~fault]
 
 
-def _refuse(
-    documents: pd.DataFrame, fault: pd.Series, source: str, what: str, remedy: str = ""
-) -> None:
+def _refuse(fault: pd.Series, source: str, what: str, remedy: str = "") -> None:
     if fault.any():
-        row = documents["row"][fault].iloc[0]
+        more = f" ({fault.sum()} such rows)" if fault.sum() > 1 else ""
         raise DataError(
-            f"{source}: document {row}: {what}; fill it in or remove the row{remedy}"
-            + (f" ({fault.sum()} such rows)" if fault.sum() > 1 else "")
+            f"{source}: document {fault.idxmax() + 1}: {what}; fill it in or remove the row"
+            f"{remedy}{more}"
         )
 
 
-def _dates(documents: pd.DataFrame, column: str, source: str) -> pd.Series:
+def _dates(written: pd.Series, column: str, source: str) -> pd.Series:
     """The dates as points in time; without a time zone, they are taken to be of one."""
-    written = documents["date"]
     dates = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
-    _refuse(documents, dates.isna(), source, f"{column!r} is no ISO date such as 2020-12-31")
+    _refuse(dates.isna(), source, f"{column!r} is no ISO date such as 2020-12-31")
     zoned, timed = written.str.contains(ZONE), written.str.contains(TIME, case=False)
     if zoned.any():
         what = f"{column!r} has a time without a time zone, other rows have one"
-        _refuse(documents, timed & ~zoned, source, what)
+        _refuse(timed & ~zoned, source, what)
     return dates
 
 
 def _kind(value: object) -> str:
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, LISTS):
         return "list"
     if isinstance(value, (bool, np.bool_)):
         return "boolean"
@@ -150,78 +130,67 @@ def _kind(value: object) -> str:
     return "text" if isinstance(value, str) else "number"
 
 
-def _cells(table: pd.DataFrame, rows: pd.Series, column: str, source: str) -> pd.Series:
+def _cells(column: pd.Series, source: str) -> pd.Series:
     """A column as texts; refuses lists, bytes and other things, and texts among numbers."""
-    values = as_objects(table[column])
-    _refuse_kinds(values, rows, column, source)
+    values = as_objects(column)
+    _refuse_kinds(values, source)
     return values.map(cell_text)
 
 
-def _refuse_kinds(values: pd.Series, rows: pd.Series, column: str, source: str) -> None:
-    kinds = values.map(_kind)
+def _refuse_kinds(values: pd.Series, source: str) -> None:
+    kinds, column = values.map(_kind), values.name
+
+    def first(kind: str) -> tuple[int, str]:
+        """The number of the first document with a value of a kind, and that value."""
+        found = values[kinds == kind]
+        return found.index[0] + 1, " ".join(repr(found.iloc[0]).split())[:MAX_SHOWN]
+
     for kind in sorted(set(kinds) - {"", "text", "number", "boolean", "date"}):
-        row, value = rows[kinds == kind].iloc[0], values[kinds == kind].iloc[0]
+        row, shown = first(kind)
         raise DataError(
-            f"{source}: document {row}: {column!r} contains a {kind}, not a text: "
-            f"{_shown(value)}; write a text there"
+            f"{source}: document {row}: {column!r} contains a {kind}, not a text: {shown}; write a "
+            "text there"
         )
     counts = Counter(kind for kind in kinds if kind)
     if len(counts) > 1:
-        rarest = min(counts, key=counts.__getitem__)
+        rarest = min(counts, key=counts.get)
+        row, shown = first(rarest)
         raise DataError(
             f"{source}: column {column!r} mixes {' and '.join(sorted(counts))} values; document "
-            f"{rows[kinds == rarest].iloc[0]} contains a {rarest}, "
-            f"{_shown(values[kinds == rarest].iloc[0])}; write all of them alike"
+            f"{row} contains a {rarest}, {shown}; write all of them alike"
         )
 
 
-def _shown(value: object) -> str:
-    return " ".join(repr(value).split())[:MAX_SHOWN]
-
-
 def join_texts(
-    table: pd.DataFrame,
-    rows: pd.Series,
-    columns: dict[str, int | None],
-    template: str,
-    source: str,
+    table: pd.DataFrame, columns: dict[str, int | None], template: str, source: str
 ) -> list[str]:
     """The text of each row, of these columns and as many of their words; "" if all are empty."""
     parts = {}
     for column, words in columns.items():
-        parts[column] = _cells(table, rows, column, source)
+        parts[column] = _cells(table[column], source)
         if words is not None:
             parts[column] = parts[column].map(partial(first_words, number=words))
     cells = zip(*parts.values(), strict=True)
     if not template:
         return [". ".join(filter(None, row)) for row in cells]
-    fill = _template(template, list(columns))
-    return [fill(row).strip() if any(row) else "" for row in cells]
+    numbered = _numbered(template, list(columns))
+    return [numbered.format(*row).strip() if any(row) else "" for row in cells]
 
 
 def _labels(
-    table: pd.DataFrame,
-    rows: pd.Series,
-    params: DataParams,
-    blank_is_no: Container[str],
-    source: str,
+    table: pd.DataFrame, params: DataParams, blank_is_no: Container[str], source: str
 ) -> tuple[list[list[str] | None], np.ndarray]:
     """The labels of each row (see `_from_column`), and True for rows without any, (N,) bool."""
     if params.indicator_columns:
-        cells = {c: _cells(table, rows, c, source) for c in params.indicator_columns}
-        labels = read_indicators(cells, rows, blank_is_no, source)
-        return labels, np.zeros(len(rows), dtype=bool)
-    values = read_lists(as_objects(table[params.label_column]), rows, params.label_mode, source)
-    labels = _from_column(values, rows, params.label_delimiter, source)
+        cells = table[params.indicator_columns].apply(_cells, source=source)
+        return read_indicators(cells, blank_is_no, source), np.zeros(len(table), dtype=bool)
+    values = read_lists(as_objects(table[params.label_column]), params.label_mode, source)
+    labels = _from_column(values, params.label_delimiter, source)
     return labels, (values.map(_kind) == "").to_numpy()
 
 
-def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], str]:
-    """A function that sets the cells of a row into a template, whatever the columns' names.
-
-    A field is a column's name in braces, followed by a conversion or format as in `str.format`, if
-    any; a doubled brace is a brace.
-    """
+def _numbered(template: str, columns: list[str]) -> str:
+    """A template of `str.format` with numbers for columns, whose names may have any characters."""
     names = "|".join(map(re.escape, sorted(columns, key=len, reverse=True)))
     known_field = rf"\{{({names})((?:![rsa])?(?::[^{{}}]*)?)\}}"
     field = re.compile(known_field + r"|\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -236,64 +205,55 @@ def _template(template: str, columns: list[str]) -> Callable[[Sequence[str]], st
         raise DataError(
             f"text_template: fields {sorted(fields)} are not text_columns {sorted(columns)}"
         )
-
-    def fill(row: Sequence[str]) -> str:
-        cells = dict(zip(columns, row, strict=True))
-
-        def value(match: re.Match) -> str:
-            name, written = match[1], match[2]
-            return match[0][0] if name is None else f"{{0{written}}}".format(cells[name])
-
-        return field.sub(value, template)
+    numbered = field.sub(
+        lambda match: match[0] if match[1] is None else f"{{{columns.index(match[1])}{match[2]}}}",
+        template,
+    )
 
     try:
-        fill([""] * len(columns))
+        numbered.format(*[""] * len(columns))
     except ValueError as error:
         raise DataError(f"text_template: {template!r} is not valid: {error}") from None
-    return fill
+    return numbered
 
 
-def _from_column(
-    column: pd.Series, rows: pd.Series, delimiter: str, source: str
-) -> list[list[str] | None]:
+def _from_column(column: pd.Series, delimiter: str, source: str) -> list[list[str] | None]:
     """The labels of each cell: an empty list for an empty set, None for an empty cell."""
-    labels, given, flat, flat_rows = [], [], [], []
-    for row, value in zip(rows, column, strict=True):
+    labels, lists = [], []
+    for at, value in column.items():
         values = list(value) if _kind(value) == "list" else [value]
         if isinstance(value, str) and delimiter:
             values = value.split(delimiter)
         elif len(values) > 1 and "" in map(_kind, values):
             raise DataError(
-                f"{source}: document {row}: {column.name!r} has an empty label in its list; name "
-                "it or take it out"
+                f"{source}: document {at + 1}: {column.name!r} has an empty label in its list; "
+                "name it or take it out"
             )
-        given += [values] if _kind(value) else []
-        flat += values
-        flat_rows += [row] * len(values)
+        lists.append(values)
         found = list(dict.fromkeys(filter(None, map(cell_text, values))))
         # The labels of an empty set, joined by a delimiter, are an empty text.
         empty = not values or (isinstance(value, str) and bool(delimiter))
         labels.append(found if found or empty else None)
-    if is_multi_hot(given):
+    if is_multi_hot([values for value, values in zip(column, lists, strict=True) if _kind(value)]):
         raise DataError(f"{source}: {column.name!r} {MULTI_HOT}")
-    cells = pd.Series(np.fromiter(flat, dtype=object, count=len(flat)))
-    _refuse_kinds(cells, pd.Series(flat_rows), str(column.name), source)
+    _refuse_kinds(pd.Series(lists, column.index, object, column.name).explode(), source)
     return labels
 
 
-def _in_mode(documents: pd.DataFrame, mode: str, level: str, source: str) -> list[list[str]]:
+def _in_mode(column: pd.Series, params: DataParams, source: str) -> list[list[str]]:
     """Labels cut to their IPC level, and one, the first or all of them, as the mode says."""
     result = []
-    for row, labels in zip(documents["row"], documents["labels"], strict=True):
-        if level:
+    for at, labels in column.items():
+        if params.label_level:
             try:
-                labels = list(dict.fromkeys(cut_code(label, level) for label in labels))
+                codes = [cut_code(label, params.label_level) for label in labels]
+                labels = list(dict.fromkeys(codes))
             except ValueError as error:
-                raise DataError(f"{source}: document {row}: {error}") from None
-        if mode == "single" and len(labels) > 1:
+                raise DataError(f"{source}: document {at + 1}: {error}") from None
+        if params.label_mode == "single" and len(labels) > 1:
             raise DataError(
-                f"{source}: document {row} has {len(labels)} labels ({', '.join(labels[:3])}); "
+                f"{source}: document {at + 1} has {len(labels)} labels ({', '.join(labels[:3])}); "
                 'set label_mode to "multi", or to "first" to take the first'
             )
-        result.append(labels[:1] if mode == "first" else sorted(labels))
+        result.append(labels[:1] if params.label_mode == "first" else sorted(labels))
     return result

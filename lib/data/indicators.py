@@ -1,11 +1,10 @@
 """Label sets as columns of yes and no, one per label."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 
-import numpy as np
 import pandas as pd
 
-from lib.data.tables import as_objects, cell_text
+from lib.data.tables import cell_texts
 from lib.errors import DataError
 
 # Cells in lower case; numbers such as 1.0 are whole before.
@@ -23,9 +22,7 @@ def blank_means_no(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> se
     A wholly blank column is one of them if all others are.
     """
     found = {
-        name: {
-            mark for t in tables if name in t for mark in marks(as_objects(t[name]).map(cell_text))
-        }
+        name: {mark for table in tables if name in table for mark in marks(cell_texts(table[name]))}
         for name in columns
     }
     no_missing = {name for name, written in found.items() if not written & NO}
@@ -34,33 +31,19 @@ def blank_means_no(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> se
 
 
 def read_indicators(
-    columns: Mapping[str, pd.Series], rows: pd.Series, blank_is_no: Container[str], source: str
+    table: pd.DataFrame, blank_is_no: Container[str], source: str
 ) -> list[list[str]]:
-    """The names of the columns that contain a yes, per row.
+    """The names of the columns, whose cells are texts, that contain a yes, per row.
 
-    Parameters
-    ----------
-    columns
-        Cells as texts, (N,), of each indicator column.
-    rows
-        (N,) numbers of the documents, for messages.
-    blank_is_no
-        Columns in which a blank cell means no: see `blank_means_no`.
-
-    Raises
-    ------
-    DataError
-        A cell is neither; the message names its document.
+    Raises `DataError` if a cell is neither yes nor no, nor blank in a column of `blank_means_no`.
     """
-    names = list(columns)
-    multi_hot = np.zeros((len(rows), len(names)), dtype=bool)
-    for at, (name, written) in enumerate(columns.items()):
-        cells = marks(written)
-        multi_hot[:, at] = yes = cells.isin(YES)
-        other = ~yes & ~cells.isin(NO) & ~((cells == "") & (name in blank_is_no))
-        if other.any():
+    written = table.apply(marks)
+    for name, cells in written.items():
+        known = cells.isin(YES | NO | ({""} if name in blank_is_no else set()))
+        if not known.all():
+            row = known.idxmin()
             raise DataError(
-                f"{source}: document {rows[other].iloc[0]}: {name!r} is "
-                f"{written[other].iloc[0]!r}, neither 0 nor 1; write one of them"
+                f"{source}: document {row + 1}: {name!r} is {table[name][row]!r}, neither 0 nor 1; "
+                "write one of them"
             )
-    return [[names[c] for c in np.flatnonzero(row)] for row in multi_hot]
+    return [list(table.columns[row]) for row in written.isin(YES).to_numpy()]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib.data.encodings import MAX_SHOWN
 from lib.data.indicators import NO, YES, marks
-from lib.data.tables import as_objects, cell_text
+from lib.data.tables import LISTS, as_objects, cell_text, cell_texts
 from lib.data.words import find_words
 from lib.data.written_lists import MULTI_HOT, is_multi_hot, read_lists
 from lib.errors import DataError
@@ -64,24 +64,11 @@ def find_labels(
 ) -> tuple[dict[str, Any], str, int]:
     """Parameters of the data that say where labels are and in which form; the reason; how many.
 
-    Parameters
-    ----------
-    table
-        Rows as `lib.data.tables.read_table` gives them.
-    candidates
-        Columns that may be the label.
-    source
-        Name of the file, for messages.
-    label
-        The column that the user has named.
-
-    Raises
-    ------
-    DataError
-        No column, or several, could be the label, or that of the user cannot be.
+    The label is one of the `candidates`, or the column `label` that the user has named. Raises
+    `DataError` if no column, or several, could be the label, or that of the user cannot be.
     """
     candidates = [label] if label else candidates
-    cells = {name: as_objects(table[name]).map(cell_text) for name in candidates}
+    cells = {name: cell_texts(table[name]) for name in candidates}
     known = [name for name in candidates if name == label or normal_name(name) in LABELS]
     forms = {name: _form(table[name], source, scale=name in known) for name in candidates}
     usable = [name for name in candidates if not forms[name].fault]
@@ -99,7 +86,10 @@ def find_labels(
         return values | {"label_mode": "multi"}, reason, len(indicators)
 
     # Of columns that divide the rows alike, such as numbers and names, the one that can be read.
-    equal = _equal_columns(usable, cells)
+    together: dict[bytes, list[str]] = {}
+    for name in usable:
+        together.setdefault(pd.factorize(cells[name])[0].tobytes(), []).append(name)
+    equal = together.values()
     known = known or [name for name in usable if _last_word(name) in LABELS]
     named = [names for names in equal if set(names) & set(known)]
     names = [
@@ -126,15 +116,6 @@ def find_labels(
     return values, reason, form.num_labels
 
 
-def _equal_columns(names: Sequence[str], cells: dict[str, pd.Series]) -> list[list[str]]:
-    """The columns, those together that divide the rows alike, such as numbers and names."""
-    together: dict[bytes, list[str]] = {}
-    for name in names:
-        codes, _ = pd.factorize(cells[name])
-        together.setdefault(codes.tobytes(), []).append(name)
-    return list(together.values())
-
-
 @dataclass(frozen=True)
 class _Form:
     """The form of labels in a column, and why it has none; the fault names the column."""
@@ -148,40 +129,36 @@ class _Form:
 def _form(column: pd.Series, source: str, *, scale: bool) -> _Form:
     """The form of a column of labels, which may be a `scale` of numbers with fractions."""
     values = as_objects(column)
-    rows = pd.Series(column.index + 1, index=column.index)
     try:
-        read = read_lists(values, rows, "multi", source)
+        read = read_lists(values, "multi", source)
     except DataError as error:  # some cells are lists and others are not
         return _Form(str(error).removeprefix(f"{source}: "))
-    are_lists = [isinstance(value, (list, tuple, np.ndarray)) for value in read]
-    if any(are_lists):  # a label beside them is a list of one
+    delimiter = ""
+    if any(isinstance(value, LISTS) for value in read):  # a label beside them is a list of one
         lists = [
-            list(value) if is_list else [value]
-            for value, is_list in zip(read, are_lists, strict=True)
-            if is_list or cell_text(value)
+            list(value) if isinstance(value, LISTS) else [value]
+            for value in read
+            if isinstance(value, LISTS) or cell_text(value)
         ]
-        if is_multi_hot(lists):
-            return _Form(f"{column.name!r} {MULTI_HOT}")
-        labels = pd.Series([cell_text(x) for row in lists for x in row], dtype=object)
-        fault = _too_few(column, labels, len(lists))
-        return _Form(fault, set(map(len, lists)) != {1}, "", labels.nunique())
-    cells = values.map(cell_text)
-    cells = cells[cells != ""]
-    if is_numeric(cells):
-        fault = _too_few(column, cells, len(cells))
-        if (_numbers(cells) % 1 != 0).any() and not (scale and cells.nunique() <= MAX_STEPS):
-            fault = f"{column.name!r} has numbers with fractions, not labels"
-        return _Form(fault, num_labels=cells.nunique())
-    if not scale and len(cells) and cells.str.fullmatch(DATE).all():
-        return _Form(f"{column.name!r} has dates, not labels")
-    delimiter = _delimiter(cells)
-    split = cells.str.split(delimiter, regex=False) if delimiter else cells.map(lambda cell: [cell])
-    if is_multi_hot(split.tolist()):
+        several = set(map(len, lists)) != {1}
+    else:
+        cells = values.map(cell_text)
+        cells = cells[cells != ""]
+        if is_numeric(cells):
+            fractions = (_numbers(cells) % 1 != 0).any()
+            if fractions and not (scale and cells.nunique() <= MAX_STEPS):
+                return _Form(f"{column.name!r} has numbers with fractions, not labels")
+        elif not scale and len(cells) and cells.str.fullmatch(DATE).all():
+            return _Form(f"{column.name!r} has dates, not labels")
+        else:
+            delimiter = _delimiter(cells)
+        lists = [cell.split(delimiter) if delimiter else [cell] for cell in cells]
+        several = bool(delimiter)
+    if is_multi_hot(lists):
         return _Form(f"{column.name!r} {MULTI_HOT}")
-    labels = split.explode().str.strip()
-    labels = labels[labels != ""]
-    fault = _too_few(column, labels, len(cells))
-    return _Form(fault, bool(delimiter), delimiter, labels.nunique())
+    labels = pd.Series([cell_text(label) for row in lists for label in row], dtype=object)
+    labels = labels[labels != ""] if delimiter else labels
+    return _Form(_too_few(column, labels, len(lists)), several, delimiter, labels.nunique())
 
 
 def _too_few(column: pd.Series, labels: pd.Series, num_rows: int) -> str:

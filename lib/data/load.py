@@ -18,17 +18,13 @@ WIPO = "wipo:"  # begins the name of a WIPO-Alpha collection
 def load_splits(params: DataParams) -> DatasetDict:
     """Train, validation and test documents with the columns `id`, `text` and `labels`.
 
-    Parameters
-    ----------
-    params
-        Where documents and labels are, and how many of them to take; the parameters of a notebook
-        contain them. `dataset` is one of:
+    `dataset` is one of:
 
-        - a file, or with `{split}` one file per split (CSV, TSV, Orange's `.tab`, JSON Lines,
-          Parquet, by the ending), relative to the project's root;
-        - the same in a Python package: `package:<python package>/<file>`;
-        - a hub data set, `owner/name` or `owner/name/config`, or a local folder in its form;
-        - the WIPO-Alpha collection: `wipo:<folder or zip>` (`lib.data.wipo`).
+    - a file, or with `{split}` one file per split (CSV, TSV, Orange's `.tab`, JSON Lines, Parquet,
+      by the ending), relative to the project's root;
+    - the same in a Python package: `package:<python package>/<file>`;
+    - a hub data set, `owner/name` or `owner/name/config`, or a local folder in its form;
+    - the WIPO-Alpha collection: `wipo:<folder or zip>` (`lib.data.wipo`).
 
     Returns
     -------
@@ -54,7 +50,7 @@ def load_splits(params: DataParams) -> DatasetDict:
     # Make documents of rows.
     blank_is_no = blank_means_no([table for _, table in tables.values()], params.indicator_columns)
     parts = {
-        part: build_documents(table, source, part, params, blank_is_no=blank_is_no)
+        part: build_documents(table, source, part, params, blank_is_no)
         for part, (source, table) in tables.items()
     }
     _check_parts(parts, params.dataset)
@@ -75,10 +71,9 @@ def load_splits(params: DataParams) -> DatasetDict:
 
 
 def take_train(splits: DatasetDict, size: int, *, multi_label: bool, seed: int) -> DatasetDict:
-    """The same splits with a stratified sample of `size` training documents; 0 for all of them.
+    """The same splits with a stratified sample (`nested_sample`) of `size` training documents.
 
-    The samples of one seed are nested (see `lib.data.sampling`). Read the labels of the study from
-    the splits before, so that all sizes share them.
+    0 is for all of them. Labels are those of the splits before, so that all sizes share them.
 
     Raises
     ------
@@ -126,10 +121,8 @@ def _check_classes(splits: dict[str, pd.DataFrame], source: str, allow_unseen: b
     seen = {label for labels in splits["train"]["labels"] for label in labels}
     empty = any(len(labels) == 0 for labels in splits["train"]["labels"])  # of label sets alone
     if len(seen) + empty < 2 or not seen:
-        raise DataError(
-            f"{source}: train has one class only: {seen or 'the empty set'}; there is nothing to "
-            "learn"
-        )
+        only = seen or "the empty set"
+        raise DataError(f"{source}: train has one class only: {only}; there is nothing to learn")
     for name in ("validation", "test"):
         documents = splits[name]
         if not documents["labels"].str.len().any():

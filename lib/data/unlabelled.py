@@ -21,19 +21,10 @@ def read_unlabelled(
     """The rows of a file with their columns as they are, and the text of each row.
 
     Texts are made of columns as those of the study's documents; "" where the columns are empty. A
-    `.txt` (or `.txt.gz`) has a text per line, blank ones too, in a column that is called `LINE`.
+    `.txt` (or `.txt.gz`) has a text per line, blank ones too, in a column that is called `LINE`;
+    for others see `lib.data.tables.read_table`.
 
-    Parameters
-    ----------
-    path
-        A file of `lib.data.tables.read_table`, or of lines.
-    text_columns, text_template
-        See `lib.config.data.DataParams`.
-
-    Raises
-    ------
-    DataError
-        There is no such file, it cannot be read, or contains no text or no such column.
+    Raises `DataError` if the file is missing, cannot be read, has no text or no such column.
     """
     if not path.is_file():
         raise DataError(f"{path}: {'is no file' if path.exists() else 'no such data file'}")
@@ -48,26 +39,20 @@ def read_unlabelled(
         require_columns(table, list(columns), str(path))
     except DataError as error:
         raise DataError(f"{error}; --text names other columns") from None
-    rows = pd.Series(table.index + 1)
-    table = table.reset_index(drop=True)
-    texts = join_texts(table, rows, columns, text_template, str(path))
+    texts = join_texts(table, columns, text_template, str(path))
     if not any(texts):
         raise DataError(f"{path}: {', '.join(columns)}: every text is empty")
-    return table, texts
+    return table.reset_index(drop=True), texts
 
 
 def has_lines(path: Path) -> bool:
     """True if the file has a text per line, and no columns."""
-    return (path.with_suffix("") if _is_packed(path) else path).suffix.lower() == LINES
-
-
-def _is_packed(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
+    return Path(path.name.lower().removesuffix(".gz")).suffix == LINES
 
 
 def _read_lines(path: Path) -> pd.DataFrame:
     try:
-        text = read_text(path, packed=_is_packed(path), table=False)
+        text = read_text(path, packed=path.suffix.lower() == ".gz", table=False)
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline=None)]

@@ -26,7 +26,7 @@ MULTI_HOT = (
 )
 
 
-def read_lists(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd.Series:
+def read_lists(values: pd.Series, mode: str, source: str) -> pd.Series:
     """A column in which lists written as text are lists; names in brackets stay names."""
     several = mode != "single"
     texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
@@ -37,16 +37,16 @@ def read_lists(values: pd.Series, rows: pd.Series, mode: str, source: str) -> pd
     ]
     others = texts[[found is None for found in lists]]
     if several:
-        _refuse_torn(others, rows, source)
+        _refuse_torn(others, source)
     if any(is_list) and len(others):
         fewer, article = (others, "no") if len(others) < sum(is_list) else (texts[is_list], "a")
         raise DataError(
-            f"{source}: document {rows[fewer.index[0]]}: {values.name!r} is {fewer.iloc[0]!r}, "
+            f"{source}: document {fewer.index[0] + 1}: {values.name!r} is {fewer.iloc[0]!r}, "
             f"{article} list written as text, unlike that of other rows; write all of them alike"
         )
     if any(is_list):
         listed = [lists.get(at, value) for at, value in values.items()]
-        return pd.Series(listed, name=values.name, dtype=object)
+        return pd.Series(listed, index=values.index, name=values.name, dtype=object)
     return values
 
 
@@ -59,7 +59,7 @@ def is_multi_hot(lists: Sequence[Sequence[object]]) -> bool:
     return len(written) > 1 and (marks <= {"0", "1"} or marks <= {"False", "True"})
 
 
-def _refuse_torn(others: pd.Series, rows: pd.Series, source: str) -> None:
+def _refuse_torn(others: pd.Series, source: str) -> None:
     """Raise `DataError` for notations of several labels that a delimiter would tear apart."""
     for at, text in others.items():
         if _is_nested(text):
@@ -72,7 +72,7 @@ def _refuse_torn(others: pd.Series, rows: pd.Series, source: str) -> None:
         else:
             continue
         raise DataError(
-            f"{source}: document {rows[at]}: {others.name!r} is {text[:MAX_SHOWN]!r}, {what}; join "
+            f"{source}: document {at + 1}: {others.name!r} is {text[:MAX_SHOWN]!r}, {what}; join "
             "the labels' names by a character and name it as label_delimiter"
         )
 
@@ -101,12 +101,8 @@ def _as_list(text: str) -> list | None:
     quoted = "'" in text or '"' in text
     if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
         return None
-    try:
-        found = json.loads(text)
-        if isinstance(found, list):
-            return found
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
     items = re.findall(_ITEM, text)
     try:
         return [ast.literal_eval(item) for item in items]
