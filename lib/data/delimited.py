@@ -5,7 +5,6 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -30,17 +29,15 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
     as in RFC 4180: a quotation mark opens at the start of a cell, closes before a delimiter or the
     end of a line, and is doubled within. A `.tab` has no quoting.
 
-    Raises
-    ------
-    DataError
-        A quotation mark is out of place, a row is longer than the header, or the header is missing,
-        has two delimiters, names a column twice.
+    Raises `DataError` if a quotation mark is out of place, a row is longer than the header, or the
+    header is missing, has two delimiters or names a column twice.
     """
     csv.field_size_limit(sys.maxsize)
     text = read_text(path, packed=packed)
+    lines = list(io.StringIO(text, newline=""))
     told = EXCEL.match(text) if ending != ".tab" else None
-    delimiter = told[1] if told else _delimiter(path, text, ending)
-    records = list(_records(path, text, delimiter, bool(told), ending != ".tab"))[bool(told) :]
+    delimiter = told[1] if told else _delimiter(path, lines, ending)
+    records = _records(path, lines, delimiter, bool(told), ending != ".tab")[bool(told) :]
     if not records or not any(records[0][2]):
         raise DataError(f"{path}: cannot be read: No columns; name them in line 1")
     header = [name or f"Unnamed: {i}" for i, name in enumerate(records[0][2])]
@@ -68,24 +65,24 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
             )
         rows.append(cells[:width] + [None] * (width - len(cells)))
     if ending != ".tab":
-        _refuse_escaped(path, text, records, delimiter)
+        _refuse_escaped(path, lines, records, delimiter)
         _refuse_swallowed(path, header, body, delimiter)
     table = pd.DataFrame(rows, columns=header, dtype=object)
     filled = [any(cell and cell.strip() for cell in row) for row in rows]
     return table.loc[np.array(filled, dtype=bool)]
 
 
-def _delimiter(path: Path, text: str, ending: str) -> str:
+def _delimiter(path: Path, lines: list[str], ending: str) -> str:
     """The delimiter of the header, by default that of the ending.
 
     Of several it is the one by which the first rows have as many cells as the header.
     """
     own = DELIMITERS[ending]
-    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])
+    header = re.sub(r'"[^"]*"', "", "".join(lines[:1]))
     found = [mark for mark in dict.fromkeys(own + OTHERS) if mark in header]
     if ending == ".tab" or not found:
         return own
-    even = [mark for mark in found if _is_even(text, mark)] if len(found) > 1 else found
+    even = [mark for mark in found if _is_even(lines, mark)] if len(found) > 1 else found
     if len(even) > 1:
         first, second = even[:2]
         raise DataError(
@@ -95,32 +92,32 @@ def _delimiter(path: Path, text: str, ending: str) -> str:
     return (even or found)[0]
 
 
-def _is_even(text: str, delimiter: str) -> bool:
+def _is_even(lines: list[str], delimiter: str) -> bool:
     """True if the first rows have as many cells as the header."""
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     with contextlib.suppress(csv.Error):
-        return len({len(cells) for cells in islice(rows, MAX_ROWS) if cells}) == 1
+        rows = islice(csv.reader(lines, delimiter=delimiter), MAX_ROWS)
+        return len({len(cells) for cells in rows if cells}) == 1
     return False
 
 
-def _records(path: Path, text: str, delimiter: str, header: int, quoted: bool) -> Iterator[Record]:
+def _records(
+    path: Path, lines: list[str], delimiter: str, header: int, quoted: bool
+) -> list[Record]:
+    """All records; that of the number `header`, from 0, is the header."""
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-    start, row = 1, 0
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            raise _quotation_error(path, text, row - header, start, reader.line_num) from None
-        yield start, reader.line_num, cells
-        start, row = reader.line_num + 1, row + 1
+    records, start = [], 1
+    try:
+        for cells in reader:
+            records.append((start, reader.line_num, cells))
+            start = reader.line_num + 1
+    except csv.Error:
+        row = len(records) - header
+        raise _quotation_error(path, lines, row, start, reader.line_num) from None
+    return records
 
 
-def _quotation_error(path: Path, text: str, row: int, start: int, end: int) -> DataError:
-    lines = list(io.StringIO(text, newline=""))
+def _quotation_error(path: Path, lines: list[str], row: int, start: int, end: int) -> DataError:
     record = "".join(lines[start - 1 : end])
     where = f"{path}: document {row} (line {start})" if row else f"{path}: the header"
     shown = repr(lines[start - 1].rstrip("\r\n")[:MAX_SHOWN])
@@ -149,23 +146,22 @@ def _is_ruled(cells: list[str]) -> bool:
     return bool(drawn) and all(re.fullmatch(r":?--[-+]*:?|:-:?|-:", cell) for cell in drawn)
 
 
-def _refuse_escaped(path: Path, text: str, records: list[Record], delimiter: str) -> None:
+def _refuse_escaped(path: Path, lines: list[str], records: list[Record], delimiter: str) -> None:
     """Raise `DataError` for a file that makes more rows if its quotation marks are escaped.
 
     Marks behind a backslash mostly stand where RFC 4180 has none; by chance two enclose a row.
     """
-    lines = list(io.StringIO(text, newline=""))
     joined = (r for r in records if r[1] > r[0] and '\\"' in "".join(lines[r[0] - 1 : r[1]]))
     if (first := next(joined, None)) is None:
         return
     options = {"delimiter": delimiter, "doublequote": False, "escapechar": "\\", "strict": True}
     try:
-        escaped = [cells for cells in csv.reader(io.StringIO(text, newline=""), **options) if cells]
+        escaped = [cells for cells in csv.reader(lines, **options) if cells]
     except csv.Error:
         return
     more = len(escaped) > sum(bool(cells) for _, _, cells in records)
     if more and {len(cells) for cells in escaped} == {len(first[2])}:
-        raise _quotation_error(path, text, records.index(first), first[0], first[1])
+        raise _quotation_error(path, lines, records.index(first), first[0], first[1])
 
 
 def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimiter: str) -> None:
@@ -187,10 +183,9 @@ def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimit
 def _swallows(cell: str, at: int, width: int, columns: list[set[str]], delimiter: str) -> bool:
     """True if a cell contains rows: its opening quotation mark was closed by that of a later row.
 
-    Proper cells of several lines stay. In a cell of swallowed rows, the first and the last line
-    have as many cells as the header, and some of them are values of other rows in that column:
-    both before and after the quoted cell, or, because an id is like no other, on one side if each
-    line between has the cells of a row.
+    In a cell of swallowed rows, the first and the last line have as many cells as the header, and
+    some of them are values of other rows in that column: both before and after the quoted cell,
+    or, because an id is like no other, on one side if each line between has the cells of a row.
     """
     lines = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if len(lines) < 2:

@@ -55,12 +55,8 @@ def read_text(path: Path, *, packed: bool = False, table: bool = True) -> str:
     """The text of a file, unpacked with gzip if it is `packed`, without byte order marks.
 
     A byte order mark decides the encoding; without one it is UTF-8. A `table` is no web page.
-
-    Raises
-    ------
-    DataError
-        The bytes are of another encoding, and the message names those that are likely; or of a
-        workbook, an archive or the like.
+    Raises `DataError` if the bytes are of another encoding, and names those that are likely, or of
+    a workbook, an archive or the like.
     """
     raw = path.read_bytes()
     if packed and kind_of(raw, table=table) in ("", GZIP):
@@ -108,16 +104,12 @@ def _advice(raw: bytes, encoding: str) -> str:
             f"`iconv -f UTF-16{order} -t UTF-8`"
         )
     replaced = raw.decode("utf-8", errors="replace")
-    bad, good = (
-        replaced.count("\ufffd"),
-        sum(map(len, re.findall(r"[^\x00-\x7f\ufffd]+", replaced))),
-    )
-    if good > bad:
+    good = len(re.findall(r"[^\x00-\x7f\ufffd]", replaced))
+    if good > replaced.count("\ufffd"):
         return "most of the file is UTF-8; mend that line, which is damaged or of another encoding"
     # Only lines beyond ASCII distinguish encodings; one that they read differently is shown.
     lines = [line for line in raw.split(b"\n") if not line.isascii()]
-    likely = _likely(raw, b"\n".join(lines)[:MAX_SAMPLE])
-    if not likely:
+    if not (likely := _likely(raw, b"\n".join(lines)[:MAX_SAMPLE])):
         return "convert the file to UTF-8 from the encoding that it was written in"
     line = max(lines[:MAX_LINES], key=lambda line: len({line.decode(name) for name in likely}))
     names = [name.replace("_", "-").upper() for name in likely]

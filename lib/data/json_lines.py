@@ -15,10 +15,7 @@ ENDINGS = (".jsonl", ".ndjson", ".json")
 def read_json(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
     """The rows of a file of JSON Lines; a `.json` file may be one list of objects instead.
 
-    Raises
-    ------
-    DataError
-        A line or an item is no object, names a column twice, or is not JSON.
+    Raises `DataError` if a line or an item is no object, names a column twice, or is not JSON.
     """
     text = read_text(path, packed=packed)
     whole = ending == ".json" and text.lstrip().startswith("[")

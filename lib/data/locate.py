@@ -20,8 +20,7 @@ SHARD = re.compile(r"-\d{5}-of-(\d{5})(?=\.)")  # as the hub names pieces of a f
 
 def split_of(word: str) -> str | None:
     """The split that a word such as "dev" names; None for other words."""
-    known = (part for part, words in SPLIT_WORDS.items() if word.lower() in words)
-    return next(known, None)
+    return next((part for part, words in SPLIT_WORDS.items() if word.lower() in words), None)
 
 
 def short_path(path: Path) -> Path:
@@ -32,13 +31,9 @@ def short_path(path: Path) -> Path:
 def locate(data: str, say: Callable[[str], None] = print) -> tuple[str, list[str], str]:
     """The parameter `dataset`, the names of its splits (`split_names`), and a name for a study.
 
-    Parameters
-    ----------
-    data
-        A file, a folder with a file per split, one of these files, or a path with `{split}`. The
-        name of a file may have other words beside that of its split: "tickets_train.csv".
-    say
-        Called with a line per file of a split that is not used, since its ending is another one.
+    `data` is a file, a folder with a file per split, one of these files, or a path with `{split}`.
+    The name of a file may have other words beside that of its split: "tickets_train.csv". `say` is
+    called with a line per file of a split that is not used, since its ending is another one.
 
     Raises
     ------
@@ -52,9 +47,9 @@ def locate(data: str, say: Callable[[str], None] = print) -> tuple[str, list[str
         raise DataError(f"{data}: one of {_num_shards(path.name)} shards of a data set; {remedy}")
     if "{split}" in data:
         folder, pattern = path.parent, path.name
-    elif path.is_dir() and (names := _sharded_splits(path, data)):
-        return str(short_path(path.resolve())), names, path.resolve().name
     elif path.is_dir():
+        if names := _sharded_splits(path, data):
+            return str(short_path(path.resolve())), names, path.resolve().name
         folder, pattern = path, _pattern_in(path, data)
     elif not path.is_file():
         hub = "; a hub data set is named in a study's common.yaml, as dataset: "
@@ -122,7 +117,7 @@ def _of_other_endings(folder: Path, pattern: str, found: Container[str]) -> list
     """Files of splits that are not found, called as the pattern is but for the ending."""
 
     def stem(name: str) -> str:
-        ending = max((e for e in ENDINGS if name.lower().endswith(e)), key=len, default="")
+        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
         return name[: len(name) - len(ending)]
 
     named = {name: _pattern(name) for name in _tables_in(folder)}

@@ -17,11 +17,10 @@ HELD_OUT = ("validation", "test")
 
 
 def dataset_version(params: DataParams) -> str:
-    """Name and version of the data set, such as "reuters_r90 b6c2ca3"; "" for a file of one's own.
+    """Name and version of the data set, such as "corpus b6c2ca3"; "" for a file of one's own.
 
     That is the commit or release of a set of `data/sources.yaml`, the distribution of a packaged
-    file, or the revision that is asked of the hub. The checksum of the documents, which a run
-    records too, decides where two versions are the same.
+    file, or the revision that is asked of the hub.
     """
     source = source_of(params.dataset)
     name = Path(params.dataset.replace("{split}", params.split_names[-1])).name

@@ -27,8 +27,6 @@ _WORD = {
     least: regex.compile(rf"(?V1)[{UNSPACED}][{MARKS}]*|{_FIRST}{_NEXT}{{{least - 1},}}")
     for least in (1, 2)
 }
-
-
 _SPACED_WORD = regex.compile(rf"(?V1)[{UNSPACED}][{MARKS}]*|[^\s{UNSPACED}]+")
 
 
@@ -39,9 +37,10 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 def first_words(text: str, number: int) -> str:
     """The text up to its first words of `word_spans`, with single spaces between them."""
-    if not text.isascii():
-        text = text[: max((end for _, end in word_spans(text)[:number]), default=0)]
-    return " ".join(text.split()[:number] if text.isascii() else text.split())
+    if text.isascii():
+        return " ".join(text.split()[:number])
+    ends = [end for _, end in word_spans(text)[:number]]
+    return " ".join(text[: ends[-1]].split()) if ends else ""
 
 
 def normal_form(text: str) -> str:
@@ -56,15 +55,10 @@ def normal_form(text: str) -> str:
 
 
 def find_words(text: str, *, least: int = 1) -> list[str]:
-    """Words of a text in order: letters, digits and underscores with their marks.
+    """Words of a text in order, in `normal_form`: letters, digits, underscores with their marks.
 
-    Parameters
-    ----------
-    text
-        In any form; words come out in `normal_form`.
-    least
-        1, or 2 to leave out words of one character. In scripts without spaces (`UNSPACED`) each
-        character with its marks is a word, whatever `least` says.
+    `least` is 1, or 2 to leave out words of one character. In scripts without spaces (`UNSPACED`)
+    each character with its marks is a word, whatever `least` says.
     """
     if text.isascii():
         return _ASCII[least].findall(text)

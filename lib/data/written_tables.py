@@ -28,55 +28,42 @@ def open_table(path: Path, table: pd.DataFrame, added: Mapping[str, pa.DataType]
     """A function that writes some rows, columns by name; the file is whole when the block ends.
 
     Cells of delimited files are texts: "" for a missing one, JSON for a list or an object. In JSON
-    Lines dates are texts, and a number that is not finite is null.
+    Lines dates are texts, and a number that is not finite is null. The ending is one of `ENDINGS`.
 
-    Parameters
-    ----------
-    path
-        The file, with one of `ENDINGS`.
-    table
-        All rows of the columns that come first, for their names and types.
-    added
-        The columns behind these, and their types.
-
-    Raises
-    ------
-    DataError
-        A column has values of several kinds, which Parquet does not take.
+    The columns of `table` come first, whose rows tell their types, and behind them those `added`.
+    Raises `DataError` if a column has values of several kinds, which Parquet does not take.
     """
-    names = [*table.columns, *added]
-    with contextlib.ExitStack() as stack:
-        if path.suffix.lower() == ".parquet":
-            fields = [_field(path, name, table[name]) for name in table.columns]
-            fields += [pa.field(name, kind) for name, kind in added.items()]
-            schema = pa.schema(fields)
-            with _one_kind(path):  # of objects without fields the writer says the name
-                writer = stack.enter_context(pq.ParquetWriter(path, schema))
+    names, ending = [*table.columns, *added], path.suffix.lower()
+    if ending == ".parquet":
+        fields = [_field(path, name, table[name]) for name in table.columns]
+        schema = pa.schema([*fields, *(pa.field(name, kind) for name, kind in added.items())])
+        with _one_kind(path):  # of objects without fields the writer says the name
+            writer = pq.ParquetWriter(path, schema)
 
-            def write(columns: Mapping[str, Sequence[Any] | pd.Series]) -> None:
-                with _one_kind(path):
-                    arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in schema]
-                    writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        def write(columns: Mapping[str, Sequence[Any] | pd.Series]) -> None:
+            with _one_kind(path):
+                arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in schema]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
+        with writer:
             yield write
-            return
-        file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
-        if path.suffix.lower() == ".jsonl":
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if ending == ".jsonl":
 
             def line(row: Sequence[Any]) -> None:
                 values = dict(zip(names, map(_plain, row), strict=True))
                 file.write(json.dumps(values, ensure_ascii=False) + "\n")
         else:
-            options = {"delimiter": DELIMITERS[path.suffix.lower()], "lineterminator": "\n"}
+            options = {"delimiter": DELIMITERS[ending], "lineterminator": "\n"}
             plain = csv.writer(file, **options)
             quoted = csv.writer(file, quoting=csv.QUOTE_ALL, **options)
+            plain.writerow(names)
 
             def line(row: Sequence[Any]) -> None:
                 cells = list(map(_cell, row))
                 # Python quotes a lone carriage return only where it ends lines.
                 (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
-
-            plain.writerow(names)
 
         def write(columns: Mapping[str, Sequence[Any] | pd.Series]) -> None:
             for row in zip(*(columns[name] for name in names), strict=True):

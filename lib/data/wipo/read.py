@@ -41,28 +41,24 @@ def read_wipo_alpha(
 ) -> DatasetDict:
     """Train and test patents with the columns `id`, `labels` and the fields, ordered by path.
 
-    The first call parses all files, on every CPU, and keeps the result as Parquet in the cache;
-    later ones read that until a file's name, size or time changes, or the code that reads it. The
-    level is applied to the cached codes.
-
-    Up to 1 % of the files may be bad and are left out: malformed, without `pn`, split, text or
-    well-formed main code, with an earlier file's `pn`, or above 16 MiB. They are listed with
-    reasons in `bad.csv` beside the Parquet file, as are dropped malformed secondary codes.
+    The first call parses all files and caches the result as Parquet; later ones read that until a
+    file's name, size or time changes, or the code that reads it. Up to 1 % of the files may be bad
+    and are left out: malformed, without `pn`, split, text or well-formed main code, with an earlier
+    file's `pn`, or above 16 MiB. They are listed with reasons in `bad.csv` beside the Parquet file,
+    as are dropped malformed secondary codes.
 
     Parameters
     ----------
     root
-        A directory or a `.zip` archive, which is not extracted; relative to the project's root.
-        Its XML files lie, at any depth, below a directory `train` or `test` (in either case; the
-        topmost one counts). Links to directories are not followed.
+        A directory or a `.zip` archive, relative to the project's root. Its XML files lie, at any
+        depth, below a directory `train` or `test` (in either case; the topmost one counts). Links
+        to directories are not followed.
     level
         Of the labels; one of `lib.ipc.LEVELS`. Every level has the same documents.
-    fields
-        Text columns, of title, abstract, first_claim, claims, description and applicants. Where a
-        text is given in several languages the English one is taken. `first_claim` is the first
-        `<cl>`, cut before "2." if that contains all claims.
-    description_words
-        First words of the description to keep.
+    fields, description_words
+        Text columns, of `lib.data.wipo.xml.PATHS`, the English text where there are several
+        languages; first words of the description to keep. `first_claim` is the first `<cl>`, cut
+        before "2." if that contains all claims.
 
     Returns
     -------
@@ -145,14 +141,13 @@ def _list_archive(root: Path) -> Iterator[FileEntry]:
 
 
 def _refuse_unsafe(root: Path, member: ZipInfo) -> None:
-    parts = re.split(r"[/\\]", member.filename)
+    parts, fault = re.split(r"[/\\]", member.filename), ""
     if parts[0] == "" or re.match(r"[A-Za-z]:", parts[0]) or ".." in parts:
         fault = "has a path that leads out of the archive"
     elif stat.S_ISLNK(member.external_attr >> 16):
         fault = "is a symbolic link"
-    else:
-        return
-    raise DataError(f"{root}: member {member.filename!r} {fault}; use an archive without it")
+    if fault:
+        raise DataError(f"{root}: member {member.filename!r} {fault}; use an archive without it")
 
 
 def _parse(read: Callable, entries: list[FileEntry], num_workers: int) -> Iterator[Chunk]:
@@ -168,14 +163,15 @@ def _parse(read: Callable, entries: list[FileEntry], num_workers: int) -> Iterat
 
 
 def _refuse_repeats(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    seen = {}
+    first: dict[str, str] = {}  # file by `pn`
     for documents, bad, dropped in chunks:
-        kept = [d for d in documents if seen.setdefault(d["id"], d["file"]) == d["file"]]
-        bad += [
-            (d["file"], f"pn {d['id']!r} is that of {seen[d['id']]} too")
-            for d in documents
-            if seen[d["id"]] != d["file"]
-        ]
+        kept = []
+        for document in documents:
+            pn, file = document["id"], document["file"]
+            if first.setdefault(pn, file) == file:
+                kept.append(document)
+            else:
+                bad.append((file, f"pn {pn!r} is that of {first[pn]} too"))
         yield kept, bad, dropped
 
 
