@@ -31,26 +31,18 @@ NUM_TOP = 100  # labels per document whose scores are then kept
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The study's fixed, ordered labels; column c of every (N, C) array is `names[c]`.
-
-    Attributes
-    ----------
-    names
-        C distinct labels, as the data spell them.
-    texts
-        Their texts in prompts, in the same order; by default the names.
-    none
-        The text of an empty label set in prompts; "" in a study where every document has a label.
-    """
+    """The study's fixed, ordered labels; column c of every (N, C) array is `names[c]`."""
 
     names: tuple[str, ...]
+    """C distinct labels, as the data spell them"""
     texts: tuple[str, ...] = ()
+    """their texts in prompts, in the same order; by default the names"""
     none: str = ""
+    """text of an empty label set in prompts; "" in a study where every document has a label"""
 
     def __post_init__(self) -> None:
-        texts = tuple(self.texts) or tuple(self.names)
-        object.__setattr__(self, "texts", texts)
-        shown = (*texts, self.none) if self.none else texts
+        object.__setattr__(self, "texts", tuple(self.texts) or tuple(self.names))
+        shown = filter(None, (*self.texts, self.none))
         spellings = Counter(normal_form(text.lower()) for text in shown)
         if repeated := [text for text, count in spellings.items() if count > 1]:
             raise DataError(f"labels: several are called {repeated[0]!r}; each needs its own text")
@@ -59,11 +51,8 @@ class LabelSpace:
     def from_splits(cls, splits: DatasetDict, *, label_names: str = "") -> Self:
         """Every label of any split, sorted, so that an absent class counts the same in every arm.
 
-        Parameters
-        ----------
-        label_names
-            A YAML (or JSON) file of `label: text` lines; labels that it leaves out keep their name.
-            The text of "" is the word for an empty label set, "none" unless a label is called so.
+        `label_names` is a file of texts (`read_label_names`); labels that it leaves out keep their
+        name. The text of "" is the word for an empty label set, "none" unless a label is called so.
 
         Raises
         ------
@@ -198,53 +187,35 @@ def check_spelling(labels: Iterable[str], source: str) -> None:
     """
     labels, spellings = list(labels), dict[str, str]()
     if all(map(NUMBER.fullmatch, labels)):
-        _check_numbers(labels, source)
+        whole = {label: WHOLE.fullmatch(label) for label in labels}
+        for label, found in whole.items():
+            if found and found[1] in whole:
+                raise DataError(
+                    f"{source}: labels {found[1]!r} and {label!r} are one number; write them alike"
+                )
     pairs = [(spellings.setdefault(normal_form(label.lower()), label), label) for label in labels]
     pairs = [(other, label) for other, label in pairs if other != label]
     if not pairs:
         return
-    (other, label), more = pairs[0], f" ({len(pairs) - 1} more such pairs)"
-    more = more if len(pairs) > 1 else ""
+    other, label = pairs[0]
+    fault = f"{other!r} and {label!r} differ by case or spaces alone"
     if normal_form(other) == normal_form(label) and " ".join(other.split()) != label:
-        raise DataError(
-            f"{source}: labels {other!a} and {label!a} look alike: they differ by "
-            f"Unicode form or invisible characters alone; write them alike{more}"
-        )
-    raise DataError(
-        f"{source}: labels {other!r} and {label!r} differ by case or spaces alone; write them "
-        f"alike{more}"
-    )
-
-
-def _check_numbers(labels: Sequence[str], source: str) -> None:
-    """Raise `DataError` if two labels are one whole number, with and without a point."""
-    whole = {label: WHOLE.fullmatch(label) for label in labels}
-    for label in (label for label, found in whole.items() if found and found[1] in whole):
-        raise DataError(
-            f"{source}: labels {whole[label][1]!r} and {label!r} are one number; write them alike"
-        )
+        fault = f"{other!a} and {label!a} look alike: they differ by Unicode form or invisible "
+        fault += "characters alone"
+    more = f" ({len(pairs) - 1} more such pairs)" if len(pairs) > 1 else ""
+    raise DataError(f"{source}: labels {fault}; write them alike{more}")
 
 
 def apply_min_support(
     frames: Mapping[str, pd.DataFrame], *, train: str, min_support: int, rare_labels: str
 ) -> dict[str, pd.DataFrame]:
-    """The parts' tables without labels of fewer than `min_support` training documents.
+    """The parts' tables, with `labels` (list[str]), without labels that few documents have.
 
-    Parameters
-    ----------
-    frames
-        Per part a table with `labels` (list[str]).
-    train
-        The part whose documents count as support.
-    rare_labels
-        "keep": nothing changes. "drop": rare labels go, and with them documents that have no other
-        label; a label set that was empty before stays. "merge": they become their IPC parent
-        (subclass to class to section), until that has the support or no parent is left.
-
-    Raises
-    ------
-    DataError
-        A part has no document left.
+    Rare are those of fewer than `min_support` documents of the part `train`. With `rare_labels`
+    "drop" they go, and with them documents that have no other label; a label set that was empty
+    before stays. With "merge" they become their IPC parent (subclass to class to section), until
+    that has the support or no parent is left. With "keep" nothing changes. Raises `DataError` if a
+    part has no document left.
     """
     if rare_labels == "keep":
         return dict(frames)
@@ -259,12 +230,9 @@ def apply_min_support(
     # Rename, and leave out documents that lose all their labels.
     result = {}
     for name, frame in frames.items():
-        labels = [sorted({renamed[x] for x in row if renamed[x]}) for row in frame["labels"]]
-        kept = [
-            bool(now or not before) for now, before in zip(labels, frame["labels"], strict=True)
-        ]
-        frame = frame.assign(labels=pd.Series(labels, index=frame.index, dtype=object))
-        result[name] = frame[kept]
+        labels = frame["labels"].map(lambda row: sorted({renamed[x] for x in row if renamed[x]}))
+        kept = (labels.str.len() > 0) | (frame["labels"].str.len() == 0)
+        result[name] = frame.assign(labels=labels)[kept]
         if result[name].empty:
             raise DataError(f"min_support: {min_support} leaves no document in {name}; lower it")
     return result

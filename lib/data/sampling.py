@@ -9,7 +9,6 @@ Samples of one seed are nested: a larger one adds documents and takes none away.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -32,24 +31,20 @@ Draw = Callable[..., pd.Index]  # (frame, size, *, at_least) -> rows
 def sample_splits(parts: Mapping[str, pd.DataFrame], params: DataParams) -> dict[str, pd.DataFrame]:
     """Train, validation and test documents out of the parts that the data set has.
 
-    Parameters
-    ----------
-    parts
-        Tables with `labels` (list[str]) and, where they decide, `group` or `date`. Parts that are
-        missing are cut from train (or from the one part `UNSPLIT`): whole groups where there are
-        groups, the latest documents where there are dates, stratified otherwise. Of the dates that
-        are held out no document is left in train.
-    params
-        `num_train`, `num_validation`, `num_test`: documents to keep, 0 for all; a part that is cut
-        needs its number. Label sets are stratified iteratively, single labels by class.
+    The parts are tables with `labels` (list[str]) and, where they decide, `group` or `date`. Those
+    that are missing are cut from train (or from the one part `UNSPLIT`), as many documents as
+    their number says: whole groups where there are groups, the latest documents where there are
+    dates, stratified otherwise. Of the dates that are held out no document is left in train.
 
-    Raises
-    ------
-    DataError
-        A number does not fit the documents, or there are too few for every class.
+    Raises `DataError` if a number does not fit the documents, or leaves too few for every class.
     """
     generator = np.random.default_rng(params.data_seed)
-    draw = partial(_draw, multi_label=params.multi_label, generator=generator)
+
+    def draw(frame: pd.DataFrame, size: int, *, at_least: int = 0) -> pd.Index:
+        if params.multi_label:
+            return _iteratively_stratified(frame, size, generator)
+        return _stratified(frame, size, at_least=at_least)
+
     pool = parts[UNSPLIT] if UNSPLIT in parts else parts["train"]
     sizes = {"test": params.num_test, "validation": params.num_validation}
     to_cut = {name: size for name, size in sizes.items() if name not in parts}
@@ -58,19 +53,18 @@ def sample_splits(parts: Mapping[str, pd.DataFrame], params: DataParams) -> dict
         log.warning("date_column: has no effect, for the data set has splits of its own")
 
     # Cut what is missing from the pool; the rest of it, or a sample of that, is train.
-    cut = cut_held_out_first if {"group", "date"} & set(pool.columns) else cut_train_first
+    cut = _cut_held_out_first if {"group", "date"} & set(pool.columns) else _cut_train_first
     result = cut(_shuffled(pool, generator), to_cut, draw, params)
 
     # Sample the held-out parts that the data set has.
-    for name, size in sizes.items():
-        if name in to_cut:
-            continue
-        result[name] = parts[name]
-        if size > len(parts[name]):
-            log.warning("num_%s: %d of %d documents; all are taken", name, size, len(parts[name]))
-        if 0 < size < len(parts[name]):
-            part = _shuffled(parts[name], generator)
-            result[name] = part.loc[draw(part, size)]
+    for name in [name for name in sizes if name not in to_cut]:
+        part, size = parts[name], sizes[name]
+        if size > len(part):
+            log.warning("num_%s: %d of %d documents; all are taken", name, size, len(part))
+        if 0 < size < len(part):
+            part = _shuffled(part, generator)
+            part = part.loc[draw(part, size)]
+        result[name] = part
     return result
 
 
@@ -93,13 +87,10 @@ def _require_enough(pool: pd.DataFrame, to_cut: Mapping[str, int], params: DataP
     )
 
 
-def cut_held_out_first(
+def _cut_held_out_first(
     pool: pd.DataFrame, to_cut: Mapping[str, int], draw: Draw, params: DataParams
 ) -> dict[str, pd.DataFrame]:
-    """Whole groups or the latest dates for each part to cut, and train from the rest.
-
-    Which documents are held out leaves no choice, so they go first.
-    """
+    """Whole groups or the latest dates for each part to cut, and train from the rest."""
     least = 1 if params.multi_label else pool["labels"].explode().nunique()
     parts = {}
     for name, size in to_cut.items():
@@ -114,11 +105,11 @@ def cut_held_out_first(
             f"{params.dataset}: {len(pool)} documents are left for train once whole {whole} are "
             f"held out, num_train is {params.num_train}; lower it, or the {whole} are too large"
         )
-    size = min(params.num_train or len(pool), len(pool))
-    return parts | {"train": pool.loc[sorted(draw(pool, size, at_least=1))]}
+    kept = draw(pool, params.num_train or len(pool), at_least=1)
+    return parts | {"train": pool.loc[sorted(kept)]}
 
 
-def cut_train_first(
+def _cut_train_first(
     pool: pd.DataFrame, to_cut: Mapping[str, int], draw: Draw, params: DataParams
 ) -> dict[str, pd.DataFrame]:
     """A stratified sample for train, and then one of what is left for each part to cut.
@@ -134,19 +125,6 @@ def cut_train_first(
     return parts
 
 
-def _draw(
-    frame: pd.DataFrame,
-    size: int,
-    *,
-    at_least: int = 0,
-    multi_label: bool,
-    generator: np.random.Generator,
-) -> pd.Index:
-    if multi_label:
-        return _iteratively_stratified(frame, size, generator)
-    return _stratified(frame, size, at_least=at_least)
-
-
 def nested_sample(
     labels: Sequence[Sequence[str]], size: int, *, multi_label: bool, seed: int
 ) -> np.ndarray:
@@ -155,16 +133,8 @@ def nested_sample(
     With one label per document, every label comes once first, the frequent ones before the rare;
     from there on each next document is of the label that is furthest behind its share
     (Sainte-Laguë's divisors: a larger parliament costs no party a seat). Label sets are halved by
-    iterative stratification, again and again, down to halves inside the sample or outside it.
-
-    Parameters
-    ----------
-    labels
-        Of N documents.
-    multi_label
-        Stratify label sets rather than by the one label.
-    seed
-        Draws documents; the samples of one seed are nested, those of two seeds are independent.
+    iterative stratification, again and again, down to halves inside the sample or outside it. The
+    samples of one seed are nested, those of two seeds are independent.
     """
     generator = np.random.default_rng(seed)
     frame = _shuffled(pd.DataFrame({"labels": list(labels), "at": range(len(labels))}), generator)
