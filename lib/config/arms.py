@@ -76,12 +76,11 @@ class StudyParams(DataParams):
                 f"study: {self.study!r} is the folder of cached results; choose another name"
             )
         if self.max_length != "auto" and self.token_budget < self.tokens_read:
-            several = self.windows > 1
+            of = f"{self.windows} windows of " if self.windows > 1 else ""
+            too = " or windows" if of else ""
             raise ValueError(
-                f"token_budget: {self.token_budget} tokens cannot hold one document of "
-                + (f"{self.windows} windows of " if several else "")
-                + f"max_length {self.max_length}; raise token_budget or lower max_length"
-                + (" or windows" if several else "")
+                f"token_budget: {self.token_budget} tokens cannot hold one document of {of}"
+                f"max_length {self.max_length}; raise token_budget or lower max_length{too}"
             )
         largest = max([self.train_size, *self.train_sizes])
         if self.num_train and largest > self.num_train:

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from lib.config.choices import (
     DECODINGS,
@@ -54,11 +54,11 @@ class TrainParams(Group):
     """least optimizer steps; few documents get more epochs"""
     batch_size: Positive = 8
     """documents per optimizer step"""
-    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-3
+    learning_rate: PositiveFloat = 2.0e-3
     """peak, then linear decay to 0; QLoRA took 2.0e-4 for 7B models"""
     warmup_share: Share = 0.06
     """share of the steps over which the rate rises from 0"""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """weight decay of AdamW"""
     eval_steps: Count = 0
     """also evaluate every N steps, for the curves; 0: after each epoch only"""
@@ -66,7 +66,7 @@ class TrainParams(Group):
     """also save a checkpoint every N steps, to resume from; 0: after each epoch only"""
     num_processes: Positive = 1
     """processes that share each optimizer step, one per GPU"""
-    memory_gib: Annotated[float, Field(ge=0)] = 0.0
+    memory_gib: NonNegativeFloat = 0.0
     """GiB that the run should stay below; 0: all that the device has"""
     report_to: Annotated[list[Literal[*TRACKERS]], Distinct] = ["tensorboard"]
     """trackers of the training's curves: also "mlflow" and "wandb"; []: none"""
@@ -93,7 +93,7 @@ class HeadParams(Group):
     """classifier: "linear", or "mlp" (one hidden layer)"""
     head_bias: bool = True
     """without it, transformers has a class for a linear head on "last": docs/serving.md"""
-    head_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    head_learning_rate: NonNegativeFloat = 0.0
     """learning rate of the head; 0: learning_rate"""
     loss: Literal[*LOSSES] = "cross_entropy"
     """loss: also "focal", "asymmetric" (label sets) or "logit_adjusted" """

@@ -56,19 +56,21 @@ def notebook_params(notebook: str) -> StudyParams:
 
 def parameters_table(params: StudyParams) -> Styler:
     """Every parameter with value, default and meaning; values that are not the default are bold."""
-    fields = type(params).model_fields
-    table = pd.DataFrame(
-        [
-            {"parameter": name, "value": getattr(params, name), "default": field.default,
-             "meaning": " ".join((field.description or "").split())}
-            for name, field in fields.items()
-        ]
-    )  # fmt: skip
-    differs = [repr(a) != repr(b) for a, b in zip(table["value"], table["default"], strict=True)]
-    texts = table.assign(value=table["value"].map(repr), default=table["default"].map(repr))
-    bold = [["font-weight: bold" if row else ""] * table.shape[1] for row in differs]
-    styles = pd.DataFrame(bold, columns=table.columns)
-    shown = texts.style.apply(lambda _: styles, axis=None).hide(axis="index")
+    rows = [
+        (
+            name,
+            repr(getattr(params, name)),
+            repr(field.default),
+            " ".join(field.description.split()),
+        )
+        for name, field in type(params).model_fields.items()
+    ]
+    table = pd.DataFrame(rows, columns=["parameter", "value", "default", "meaning"])
+
+    def style(row: pd.Series) -> list[str]:
+        return ["font-weight: bold" if row["value"] != row["default"] else ""] * len(row)
+
+    shown = table.style.apply(style, axis="columns").hide(axis="index")
     return shown.set_properties(**{"text-align": "left"}).format(escape="html")
 
 
@@ -91,14 +93,13 @@ def _parameter_cells(namespace: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     cells = [cell for cell in namespace["In"] if cell.startswith("# Parameters")]
     own = [cell for cell in cells if cell.startswith("# Parameters.")]
     injected = [cell for cell in cells if not cell.startswith("# Parameters.")]
-    # Of a cell that was run several times, only the last version counts.
-    return tuple(_assigned(cells[-1:]) for cells in (own, injected))
+    return _assigned(own), _assigned(injected)
 
 
 def _assigned(cells: list[str]) -> dict[str, Any]:
+    """Values that the last cell assigns: of one that was run several times, the others are old."""
     values: dict[str, Any] = {}
-    for cell in cells:
-        exec(cell, values)  # cells that this notebook has run  # nosec B102
+    exec("".join(cells[-1:]), values)  # a cell that this notebook has run  # nosec B102
     return {name: value for name, value in values.items() if not name.startswith("__")}
 
 

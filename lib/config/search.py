@@ -33,18 +33,8 @@ def searched(params: Group) -> set[str]:
 def candidates_of(params: Params, fixed: Iterable[str]) -> list[Params]:
     """The arm's parameters with the values of each candidate, in the order of the search.
 
-    Parameters
-    ----------
-    params
-        With `search`, a dictionary of lists or a list of dictionaries; and `search_epochs`.
-    fixed
-        Parameters that cannot be searched over.
-
-    Raises
-    ------
-    ValueError
-        The search names a parameter that does not exist or is `fixed`, has no candidate or one
-        twice, has one that contradicts itself, or is longer than its schedule.
+    Raises `ValueError` if the search names a parameter that does not exist or is `fixed`, has no
+    candidate or one twice, has one that contradicts itself, or is longer than its schedule.
     """
     lists = params.search.values() if isinstance(params.search, dict) else [params.search]
     if (number := math.prod(map(len, lists))) > MAX_CANDIDATES:

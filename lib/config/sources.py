@@ -34,46 +34,31 @@ Address = Annotated[str, Field(pattern=r"^https?://[^/]+/")]
 class RawFile(Group):
     """A public file as it is downloaded."""
 
-    bytes: Positive
-    """its size"""
-    sha256: Sha256
-    """checksum of its content, in hexadecimal digits"""
+    bytes: Positive  # its size
+    sha256: Sha256  # checksum of its content, in hexadecimal digits
 
 
 class Table(Group):
     """A file of documents that the data set becomes."""
 
-    documents: Positive
-    """rows"""
-    labels: Count
-    """different labels"""
-    sha256: Sha256
-    """checksum of the file"""
+    documents: Positive  # rows
+    labels: Count  # different labels
+    sha256: Sha256  # checksum of the file
 
 
 class Source(Group):
     """A data set: where it comes from, what it becomes, and what one may do with it."""
 
-    name: Name
-    """key in sources.yaml, and the folder in data/"""
-    title: str
-    """what the documents and labels are"""
-    homepage: str
-    """address of the data set's description"""
-    cite: str
-    """publication that introduced it"""
-    licence: str
-    """terms, in the words of the source where it has any"""
-    use: str
-    """what these terms let a user do, in short"""
-    version: str
-    """commit, release or date of the files"""
-    addresses: list[Address] = []
-    """of each file, tried in order; may contain {version}, {path} and {sha256}"""
-    files: dict[RawPath, RawFile] = {}
-    """downloaded files by their path"""
-    tables: Annotated[dict[Name, Table], Field(min_length=1)]
-    """files in data/<name>/ by their name"""
+    name: Name  # key in sources.yaml, and the folder in data/
+    title: str  # what the documents and labels are
+    homepage: str  # address of the data set's description
+    cite: str  # publication that introduced it
+    licence: str  # terms, in the words of the source where it has any
+    use: str  # what these terms let a user do, in short
+    version: str  # commit, release or date of the files
+    addresses: list[Address] = []  # of files, in order; may have {version}, {path} and {sha256}
+    files: dict[RawPath, RawFile] = {}  # downloaded files by their path
+    tables: Annotated[dict[Name, Table], Field(min_length=1)]  # files in data/<name>/ by their name
 
     @property
     def folder(self) -> Path:
@@ -113,13 +98,7 @@ class Source(Group):
 
 @cache
 def read_sources() -> dict[str, Source]:
-    """The data sets of `data/sources.yaml` by name.
-
-    Raises
-    ------
-    ParamsError
-        The file cannot be read, or an entry is not as `Source` asks; one line.
-    """
+    """The data sets of `data/sources.yaml` by name; `ParamsError` if an entry is no `Source`."""
     sources = {}
     for name, entry in read_yaml(SOURCES).items():
         where = f"data/sources.yaml: {name}"
@@ -132,13 +111,7 @@ def read_sources() -> dict[str, Source]:
 
 
 def source_of(dataset: str) -> Source | None:
-    """The described data set that a parameter `dataset` names; None for all other data.
-
-    Raises
-    ------
-    ParamsError
-        See `read_sources`.
-    """
+    """The data set of `read_sources` that a parameter `dataset` names; None for all other data."""
     if not SOURCES.is_file():
         return None
     for path in (Path(os.path.normpath(ROOT / dataset)), (ROOT / dataset).resolve()):

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,8 +50,8 @@ def _complaint(error: Any, model: type[BaseModel], source: str, origin: Mapping)
     remedy = ""
     if isinstance(value, bool):
         remedy = "; YAML reads an unquoted yes, no, on or off as a boolean: quote it"
-    elif isinstance(value, str) and _is_number(value):
-        remedy = f"; this is text: write the number as {_plain_number(value)}"
+    elif isinstance(value, str) and (number := _plain_number(value)):
+        remedy = f"; this is text: write the number as {number}"
     elif error["type"] == "literal_error":
         remedy = suggestion(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
     shown = repr(value)
@@ -64,16 +65,12 @@ def suggestion(word: str, known: Any) -> str:
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(map(str, known))}"
 
 
-def _is_number(text: str) -> bool:
+def _plain_number(text: str) -> str:
+    """A number as YAML 1.1 reads it, `2.0e-4` for `2e-4`, which is text there; "" for others."""
     try:
         float(text)
     except ValueError:
-        return False
-    return True
-
-
-def _plain_number(text: str) -> str:
-    """A spelling that YAML 1.1 reads as a number: `2e-4` is text there, `2.0e-4` is not."""
+        return ""
     mantissa, _, exponent = text.lower().partition("e")
     if not exponent:
         return text
@@ -85,10 +82,9 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML as papermill reads it, except that a key given twice, or no text, is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(written)) < len(written):
-            twice = next(key for key in written if written.count(key) > 1)
-            raise ParamsError(f"{self.name}: {twice}: given twice; leave one")
+        written = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, count in written.items() if count > 1]:
+            raise ParamsError(f"{self.name}: {twice[0]}: given twice; leave one")
         values = super().construct_mapping(node, deep)
         for key in values:
             if not isinstance(key, str):
@@ -114,11 +110,8 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_y
 def load_yaml(path: Path, loader: type, *, max_bytes: int = MAX_BYTES) -> Any:
     """The value of a YAML file that may be a stranger's: it cannot grow or go on for ever.
 
-    Raises
-    ------
-    OSError, ValueError, yaml.YAMLError
-        It cannot be read, is no regular file, is larger than `max_bytes`, or is more than
-        `MAX_GROWTH` times as large with its aliases written out.
+    Raises `OSError`, `ValueError` or `yaml.YAMLError` if it cannot be read, is no regular file, has
+    more than `max_bytes`, or becomes `MAX_GROWTH` times as large with its aliases written out.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError("a pipe or device; write a file")
@@ -157,20 +150,17 @@ def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Values of a YAML file by key.
 
-    Raises
-    ------
-    ParamsError
-        The file cannot be read, is not YAML, gives a key twice or is no list of `key: value` lines.
+    Raises `ParamsError` if it cannot be read, is not YAML, gives a key twice, or has no keys.
     """
     try:
         loaded = load_yaml(path, _StrictLoader)
+    except ParamsError:
+        raise
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, ParamsError):
-            raise
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise ParamsError(f"{path}: expected `key: value` lines, found {type(loaded).__name__}")

@@ -13,8 +13,6 @@ from lib.errors import ParamsError
 
 # From the fastest to the slowest, as a rule.
 ARM_NOTEBOOKS = ("02_baselines", "03_finetune_embedding", "04_finetune_instruction")
-
-
 FOLDERS = {"params_dir", "runs_dir", "figures_dir"}
 EVERY_PARAMETER = {name for group in NOTEBOOK_PARAMS.values() for name in group.model_fields}
 
@@ -100,13 +98,13 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
     origin |= dict.fromkeys(given, "given")
     last = str(files[-1]) if files else "given"
     notebook = values.get("notebook", "")
-    known = isinstance(notebook, str) and notebook in ("", *NOTEBOOK_PARAMS)
-    if not known:
+    models = {"": StudyParams} | NOTEBOOK_PARAMS
+    if not isinstance(notebook, str) or notebook not in models:
         raise ParamsError(
             f"{origin['notebook']}: notebook: {notebook!r} is not a notebook of this study"
             + suggestion(str(notebook), NOTEBOOK_PARAMS)
         )
-    model = NOTEBOOK_PARAMS[notebook] if notebook else StudyParams
+    model = models[notebook]
     for name in shared & EVERY_PARAMETER - set(model.model_fields) - set(given):
         del values[name]
     for name in FOLDERS & set(values):
@@ -134,14 +132,7 @@ def require_trackers(*arms: StudyParams) -> None:
 
 
 def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
-    """The parameters of each arm of a study, by its name.
-
-    Parameters
-    ----------
-    folder
-        Holds common.yaml and a file for each arm; it bears the study's name.
-    overrides
-        Win over what the files say.
+    """The parameters of each arm of a study, by its name; `overrides` win over its files.
 
     Raises
     ------
@@ -164,8 +155,7 @@ def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
             raise ParamsError(f"{file}: study and seeds belong in common.yaml")
         if arm.train_size or arm.train_sizes != study.train_sizes:
             raise ParamsError(f"{file}: set train_sizes, in common.yaml alone")
-        shared = shared_values(study)
-        own = [key for key, value in shared_values(arm).items() if value != shared[key]]
+        own = [key for key, value in shared_values(study).items() if getattr(arm, key) != value]
         if own:
             raise ParamsError(
                 f"{file}: {', '.join(own)}: arms share their documents and labels, so these belong "
@@ -195,15 +185,7 @@ def study_runs(arms: Iterable[StudyParams]) -> dict[str, StudyParams]:
 
 
 def check_teachers(arms: Mapping[str, StudyParams], folder: str | Path) -> None:
-    """Raise `ParamsError` if an arm of the study has a teacher that cannot teach it.
-
-    Parameters
-    ----------
-    arms
-        Every arm of the study by its name.
-    folder
-        Where its parameters files lie.
-    """
+    """Raise `ParamsError` if an arm of the study in `folder` has a teacher that cannot teach it."""
     for name, params in arms.items():
         if not (teacher := getattr(params, "teacher", "")):
             continue
