@@ -34,10 +34,7 @@ def study_files(folder: str | Path) -> StudyFiles:
     `base` in common.yaml lists files of shared values, and folders of them and of arms, relative to
     common.yaml. An arm of the study's own folder wins over one of the same name there.
 
-    Raises
-    ------
-    ParamsError
-        common.yaml cannot be read, or `base` names what is not there.
+    Raises `ParamsError` if common.yaml cannot be read, or `base` names what is not there.
     """
     own = Path(folder) / "common.yaml"
     named = read_yaml(own).get("base", [])

@@ -59,10 +59,7 @@ def find_columns(
     The rows of `table` are as `lib.data.tables.read_table` gives them. The user may have named the
     columns `text`, also several in one with spaces between them, and `label`.
 
-    Raises
-    ------
-    DataError
-        No column, or several, could be the text or the label; the message lists the candidates.
+    Raises `DataError` that lists the candidates if none or several could be the text or the label.
     """
     if table.empty:
         raise DataError(f"{source}: contains no document")
@@ -170,16 +167,16 @@ def _split_group_id(
         gaps = len(column) - len(filled)
         if name in taken or not words:
             rest |= {name: column} if words else {}
-        elif names and gaps and known in SPLITS:
-            found.reasons.append(
-                ("splits", f"column {name!r} is not used: {gaps:,} rows have none")
-            )
         elif names and not gaps and (known in SPLITS or (len(words) > 1 and known not in LABELS)):
             found.values |= {"split_column": name, "split_names": names}
             found.reasons.append(("splits", f"column {name!r}: {', '.join(filter(None, names))}"))
         elif known in SPLITS and any(map(split_of, words)):
-            odd = [f"{word!r} in it names no split" for word in sorted(words) if not split_of(word)]
-            why = odd[0] if odd else "it has no train, or two words for a split"
+            if names:
+                why = f"{gaps:,} rows have none"
+            elif odd := [word for word in sorted(words) if not split_of(word)]:
+                why = f"{odd[0]!r} in it names no split"
+            else:
+                why = "it has no train, or two words for a split"
             found.reasons.append(("splits", f"column {name!r} is not used: {why}"))
         elif known in IDS and len(words) == len(column):
             found.values["id_column"] = name

@@ -73,7 +73,7 @@ def load_splits(params: DataParams) -> DatasetDict:
 def take_train(splits: DatasetDict, size: int, *, multi_label: bool, seed: int) -> DatasetDict:
     """The same splits with a stratified sample (`nested_sample`) of `size` training documents.
 
-    0 is for all of them. Labels are those of the splits before, so that all sizes share them.
+    0 is for all of them. Read the study's labels from `splits`, so that all sizes share them.
 
     Raises
     ------

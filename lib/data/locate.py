@@ -35,10 +35,7 @@ def locate(data: str, say: Callable[[str], None] = print) -> tuple[str, list[str
     The name of a file may have other words beside that of its split: "tickets_train.csv". `say` is
     called with a line per file of a split that is not used, since its ending is another one.
 
-    Raises
-    ------
-    DataError
-        There is no such file, or none of training documents, or several could be meant.
+    Raises `DataError` if there is no such file, or none of training documents, or several could be.
     """
     path = Path(data).expanduser()
     if _num_shards(path.name) > 1 and not path.is_dir():
