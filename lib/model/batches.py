@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lib.model.windows import split_windows
 
@@ -46,18 +47,18 @@ def micro_batches(
     return [batch for batch in batches if batch]
 
 
-def pad(documents: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
-    """Rows filled up on the right, and their mask, 1 at real tokens; both (B, T) int64.
+def pad(
+    documents: Sequence[Sequence[int]], fill: int, *, side: str = "right"
+) -> tuple[Tensor, Tensor]:
+    """Rows filled up on one side, and their mask, 1 at real tokens; both (B, T) int64.
 
     A document has a row, or one per window (`lib.model.windows`).
     """
     windows = [window for document in documents for window in split_windows(document)]
-    rows = torch.full((len(windows), max(map(len, windows))), fill)
-    mask = torch.zeros_like(rows)
-    for i, row in enumerate(windows):
-        rows[i, : len(row)] = torch.as_tensor(row)
-        mask[i, : len(row)] = 1
-    return rows, mask
+    rows = [torch.tensor(window, dtype=torch.int64) for window in windows]
+    real = [torch.ones_like(row) for row in rows]
+    options = {"batch_first": True, "padding_side": side}
+    return pad_sequence(rows, padding_value=fill, **options), pad_sequence(real, **options)
 
 
 def join_states(cached: Sequence[np.ndarray]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lib import storage
+from lib.model.batches import pad
 from lib.model.parts import pretrained
 
 WINDOW = 6  # of a sliding window while packing is probed
@@ -25,14 +26,15 @@ STATE_TOLERANCE = {True: 1e-3, False: 0.1}
 SCORE_TOLERANCE = {True: 2e-3, False: 0.3}
 
 
+# Errors of a pass that a model cannot make.
+UNABLE = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+
+
 class Probes:
     """Answers to questions about one model, by name: yes or no, or a list of names.
 
-    Parameters
-    ----------
-    structure
-        A hash of all that decides the answers, code included, by which they are cached on disk; ""
-        to remember them in this object alone.
+    `structure` is a hash of all that decides the answers, code included, by which they are cached
+    on disk; "" to remember them in this object alone.
     """
 
     def __init__(self, structure: str = "") -> None:
@@ -51,15 +53,10 @@ class Probes:
     def ask(self, name: str, probe: Callable[[], Any]) -> Any:
         """The remembered answer, or that of `probe`, which is then remembered."""
         if name not in self.answers:
-
-            def answer() -> bool | list[str]:
-                found = probe()
-                return found if isinstance(found, list) else bool(found)
-
             self.answers[name] = (
-                storage.cached_json(self._kind, name, answer, code=self.structure)
+                storage.cached_json(self._kind, name, probe, code=self.structure)
                 if self.structure
-                else answer()
+                else probe()
             )
         return self.answers[name]
 
@@ -87,12 +84,9 @@ def made_up_tokens(model: PreTrainedModel, *lengths: int) -> list[list[int]]:
 
 def document_rows(model: PreTrainedModel, *lengths: int) -> tuple[Tensor, Tensor]:
     """`made_up_tokens`, padded on the right: `input_ids` and `attention_mask`, (B, T) int64."""
-    documents = made_up_tokens(model, *lengths)
-    longest = max(lengths)
     pad_token = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
-    ids = [document + [pad_token] * (longest - len(document)) for document in documents]
-    mask = [[1] * length + [0] * (longest - length) for length in lengths]
-    return tuple(torch.tensor(rows, device=model.device) for rows in (ids, mask))
+    rows = pad(made_up_tokens(model, *lengths), pad_token)
+    return tuple(x.to(model.device) for x in rows)
 
 
 @contextmanager
@@ -134,19 +128,15 @@ def short_window(model: PreTrainedModel) -> Iterator[None]:
 
 def states_alone(model: PreTrainedModel, documents: Sequence[Sequence[int]]) -> list[Tensor]:
     """Last hidden states, (T, H) float32 each, of documents by one plain pass per document."""
-    states = []
-    for document in documents:
-        ids = torch.tensor([list(document)], device=model.device)
-        output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-        states.append(output.last_hidden_state[0].float())
-    return states
+    rows = [torch.tensor([list(document)], device=model.device) for document in documents]
+    outputs = (model(input_ids=ids, attention_mask=torch.ones_like(ids)) for ids in rows)
+    return [output.last_hidden_state[0].float() for output in outputs]
 
 
 def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
     """True if states of the same tokens, (T, H), differ by rounding alone.
 
-    In 16 bits the median token decides: a token between two experts of a mixture may go to the
-    other one and differ by itself.
+    In 16 bits the median token decides: one between two experts may go to the other.
     """
     if ours.shape != theirs.shape or not torch.isfinite(ours).all():
         return False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from lib.model.batches import pad
 from lib.model.forward import masked_states
 from lib.prompt.label_scores import plain_states
 from lib.prompt.label_trie import LabelTrie
@@ -49,21 +50,18 @@ class Branches:
         compute_dtype: torch.dtype,
     ) -> None:
         self.model, self.trie, self.compute_dtype = model, trie, compute_dtype
-        self.rests, self.cache = rests, DynamicCache()
-        self.prefix = prefix
-        self.lengths = torch.tensor([len(rest) for rest in rests])
-        keys = torch.arange(max(map(len, rests)))
-        self.prompt = keys < self.lengths[:, None]  # (B, keys): not padding
+        self.rests, self.prefix, self.cache = rests, prefix, DynamicCache()
+        self.input_ids, real = pad(rests, 0)
+        self.prompt = real.bool()  # (B, keys): not padding
+        self.lengths = real.sum(dim=1)
 
     def start(self) -> Tensor:
         """State at the end of each prompt, (B, H), after computing all of them."""
-        size, longest = len(self.rests), int(self.lengths.max())
-        input_ids = torch.zeros(size, longest, dtype=torch.long)
-        for row, rest in enumerate(self.rests):
-            input_ids[row, : len(rest)] = torch.tensor(rest)
+        size, longest = self.input_ids.shape
         visible = torch.ones(size, longest, longest, dtype=torch.bool).tril()
-        ends = torch.arange(longest) == self.lengths[:, None] - 1  # (B, T)
-        return self._forward(input_ids, torch.arange(longest).repeat(size, 1), visible, ends)
+        positions = torch.arange(longest).repeat(size, 1)
+        ends = positions == self.lengths[:, None] - 1  # (B, T)
+        return self._forward(self.input_ids, positions, visible, ends)
 
     def keep(self, rows: list[int]) -> None:
         """Drop all prompts but these rows."""

@@ -16,7 +16,7 @@ from lib.config.choices import AVERAGED
 from lib.data.labels import LabelSpace
 from lib.evaluation.scores import Scores
 from lib.machine import mixed_precision
-from lib.model.batches import micro_batches
+from lib.model.batches import micro_batches, pad
 from lib.model.checks import generates_padded, greedily
 from lib.model.parts import pretrained
 from lib.model.probes import alone_beyond, probes_of
@@ -56,12 +56,8 @@ def generate_answers(
                  type(model).__name__)  # fmt: skip
         batches = [[i] for i in range(len(prompts))]
     for batch in batches:
-        longest = max(len(prompts[i]) for i in batch)
-        ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):  # padded on the left: all answers begin at one position
-            ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
-            mask[row, longest - len(prompts[i]) :] = 1
+        # Padded on the left: all answers begin at one position.
+        ids, mask = pad([prompts[i] for i in batch], tokenizer.pad_token_id, side="left")
         with mixed_precision(model.device, compute_dtype), greedily(model):
             output = model.generate(
                 input_ids=ids.to(model.device),
@@ -70,7 +66,7 @@ def generate_answers(
                 eos_token_id=stop_ids(model, template),
                 pad_token_id=tokenizer.pad_token_id,
             )
-        texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text
     return answers

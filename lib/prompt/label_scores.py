@@ -24,7 +24,14 @@ from lib.model.forward import (
     skips_padding,
 )
 from lib.model.parts import pretrained
-from lib.model.probes import SCORE_TOLERANCE, in_float32, made_up_tokens, probes_of, window_of
+from lib.model.probes import (
+    SCORE_TOLERANCE,
+    UNABLE,
+    in_float32,
+    made_up_tokens,
+    probes_of,
+    window_of,
+)
 from lib.prompt.label_trie import LabelTrie
 
 log = logging.getLogger(__name__)
@@ -110,7 +117,7 @@ def _reads_trees(model: PreTrainedModel) -> bool:
         dtype = torch.float32 if exact else model.dtype
         try:
             together = _in_order(_score_together(model, prompts, trie, 128, dtype))
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        except UNABLE:
             return False
         apart = _in_order(_score_apart(model, prompts, trie, 128, dtype))
     return bool(np.abs(together - apart).max() <= SCORE_TOLERANCE[exact])
@@ -274,15 +281,12 @@ def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
     a node sees | all of the prompt  | nothing | its ancestors     |
     ```
     """
-    longest, size = max(map(len, rests)), len(rests)
-    total = longest + len(trie.tokens) - 1  # the root is the end of the prompt
-    lengths = torch.tensor([len(rest) for rest in rests])
-
-    # Tokens: the prompts, padded to one length, and behind each the nodes of the trie.
-    input_ids = torch.zeros(size, total, dtype=torch.long)
-    for row, rest in enumerate(rests):
-        input_ids[row, : len(rest)] = torch.tensor(rest)
-    input_ids[:, longest:] = torch.tensor(trie.tokens[1:], dtype=torch.long)
+    # Tokens: the prompts, padded to one length, and behind each the nodes of the trie but the root,
+    # which is the end of the prompt.
+    prompts, real = pad(rests, 0)
+    nodes = torch.tensor(trie.tokens[1:], dtype=torch.long)
+    input_ids = torch.cat([prompts, nodes.expand(len(rests), -1)], dim=1)
+    (size, total), longest, lengths = input_ids.shape, prompts.shape[1], real.sum(dim=1)
 
     # Positions: a node of depth 1 is right behind the prompt, over its padding.
     positions = torch.arange(total).repeat(size, 1)
@@ -291,7 +295,7 @@ def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
     # Visibility: prompt to prompt, nodes to prompt, nodes to nodes; nothing real sees padding.
     visible = torch.zeros(size, total, total, dtype=torch.bool)
     visible[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
-    visible[:, longest:, :longest] = (torch.arange(longest) < lengths[:, None])[:, None]
+    visible[:, longest:, :longest] = real.bool()[:, None]
     visible[:, longest:, longest:] = trie.visibility()[1:, 1:]
 
     # States that are read: those of nodes that something is scored behind, S of the M nodes.

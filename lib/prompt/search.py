@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from lib.model.batches import micro_batches
 from lib.model.parts import pretrained
-from lib.model.probes import SCORE_TOLERANCE, in_float32, made_up_tokens, probes_of
+from lib.model.probes import SCORE_TOLERANCE, UNABLE, in_float32, made_up_tokens, probes_of
 from lib.prompt.branches import Answer, Branches, Recomputed
 from lib.prompt.label_scores import next_log_probs, prefill_shared, reads_trees, score_labels
 from lib.prompt.label_trie import LabelTrie, Step
@@ -97,14 +97,14 @@ def _branches_exactly(model: PreTrainedModel) -> bool:
             prefix, rests = prefill_shared(model, prompts, dtype)
             trie = LabelTrie.build(answers)
             found = _search(Branches(model, rests, trie, prefix, dtype), trie, greedy=False)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        except UNABLE:
             return False
     off = [
         abs(answer.score - scores[answer.label])
         for finished, scores in zip(found, whole, strict=True)
         for answer in finished
     ]
-    return max(off) <= SCORE_TOLERANCE[exact]
+    return bool(max(off) <= SCORE_TOLERANCE[exact])
 
 
 @dataclass

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from lib.model.fast.attention import NAME, is_causal, packed_pass
 from lib.model.parts import decoder_of
 from lib.model.probes import (
+    UNABLE,
     WINDOW,
     document_rows,
     in_float32,
@@ -25,8 +26,7 @@ def use_packing(model: PreTrainedModel) -> bool:
 
     It may be for decoders with rotary positions whose attention has no soft cap, sinks, dropout or
     latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window, or
-    in both directions without one. `_packs_exactly` decides among these. Others keep padding and
-    mask.
+    in both directions without one. `_packs_exactly` decides among these.
     """
     if not _may_pack(model):
         return False
@@ -43,8 +43,9 @@ def _may_pack(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windowed = "sliding_attention" in kinds or getattr(config, "sliding_window", None)
+    is_bidirectional = getattr(model.config, "is_causal", True) is False  # and no encoder
     return (
-        (is_causal(model) or (_decodes(model) and not windowed))
+        (is_causal(model) or (is_bidirectional and not windowed))
         and model._supports_attention_backend
         and getattr(config, "rope_parameters", None) is not None
         and getattr(config, "attn_logit_softcapping", None) is None
@@ -55,16 +56,9 @@ def _may_pack(model: PreTrainedModel) -> bool:
     )
 
 
-def _decodes(model: PreTrainedModel) -> bool:
-    """True if it is a decoder whose config was made `bidirectional`, rather than an encoder."""
-    return getattr(model.config, "is_causal", True) is False
-
-
 @torch.no_grad()
 def _packs_exactly(model: PreTrainedModel) -> bool:
-    """True if a document has the states that it has alone, packed behind another one.
-
-    That document is longer than a sliding window, which is `WINDOW` tokens meanwhile.
+    """True if a document, longer than a sliding window, has the states that it has alone.
 
     ```
     alone:         bbbbbbbbbbbbbbbb     the model's own attention
@@ -78,7 +72,7 @@ def _packs_exactly(model: PreTrainedModel) -> bool:
         model.set_attn_implementation(NAME)
         try:
             packed = packed_pass(decoder, ids, mask).last_hidden_state[0]
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        except UNABLE:
             return False
         finally:
             model.set_attn_implementation(own)
