@@ -34,7 +34,7 @@ Documents = Sequence[Sequence[int]]  # token ids
 
 def frozen_features(
     model_id: str,
-    splits: Mapping[str, Sequence[Sequence[int]]],
+    splits: Mapping[str, Documents],
     *,
     revision: str = "",
     poolings: Sequence[str],
@@ -48,8 +48,8 @@ def frozen_features(
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
     """Pooled hidden states of an untrained model, from one pass over tokenized documents.
 
-    They are cached by tokens, weights, precision, poolings and layers (`lib.storage.cached`) and
-    memory-mapped; if all of them are in the cache, no model is loaded.
+    They are cached (`lib.storage.cached`) and memory-mapped; if all of them are in the cache, no
+    model is loaded. Other arguments are those of `lib.model.load.load_backbone`.
 
     Parameters
     ----------
@@ -59,8 +59,6 @@ def frozen_features(
         Modes of `lib.head.pooling.pool`.
     layers
         Hidden layers, counted from the end: 1 is the last, after the model's final norm.
-    revision, quantization, dtype, device, fast
-        See `lib.model.load.load_backbone`.
     token_budget
         Most tokens of a batch once padded.
 
@@ -144,7 +142,7 @@ def _file(folder: Path, kind: Kind) -> Path:
 def _compute(
     folder: Path,
     backbone: PreTrainedModel,
-    documents: Sequence[Sequence[int]],
+    documents: Documents,
     kinds: Sequence[Kind],
     dtype: torch.dtype,
     token_budget: int,
@@ -152,10 +150,8 @@ def _compute(
     """Write an array for each kind, a batch at a time, and what the pass has cost."""
     start = meter(backbone.device)
     shape = (len(documents), backbone.config.get_text_config().hidden_size)
-    arrays = {
-        kind: np.lib.format.open_memmap(_file(folder, kind), "w+", dtype=np.float32, shape=shape)
-        for kind in kinds
-    }
+    options = {"mode": "w+", "dtype": np.float32, "shape": shape}
+    arrays = {kind: np.lib.format.open_memmap(_file(folder, kind), **options) for kind in kinds}
     for batch, pooled in _pooled(backbone, documents, kinds, dtype, token_budget):
         for kind in kinds:
             arrays[kind][batch] = pooled[kind]
@@ -180,7 +176,7 @@ def _pooled(
     dtype: torch.dtype,
     token_budget: int,
 ) -> Iterator[tuple[list[int], dict[Kind, np.ndarray]]]:
-    """The indices of a batch's documents and their pooled states of each kind, batch by batch."""
+    """Indices of the documents of each batch, and their pooled states of each kind."""
     deepest = max(layer for _, layer in kinds)
     depth = backbone.config.get_text_config().num_hidden_layers
     if deepest > depth:

@@ -21,12 +21,7 @@ from lib.model.windows import count_windows, documents_mask, regroup, window_len
 class EmbeddingModel(nn.Module):
     """A backbone and a `PoolingHead`; any transformers model that returns hidden states will do.
 
-    Parameters
-    ----------
-    params, num_labels
-        See `PoolingHead`.
-    compute_dtype
-        Of the backbone's arithmetic; the head computes in float32.
+    The backbone computes in `compute_dtype`, the head in float32.
     """
 
     base_model_prefix = "backbone"  # where peft looks for the transformers model
@@ -55,8 +50,8 @@ class EmbeddingModel(nn.Module):
     ) -> Tensor:
         """(B, C) float32 logits of right-padded (B, T) input.
 
-        `cached_states` are those that enter the first adapted layer, (S, H) of all S real tokens.
-        With `windows`, the number of each document's rows, (D,), the logits are (D, C).
+        `cached_states`, (S, H) of all S real tokens, enter the first adapted layer. With `windows`,
+        the number of each document's rows, (D,), the logits are (D, C).
         """
         return self.head(*self._states(input_ids, attention_mask, cached_states, windows))
 
@@ -73,22 +68,16 @@ class EmbeddingModel(nn.Module):
         states, mask = self._states(input_ids, attention_mask, cached_states, windows)
         return self.head.loss(states, mask, targets, loss)
 
-    def top(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        cached_states: Tensor | None = None,
-        windows: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
+    def top(self, *inputs: Tensor, **options: Tensor | None) -> tuple[Tensor, ...]:
         """The largest logits and their labels (`PoolingHead.top`); input as in `forward`."""
-        return self.head.top(*self._states(input_ids, attention_mask, cached_states, windows))
+        return self.head.top(*self._states(*inputs, **options))
 
     def _states(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        cached_states: Tensor | None,
-        windows: Tensor | None,
+        cached_states: Tensor | None = None,
+        windows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """States of all tokens of each document, (D, T', H), and their mask, (D, T')."""
         mask = documents_mask(attention_mask, windows)
@@ -111,25 +100,20 @@ def predict_logits(
     token_budget: int,
     cached_states: Sequence[np.ndarray] = (),
 ) -> Scores:
-    """Logits of an `EmbeddingModel` for N tokenized documents, in their order.
+    """Logits of an `EmbeddingModel` for N tokenized documents, float32, in their order.
+
+    Of more than `data.labels.DENSE_LABELS` labels, the `NUM_TOP` best of each document are kept.
 
     Parameters
     ----------
     cached_states
         Of each document, from `lib.model.cache_lower_layers`; or none.
-
-    Returns
-    -------
-    Scores
-        float32. With more than `data.labels.DENSE_LABELS` labels only the `NUM_TOP` best of each
-        document are kept.
     """
-    model.eval()
-    num_labels = model.head.num_labels
+    inputs, num_labels = (documents, token_budget, cached_states), model.head.num_labels
     if num_labels <= DENSE_LABELS:
-        (logits,) = _in_batches(model, model, documents, token_budget, cached_states)
+        (logits,) = _in_batches(model, model, *inputs)
         return Scores(logits)
-    values, labels, _ = _in_batches(model, model.top, documents, token_budget, cached_states)
+    values, labels, _ = _in_batches(model, model.top, *inputs)
     return Scores(values, labels, num_labels)
 
 
@@ -141,7 +125,6 @@ def predict_probabilities(
 ) -> Scores:
     """Probabilities of the labels of N tokenized documents: softmax, or sigmoid for label sets."""
     if model.head.num_labels > DENSE_LABELS and not params.multi_label:  # a share of all labels'
-        model.eval()
         inputs = (documents, params.token_budget, cached_states)
         values, labels, total = _in_batches(model, model.top, *inputs)
         return Scores(np.exp(values - total[:, None]), labels, model.head.num_labels)
@@ -159,6 +142,7 @@ def _in_batches(
     cached_states: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
     """Each output of `predict` for all documents, (N, ...), in their order."""
+    model.eval()
     device = next(model.parameters()).device
     lengths = [window_lengths(d) for d in documents]
     batches = micro_batches(lengths, token_budget, packed=skips_padding(model))

@@ -99,8 +99,6 @@ class PoolingHead(nn.Module):
 
     Parameters
     ----------
-    num_labels
-        C, the width of the logits.
     params
         Its `pooling` is a mode of `pool`, or "attention" for `AttentionPooling`; its `head` and
         `head_bias` choose the classifier (`lib.head.classifiers`).
@@ -123,36 +121,29 @@ class PoolingHead(nn.Module):
         shares = (torch.as_tensor(label_counts) + 1) / (num_documents + 2)
         self.classifier.bias.copy_(torch.logit(shares))
 
-    def features(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, D) float32: pooled embeddings of (B, T, H) states, as the classifier reads them."""
-        with torch.autocast(attention_mask.device.type, enabled=False):
-            if self.attention is not None:
-                pooled = self.attention(hidden_states, attention_mask)
-            else:
-                pooled = pool(hidden_states, attention_mask, self.mode)
-            return self.classifier.features(pooled)
-
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, C) float32 logits of (B, T, H) hidden states."""
-        features = self.features(hidden_states, attention_mask)
         with torch.autocast(attention_mask.device.type, enabled=False):
-            return nn.functional.linear(features, self.classifier.weight, self.classifier.bias)
+            return nn.functional.linear(*self._factors(hidden_states, attention_mask))
 
     def loss(
         self, hidden_states: Tensor, attention_mask: Tensor, targets: Tensor, loss: HeadLoss
     ) -> Tensor:
         """Loss summed over documents; never holds all logits of very many labels (`chunked`)."""
-        features = self.features(hidden_states, attention_mask)
         with torch.autocast(attention_mask.device.type, enabled=False):
-            weight, bias = self.classifier.weight, self.classifier.bias
-            return chunked_loss(features, weight, bias, targets, loss)
+            return chunked_loss(*self._factors(hidden_states, attention_mask), targets, loss)
 
     def top(self, hidden_states: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """The `NUM_TOP` largest logits and their labels, both (B, NUM_TOP), in order.
-
-        And the logarithm of the sum of all exponentials, (B,). For more than `DENSE_LABELS` labels,
-        whose (N, C) logits would not fit in memory.
-        """
-        features = self.features(hidden_states, attention_mask)
+        """`chunked_top` of `NUM_TOP` labels, where (N, C) logits would not fit in memory."""
         with torch.autocast(attention_mask.device.type, enabled=False):
-            return chunked_top(features, self.classifier.weight, self.classifier.bias, NUM_TOP)
+            return chunked_top(*self._factors(hidden_states, attention_mask), NUM_TOP)
+
+    def _factors(
+        self, hidden_states: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(B, D) features of the pooled states, (C, D) weight and (C,) bias of the classifier."""
+        if self.attention is not None:
+            pooled = self.attention(hidden_states, attention_mask)
+        else:
+            pooled = pool(hidden_states, attention_mask, self.mode)
+        return self.classifier.features(pooled), self.classifier.weight, self.classifier.bias
