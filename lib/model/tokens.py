@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -39,7 +39,7 @@ def structure_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def _is_word(content: str) -> bool:
-    """True for letters, marks, digits and spaces alone; "▁" is SentencePiece's space."""
+    """True for letters, marks, digits and spaces alone ("▁" is SentencePiece's space)."""
     characters = content.replace("▁", " ")
     return not any(unicodedata.category(c)[0] in "PS" or c == "\x00" for c in characters)
 
@@ -102,30 +102,6 @@ class TextEncoder:
         step = -1 if self.tokenizer.truncation_side == "left" else 1
         return [as_document([part.ids for part in some[::step]]) for some in parts]
 
-    def shorten(self, texts: Sequence[str], max_length: int) -> list[str]:
-        """The part of each text that its first `max_length` tokens are made of.
-
-        Raises
-        ------
-        ModelError
-            The tokenizer does not tell the places of its tokens.
-        """
-        if not self.tokenizer.is_fast:
-            raise ModelError(
-                f"{self.tokenizer.name_or_path}: a tokenizer in Python does not say where its "
-                'tokens are in a text; write read: "all", or name another model_id'
-            )
-        left = self.tokenizer.truncation_side == "left"
-        self.backend.enable_truncation(max_length, direction="left" if left else "right")
-        read = []
-        for text, found in zip(
-            texts, self.backend.encode_batch(list(texts), add_special_tokens=False), strict=True
-        ):
-            start = found.offsets[0][0] if left and found.overflowing else 0
-            end = found.offsets[-1][1] if not left and found.overflowing else len(text)
-            read.append(text[start:end])
-        return read
-
     def _slow_ids(self, text: str, max_length: int | None, frame: bool, windows: int) -> list[int]:
         """Ids by a tokenizer in Python; a token of structure is spelled by its characters."""
         spelled: list[str] = []
@@ -153,7 +129,7 @@ class TextEncoder:
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The rules of a fast tokenizer, without its saved settings, neither of which is asked for."""
+    """The rules of a fast tokenizer, without its saved truncation and padding."""
     try:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # rules written in Python: the backend raises bare Exceptions
@@ -164,11 +140,7 @@ def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _text_backend(rules: dict[str, Any], structure: frozenset[int]) -> Tokenizer:
-    """A fast tokenizer with these rules in which no text spells a token of structure.
-
-    Such tokens have unreadable names; all ids are the same. Unknown characters still become the
-    unknown token.
-    """
+    """A fast tokenizer with these rules and ids, in which no text spells a token of structure."""
     # Structure gets names that no text spells: as added tokens, in the vocabulary, in merges.
     names = {index: UNREADABLE.format(index) for index in structure}
     for token in rules["added_tokens"]:
@@ -214,13 +186,10 @@ def encode_documents(
 ) -> list[list[int]]:
     """Up to `max_length` ids of each text, none of them read as structure (`TextEncoder`).
 
-    With `add_special_tokens` the model's frame (such as [CLS] and [SEP]) is added to them. With
-    several `windows`, up to `max_length` ids in each; see `lib.model.windows`.
+    With `add_special_tokens`, the model's frame is added to them.
     """
-    encode = text_encoder(tokenizer)
-    ids: list[list[int]] = []
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        chunk = texts[start : start + TEXTS_AT_ONCE]
+    encode, ids = text_encoder(tokenizer), []
+    for chunk in _chunks(texts):
         ids += encode(chunk, max_length=max_length, frame=add_special_tokens, windows=windows)
     return ids
 
@@ -228,11 +197,33 @@ def encode_documents(
 def shorten_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int
 ) -> list[str]:
-    """The part of each text that `encode_documents` reads; see `TextEncoder.shorten`."""
-    shorten, read = text_encoder(tokenizer).shorten, []
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        read += shorten(texts[start : start + TEXTS_AT_ONCE], max_length)
+    """The part of each text that `encode_documents` reads: of its first `max_length` tokens.
+
+    Raises
+    ------
+    ModelError
+        The tokenizer does not tell the places of its tokens.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: a tokenizer in Python does not say where its tokens are in "
+            'a text; write read: "all", or name another model_id'
+        )
+    left, read = tokenizer.truncation_side == "left", []
+    backend = text_encoder(tokenizer).backend
+    backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    for chunk in _chunks(texts):
+        encodings = backend.encode_batch(list(chunk), add_special_tokens=False)
+        for text, found in zip(chunk, encodings, strict=True):
+            start = found.offsets[0][0] if left and found.overflowing else 0
+            end = found.offsets[-1][1] if not left and found.overflowing else len(text)
+            read.append(text[start:end])
     return read
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        yield texts[start : start + TEXTS_AT_ONCE]
 
 
 def are_cut(
@@ -270,15 +261,10 @@ def encode_cached(
 
 
 def require_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Raise `ModelError` if a token that a run uses has no row in the model's embedding.
+    """Raise `ModelError` if a token that a run uses has none of the `rows` of the embedding.
 
     Used are the ordinary vocabulary, padding, the unknown token, the frame of a document, and what
     the chat template writes. No input contains other added tokens.
-
-    Parameters
-    ----------
-    rows
-        Rows of the embedding: `model.get_input_embeddings().weight.shape[0]`.
     """
     structure = structure_ids(tokenizer)
     written = str(tokenizer.chat_template or "")
