@@ -2,7 +2,8 @@
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lib.model.fast.blocks import blocks_of
 
 
 def bidirectional_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -27,8 +28,8 @@ def disable_causal_mask(model: PreTrainedModel) -> None:
         Some layers have no attention; or the first token still cannot see the last one, because
         the model builds its mask by itself.
     """
-    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not all(any(hasattr(m, "is_causal") for m in block.modules()) for block in blocks):
+    attend = [any(hasattr(m, "is_causal") for m in b.modules()) for b in blocks_of(model)]
+    if not all(attend):
         raise ValueError(
             f"bidirectional: some layers of {type(model).__name__} have no attention and read from "
             "left to right alone; use another model or leave bidirectional out"

@@ -53,8 +53,6 @@ def last_hidden_states(
         A decoder or an encoder, with or without adapters and a language-model head.
     input_ids, attention_mask
         (B, T) int64; every row holds a token.
-    compute_dtype
-        Of matrix products: see `lib.machine.mixed_precision`.
     read
         (B, T) bool, true where a state will be used; None for all positions.
     cached
@@ -64,8 +62,7 @@ def last_hidden_states(
     Raises
     ------
     ModelError
-        A text is so long that the states of the texts beside it would depend on it, and cannot be
-        computed alone.
+        States depend on the length of another text of the batch, and cannot be computed alone.
     ValueError
         A row holds no token.
     """
@@ -121,9 +118,9 @@ def _layers(
 
 @lru_cache
 def _without_cache(kind: type) -> dict[str, bool]:
-    """The option that keeps a decoder from filling a cache, which nothing reads.
+    """The option that keeps a decoder from filling a cache: checkpointed layers would do it twice.
 
-    A layer that computes its activations again would put its keys into it twice.
+    Some decoders do not have it.
     """
     return {"use_cache": False} if "use_cache" in signature(kind.forward).parameters else {}
 
@@ -214,10 +211,7 @@ def masked_states_below(
 ) -> Tensor:
     """Hidden states that enter the first adapted layer, (B, T, H).
 
-    Parameters
-    ----------
-    args, options
-        Those of `masked_states` but `read`, `cache` and `lower`.
+    Arguments are those of `masked_states` but `read`, `cache` and `lower`.
     """
     decoder = decoder_of(model)
     view = decoder_slice(decoder, range(first_adapted_layer(model)))
@@ -235,10 +229,7 @@ def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
 def prefill(
     model: nn.Module, tokens: Sequence[int], *, compute_dtype: torch.dtype
 ) -> DynamicCache | None:
-    """Keys and values of a beginning that all rows of `masked_states` share.
-
-    None where the model cannot share it: rows then have to contain it.
-    """
+    """Keys and values of a beginning that all rows of `masked_states` share; None if impossible."""
     decoder = decoder_of(model)
     if not tokens or not is_packed(decoder):
         return None
@@ -252,15 +243,12 @@ def prefill(
 def next_token_logits(
     model: nn.Module, states: Tensor, compute_dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Logits (..., V) of the token behind each of a causal model's last hidden states (..., H).
-
-    Some models scale the output of their head (Granite, Cohere, Falcon-H1) or bound it by tanh
-    (Gemma 2).
-    """
+    """Logits (..., V) of the token behind each of a causal model's last hidden states (..., H)."""
     model = pretrained(model)
     config = model.config.get_text_config()
     with mixed_precision(states.device, compute_dtype):
         logits = model.get_output_embeddings()(states)
+        # Some scale it (Granite, Cohere, Falcon-H1) or bound it by tanh (Gemma 2).
         if divisor := getattr(config, "logits_scaling", None):
             logits = logits / divisor
         for name in ("logit_scale", "lm_head_multiplier"):
@@ -282,8 +270,7 @@ def maybe_compiled(model: nn.Module, num_tokens: int) -> Iterator[None]:
     Compiled blocks fuse norms, rotary positions, activations and residuals into few passes over
     memory. One compilation serves all blocks and all lengths. It takes 10 to 40 seconds, and pays
     from some number of tokens on (`lib.model.fast.blocks.COMPILE_FROM`). Nothing else but the
-    machine decides, so that the same work is always done in the same arithmetic. Compiling counts
-    as part of the work.
+    machine decides, so that the same work is always done in the same arithmetic.
     """
     compiled = wrap_for_compiling(model, num_tokens=num_tokens)
     with torch.compiler.set_stance("default" if compiled else "force_eager"):

@@ -72,14 +72,12 @@ def load_backbone(
         model's own default, mostly `sdpa`.
     memory_gib
         Target of the run; 0 for what the device has. Where there is room (`should_dequantize`),
-        4-bit weights are dequantized once instead of in every pass: the same values, bit for bit,
-        without the saving of memory.
+        4-bit weights are dequantized once instead of in every pass: the same values, bit for bit.
     depth
-        See `load_config`.
+        Blocks that are kept, the first ones; 0 for all.
     fast
-        Take the shortcuts of `lib.model.fast` where they are exact for the model, and that above.
-        False: padding, peft's own adapters and every layer in every pass; slower, and equal within
-        rounding.
+        Take this and the shortcuts of `lib.model.fast` where they are exact for the model. False:
+        padding, peft's own adapters and every layer in every pass; equal within rounding.
 
     Raises
     ------
@@ -110,7 +108,12 @@ def load_backbone(
         # The weights: of the text model alone, quantized, and unpacked again where there is room.
         options = {"dtype": dtype, "device_map": {"": device}}
         if quantization == "nf4" and stored == "none":
-            options["quantization_config"] = _nf4(dtype)
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
         model = _auto_class(config, head).from_pretrained(**source, config=config, **options)
         require_rows(tokenizer, model.get_input_embeddings().weight.shape[0])
         if several:
@@ -130,7 +133,10 @@ def load_backbone(
         raise unusable(model_id, error) from error
     model.quantization, model.nf4_share = "nf4" if share else stored, share
     model.fast = fast
-    _fix_arithmetic(model)
+    for module in model.modules():
+        if device.type == "cpu" and isinstance(module, bnb.nn.Linear4bit):
+            # Else the first evaluation repacks weights, and training goes on in another arithmetic.
+            module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
     eager = device.type == "cpu" and max_length <= 512
@@ -167,10 +173,7 @@ def _refuse(config: PretrainedConfig, head: str, quantization: str, stored: str)
 
 
 def _require_same_blocks(config: PretrainedConfig, whole: PretrainedConfig, head: str) -> None:
-    """Raise `ValueError` if a shorter model's blocks are not those that the whole model has.
-
-    Some scale by the number of blocks, count from the last one, or have weights for all in one.
-    """
+    """Raise `ValueError` if a shorter model's blocks are not those that the whole model has."""
     try:
         shorter, longer = (_anatomy(c, head) for c in (config, whole))
         same = shorter.items() <= longer.items()
@@ -203,33 +206,8 @@ def _auto_class(config: PretrainedConfig, head: str) -> type:
     return AutoModelForCausalLM if text_alone else AutoModelForImageTextToText
 
 
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def _fix_arithmetic(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking weights on a CPU at the first evaluation.
-
-    Training would go on in another arithmetic: results would depend on when a run is evaluated.
-    """
-    for module in model.modules():
-        if model.device.type == "cpu" and isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
 def _check(model: PreTrainedModel, *, head: str, bidirectional: bool, eager: bool) -> None:
-    """Switch attention, and pass two documents through the model, as its probes remember or anew.
-
-    Raises
-    ------
-    ValueError
-        The model cannot be used.
-    """
+    """Switch attention, and raise `ValueError` if two documents show that a model is unusable."""
     if bidirectional:
         disable_causal_mask(model)
     probes = model.probes

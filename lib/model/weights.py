@@ -40,7 +40,7 @@ def unusable(model_id: str, error: Exception, what: str = "cannot be loaded") ->
     """An error of safetensors, torch, hub or config, which share no base class, in one line."""
     if "trust_remote_code" in str(error):
         error = ValueError("it needs code of its own, which is never run; name another model")
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    first_line = next(iter(str(error).strip().splitlines()), "")
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
     return ModelError(f"{model_id}: {what}: {kind}{first_line}")
 
@@ -58,7 +58,7 @@ def resolve_model(model_id: str) -> str:
         The file is missing, or its checksum is not the recorded one.
     """
     path = _local_path(model_id)
-    if _is_gguf(model_id, path):
+    if path.suffix == ".gguf" or (model_id.startswith("package:") and path.is_file()):
         return str(_dequantized(path))
     if path.exists():
         return str(path)
@@ -71,10 +71,7 @@ def resolve_model(model_id: str) -> str:
 def pretrained_source(model_id: str, revision: str = "") -> dict[str, Any]:
     """Arguments of every `from_pretrained`: the model's place, and that it brings no code.
 
-    Parameters
-    ----------
-    revision
-        Branch, tag or commit of a hub id; "" for its main branch.
+    `revision` is a branch, tag or commit of a hub id; "" for its main branch.
 
     Raises
     ------
@@ -108,8 +105,7 @@ def model_fingerprint(model_id: str, revision: str = "") -> str:
         # If there are both, transformers reads safetensors.
         weights = list(path.glob("*.safetensors")) or list(path.glob("*.bin"))
         others = [file for ending in TEXT_FILES for file in path.glob(ending)]
-        files = sorted({*weights, *others})
-        return content_hash([file.name, checksum(file)] for file in files)[:32]
+        return content_hash([f.name, checksum(f)] for f in sorted({*weights, *others}))[:32]
     try:  # .../snapshots/<commit>/
         config = try_to_load_from_cache(model_id, "config.json", revision=revision or None)
     except HFValidationError:
@@ -153,10 +149,6 @@ def _local_path(model_id: str) -> Path:
         raise ModelError(str(error)) from None
 
 
-def _is_gguf(model_id: str, path: Path) -> bool:
-    return path.suffix == ".gguf" or (model_id.startswith("package:") and path.is_file())
-
-
 def _dequantized(gguf: Path) -> Path:
     """Folder with the GGUF file's weights as bf16 safetensors, its config and its tokenizer."""
     if not gguf.is_file():
@@ -174,8 +166,8 @@ def _convert(gguf: Path, folder: Path) -> None:
             f"{free / GIB:.1f} GiB free; make room"
         )
     log.info("dequantizing %s, once, into the cache", gguf.name)
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    source |= {"trust_remote_code": False}
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name,
+              "trust_remote_code": False}  # fmt: skip
     try:
         model = AutoModelForCausalLM.from_pretrained(
             **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
@@ -189,8 +181,6 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 def load_tokenizer(model_id: str, revision: str = "") -> PreTrainedTokenizerBase:
     """The model's tokenizer, named by the model; one without a pad token pads with its end token.
-
-    See `resolve_model` and `pretrained_source` for `model_id` and `revision`.
 
     Raises
     ------
@@ -214,13 +204,7 @@ def load_tokenizer(model_id: str, revision: str = "") -> PreTrainedTokenizerBase
 
 
 def load_config(model_id: str, revision: str = "", *, depth: int = 0) -> PretrainedConfig:
-    """The model's configuration, without its weights.
-
-    Parameters
-    ----------
-    depth
-        Blocks that are kept, the first ones: what follows them (norm, head) then reads the last of
-        these. 0 for all.
+    """The model's configuration; with `depth`, of its first blocks and what follows the last one.
 
     Raises
     ------

@@ -11,6 +11,7 @@ tokens -> [ layer 1 ... layer k ] -> (S, H) -> [ layer k + 1 ... last layer, wit
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ Documents = Sequence[Sequence[int]]  # token ids
 
 def cache_lower_layers(
     model: nn.Module,
-    splits: Mapping[str, Sequence[Sequence[int]]],
+    splits: Mapping[str, Documents],
     *,
     compute_dtype: torch.dtype,
     fingerprint: str,
@@ -50,20 +51,16 @@ def cache_lower_layers(
         A decoder with adapters (`add_lora`), with or without a head.
     splits
         Token ids of each split's documents.
-    compute_dtype
-        Of the arithmetic.
     fingerprint
         Of the weights, their precision and their attention: what else decides the states.
-    token_budget
-        Most tokens of a batch.
 
     Returns
     -------
     states
         For each split, for each document (T, H): float32, or bfloat16 seen as int16. Empty if
         caching is useless (adapters start at the first layer), impossible (the model is not packed,
-        the disk too full) or wrong (on two sample documents, the upper layers on cached states do
-        not reproduce the whole model). Training then runs all layers in every epoch.
+        the disk too full) or wrong (the upper layers do not reproduce the whole model on two
+        documents). Training then runs all layers in every epoch.
     costs
         For each split, of the pass that made them.
     """
@@ -110,10 +107,7 @@ def states_below(
 
 @torch.no_grad()
 def _is_exact(
-    backbone: PreTrainedModel,
-    documents: Sequence[Sequence[int]],
-    first_layer: int,
-    compute_dtype: torch.dtype,
+    backbone: PreTrainedModel, documents: Documents, first_layer: int, compute_dtype: torch.dtype
 ) -> bool:
     """True if the upper layers, on the states of the lower ones, reproduce the whole model.
 
@@ -122,12 +116,11 @@ def _is_exact(
     tokens in every layer and refuse states alone.
     """
     ids, mask = (x.to(backbone.device) for x in pad(documents, backbone.config.pad_token_id))
-    options = {"compute_dtype": compute_dtype}
+    read = partial(last_hidden_states, backbone, ids, mask, compute_dtype=compute_dtype)
     with entering_states(backbone, first_layer) as seen:
-        whole = last_hidden_states(backbone, ids, mask, **options)
+        whole = read()
         try:
-            lower = states_below(backbone, ids, mask, first_layer, compute_dtype)
-            parts = last_hidden_states(backbone, ids, mask, cached=lower, **options)
+            parts = read(cached=states_below(backbone, ids, mask, first_layer, compute_dtype))
             exact = backbone.dtype == torch.float32
             near = states_agree(seen[-1], seen[0], exact=exact) and torch.allclose(
                 parts, whole, rtol=0.05, atol=0.05 * float(whole.abs().mean())
@@ -142,7 +135,7 @@ def _is_exact(
 def _compute(
     folder: Path,
     backbone: PreTrainedModel,
-    documents: Sequence[Sequence[int]],
+    documents: Documents,
     first_layer: int,
     compute_dtype: torch.dtype,
     token_budget: int,
