@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from itertools import count
+from itertools import count, product
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -56,8 +56,7 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
     ```
 
     Tried in turn: contents as strings and as lists of parts; the instruction as a message of the
-    system and in the first turn; a history that ends with an answer, as in training, and one that
-    does not.
+    system and in the first turn; a history that ends with an answer and one that does not.
 
     Raises
     ------
@@ -70,24 +69,24 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
         answer = {"role": "assistant", "content": content(ANSWER)}
         system = {"role": "system", "content": content(instruction)}
         merged = {"role": "user", "content": content(f"{instruction}\n\n{DOCUMENT}")}
-        for first in ([system, user], [merged]):  # some refuse a system message or move it away
-            for last in ([answer], []):
-                history = [*first, answer, user, *last]
-                try:
-                    text = _render_chat(tokenizer, history)
-                except ModelError:
-                    raise
-                except Exception as error:  # a template is code, and may raise anything
-                    if content is str:
-                        reason = f"its chat template fails: {' '.join(str(error).split())}"
-                    continue
-                expected = [DOCUMENT, ANSWER, DOCUMENT, ANSWER][: len(history) - len(first) + 1]
-                parts = re.split(f"{DOCUMENT}|{ANSWER}", text)
-                found = re.findall(f"{DOCUMENT}|{ANSWER}", text) == expected
-                if found and instruction.strip() in parts[0]:
-                    frame = Frame(*parts) if last else Frame(*parts[:3], parts[1], "")
-                    _report_generation(tokenizer, history[: len(first) + 2], frame)
-                    return frame
+        # Some refuse a system message or move it away.
+        for first, last in product(([system, user], [merged]), ([answer], [])):
+            history = [*first, answer, user, *last]
+            try:
+                text = _render_chat(tokenizer, history)
+            except ModelError:
+                raise
+            except Exception as error:  # a template is code, and may raise anything
+                if content is str:
+                    reason = f"its chat template fails: {' '.join(str(error).split())}"
+                continue
+            parts = re.split(f"({DOCUMENT}|{ANSWER})", text)
+            texts, marks = parts[::2], parts[1::2]
+            expected = [DOCUMENT, ANSWER, DOCUMENT, ANSWER][: 3 + len(last)]
+            if marks == expected and instruction.strip() in texts[0]:
+                frame = Frame(*texts) if last else Frame(*texts[:3], texts[1], "")
+                _report_generation(tokenizer, history[: len(first) + 2], frame)
+                return frame
     raise ModelError(f'{name}: {reason}; set template: "plain"')
 
 
@@ -134,7 +133,7 @@ def _at_most(steps: int, message: str) -> Iterator[None]:
 def _report_generation(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict], frame: Frame
 ) -> None:
-    """Log where the template would have the model generate, if it writes no answer there."""
+    """Log the place where the template would have the model generate, if it is another one."""
     try:
         opened = _render_chat(tokenizer, messages, generation=True).split(DOCUMENT)[-1]
     except Exception:  # it is not used
