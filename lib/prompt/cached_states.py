@@ -63,9 +63,8 @@ def lower_states(
     list
         (B, T, H) of each micro-batch: float32, or bfloat16 seen as int16. Empty if caching is
         useless (not every label is scored, nothing trains, adapters start at the first layer, or
-        another of several processes evaluates),
-        impossible (the model reads no trees, the disk is too full) or wrong (the scores of two
-        prompts differ).
+        another process evaluates), impossible (the model reads no trees, the disk is too full) or
+        wrong (the scores of two prompts differ).
     """
     if params.multi_label or not params.num_epochs or params.decoding not in SCORED:
         return []
@@ -103,8 +102,7 @@ def lower_states(
     kind = np.float32 if decoder.dtype == torch.float32 else np.int16
     states = np.memmap(folder / "states.bin", dtype=kind, mode="r")
     shapes = read_json(folder / "shapes.json")
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    parts = np.split(states, ends[:-1])
+    parts = np.split(states, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
@@ -115,11 +113,9 @@ def _passes(
     options: Mapping[str, Any],
 ) -> Iterator[np.ndarray]:
     """States of each micro-batch, as they are stored."""
-    trees = trees_behind(model, prompts, trie, **options)
-    for _, prefix, (ids, positions, visible, _) in trees:
-        states = masked_states_below(
-            model, ids, positions, visible, compute_dtype=options["compute_dtype"], prefix=prefix
-        ).cpu()
+    dtype = options["compute_dtype"]
+    for _, prefix, (*inputs, _) in trees_behind(model, prompts, trie, **options):
+        states = masked_states_below(model, *inputs, compute_dtype=dtype, prefix=prefix).cpu()
         yield (states if states.dtype == torch.float32 else states.view(torch.int16)).numpy()
 
 

@@ -24,13 +24,8 @@ def training_examples(
 ) -> list[dict[str, Any]]:
     """Prompts followed by their answers, one per training document, or one per question.
 
-    With `decoding: "yes_no"` a model that trains learns from questions about single labels: those
-    that a document has, and as many that it does not have (`choose_questions`).
-
-    Parameters
-    ----------
-    documents
-        N documents with `id` str, `text` str and `labels` list[str].
+    With `decoding: "yes_no"` a model that trains learns from `choose_questions`. Documents have
+    `id` str, `text` str and `labels` list[str].
 
     Returns
     -------
@@ -43,14 +38,12 @@ def training_examples(
         columns = prompt_labels.indices(labels)
         asked = choose_questions(columns, num_labels=len(prompt_labels), seed=params.seed)
         prompts = {i: template.prompt_ids(texts[i]) for i, *_ in asked}
-        answers = [template.answer_ids(YES if applies else NO) for *_, applies in asked]
-        questions = [
-            template.with_question(prompts[i], prompt_labels.texts[c]) for i, c, _ in asked
-        ]
-        pairs = [
-            (map_windows(lambda ids, end=a: [*ids, *end], q), len(a))
-            for q, a in zip(questions, answers, strict=True)
-        ]
+        pairs = []
+        for i, c, applies in asked:
+            question = template.with_question(prompts[i], prompt_labels.texts[c])
+            answer = template.answer_ids(YES if applies else NO)
+            tokens = map_windows(lambda window, answer=answer: [*window, *answer], question)
+            pairs.append((tokens, len(answer)))
         ids = [f"{ids[i]}/{prompt_labels.names[c]}" for i, c, _ in asked]
     else:
         answers = [answer_texts(row, prompt_labels) for row in labels]
@@ -71,13 +64,7 @@ def require_room(
     config: PretrainedConfig,
     params: InstructionParams,
 ) -> int:
-    """Most tokens of a free answer, if the longest prompt and the longest answer fit the model.
-
-    Raises
-    ------
-    ParamsError
-        They do not fit into the model's context.
-    """
+    """Most tokens of a free answer; `ParamsError` if prompts and answers do not fit the model."""
     answers = [len(template.answer_ids(text)) for text in prompt_labels.texts]
     max_new_tokens = max(answers + [example["target"] for example in examples])
     max_new_tokens += EXTRA_ANSWER_TOKENS

@@ -60,9 +60,8 @@ def score_labels(
 
     Each document takes one forward pass: the label trie follows the prompt as a tree whose nodes
     see the prompt and their own ancestors (tree attention, arXiv 2305.09781, section 4.2). What all
-    prompts begin with is computed once. If the model cannot read a tree (`reads_trees`), or its
-    sliding window is shorter than prompt and answer, each pair of document and label takes a pass:
-    equal values, slower.
+    prompts begin with is computed once. If the model cannot read a tree (`reads_trees`), each pair
+    of document and label takes a pass: equal values, slower.
 
     Parameters
     ----------
@@ -161,20 +160,17 @@ def _score_apart(
     """
     leaves = sorted(set(range(len(trie.tokens))) - set(trie.parents))
     paths = [[0, *trie.path(leaf)] for leaf in leaves]
-    # Depths of each path at which a node is read, and the nodes in that order.
-    unread, depths_read = {node for node, _ in trie.edges}, []
+    # Depths of each path at which a node is read, and the edges of each node in that order.
+    edges_of = defaultdict(list)
+    for column, (node, _) in enumerate(trie.edges):
+        edges_of[node].append(column)
+    unread, depths_read, columns = set(edges_of), [], []
     for path in paths:
         depths_read.append([depth for depth, node in enumerate(path) if node in unread])
+        columns += [edges_of[path[depth]] for depth in depths_read[-1]]
         unread -= set(path)
-    nodes = [path[d] for path, depths in zip(paths, depths_read, strict=True) for d in depths]
-    # Edges are found node by node, and then put into the order of the trie.
-    next_tokens = defaultdict(list)
-    for node, token in trie.edges:
-        next_tokens[node].append(token)
-    tokens = [next_tokens[node] for node in nodes]
-    found = [(node, token) for node in nodes for token in next_tokens[node]]
-    column_of = {edge: column for column, edge in enumerate(found)}
-    order = [column_of[edge] for edge in trie.edges]
+    tokens = [[trie.edges[column][1] for column in of_node] for of_node in columns]
+    order = list(chain.from_iterable(columns))
 
     sizes = [len(paths) * len(prompt) + sum(map(len, paths)) for prompt in prompts]
     for batch in micro_batches(sizes, token_budget, packed=True):
@@ -182,14 +178,11 @@ def _score_apart(
         rows = [[*p, *(trie.tokens[n] for n in path[1:])] for p in some for path in paths]
         reads = [[len(p) - 1 + depth for depth in depths] for p in some for depths in depths_read]
         states = plain_states(model, rows, reads, token_budget, compute_dtype)
-        edges = np.empty((len(batch), len(found)), dtype=np.float32)
+        edges = np.empty((len(batch), len(order)), dtype=np.float32)
         for row, of_prompt in enumerate(states.unflatten(0, (len(batch), -1))):
-            edges[row] = [
-                log_prob
-                for of_node in next_log_probs(model, of_prompt, tokens, compute_dtype)
-                for log_prob in of_node
-            ]
-        yield batch, edges[:, order]
+            of_nodes = next_log_probs(model, of_prompt, tokens, compute_dtype)
+            edges[row, order] = list(chain.from_iterable(of_nodes))
+        yield batch, edges
 
 
 def next_log_probs(
@@ -224,7 +217,7 @@ def plain_states(
     Neither a cache nor a mask of ours takes part, so that the states are exact for every decoder.
     """
     states: list[Tensor] = [torch.empty(0)] * len(rows)
-    lengths = [len(row) for row in rows]
+    lengths = list(map(len, rows))
     for batch in micro_batches(lengths, token_budget, packed=skips_padding(model)):
         ids, mask = (x.to(model.device) for x in pad([rows[k] for k in batch], 0))
         of_batch = last_hidden_states(model, ids, mask, compute_dtype=compute_dtype)
@@ -236,10 +229,7 @@ def plain_states(
 def prefill_shared(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], compute_dtype: torch.dtype
 ) -> tuple[DynamicCache | None, list[list[int]]]:
-    """Keys and values of what all prompts begin with, and the rest of each, at least one token.
-
-    None where the model cannot share them (`lib.model.forward.prefill`).
-    """
+    """Cache of what all prompts begin with (`prefill`), and the rest of each, never empty."""
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     shared = next((i for i in range(limit) if first[i] != last[i]), limit)

@@ -53,10 +53,7 @@ class LabelTrie:
     def build(cls, answers: Sequence[Sequence[int]], given: Sequence[int] | None = None) -> Self:
         """Trie over token ids of whole answers, each with its end token.
 
-        Parameters
-        ----------
-        given
-            First tokens of each answer that are no part of its score; by default none.
+        The first `given` tokens of each answer are no part of its score.
 
         Raises
         ------
@@ -101,10 +98,8 @@ class LabelTrie:
 
     def steps(self) -> list[list[Step]]:
         """Steps that may follow each node."""
-        node_of = {
-            (parent, token): node
-            for node, (parent, token) in enumerate(zip(self.parents, self.tokens, strict=True))
-        }
+        pairs = zip(self.parents, self.tokens, strict=True)
+        node_of = {pair: node for node, pair in enumerate(pairs)}
         label_of = {path[-1]: label for label, path in enumerate(self.label_edges)}
         steps: list[list[Step]] = [[] for _ in self.tokens]
         for edge, (node, token) in enumerate(self.edges):
