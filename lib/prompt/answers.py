@@ -1,6 +1,5 @@
 """Answers of a prompt: label sets as texts, and free answers back as labels."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
@@ -17,10 +16,9 @@ MAX_PEELED = 8  # punctuation marks taken off one by one at each end; after them
 
 
 def answer_texts(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
-    """The answer for a label set: its texts in label order.
+    """The answer for a label set: its texts in label order (as in arXiv 2505.17510).
 
-    One order for every document, because a model cannot learn an order that means nothing
-    (arXiv 2505.17510 trains on it too).
+    A model cannot learn an order that means nothing.
 
     Raises
     ------
@@ -41,9 +39,8 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
 
     The whole answer is compared first: as it is, then with as little of the punctuation around it
     taken off as makes it a label, and at last with labels without theirs as well. An answer that is
-    no label is searched for labels as whole words. Case does not count: no two labels of a space
-    are equal without it. Nothing is ever guessed: an answer outside the set, or one that fits
-    several labels equally well, is an error of the model and is counted as one.
+    no label is searched for labels as whole words. Case does not count. Nothing is ever guessed: an
+    answer outside the set, or one that fits several labels equally well, is an error of the model.
 
     With `multi_label`, each part of the answer between ";" is read in this way and may name
     several labels; parts that name none are passed over. The list is in label order. If label sets
@@ -87,10 +84,10 @@ def _equal(forms: Iterable[str], texts: tuple[str, ...]) -> set[int]:
 @lru_cache(maxsize=8)
 def _columns(texts: tuple[str, ...]) -> dict[str, set[int]]:
     """Columns of the labels with each text, in lower case."""
-    columns = defaultdict(set)
+    columns: dict[str, set[int]] = {}
     for column, label in enumerate(texts):
-        columns[label.lower()].add(column)
-    return dict(columns)
+        columns.setdefault(label.lower(), set()).add(column)
+    return columns
 
 
 def _words(answer: str, texts: tuple[str, ...]) -> Iterator[set[int]]:

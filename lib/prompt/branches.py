@@ -18,24 +18,12 @@ from lib.prompt.label_trie import LabelTrie
 
 @dataclass(frozen=True)
 class Answer:
-    """A beginning of an answer, or a whole one.
+    """A beginning of an answer, or a whole one."""
 
-    Attributes
-    ----------
-    score
-        log p(tokens so far | prompt).
-    node
-        Trie node of its last token, unless the answer is whole.
-    label
-        Index of the whole label, end token included; -1 before.
-    columns
-        Columns of the cache with the tokens before `node`; once computed, those of its chain too.
-    """
-
-    score: float
-    node: int
-    label: int
-    columns: tuple[int, ...]
+    score: float  # log p(tokens so far | prompt)
+    node: int  # of the trie, of its last token, unless the answer is whole
+    label: int  # index of the whole label, end token included; -1 before
+    columns: tuple[int, ...]  # of the cache: before `node`; once computed, those of its chain too
 
 
 class Branches:

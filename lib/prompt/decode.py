@@ -83,16 +83,8 @@ def stop_ids(model: PreTrainedModel, template: PromptTemplate) -> list[int]:
 class _Request:
     """Prompts to answer, and the model and labels to answer them with.
 
-    Attributes
-    ----------
-    prompts
-        Those of all windows of all documents.
-    counts
-        Windows of each document.
-    options
-        `token_budget` and `compute_dtype`.
-    lower
-        Of `lib.prompt.cached_states`, for these prompts.
+    `prompts` are those of all windows, `counts` the windows of each document; `options` are
+    `token_budget` and `compute_dtype`; `lower` is of `lib.prompt.cached_states`.
     """
 
     model: nn.Module
@@ -119,29 +111,23 @@ class _Request:
 
     def likelihoods(self) -> np.ndarray:
         """(N, C) log-probabilities of whole labels, means over the windows of a document."""
-        scores = score_labels(
-            self.model, self.prompts, self.answers, lower=self.lower, **self.options
-        )
-        return self.averaged(scores)
+        inputs = (self.model, self.prompts, self.answers)
+        return self.averaged(score_labels(*inputs, lower=self.lower, **self.options))
 
 
 Decoded = tuple[list[list[str]], Scores]  # labels of N prompts, and (N, C) float32 scores
 
 
 def _generate(request: _Request, *, multi_label: bool) -> Decoded:
-    texts = generate_answers(
-        request.model, request.template, request.prompts,
-        max_new_tokens=request.max_new_tokens, **request.options,
-    )  # fmt: skip
-    space = request.label_space
+    inputs, space = (request.model, request.template, request.prompts), request.label_space
+    texts = generate_answers(*inputs, max_new_tokens=request.max_new_tokens, **request.options)
     preds = [parse_labels(text, space, multi_label=multi_label) for text in texts]
     return preds, Scores(space.encode(preds).astype(np.float32))
 
 
 def _search(request: _Request, *, greedy: bool) -> Decoded:
-    scores = search_labels(
-        request.model, request.prompts, request.answers, greedy=greedy, **request.options
-    )
+    inputs = (request.model, request.prompts, request.answers)
+    scores = search_labels(*inputs, greedy=greedy, **request.options)
     probs, best = np.exp(scores), (np.arange(len(scores)), scores.argmax(axis=1))
     probs[best] = np.maximum(probs[best], LEAST)  # else it may be one of many zeros
     return request.label_space.best_names(scores), Scores(probs)
@@ -177,10 +163,8 @@ def _score_calibrated(request: _Request) -> Decoded:
 
 def _sets_by_steps(request: _Request, *, tuned: bool) -> Decoded:
     space = request.label_space
-    sets, scores = score_label_sets(
-        request.model, request.template, request.prompts, space.texts, none=space.none,
-        **request.options,
-    )  # fmt: skip
+    inputs = (request.model, request.template, request.prompts, space.texts)
+    sets, scores = score_label_sets(*inputs, none=space.none, **request.options)
     if tuned:
         return _above_half(space, request.averaged(scores))
     return space.to_names(sets), Scores(scores)
@@ -188,10 +172,8 @@ def _sets_by_steps(request: _Request, *, tuned: bool) -> Decoded:
 
 def _sets_by_questions(request: _Request) -> Decoded:
     space = request.label_space
-    scores = score_questions(
-        request.model, request.template, request.prompts, space.texts, **request.options
-    )
-    return _above_half(space, request.averaged(scores))
+    inputs = (request.model, request.template, request.prompts, space.texts)
+    return _above_half(space, request.averaged(score_questions(*inputs, **request.options)))
 
 
 def _above_half(space: LabelSpace, probs: np.ndarray) -> Decoded:
@@ -242,8 +224,8 @@ def decode_labels(
 
         - "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
           elsewhere, and an answer outside the set predicts nothing.
-        - "greedy", "search": see `search_labels`; scores are the probabilities of the labels that
-          the search has finished, 0 elsewhere.
+        - "greedy", "search": `search_labels`; scores are the probabilities of the labels that it
+          has finished, 0 elsewhere.
         - "score": the label of highest likelihood (`score_labels`); "score_length": of highest mean
           log-probability per token; "score_prior": of highest likelihood relative to its mean
           over documents without content (`NEUTRAL`). Scores sum to 1.
@@ -259,8 +241,7 @@ def decode_labels(
     Raises
     ------
     ValueError
-        The strategy does not give single labels, or not label sets; or it gives no scores to
-        average over windows.
+        The strategy does not give such labels, or no scores to average over windows.
     """
     decoders = SET_DECODERS if multi_label else DECODERS
     if strategy not in decoders:

@@ -63,13 +63,8 @@ def choose_questions(
 ) -> list[tuple[int, int, bool]]:
     """Questions to train on, in document order: a document, a label, and True if it applies.
 
-    For each document, all of its labels and as many others, drawn in proportion to their
-    documents, so that the answer cannot be guessed from the label alone.
-
-    Parameters
-    ----------
-    labels
-        Label columns of each document.
+    For each document, all of its `labels` (columns) and as many others, drawn in proportion to
+    their documents, so that the answer cannot be guessed from the label alone.
     """
     generator = np.random.default_rng(seed)
     counts = np.bincount([c for row in labels for c in row], minlength=num_labels).astype(float)

@@ -33,10 +33,8 @@ def score_label_sets(
 
     Parameters
     ----------
-    prompts
-        Token ids of N prompts.
-    label_texts
-        Texts of C labels; none contains the separator.
+    prompts, label_texts
+        Token ids of N prompts, and texts of C labels; none contains the separator.
     none
         The answer for an empty set, which competes in the first step; "" if there is none.
 
@@ -91,15 +89,8 @@ def score_questions(
 ) -> np.ndarray:
     """Probability of Yes per label, (N, C) float32, in answer to one question per label.
 
-    That is p(Yes) / (p(Yes) + p(No)). The questions are branches behind the document
-    (`score_labels`), whose keys are computed once per pass with as many labels as fit into it.
-
-    Parameters
-    ----------
-    prompts
-        Prompts for label answers; the question is put in behind the document.
-    label_texts
-        Texts of C labels.
+    That is p(Yes) / (p(Yes) + p(No)). The questions are put in behind the document of each prompt
+    as branches (`score_labels`), with as many labels per pass as fit into it.
     """
     documents = [prompt[: len(prompt) - len(template.suffix_ids)] for prompt in prompts]
     words = [template.label_ids(word, first=True) for word in (YES, NO)]

@@ -43,10 +43,9 @@ def search_labels(
 ) -> np.ndarray:
     """Log-probabilities, (N, C) float32, of the labels that a search finishes; -inf elsewhere.
 
-    Nothing but a label can be answered. A prompt is computed once; each round then computes the
-    tokens that the search needs, up to where labels part next, behind their own ancestors (tree
-    attention, as in `score_labels`). A model that cannot read trees computes prompt and answer so
-    far anew in each round.
+    A prompt is computed once; each round then computes the tokens that the search needs, up to
+    where labels part next, behind their own ancestors (tree attention, as in `score_labels`). A
+    model that cannot read trees computes prompt and answer so far anew in each round.
 
     Parameters
     ----------
@@ -88,8 +87,7 @@ def search_labels(
 def _branches_exactly(model: PreTrainedModel) -> bool:
     """True if a search in the model's cache ends with the scores that whole labels have."""
     shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 3, 3)
-    prompts = [shared + end for end in ends]
-    answers = [first, second]
+    prompts, answers = [shared + end for end in ends], [first, second]
     with in_float32(model) as exact:
         dtype = torch.float32 if exact else model.dtype
         whole = score_labels(model, prompts, answers, token_budget=128, compute_dtype=dtype)
@@ -109,18 +107,10 @@ def _branches_exactly(model: PreTrainedModel) -> bool:
 
 @dataclass
 class _Search:
-    """The search behind one prompt.
+    """The search behind one prompt."""
 
-    Attributes
-    ----------
-    pool
-        Answers that may still win, the most probable first.
-    computed
-        Beginnings that the last round computed; the root before the first one.
-    """
-
-    pool: list[Answer]
-    computed: list[Answer]
+    pool: list[Answer]  # that may still win, the most probable first
+    computed: list[Answer]  # beginnings of the last round; the root before the first one
 
     def expand(
         self,

@@ -34,8 +34,8 @@ def build_template(
 ) -> tuple["PromptTemplate", LabelSpace]:
     """The prompt of a run, and the labels with their texts in prompts and answers.
 
-    A list of labels that leaves no room in the model's context for documents of `max_length`
-    tokens, examples included, is left out, which is logged.
+    A list of labels that leaves no room in the model's context for documents and examples of
+    `max_length` tokens is left out, which is logged.
     """
     prompt_labels = label_space.verbalized(params.verbalizer)
     options = {
@@ -82,21 +82,19 @@ class PromptTemplate:
     documents alone. In documents, labels and the instruction, text that looks like a special token
     is text.
 
-    An answer follows what the chat template writes ahead of one in its history: a header, or a
-    closed, empty thought. Where an answer is to be generated, some templates open a thought or a
-    channel of thinking; labels would be trained and scored inside it.
+    An answer follows what the chat template writes ahead of one in its history. Where an answer is
+    to be generated, some templates open a thought; labels would be trained and scored inside it.
 
     Attributes
     ----------
     instruction
-        What the prompt asks for, with the labels that it lists.
+        Task of the prompt, with the labels that it lists.
     suffix
         Text of `suffix_ids`.
     lead
         A space between suffix and answer, which is tokenized with the answer.
     example_ids
-        Tokens between an example's document and its answer; those of `suffix_ids`, unless the
-        template writes earlier turns differently.
+        Tokens between an example's document and its answer.
     turn_ids
         Tokens between an example's answer and the next document, the end of the turn included.
     end_id
@@ -138,18 +136,14 @@ class PromptTemplate:
 
         Parameters
         ----------
-        instruction
-            The task, in words, ahead of the document.
-        labels
-            Label texts to list after the instruction.
+        instruction, labels
+            The task, ahead of the document, and the label texts to list behind it.
         multi_label
             True if several of the listed labels may be chosen.
         none
             The answer where no label applies, if that happens.
-        max_length
-            Most tokens of the document; template, label list and answer come on top.
-        windows
-            Most windows, of `max_length` tokens each, that a document is asked about in.
+        max_length, windows
+            Most tokens of a window of the document, and most windows of it.
         plain
             True for the plain template even if the tokenizer has one of its own.
 
@@ -201,10 +195,9 @@ class PromptTemplate:
         )
 
     def prompt_ids(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
-        """Token ids of one document's prompt, behind examples of other documents with answers.
+        """Token ids of one document's prompt, or one per window, behind answered examples.
 
-        Of a document of several windows, those of a prompt for each; of an example, the first
-        `max_length` tokens.
+        Of an example, the first `max_length` tokens are read.
         """
         ids = list(self.prefix_ids)
         for text, labels in examples:
@@ -227,8 +220,7 @@ class PromptTemplate:
     def within(self, config: PretrainedConfig, answer: int, *, num_examples: int = 0) -> Self:
         """The same, which reads of a new document what fits with an answer into a model's context.
 
-        A study refuses documents that do not fit. Behind examples, whose lengths differ, nothing is
-        cut.
+        Behind examples, whose lengths differ, nothing is cut.
         """
         limit = context_limit(config)
         if limit is None or num_examples:
@@ -242,10 +234,7 @@ class PromptTemplate:
         return [*self._text_behind("a", QUESTION.format(label=label)), *self.suffix_ids]
 
     def answer_ids(self, *labels: str) -> list[int]:
-        """Ids of a whole answer with its end token, so that lengths do not decide between labels.
-
-        A set's labels and the ";" between them are tokenized apart, so that each label has the same
-        tokens in every set.
+        """Ids of a whole answer with its end token; a label has the same ones in every set.
 
         Raises
         ------
