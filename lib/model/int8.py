@@ -41,12 +41,8 @@ class Int8Linear(nn.Module):
     """A linear layer with int8 weights, by oneDNN's product of integers.
 
     Processors without VNNI add two products in 16 bits: 2 * 255 * 64 fits, so that weights have
-    only 64 levels on either side of zero there.
-
-    Parameters
-    ----------
-    largest
-        The largest absolute input in each channel, (in,).
+    only 64 levels on either side of zero there. `largest`, (in,), is the largest absolute input of
+    each channel.
     """
 
     def __init__(self, layer: nn.Linear, largest: Tensor) -> None:
@@ -86,12 +82,7 @@ def use_int8(
 ) -> None:
     """Put the linear layers of a dense backbone on a CPU into int8, where that is faster here.
 
-    A line of the log says so, or that weights stay as they are. Heads keep theirs.
-
-    Parameters
-    ----------
-    documents
-        Token ids of a few texts, from which the largest input of each channel is read.
+    The largest input of each channel is read from a few tokenized documents. Heads stay.
 
     Raises
     ------
@@ -149,14 +140,13 @@ def _gain(
 ) -> float:
     """Times as fast as a pass is with quantized layers, which are in the model afterwards."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(REPEATS + 1):
+    for _ in range(REPEATS + 1):
         for layers, taken in zip((plain, quantized), seconds, strict=True):
             _place(decoder, layers)
             began = time.perf_counter()
             read()
-            if repeat:  # the first is a warm-up
-                taken.append(time.perf_counter() - began)
-    return median(seconds[0]) / median(seconds[1])
+            taken.append(time.perf_counter() - began)
+    return median(seconds[0][1:]) / median(seconds[1][1:])  # the first is a warm-up
 
 
 def _place(decoder: nn.Module, layers: Mapping[str, nn.Module]) -> None:

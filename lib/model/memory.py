@@ -15,6 +15,7 @@ tests/benchmarks/NOTES.md shows how far estimates are from runs.
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -42,26 +43,16 @@ OPTIMIZER_BYTES = 12  # of a weight that trains: fp32 gradient and AdamW's two m
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model, which decide its costs.
-
-    Attributes
-    ----------
-    linear
-        (out, in) of every linear layer of its blocks.
-    embedding_params
-        Parameters outside them.
-    lm_head_params
-        Parameters that a language-model head adds; 0 where it is tied to the embedding.
-    """
+    """Sizes of a model, which decide its costs."""
 
     num_layers: int
     hidden: int
     intermediate: int
     attention_width: int
     vocabulary: int
-    linear: tuple[tuple[int, int], ...]
-    embedding_params: int
-    lm_head_params: int
+    linear: tuple[tuple[int, int], ...]  # (out, in) of every linear layer of its blocks
+    embedding_params: int  # parameters outside them
+    lm_head_params: int  # that a language-model head adds; 0 where it is tied to the embedding
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
@@ -115,10 +106,7 @@ def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) 
 
 
 def should_dequantize(unpacked_gib: float, allowed_gib: float) -> bool:
-    """True if 4-bit weights are unpacked for good: where the run may use four times as much.
-
-    That leaves room for training.
-    """
+    """True if 4-bit weights are unpacked for good: four times as much leaves room for training."""
     return 4 * unpacked_gib <= allowed_gib
 
 
@@ -163,23 +151,18 @@ def fit_micro_batch(
         Tokens of the largest micro-batch that is wanted, and of the longest document, which a
         micro-batch has to hold.
     num_layers
-        How many of the model's layers train.
+        Layers that train.
     """
-
-    def kept(tokens: int, checkpointed: int) -> float:
-        return activation_gib(
-            shape, num_tokens=tokens, itemsize=itemsize, device=device, num_layers=num_layers,
-            checkpointed=checkpointed,
-        )  # fmt: skip
-
+    options = {"itemsize": itemsize, "device": device, "num_layers": num_layers}
+    kept = partial(activation_gib, shape, **options)
     num_tokens = max(num_tokens, longest)  # such a document has a micro-batch of its own
-    fitting = int(room_gib / kept(1, 0))
+    fitting = int(room_gib / kept(num_tokens=1))
     if fitting >= min(num_tokens, max(longest, BUSY_TOKENS[device])):
         return min(num_tokens, fitting), 0
     for checkpointed in range(1, num_layers + 1):
-        if kept(num_tokens, checkpointed) <= room_gib:
+        if kept(num_tokens=num_tokens, checkpointed=checkpointed) <= room_gib:
             return num_tokens, checkpointed
-    return max(longest, int(room_gib / kept(1, num_layers))), num_layers
+    return max(longest, int(room_gib / kept(num_tokens=1, checkpointed=num_layers))), num_layers
 
 
 def fit_into_memory(
@@ -192,7 +175,7 @@ def fit_into_memory(
     num_tokens, longest
         See `fit_micro_batch`.
     memory_gib
-        Target of the run; 0 for what the device has. Nothing stops a run that exceeds it.
+        Target of the run; 0 for what the device has.
     reserved_gib
         What else training takes, such as logits.
     """

@@ -25,11 +25,7 @@ def first_adapted_layer(model: nn.Module) -> int:
 
 
 def keep_text_only(model: PreTrainedModel) -> None:
-    """Drop the towers of other media (vision, audio) from a model that also reads text.
-
-    Only what contains the decoder or the language-model head stays. The rest would take memory, get
-    adapters and be counted.
-    """
+    """Drop what holds neither the decoder nor the language-model head, such as a vision tower."""
     _drop(model, {id(model.get_decoder()), id(model.get_output_embeddings())})
 
 

@@ -63,16 +63,12 @@ def packed_pass(
     num_layers: int = 1,
     embeds: Tensor | None = None,
 ) -> BaseModelOutput:
-    """The decoder's output for the S real tokens of (B, T) input as one row, or for their `embeds`.
-
-    Every row holds a token; hidden states are (1, S, H).
-    """
+    """The decoder's output for the S real tokens of (B, T) input, or their `embeds`: (1, S, H)."""
     real = attention_mask.bool()
     positions = (attention_mask.cumsum(dim=1) - 1)[real]  # (S,)
     offsets = nn.functional.pad(attention_mask.sum(dim=1).cumsum(dim=0), (1, 0)).int()  # (B + 1,)
-    if embeds is None:
-        tokens = {"input_ids": input_ids[real][None]}
-    else:
+    tokens = {"input_ids": input_ids[real][None]}
+    if embeds is not None:
         tokens = {"inputs_embeds": embeds[None]}
     with boundaries_expected():
         return decoder(
@@ -143,10 +139,9 @@ def _flash_suits(q: Tensor) -> bool:
 
 
 def packed_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """A mask only where one is given: packed documents have boundaries instead."""
-    if attention_mask is None:
-        return None
-    return sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    """A mask only if one is given: packed documents have boundaries instead."""
+    given = attention_mask is not None
+    return sdpa_mask(*args, attention_mask=attention_mask, **kwargs) if given else None
 
 
 AttentionInterface.register(NAME, packed_attention_forward)

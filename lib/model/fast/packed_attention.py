@@ -133,8 +133,7 @@ packed_attention.register_autograd(_differentiate, setup_context=_save)
 class _Group:
     """g neighbouring documents of about one length, padded to the longest of them.
 
-    Where no document is padded, the last three are None, and results may be views of the packed
-    rows themselves (`place`), so that `scatter` has nothing to copy.
+    If no document is padded, the last three are None, and `place` may give views of packed rows.
     """
 
     start: int  # first packed row
@@ -147,7 +146,7 @@ class _Group:
     def gather(self, x: Tensor, key_heads: int, *, zero_padding: bool = False) -> Tensor:
         """(S, heads, D) -> (g, K, R, T, D): R query heads share each of K key heads."""
         if self.index is None:
-            return self._by_head(x[self.start : self.stop], key_heads)
+            return self.place(x, key_heads)
         rows = x.index_select(0, self.index)
         if zero_padding:
             rows.index_fill_(0, self.padding, 0.0)
@@ -215,8 +214,7 @@ def _group(bounds: tuple[int, ...], device: torch.device) -> _Group:
 def _blocks(length: int, window: int, causal: bool) -> Iterator[tuple[slice, slice]]:
     """Blocks of queries, and the keys that some query of the block sees.
 
-    A causal document of up to twice `BLOCK` tokens is halved, which saves a quarter of its
-    products.
+    Halving a causal document of up to twice `BLOCK` tokens saves a quarter of its products.
     """
     halved = max(SMALLEST_BLOCK, math.ceil(length / 2))
     block = min(BLOCK, halved) if causal else BLOCK
