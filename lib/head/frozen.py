@@ -75,16 +75,9 @@ def frozen_features(
     ParamsError
         The model has fewer layers, or positions than a document has tokens.
     """
-    rules = (
-        model_fingerprint(model_id, revision),
-        quantization,
-        str(dtype),
-        device.type,
-        torch.get_num_threads(),  # it and the budget decide how sums are rounded
-        token_budget,
-        depth,
-        fast,
-    )
+    # The number of threads and the budget decide how sums are rounded.
+    rules = [model_fingerprint(model_id, revision), quantization, str(dtype), device.type,
+             torch.get_num_threads(), token_budget, depth, fast]  # fmt: skip
     kinds = [(mode, layer) for layer in layers for mode in poolings]
     backbone = None
     features, costs = {}, {}

@@ -14,9 +14,9 @@ have values a hundred times as large as elsewhere would leave no bits to the oth
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,34 +119,21 @@ def use_int8(
     rows = [(list(d) * length)[:length] for d in documents if d]
     ids = torch.tensor([rows[i % len(rows)] for i in range(NUM_TIMED)])
 
-    def read() -> None:
+    def seconds(layers: Mapping[str, nn.Module]) -> float:
+        _place(decoder, layers)
+        began = time.perf_counter()
         last_hidden_states(model, ids, torch.ones_like(ids), compute_dtype=compute_dtype)
+        return time.perf_counter() - began
 
-    gain = _gain(decoder, plain, quantized, read)
-    if gain < GAIN:
+    times = [(seconds(plain), seconds(quantized)) for _ in range(REPEATS + 1)]
+    before, after = np.median(times[1:], axis=0)  # the first is a warm-up
+    if (gain := before / after) < GAIN:
         _place(decoder, plain)
         log.info("int8: %.1f times as fast on this machine; weights stay as they are", gain)
         return
     for own in map(BlockForward.of, blocks_of(decoder)):
         own.compiled = own.original  # never compiled: weights are packed in a form of oneDNN
     log.info("int8: %d layers; a pass is %.1f times as fast", len(largest), gain)
-
-
-def _gain(
-    decoder: nn.Module,
-    plain: Mapping[str, nn.Module],
-    quantized: Mapping[str, nn.Module],
-    read: Callable[[], None],
-) -> float:
-    """Times as fast as a pass is with quantized layers, which are in the model afterwards."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPEATS + 1):
-        for layers, taken in zip((plain, quantized), seconds, strict=True):
-            _place(decoder, layers)
-            began = time.perf_counter()
-            read()
-            taken.append(time.perf_counter() - began)
-    return median(seconds[0][1:]) / median(seconds[1][1:])  # the first is a warm-up
 
 
 def _place(decoder: nn.Module, layers: Mapping[str, nn.Module]) -> None:

@@ -87,8 +87,7 @@ def load_backbone(
         first pass over two documents fails (`lib.model.checks`).
     """
     device = choose_device(str(device))
-    if isinstance(dtype, str):
-        dtype = choose_dtype(device, dtype)
+    dtype = choose_dtype(device, dtype) if isinstance(dtype, str) else dtype
     source = pretrained_source(model_id, revision)
     tokenizer = load_tokenizer(model_id, revision)
     try:
@@ -234,11 +233,7 @@ def _structure(model: PreTrainedModel, how: str) -> str:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(trainable, total) parameters; a 4-bit weight counts as the parameters it packs."""
-    trainable = total = 0
-    for name, parameter in model.named_parameters():
-        if "original_module" in name:  # peft's untrained copy of a module that it saves whole
-            continue
-        size = count_weights(parameter)
-        total += size
-        trainable += size if parameter.requires_grad else 0
-    return trainable, total
+    # Without peft's untrained copy of a module that it saves whole.
+    own = [p for name, p in model.named_parameters() if "original_module" not in name]
+    trainable = sum(count_weights(p) for p in own if p.requires_grad)
+    return trainable, sum(map(count_weights, own))
