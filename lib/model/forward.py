@@ -88,30 +88,26 @@ def hidden_layers(
 
 
 def _layers(
-    decoder: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    num_layers: int,
-    embeds: Tensor | None,
+    decoder: PreTrainedModel, ids: Tensor, mask: Tensor, num_layers: int, embeds: Tensor | None
 ) -> tuple[Tensor, ...]:
     """`hidden_layers` of a decoder's tokens, or of (S, H) `embeds` in their place."""
     # Texts that would change the states of those beside them have a pass of their own.
-    if _depends_on_others(decoder, attention_mask) and len(input_ids) > 1:
-        return _each_alone(decoder, input_ids, attention_mask, num_layers, embeds)
+    if _depends_on_others(decoder, mask) and len(ids) > 1:
+        return _each_alone(decoder, ids, mask, num_layers, embeds)
     # Without packing padding is computed. It is on the right, where no real token of a causal
     # decoder looks, so that such a decoder needs no mask.
     if not is_packed(decoder):
-        mask = None if is_causal(decoder) else attention_mask
         options = {"output_hidden_states": num_layers > 1} | _without_cache(type(decoder))
-        output = decoder(input_ids=input_ids, attention_mask=mask, **options)
+        needed = None if is_causal(decoder) else mask
+        output = decoder(input_ids=ids, attention_mask=needed, **options)
         return _last_layers(output, num_layers)
     # Packed: padding is zero.
-    real = attention_mask.bool()
+    real = mask.bool()
     if not real.any(dim=1).all():
         raise ValueError("attention_mask: a row holds no token, so it has no hidden state")
-    output = packed_pass(decoder, input_ids, attention_mask, num_layers=num_layers, embeds=embeds)
+    output = packed_pass(decoder, ids, mask, num_layers=num_layers, embeds=embeds)
     return tuple(
-        packed.new_zeros(*input_ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
+        packed.new_zeros(*ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
         for (packed,) in _last_layers(output, num_layers)  # (S, H)
     )
 
@@ -139,18 +135,14 @@ def _depends_on_others(decoder: PreTrainedModel, attention_mask: Tensor) -> bool
 
 
 def _each_alone(
-    decoder: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    num_layers: int,
-    embeds: Tensor | None,
+    decoder: PreTrainedModel, ids: Tensor, mask: Tensor, num_layers: int, embeds: Tensor | None
 ) -> tuple[Tensor, ...]:
     """`_layers` by one pass per row; padding is zero."""
-    lengths, rows = attention_mask.sum(dim=1).tolist(), []
+    lengths, rows = mask.sum(dim=1).tolist(), []
     own = [None] * len(lengths) if embeds is None else embeds.split(lengths)
     for i, (length, part) in enumerate(zip(lengths, own, strict=True)):
-        row = (input_ids[i : i + 1, :length], attention_mask[i : i + 1, :length])
-        padding = (0, 0, 0, input_ids.shape[1] - length)
+        padding = (0, 0, 0, ids.shape[1] - length)
+        row = (ids[i : i + 1, :length], mask[i : i + 1, :length])
         layers = _layers(decoder, *row, num_layers, part)
         rows.append([nn.functional.pad(states, padding) for states in layers])
     return tuple(torch.cat(layer) for layer in zip(*rows, strict=True))

@@ -26,20 +26,19 @@ class Answer:
     columns: tuple[int, ...]  # of the cache: before `node`; once computed, those of its chain too
 
 
+@dataclass
 class Branches:
     """B prompts in the cache, and behind each of them the trie nodes computed so far."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        rests: list[list[int]],
-        trie: LabelTrie,
-        prefix: DynamicCache | None,
-        compute_dtype: torch.dtype,
-    ) -> None:
-        self.model, self.trie, self.compute_dtype = model, trie, compute_dtype
-        self.rests, self.prefix, self.cache = rests, prefix, DynamicCache()
-        self.input_ids, real = pad(rests, 0)
+    model: PreTrainedModel
+    rests: list[list[int]]
+    trie: LabelTrie
+    prefix: DynamicCache | None
+    compute_dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        self.cache = DynamicCache()
+        self.input_ids, real = pad(self.rests, 0)
         self.prompt = real.bool()  # (B, keys): not padding
         self.lengths = real.sum(dim=1)
 
@@ -96,28 +95,19 @@ class Branches:
     ) -> Tensor:
         """The n last hidden states that are read, (n, H), of (B, T); the cache grows by T."""
         inputs = (x.to(self.model.device) for x in (input_ids, positions, visible, read))
-        return masked_states(
-            self.model,
-            *inputs,
-            compute_dtype=self.compute_dtype,
-            prefix=self.prefix,
-            cache=self.cache,
-        )
+        options = {"compute_dtype": self.compute_dtype, "prefix": self.prefix, "cache": self.cache}
+        return masked_states(self.model, *inputs, **options)
 
 
+@dataclass
 class Recomputed:
     """B prompts without a cache; the methods are those of `Branches`."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        rests: list[list[int]],
-        trie: LabelTrie,
-        token_budget: int,
-        compute_dtype: torch.dtype,
-    ) -> None:
-        self.model, self.trie, self.rests = model, trie, rests
-        self.token_budget, self.compute_dtype = token_budget, compute_dtype
+    model: PreTrainedModel
+    rests: list[list[int]]
+    trie: LabelTrie
+    token_budget: int
+    compute_dtype: torch.dtype
 
     def start(self) -> Tensor:
         """State at the end of each prompt, (B, H)."""

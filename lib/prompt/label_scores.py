@@ -8,7 +8,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +37,7 @@ log = logging.getLogger(__name__)
 
 STATES_AT_ONCE = 64  # their logits over the whole vocabulary are held at once; our choice
 Scored = Iterator[tuple[list[int], np.ndarray]]  # prompts by index, and (B, E) float32 per edge
+Tree = tuple[Tensor, Tensor, Tensor, Tensor]  # of prompts and labels: inputs of `masked_states`
 
 
 @torch.inference_mode()
@@ -238,15 +238,6 @@ def prefill_shared(
     return prefix, [list(prompt[first:]) for prompt in prompts]
 
 
-class Tree(NamedTuple):
-    """A micro-batch of prompts with the label trie behind each; see `masked_states`."""
-
-    input_ids: Tensor
-    positions: Tensor
-    visible: Tensor
-    read: Tensor
-
-
 def trees_behind(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -258,7 +249,7 @@ def trees_behind(
     prefix, rests = prefill_shared(model, prompts, compute_dtype)
     for batch in micro_batches([len(rest) + len(trie.tokens) for rest in rests], token_budget):
         tree = _tree([rests[i] for i in batch], trie)
-        yield batch, prefix, Tree(*(x.to(model.device) for x in tree))
+        yield batch, prefix, tuple(x.to(model.device) for x in tree)
 
 
 def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
@@ -294,7 +285,7 @@ def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
     read[:, longest - 1 + scored[scored > 0]] = True
     if scored[0] == 0:
         read[torch.arange(size), lengths - 1] = True
-    return Tree(input_ids, positions, visible, read)
+    return input_ids, positions, visible, read
 
 
 def _edge_log_probs(
@@ -309,7 +300,7 @@ def _edge_log_probs(
     at, token = torch.tensor(trie.edges).T
     at = at.unique(return_inverse=True)[1]  # as the states are read
     states = masked_states(model, *tree, compute_dtype=compute_dtype, prefix=prefix, lower=lower)
-    states = states.unflatten(0, (len(tree.input_ids), -1))  # (B, S, H)
+    states = states.unflatten(0, (len(tree[0]), -1))  # (B, S, H)
     logits = next_token_logits(model, states, compute_dtype)  # (B, S, V)
     normaliser = torch.stack([row.float().logsumexp(-1) for row in logits])  # (B, S)
     return logits[:, at, token].float() - normaliser[:, at]
