@@ -22,29 +22,20 @@ ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # arXiv 2009.14119, section 3.1
 class HeadLoss:
     """A loss of logits and targets, summed over documents (and over labels, for label sets).
 
-    Attributes
-    ----------
-    kind
-        A name in `LOSS_FUNCTIONS`; `ValueError` if there is none for such documents.
-    num_labels
-        C.
-    weights
-        (C,) float32, or None: of a document's label, or of a label's positives.
-    prior
-        (C,) float32, or None: added to logits by a loss that takes it, in training alone.
-    smoothing
-        Label smoothing in [0, 1) (arXiv 1512.00567, section 7); a label of a set becomes
-        1 - smoothing / 2, another one smoothing / 2.
-    multi_label
-        True if probabilities as targets are one sigmoid per label, False if one softmax.
+    With smoothing, a label of a set becomes 1 - smoothing / 2, another one smoothing / 2.
+
+    Raises
+    ------
+    ValueError
+        There is no loss of this kind for such documents.
     """
 
-    kind: str
-    num_labels: int
-    weights: Tensor | None = None
-    prior: Tensor | None = None
-    smoothing: float = 0.0
-    multi_label: bool = False
+    kind: str  # a name in `LOSS_FUNCTIONS`
+    num_labels: int  # C
+    weights: Tensor | None = None  # (C,) float32: of a document's label, or a label's positives
+    prior: Tensor | None = None  # (C,) float32: added to logits by a loss that takes it
+    smoothing: float = 0.0  # in [0, 1) (arXiv 1512.00567, section 7)
+    multi_label: bool = False  # if targets are probabilities: one sigmoid per label or one softmax
 
     def __post_init__(self) -> None:
         known = [k for k, f in LOSS_FUNCTIONS.items() if self.multi_label or f.of_labels]

@@ -39,11 +39,7 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
     unless `target_modules` names some; the head of an `EmbeddingModel` is trained in full and
     saved with the adapter. With `lora_layers`, no gradient goes below the first of these layers.
     Fused experts of a mixture have no adapters. Those that the states do not depend on, such as a
-    pooler's, are frozen.
-
-    Notes
-    -----
-    Run the model under `lib.machine.mixed_precision`: adapters then multiply in bfloat16.
+    pooler's, are frozen. Under `lib.machine.mixed_precision` adapters multiply in bfloat16.
 
     Raises
     ------
@@ -128,13 +124,11 @@ def _is_linear(module: nn.Module) -> bool:
 def load_lora(model: nn.Module, folder: str | Path, params: LoraParams) -> PeftModel:
     """The model with the adapters (and head) that `save_pretrained` wrote into the folder.
 
-    `params` are those that the adapters were added with.
-
     Raises
     ------
     ModelError
-        The folder has no adapters, some of their tensors are missing, or some are of another model
-        or of no adapter, or they were made with other parameters.
+        The folder has no adapters, or not all or only tensors of this model's, or they were made
+        with other parameters.
     """
     file = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     try:

@@ -25,8 +25,8 @@ def micro_batches(
     token_budget
         Most tokens of one batch once padded: rows x longest. A longer document goes alone.
     packed
-        If true, padding costs no compute, so the budget counts real tokens. The final hidden states
-        are still padded; that padded size may reach `PACKED_SLACK` times the budget.
+        True if padding costs no compute: the budget then counts real tokens, and the final hidden
+        states, which are padded, may have `PACKED_SLACK` times as many.
     """
     slack = PACKED_SLACK if packed else 1
     windows = [(n,) if isinstance(n, int) else n for n in lengths]

@@ -127,13 +127,8 @@ def reads_last_block(model: PreTrainedModel) -> bool:
 def check_training(model: PreTrainedModel) -> list[str]:
     """Names of trained parameters without a gradient, by a pass over two documents and back.
 
-    The list is empty where layers are dropped at random, which leaves some without one by chance.
-    Gradients and random generators are afterwards as they were.
-
-    Raises
-    ------
-    Exception
-        Of any kind: the model cannot be trained.
+    Empty if layers are dropped at random, which leaves some without one by chance. Gradients and
+    random generators are afterwards as they were. Any error means that training is impossible.
     """
     decoder = decoder_of(model)
     ids, mask = document_rows(decoder, 3, 7)

@@ -32,22 +32,13 @@ class LabelTrie:
 
     Node 0 is the root, the end of the prompt; nodes 1 ... M-1 hold one token each, parents before
     children. End tokens make no node: nothing follows them.
-
-    Attributes
-    ----------
-    tokens, parents, depths
-        (M,) lists. The root has token -1, parent -1 and depth 0.
-    edges
-        (E, 2): node and next token; E is the number of distinct (prefix, token) pairs.
-    label_edges
-        For each label, the indices into `edges` whose log-probabilities add up to its score.
     """
 
-    tokens: list[int]
-    parents: list[int]
-    depths: list[int]
-    edges: list[tuple[int, int]]
-    label_edges: list[list[int]]
+    tokens: list[int]  # of each node; -1 of the root
+    parents: list[int]  # of each node; -1 of the root
+    depths: list[int]  # of each node; 0 of the root
+    edges: list[tuple[int, int]]  # node and next token: E distinct pairs
+    label_edges: list[list[int]]  # of each label: the edges whose log-probabilities add up
 
     @classmethod
     def build(cls, answers: Sequence[Sequence[int]], given: Sequence[int] | None = None) -> Self:

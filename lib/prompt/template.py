@@ -84,37 +84,20 @@ class PromptTemplate:
 
     An answer follows what the chat template writes ahead of one in its history. Where an answer is
     to be generated, some templates open a thought; labels would be trained and scored inside it.
-
-    Attributes
-    ----------
-    instruction
-        Task of the prompt, with the labels that it lists.
-    suffix
-        Text of `suffix_ids`.
-    lead
-        A space between suffix and answer, which is tokenized with the answer.
-    example_ids
-        Tokens between an example's document and its answer.
-    turn_ids
-        Tokens between an example's answer and the next document, the end of the turn included.
-    end_id
-        Token that ends an answer: the chat template's, or the tokenizer's end token.
-    chat
-        True if the prompt is the tokenizer's own chat template.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    instruction: str
+    instruction: str  # with the labels that it lists
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
-    suffix: str
-    lead: str
-    example_ids: tuple[int, ...]
-    turn_ids: tuple[int, ...]
-    end_id: int
-    max_length: int
-    chat: bool
-    windows: int = 1
+    suffix: str  # the text of `suffix_ids`
+    lead: str  # a space between suffix and answer, which is tokenized with the answer
+    example_ids: tuple[int, ...]  # between an example's document and its answer
+    turn_ids: tuple[int, ...]  # from the end of an example's answer to the next document
+    end_id: int  # ends an answer: the chat template's token, or the tokenizer's
+    max_length: int  # tokens of a window of the document
+    chat: bool  # true if the prompt is the tokenizer's own chat template
+    windows: int = 1  # of a document at most
 
     @classmethod
     def build(

@@ -109,11 +109,8 @@ def skip_unread_positions(decoder: PreTrainedModel, read: Tensor | None) -> Iter
     q, o, MLP      . . x . . . x . x     at three of nine
     ```
 
-    Parameters
-    ----------
-    read
-        Bool for each token that the decoder is given: true if its last hidden state is read; None
-        if all are. Where most are, everything is computed.
+    `read` is bool for each token that the decoder is given; None if all are read. Where most are,
+    everything is computed.
     """
     suits = read is not None and hasattr(decoder, "layers") and is_packed(decoder)
     if not (suits and probes_of(decoder).answers.get("reading", True)):
