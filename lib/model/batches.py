@@ -61,7 +61,13 @@ def pad(
     return pad_sequence(rows, padding_value=fill, **options), pad_sequence(real, **options)
 
 
+def stored_states(states: Tensor) -> np.ndarray:
+    """States as an array to keep on disk: float32, or bfloat16 seen as int16."""
+    states = states.cpu()
+    return (states if states.dtype == torch.float32 else states.view(torch.int16)).numpy()
+
+
 def join_states(cached: Sequence[np.ndarray]) -> Tensor:
-    """States of several documents, (T, H) each, as one tensor, (S, H); int16 is bfloat16."""
+    """`stored_states` of several documents, (T, H) each, as one tensor, (S, H)."""
     states = torch.from_numpy(np.concatenate(cached))
     return states.view(torch.bfloat16) if states.dtype == torch.int16 else states

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from lib.config.arms import InstructionParams
 from lib.fingerprints import computing_fingerprint
+from lib.model.batches import stored_states
 from lib.model.forward import masked_states_below, skips_padding
 from lib.model.parts import decoder_of, first_adapted_layer, pretrained
 from lib.model.probes import SCORE_TOLERANCE, entering_states, states_agree
@@ -115,8 +116,8 @@ def _passes(
     """States of each micro-batch, as they are stored."""
     dtype = options["compute_dtype"]
     for _, prefix, (*inputs, _) in trees_behind(model, prompts, trie, **options):
-        states = masked_states_below(model, *inputs, compute_dtype=dtype, prefix=prefix).cpu()
-        yield (states if states.dtype == torch.float32 else states.view(torch.int16)).numpy()
+        states = masked_states_below(model, *inputs, compute_dtype=dtype, prefix=prefix)
+        yield stored_states(states)
 
 
 def _is_exact(

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from lib.fingerprints import computing_fingerprint
 from lib.machine import NO_COST, Cost, meter
-from lib.model.batches import micro_batches, pad
+from lib.model.batches import micro_batches, pad, stored_states
 from lib.model.fast.attention import is_packed
 from lib.model.fast.blocks import decoder_slice
 from lib.model.forward import last_hidden_states, maybe_compiled
@@ -70,7 +70,7 @@ def cache_lower_layers(
     needed = num_tokens * backbone.config.hidden_size * backbone.dtype.itemsize
     suits = first_layer > 0 and is_packed(backbone) and has_room_for(needed)
     few = next(iter(splits.values()))[:2]
-    if not (suits and _is_exact(backbone, few, first_layer, compute_dtype)):
+    if not (suits and _is_exact(backbone, few, compute_dtype)):
         return {}, dict.fromkeys(splits, NO_COST)
     # One pass per split, or what an earlier run has kept of it.
     code = computing_fingerprint("model.fast.cached_layers", "model.load")  # made the backbone
@@ -81,7 +81,7 @@ def cache_lower_layers(
 
         def write(folder: Path, name: str = name, documents: Documents = documents) -> None:
             log.info("layers 1 to %d read %s once", first_layer, name)
-            _compute(folder, backbone, documents, first_layer, compute_dtype, token_budget)
+            _compute(folder, backbone, documents, compute_dtype, token_budget)
 
         key = [rules, content_hash(map(split_windows, documents))]
         folder = cached("lower", key, write, code=code)
@@ -93,22 +93,16 @@ def cache_lower_layers(
 
 @torch.no_grad()
 def states_below(
-    backbone: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    first_layer: int,
-    compute_dtype: torch.dtype,
+    backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, compute_dtype: torch.dtype
 ) -> Tensor:
-    """Hidden states that enter layer `first_layer`, (S, H), for S real tokens of (B, T) input."""
-    view = decoder_slice(backbone, range(first_layer))
+    """Hidden states that enter the first adapted layer, (S, H), for S real tokens of (B, T)."""
+    view = decoder_slice(backbone, range(first_adapted_layer(backbone)))
     states = last_hidden_states(view, input_ids, attention_mask, compute_dtype=compute_dtype)
     return states[attention_mask.bool()].to(backbone.dtype)
 
 
 @torch.no_grad()
-def _is_exact(
-    backbone: PreTrainedModel, documents: Documents, first_layer: int, compute_dtype: torch.dtype
-) -> bool:
+def _is_exact(backbone: PreTrainedModel, documents: Documents, compute_dtype: torch.dtype) -> bool:
     """True if the upper layers, on the states of the lower ones, reproduce the whole model.
 
     Some architectures scale embeddings on their way in, which a last norm may hide: so the states
@@ -117,10 +111,10 @@ def _is_exact(
     """
     ids, mask = (x.to(backbone.device) for x in pad(documents, backbone.config.pad_token_id))
     read = partial(last_hidden_states, backbone, ids, mask, compute_dtype=compute_dtype)
-    with entering_states(backbone, first_layer) as seen:
+    with entering_states(backbone, first_adapted_layer(backbone)) as seen:
         whole = read()
         try:
-            parts = read(cached=states_below(backbone, ids, mask, first_layer, compute_dtype))
+            parts = read(cached=states_below(backbone, ids, mask, compute_dtype))
             exact = backbone.dtype == torch.float32
             near = states_agree(seen[-1], seen[0], exact=exact) and torch.allclose(
                 parts, whole, rtol=0.05, atol=0.05 * float(whole.abs().mean())
@@ -136,7 +130,6 @@ def _compute(
     folder: Path,
     backbone: PreTrainedModel,
     documents: Documents,
-    first_layer: int,
     compute_dtype: torch.dtype,
     token_budget: int,
 ) -> None:
@@ -150,12 +143,12 @@ def _compute(
     rows = np.lib.format.open_memmap(folder / "states.npy", "w+", dtype=kind, shape=shape)
     with maybe_compiled(backbone, shape[0]):
         for batch in micro_batches(windows, token_budget, packed=True):
-            ids, mask = pad([documents[i] for i in batch], backbone.config.pad_token_id)
-            ids, mask = ids.to(device), mask.to(device)
-            states = states_below(backbone, ids, mask, first_layer, compute_dtype).cpu()
-            states = states if kind == np.float32 else states.view(torch.int16)
-            for i, part in zip(batch, states.split(lengths[batch].tolist()), strict=True):
-                rows[starts[i] : starts[i + 1]] = part.numpy()
+            padded = pad([documents[i] for i in batch], backbone.config.pad_token_id)
+            ids, mask = (x.to(device) for x in padded)
+            states = stored_states(states_below(backbone, ids, mask, compute_dtype))
+            ends = np.cumsum(lengths[batch])
+            for i, part in zip(batch, np.split(states, ends[:-1]), strict=True):
+                rows[starts[i] : starts[i + 1]] = part
     rows.flush()
     cost = json.dumps(list(meter(device) - start))
     (folder / "cost.json").write_text(cost, encoding="utf-8")

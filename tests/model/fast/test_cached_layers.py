@@ -159,9 +159,7 @@ def test_states_in_bfloat16_come_back_bit_for_bit(make_backbone):
     )  # fmt: skip
     ids = torch.tensor(DOCUMENTS[:1])
     assert states["train"][0].dtype == np.int16
-    expected = states_below(
-        backbone, ids, torch.ones_like(ids), first_layer=1, compute_dtype=torch.bfloat16
-    )
+    expected = states_below(backbone, ids, torch.ones_like(ids), compute_dtype=torch.bfloat16)
     assert torch.equal(torch.from_numpy(states["train"][0].copy()).view(torch.bfloat16), expected)
 
 
