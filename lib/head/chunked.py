@@ -86,12 +86,7 @@ def chunked_top(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The k largest logits of each document and their labels, (B, k) float32 and int64, in order.
 
-    And log(sum(exp(logits))) over all labels, (B,) float32.
-
-    Parameters
-    ----------
-    features, rows, bias
-        As for `chunked_loss`.
+    And log(sum(exp(logits))) over all labels, (B,) float32. Inputs are as in `chunked_loss`.
     """
     total = features.new_full((len(features),), -torch.inf)
     best = features.new_empty(len(features), 0)

@@ -53,12 +53,9 @@ def frozen_features(
 
     Parameters
     ----------
-    splits
-        Token ids of each split's documents.
-    poolings
-        Modes of `lib.head.pooling.pool`.
-    layers
-        Hidden layers, counted from the end: 1 is the last, after the model's final norm.
+    poolings, layers
+        Modes of `lib.head.pooling.pool`, and hidden layers, counted from the end: 1 is the last,
+        after the model's final norm.
     token_budget
         Most tokens of a batch once padded.
 

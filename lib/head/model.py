@@ -103,11 +103,7 @@ def predict_logits(
     """Logits of an `EmbeddingModel` for N tokenized documents, float32, in their order.
 
     Of more than `data.labels.DENSE_LABELS` labels, the `NUM_TOP` best of each document are kept.
-
-    Parameters
-    ----------
-    cached_states
-        Of each document, from `lib.model.cache_lower_layers`; or none.
+    `cached_states` are of each document, from `lib.model.cache_lower_layers`; or none.
     """
     inputs, num_labels = (documents, token_budget, cached_states), model.head.num_labels
     if num_labels <= DENSE_LABELS:

@@ -96,12 +96,7 @@ class PoolingHead(nn.Module):
     """Pools first and classifies then: C logits for B documents, never for B x T positions.
 
     The weights are float32; the head computes outside of autocast and of 4-bit quantization.
-
-    Parameters
-    ----------
-    params
-        Its `pooling` is a mode of `pool`, or "attention" for `AttentionPooling`; its `head` and
-        `head_bias` choose the classifier (`lib.head.classifiers`).
+    `params.pooling` is a mode of `pool`, or "attention" for `AttentionPooling`.
     """
 
     def __init__(self, hidden_size: int, num_labels: int, params: HeadParams) -> None:

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
 
 from lib.errors import ModelError
 from lib.machine import mixed_precision
@@ -94,21 +93,21 @@ def _layers(
     # Texts that would change the states of those beside them have a pass of their own.
     if _depends_on_others(decoder, mask) and len(ids) > 1:
         return _each_alone(decoder, ids, mask, num_layers, embeds)
-    # Without packing padding is computed. It is on the right, where no real token of a causal
-    # decoder looks, so that such a decoder needs no mask.
-    if not is_packed(decoder):
+    packed, real = is_packed(decoder), mask.bool()
+    if packed and not real.any(dim=1).all():
+        raise ValueError("attention_mask: a row holds no token, so it has no hidden state")
+    if packed:
+        output = packed_pass(decoder, ids, mask, num_layers=num_layers, embeds=embeds)
+    else:  # padding is on the right, where no real token of a causal decoder looks
         options = {"output_hidden_states": num_layers > 1} | _without_cache(type(decoder))
         needed = None if is_causal(decoder) else mask
         output = decoder(input_ids=ids, attention_mask=needed, **options)
-        return _last_layers(output, num_layers)
-    # Packed: padding is zero.
-    real = mask.bool()
-    if not real.any(dim=1).all():
-        raise ValueError("attention_mask: a row holds no token, so it has no hidden state")
-    output = packed_pass(decoder, ids, mask, num_layers=num_layers, embeds=embeds)
-    return tuple(
-        packed.new_zeros(*ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
-        for (packed,) in _last_layers(output, num_layers)  # (S, H)
+    layers = output.hidden_states[-num_layers:] if num_layers > 1 else (output.last_hidden_state,)
+    if not packed:
+        return layers
+    return tuple(  # (S, H) to (B, T, H), zero at padding
+        states.new_zeros(*ids.shape, states.shape[-1]).masked_scatter(real[..., None], states)
+        for (states,) in layers
     )
 
 
@@ -146,10 +145,6 @@ def _each_alone(
         layers = _layers(decoder, *row, num_layers, part)
         rows.append([nn.functional.pad(states, padding) for states in layers])
     return tuple(torch.cat(layer) for layer in zip(*rows, strict=True))
-
-
-def _last_layers(output: BaseModelOutput, num_layers: int) -> tuple[Tensor, ...]:
-    return output.hidden_states[-num_layers:] if num_layers > 1 else (output.last_hidden_state,)
 
 
 def masked_states(

@@ -150,8 +150,6 @@ def fit_micro_batch(
     num_tokens, longest
         Tokens of the largest micro-batch that is wanted, and of the longest document, which a
         micro-batch has to hold.
-    num_layers
-        Layers that train.
     """
     options = {"itemsize": itemsize, "device": device, "num_layers": num_layers}
     kept = partial(activation_gib, shape, **options)
@@ -170,14 +168,8 @@ def fit_into_memory(
 ) -> int:
     """Tokens of a micro-batch with which training fits into memory; checkpoints layers if need be.
 
-    Parameters
-    ----------
-    num_tokens, longest
-        See `fit_micro_batch`.
-    memory_gib
-        Target of the run; 0 for what the device has.
-    reserved_gib
-        What else training takes, such as logits.
+    `memory_gib` is 0 for what the device has; `reserved_gib` is what training takes beside the
+    model and its layers. The rest is as in `fit_micro_batch`.
     """
     base = pretrained(model)
     device = base.device.type

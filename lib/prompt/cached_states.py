@@ -50,14 +50,8 @@ def lower_states(
 ) -> list[np.ndarray]:
     """Hidden states that enter the first adapted layer when `decode_labels` scores these prompts.
 
-    Parameters
-    ----------
-    model
-        A causal decoder with adapters (`add_lora`).
-    decoding
-        Arguments of `decode_labels`.
-    fingerprint
-        Of the weights: with parameters and arguments it decides the states.
+    `decoding` has the arguments of `decode_labels`. With these, the parameters and a `fingerprint`
+    of the weights decide the states.
 
     Returns
     -------

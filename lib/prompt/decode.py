@@ -233,10 +233,8 @@ def decode_labels(
         For label sets: "generate"; "steps" (`score_label_sets`); "score", the labels whose score
         there is at least one half; "yes_no", the same of `score_questions`. Callers may tune
         another threshold for the last two.
-    max_new_tokens
-        Longest free answer.
     lower
-        What `lower_states` has kept of these prompts.
+        Of `lower_states`, for these prompts.
 
     Raises
     ------

@@ -49,13 +49,10 @@ def search_labels(
 
     Parameters
     ----------
-    prompts, answers
-        As in `score_labels`.
     greedy
         True: the most probable token wherever labels part. False: best-first search (uniform-cost
         search). Probabilities only fall along a path, so the first whole label at the head of the
-        pool is the most probable of all: the argmax of `score_labels`, while what is less probable
-        is never computed.
+        pool is the most probable of all: the argmax of `score_labels`.
     token_budget
         About as many tokens as a batch of prompts holds, those of answers included; a best-first
         search that goes back often holds more.

@@ -121,8 +121,6 @@ class PromptTemplate:
         ----------
         instruction, labels
             The task, ahead of the document, and the label texts to list behind it.
-        multi_label
-            True if several of the listed labels may be chosen.
         none
             The answer where no label applies, if that happens.
         max_length, windows

@@ -43,14 +43,10 @@ def cache_lower_layers(
     fingerprint: str,
     token_budget: int,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, Cost]]:
-    """Hidden states that enter the first adapted layer, of every token of every document.
+    """Hidden states that enter the first adapted layer, of every token of each split's documents.
 
     Parameters
     ----------
-    model
-        A decoder with adapters (`add_lora`), with or without a head.
-    splits
-        Token ids of each split's documents.
     fingerprint
         Of the weights, their precision and their attention: what else decides the states.
 
