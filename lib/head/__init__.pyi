@@ -1,6 +1,4 @@
-from .frozen import frozen_features as frozen_features
 from .losses import HeadLoss as HeadLoss
-from .model import EmbeddingModel as EmbeddingModel
 from .model import predict_logits as predict_logits
 from .model import predict_probabilities as predict_probabilities
 from .pooling import PoolingHead as PoolingHead

@@ -54,21 +54,23 @@ class LabelTrie:
         if len({tuple(answer) for answer in answers}) < len(answers):
             raise InputError("two labels have the same tokens; give them different texts")
         tokens, parents, depths = [-1], [-1], [0]
-        node_of: dict[tuple[int, ...], int] = {(): 0}
+        node_of: dict[tuple[int, int], int] = {}  # by its parent and its token
         edge_of: dict[tuple[int, int], int] = {}
         label_edges = []
         for answer, start in zip(answers, given or [0] * len(answers), strict=True):
-            path = []
-            for depth, token in enumerate(answer):
-                node = node_of[tuple(answer[:depth])]
-                if depth >= start:
-                    path.append(edge_of.setdefault((node, token), len(edge_of)))
-                prefix = tuple(answer[: depth + 1])
-                if depth + 1 < len(answer) and prefix not in node_of:
-                    node_of[prefix] = len(tokens)
+            node, path = 0, []
+            for depth, token in enumerate(answer, start=1):
+                edge = (node, token)
+                if depth > start:
+                    path.append(edge_of.setdefault(edge, len(edge_of)))
+                if depth == len(answer):  # the end token makes no node
+                    break
+                if edge not in node_of:
+                    node_of[edge] = len(tokens)
                     tokens.append(token)
                     parents.append(node)
-                    depths.append(depth + 1)
+                    depths.append(depth)
+                node = node_of[edge]
             label_edges.append(path)
         return cls(tokens, parents, depths, list(edge_of), label_edges)
 
