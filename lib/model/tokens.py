@@ -29,9 +29,8 @@ COUNTS_FROM_PADDING = (
 def structure_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids of structure: a template, a frame or padding writes them, and a text never does.
 
-    They are the special tokens and all other added ones (`<think>`, `<tool_call>`), but not added
-    tokens without punctuation that are not flagged as special: runs of spaces (GPT-NeoX, Gemma) and
-    words of a field.
+    They are the special tokens and other added ones (`<think>`), but not added tokens without
+    punctuation or a flag: runs of spaces (GPT-NeoX, Gemma) and words of a field.
     """
     added = tokenizer.added_tokens_decoder
     words = {i for i, token in added.items() if not token.special and _is_word(token.content)}
@@ -47,10 +46,9 @@ def _is_word(content: str) -> bool:
 class TextEncoder:
     """A tokenizer that reads every text as plain text.
 
-    A text that spells a special or another added token ("</s>", "[SEP]", "<think>") is tokenized
-    like any other text, also if it does so after normalization only ("＜/s＞") or if the vocabulary
-    of the tokenizer's model itself contains that token (as in Unigram models). All other texts have
-    the tokenizer's own ids. Saved settings for padding and truncation have no effect.
+    A text that spells a token of structure ("</s>", "<think>"), be it after normalization only
+    ("＜/s＞"), is tokenized like any other text. All other texts have the tokenizer's own ids.
+    Saved settings for padding and truncation have no effect.
 
     Raises
     ------
@@ -87,20 +85,22 @@ class TextEncoder:
         """
         if not self.tokenizer.is_fast:
             return [self._slow_ids(text, max_length, frame, windows) for text in texts]
+        backend, side = self.backend, self.tokenizer.truncation_side
         if frame:  # its settings, such as add_bos_token, may have changed
-            self.backend.post_processor = self.tokenizer.backend_tokenizer.post_processor
+            backend.post_processor = self.tokenizer.backend_tokenizer.post_processor
         if max_length is None:
-            self.backend.no_truncation()
+            backend.no_truncation()
         else:
-            room = max_length + (self.backend.num_special_tokens_to_add(False) if frame else 0)
-            self.backend.enable_truncation(room, direction=self.tokenizer.truncation_side)
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=frame)
-        if windows == 1:
-            return [encoding.ids for encoding in encodings]
-        # What is cut off overflows, next to the kept part first.
-        parts = [[encoding, *encoding.overflowing[: windows - 1]] for encoding in encodings]
-        step = -1 if self.tokenizer.truncation_side == "left" else 1
-        return [as_document([part.ids for part in some[::step]]) for some in parts]
+            room = max_length + (backend.num_special_tokens_to_add(False) if frame else 0)
+            backend.enable_truncation(room, direction=side)
+        documents = []
+        for chunk in _chunks(texts):
+            for encoding in backend.encode_batch_fast(chunk, add_special_tokens=frame):
+                # What is cut off overflows, next to the kept part first.
+                cut_off = encoding.overflowing[: windows - 1] if windows > 1 else []
+                parts = [part.ids for part in (encoding, *cut_off)]
+                documents.append(as_document(parts[::-1] if side == "left" else parts))
+        return documents
 
     def _slow_ids(self, text: str, max_length: int | None, frame: bool, windows: int) -> list[int]:
         """Ids by a tokenizer in Python; a token of structure is spelled by its characters."""
@@ -188,10 +188,8 @@ def encode_documents(
 
     With `add_special_tokens`, the model's frame is added to them.
     """
-    encode, ids = text_encoder(tokenizer), []
-    for chunk in _chunks(texts):
-        ids += encode(chunk, max_length=max_length, frame=add_special_tokens, windows=windows)
-    return ids
+    encode = text_encoder(tokenizer)
+    return encode(texts, max_length=max_length, frame=add_special_tokens, windows=windows)
 
 
 def shorten_texts(
@@ -213,7 +211,7 @@ def shorten_texts(
     backend = text_encoder(tokenizer).backend
     backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
     for chunk in _chunks(texts):
-        encodings = backend.encode_batch(list(chunk), add_special_tokens=False)
+        encodings = backend.encode_batch(chunk, add_special_tokens=False)
         for text, found in zip(chunk, encodings, strict=True):
             start = found.offsets[0][0] if left and found.overflowing else 0
             end = found.offsets[-1][1] if not left and found.overflowing else len(text)
@@ -221,9 +219,9 @@ def shorten_texts(
     return read
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
     for start in range(0, len(texts), TEXTS_AT_ONCE):
-        yield texts[start : start + TEXTS_AT_ONCE]
+        yield list(texts[start : start + TEXTS_AT_ONCE])
 
 
 def are_cut(

@@ -116,11 +116,10 @@ def skip_unread_positions(decoder: PreTrainedModel, read: Tensor | None) -> Iter
     if not (suits and probes_of(decoder).answers.get("reading", True)):
         yield
         return
-    block = decoder.layers[-1]
-    rows = read.flatten().nonzero().flatten()
-    own = block.forward if isinstance(block.forward, BlockForward) else None
+    block, rows = decoder.layers[-1], read.flatten().nonzero().flatten()
+    own = BlockForward.of(block)
     # A checkpointed block is computed again in the backward pass, after this context.
-    again = own is not None and own.checkpointed and torch.is_grad_enabled()
+    again = own.checkpointed and torch.is_grad_enabled()
     if again or 2 * len(rows) > read.numel():
         yield
         return
@@ -129,8 +128,8 @@ def skip_unread_positions(decoder: PreTrainedModel, read: Tensor | None) -> Iter
         for module in [modules[name] for name in TOKENWISE if name in modules]:
             at_rows = partial(_at_rows, module.forward, rows)
             stack.enter_context(_replaced(module, "forward", at_rows))
-        if own is not None:  # compiled, it would be in one graph with blocks that it differs from
-            stack.enter_context(_replaced(own, "compiled", None))
+        # Compiled, it would be in one graph with blocks that it differs from.
+        stack.enter_context(_replaced(own, "compiled", None))
         yield
 
 
