@@ -19,6 +19,7 @@ from lib.model.load import count_parameters, load_backbone
 from lib.model.tokens import require_positions
 from lib.model.weights import model_fingerprint
 from lib.model.windows import (
+    Documents,
     count_windows,
     documents_mask,
     longest_window,
@@ -29,7 +30,6 @@ from lib.model.windows import (
 from lib.storage import cached, content_hash, read_json
 
 Kind = tuple[str, int]  # a pooling and a layer
-Documents = Sequence[Sequence[int]]  # token ids
 
 
 def frozen_features(

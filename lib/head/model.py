@@ -15,7 +15,7 @@ from lib.head.losses import HeadLoss
 from lib.head.pooling import PoolingHead, read_positions
 from lib.model.batches import join_states, micro_batches, pad
 from lib.model.forward import last_hidden_states, maybe_compiled, skips_padding
-from lib.model.windows import count_windows, documents_mask, regroup, window_lengths
+from lib.model.windows import Documents, count_windows, documents_mask, regroup, window_lengths
 
 
 class EmbeddingModel(nn.Module):
@@ -95,7 +95,7 @@ class EmbeddingModel(nn.Module):
 @torch.no_grad()
 def predict_logits(
     model: nn.Module,
-    documents: Sequence[Sequence[int]],
+    documents: Documents,
     *,
     token_budget: int,
     cached_states: Sequence[np.ndarray] = (),
@@ -115,7 +115,7 @@ def predict_logits(
 
 def predict_probabilities(
     model: nn.Module,
-    documents: Sequence[Sequence[int]],
+    documents: Documents,
     params: EmbeddingParams,
     cached_states: Sequence[np.ndarray] = (),
 ) -> Scores:
@@ -133,7 +133,7 @@ def predict_probabilities(
 def _in_batches(
     model: nn.Module,
     predict: Callable[..., Tensor | tuple[Tensor, ...]],
-    documents: Sequence[Sequence[int]],
+    documents: Documents,
     token_budget: int,
     cached_states: Sequence[np.ndarray],
 ) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lib.model.windows import split_windows
+from lib.model.windows import Documents, split_windows
 
 PACKED_SLACK = 4  # our choice; one layer's states are little beside what all layers keep
 
@@ -47,9 +47,7 @@ def micro_batches(
     return [batch for batch in batches if batch]
 
 
-def pad(
-    documents: Sequence[Sequence[int]], fill: int, *, side: str = "right"
-) -> tuple[Tensor, Tensor]:
+def pad(documents: Documents, fill: int, *, side: str = "right") -> tuple[Tensor, Tensor]:
     """Rows filled up on one side, and their mask, 1 at real tokens; both (B, T) int64.
 
     A document has a row, or one per window (`lib.model.windows`).

@@ -14,7 +14,7 @@ have values a hundred times as large as elsewhere would leave no bits to the oth
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from lib.model.fast.blocks import BlockForward, blocks_of
 from lib.model.forward import last_hidden_states
 from lib.model.parts import decoder_of
 from lib.model.tokens import position_limit
+from lib.model.windows import Documents
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,7 @@ class Int8Linear(nn.Module):
 
 
 @torch.no_grad()
-def use_int8(
-    model: nn.Module, documents: Sequence[Sequence[int]], *, compute_dtype: torch.dtype
-) -> None:
+def use_int8(model: nn.Module, documents: Documents, *, compute_dtype: torch.dtype) -> None:
     """Put the linear layers of a dense backbone on a CPU into int8, where that is faster here.
 
     The largest input of each channel is read from a few tokenized documents. Heads stay.

@@ -5,7 +5,7 @@ positions, masks and caches. The name of an architecture does not say, so each s
 with plain passes, one text at a time, on a few made-up tokens. Shortcuts that differ are not used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from lib import storage
 from lib.model.batches import pad
 from lib.model.parts import pretrained
+from lib.model.windows import Documents
 
 WINDOW = 6  # of a sliding window while packing is probed
 CASTABLE = 2**29  # bytes of 16-bit weights up to which a probe computes in float32
@@ -126,7 +127,7 @@ def short_window(model: PreTrainedModel) -> Iterator[None]:
             place.sliding_window = value
 
 
-def states_alone(model: PreTrainedModel, documents: Sequence[Sequence[int]]) -> list[Tensor]:
+def states_alone(model: PreTrainedModel, documents: Documents) -> list[Tensor]:
     """Last hidden states, (T, H) float32 each, of documents by one plain pass per document."""
     rows = [torch.tensor([list(document)], device=model.device) for document in documents]
     outputs = (model(input_ids=ids, attention_mask=torch.ones_like(ids)) for ids in rows)

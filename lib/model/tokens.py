@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizer, PreTrainedTokeni
 
 from lib.errors import ModelError, ParamsError
 from lib.fingerprints import computing_fingerprint
-from lib.model.windows import as_document, longest_window, window_lengths
+from lib.model.windows import Documents, as_document, longest_window, window_lengths
 from lib.storage import cached, content_hash
 
 TEXTS_AT_ONCE = 1000  # the tokenizer keeps much more of each text than its ids
@@ -288,7 +288,7 @@ def require_context(config: PretrainedConfig, prompt_length: int, answer_length:
         )
 
 
-def require_positions(config: PretrainedConfig, documents: Sequence[Sequence[int]]) -> None:
+def require_positions(config: PretrainedConfig, documents: Documents) -> None:
     """Raise `ParamsError` if a document, its frame included, has more tokens than positions.
 
     Of a document of several windows, the longest one.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 Ids = Sequence[int]
+Documents = Sequence[Ids]
 
 
 class Windows(list):
@@ -55,12 +56,12 @@ def map_windows(change: Callable[[list[int]], Ids], document: Ids) -> list[int]:
     return as_document([change(window) for window in split_windows(document)])
 
 
-def longest_window(documents: Sequence[Ids]) -> int:
+def longest_window(documents: Documents) -> int:
     """Tokens of the longest sequence that a model reads for these documents; 0 of none."""
     return max(chain.from_iterable(map(window_lengths, documents)), default=0)
 
 
-def count_windows(documents: Sequence[Ids]) -> Tensor | None:
+def count_windows(documents: Documents) -> Tensor | None:
     """Windows of each document, (D,) int64; None where each has one."""
     counts = [len(window_lengths(document)) for document in documents]
     return None if max(counts) == 1 else torch.tensor(counts)

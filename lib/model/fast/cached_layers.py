@@ -10,7 +10,7 @@ tokens -> [ layer 1 ... layer k ] -> (S, H) -> [ layer k + 1 ... last layer, wit
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,12 +27,10 @@ from lib.model.fast.blocks import decoder_slice
 from lib.model.forward import last_hidden_states, maybe_compiled
 from lib.model.parts import decoder_of, first_adapted_layer
 from lib.model.probes import entering_states, states_agree
-from lib.model.windows import split_windows, window_lengths
+from lib.model.windows import Documents, split_windows, window_lengths
 from lib.storage import cached, content_hash, has_room_for, read_json
 
 log = logging.getLogger(__name__)
-
-Documents = Sequence[Sequence[int]]  # token ids
 
 
 def cache_lower_layers(
