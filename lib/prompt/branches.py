@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from lib.model.batches import pad
 from lib.model.forward import masked_states
-from lib.prompt.label_scores import plain_states
+from lib.prompt.label_scores import Reader, plain_states
 from lib.prompt.label_trie import LabelTrie
 
 
@@ -30,11 +30,10 @@ class Answer:
 class Branches:
     """B prompts in the cache, and behind each of them the trie nodes computed so far."""
 
-    model: PreTrainedModel
+    reader: Reader
     rests: list[list[int]]
     trie: LabelTrie
     prefix: DynamicCache | None
-    compute_dtype: torch.dtype
 
     def __post_init__(self) -> None:
         self.cache = DynamicCache()
@@ -53,7 +52,7 @@ class Branches:
     def keep(self, rows: list[int]) -> None:
         """Drop all prompts but these rows."""
         if len(rows) < len(self.lengths):
-            self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
+            self.cache.batch_select_indices(torch.tensor(rows, device=self.reader.model.device))
             self.lengths, self.prompt = self.lengths[rows], self.prompt[rows]
 
     def grow(
@@ -94,24 +93,23 @@ class Branches:
         self, input_ids: Tensor, positions: Tensor, visible: Tensor, read: Tensor
     ) -> Tensor:
         """The n last hidden states that are read, (n, H), of (B, T); the cache grows by T."""
-        inputs = (x.to(self.model.device) for x in (input_ids, positions, visible, read))
-        options = {"compute_dtype": self.compute_dtype, "prefix": self.prefix, "cache": self.cache}
-        return masked_states(self.model, *inputs, **options)
+        model, _, compute_dtype = self.reader
+        inputs = (x.to(model.device) for x in (input_ids, positions, visible, read))
+        options = {"compute_dtype": compute_dtype, "prefix": self.prefix, "cache": self.cache}
+        return masked_states(model, *inputs, **options)
 
 
 @dataclass
 class Recomputed:
     """B prompts without a cache; the methods are those of `Branches`."""
 
-    model: PreTrainedModel
+    reader: Reader
     rests: list[list[int]]
     trie: LabelTrie
-    token_budget: int
-    compute_dtype: torch.dtype
 
     def start(self) -> Tensor:
         """State at the end of each prompt, (B, H)."""
-        return self._states(self.rests, [[len(rest) - 1] for rest in self.rests])
+        return plain_states(self.reader, self.rests, [[len(rest) - 1] for rest in self.rests])
 
     def keep(self, rows: list[int]) -> None:
         """Drop all prompts but these rows."""
@@ -128,7 +126,4 @@ class Recomputed:
                 rows.append([*rest, *(self.trie.tokens[node] for node in nodes)])
                 num_read = len(chains[answer.node])
                 reads.append(list(range(len(rows[-1]) - num_read, len(rows[-1]))))
-        return chosen, self._states(rows, reads)
-
-    def _states(self, rows: list[list[int]], reads: list[list[int]]) -> Tensor:
-        return plain_states(self.model, rows, reads, self.token_budget, self.compute_dtype)
+        return chosen, plain_states(self.reader, rows, reads)

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from transformers import PreTrainedModel
 
 from lib.config.arms import InstructionParams
 from lib.fingerprints import computing_fingerprint
@@ -29,7 +29,7 @@ from lib.model.forward import masked_states_below, skips_padding
 from lib.model.parts import decoder_of, first_adapted_layer, pretrained
 from lib.model.probes import SCORE_TOLERANCE, entering_states, states_agree
 from lib.model.windows import split_windows
-from lib.prompt.label_scores import reads_trees, score_labels, trees_behind
+from lib.prompt.label_scores import Reader, reads_trees, score_labels, trees_behind
 from lib.prompt.label_trie import LabelTrie
 from lib.storage import cached, content_hash, has_room_for, read_json
 
@@ -74,8 +74,8 @@ def lower_states(
     suits = first_layer and rows and skips_padding(model)
     if not (suits and has_room_for(needed) and reads_trees(model, rows, trie)):
         return []
-    options = {name: decoding[name] for name in ("token_budget", "compute_dtype")}
-    if not _is_exact(model, rows[:2], answers, trie, options):
+    reader = Reader(model, decoding["token_budget"], decoding["compute_dtype"])
+    if not _is_exact(reader, rows[:2], answers, trie):
         return []
 
     def write(folder: Path) -> None:
@@ -83,14 +83,14 @@ def lower_states(
                  first_layer, f"{len(rows):,}")  # fmt: skip
         shapes = []
         with (folder / "states.bin").open("wb") as file:
-            for states in _passes(model, rows, trie, options):
+            for states in _passes(reader, rows, trie):
                 file.write(states.tobytes())
                 shapes.append(states.shape)
         (folder / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
 
     rules = [fingerprint, params.quantization, decoder.device.type, str(decoder.dtype),
-             str(options["compute_dtype"]), first_layer,
-             torch.get_num_threads(), options["token_budget"]]  # both decide rounding  # fmt: skip
+             str(reader.compute_dtype), first_layer,
+             torch.get_num_threads(), reader.token_budget]  # both decide rounding  # fmt: skip
     key = [rules, content_hash(rows), content_hash(answers)]
     code = computing_fingerprint("prompt.cached_states", "model.load")  # made the model
     folder = cached("lower", key, write, code=code)
@@ -102,37 +102,33 @@ def lower_states(
 
 
 def _passes(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    trie: LabelTrie,
-    options: Mapping[str, Any],
+    reader: Reader, prompts: Sequence[Sequence[int]], trie: LabelTrie
 ) -> Iterator[np.ndarray]:
     """States of each micro-batch, as they are stored."""
-    dtype = options["compute_dtype"]
-    for _, prefix, (*inputs, _) in trees_behind(model, prompts, trie, **options):
-        states = masked_states_below(model, *inputs, compute_dtype=dtype, prefix=prefix)
-        yield stored_states(states)
+    for _, prefix, (*inputs, _) in trees_behind(reader, prompts, trie):
+        options = {"compute_dtype": reader.compute_dtype, "prefix": prefix}
+        yield stored_states(masked_states_below(reader.model, *inputs, **options))
 
 
 def _is_exact(
-    model: PreTrainedModel,
+    reader: Reader,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     trie: LabelTrie,
-    options: Mapping[str, Any],
 ) -> bool:
     """True if the upper layers, on the states of the lower ones, score as the whole model does.
 
     The states that enter the upper layers are compared as well: a last norm may hide their scale.
     """
-    decoder, first_layer = decoder_of(model), first_adapted_layer(model)
+    decoder, first_layer = decoder_of(reader.model), first_adapted_layer(reader.model)
     exact = decoder.dtype == torch.float32
+    score = partial(score_labels, prompts=prompts, answers=answers, **reader._asdict())
     with entering_states(decoder, first_layer) as of_whole:
-        whole = score_labels(model, prompts, answers, **options)
+        whole = score()
     try:
-        lower = list(_passes(model, prompts, trie, options))
+        lower = list(_passes(reader, prompts, trie))
         with entering_states(decoder, first_layer) as of_parts:
-            parts = score_labels(model, prompts, answers, lower=lower, **options)
+            parts = score(lower=lower)
         near = np.abs(parts - whole).max() <= SCORE_TOLERANCE[exact] and all(
             states_agree(*both, exact=exact) for both in zip(of_parts, of_whole, strict=True)
         )

@@ -8,6 +8,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +39,14 @@ log = logging.getLogger(__name__)
 STATES_AT_ONCE = 64  # their logits over the whole vocabulary are held at once; our choice
 Scored = Iterator[tuple[list[int], np.ndarray]]  # prompts by index, and (B, E) float32 per edge
 Tree = tuple[Tensor, Tensor, Tensor, Tensor]  # of prompts and labels: inputs of `masked_states`
+
+
+class Reader(NamedTuple):
+    """A causal model, the most tokens of one of its passes, and the dtype of their arithmetic."""
+
+    model: PreTrainedModel
+    token_budget: int
+    compute_dtype: torch.dtype
 
 
 @torch.inference_mode()
@@ -79,10 +88,11 @@ def score_labels(
     scores = np.empty((len(prompts), len(answers)), dtype=np.float32)
     if not prompts:
         return scores
+    reader = Reader(model, token_budget, compute_dtype)
     if reads_trees(model, prompts, trie):
-        scored = _score_together(model, prompts, trie, token_budget, compute_dtype, lower)
+        scored = _score_together(reader, prompts, trie, lower)
     else:
-        scored = _score_apart(model, prompts, trie, token_budget, compute_dtype)
+        scored = _score_apart(reader, prompts, trie)
     for batch, edges in scored:
         for label, path in enumerate(trie.label_edges):
             scores[batch, label] = edges[:, path].sum(axis=1)
@@ -113,12 +123,12 @@ def _reads_trees(model: PreTrainedModel) -> bool:
     prompts = [shared + end for end in ends]
     trie = LabelTrie.build([first, second])
     with in_float32(model) as exact:
-        dtype = torch.float32 if exact else model.dtype
+        reader = Reader(model, 128, torch.float32 if exact else model.dtype)
         try:
-            together = _in_order(_score_together(model, prompts, trie, 128, dtype))
+            together = _in_order(_score_together(reader, prompts, trie))
         except UNABLE:
             return False
-        apart = _in_order(_score_apart(model, prompts, trie, 128, dtype))
+        apart = _in_order(_score_apart(reader, prompts, trie))
     return bool(np.abs(together - apart).max() <= SCORE_TOLERANCE[exact])
 
 
@@ -129,28 +139,18 @@ def _in_order(scored: Scored) -> np.ndarray:
 
 
 def _score_together(
-    model: PreTrainedModel,
+    reader: Reader,
     prompts: Sequence[Sequence[int]],
     trie: LabelTrie,
-    token_budget: int,
-    compute_dtype: torch.dtype,
     lower: Sequence[np.ndarray] = (),
 ) -> Scored:
     """log p(token | node) of every edge behind each prompt, by a tree per prompt."""
-    trees = trees_behind(model, prompts, trie, token_budget, compute_dtype)
-    for number, (batch, prefix, tree) in enumerate(trees):
-        below = join_states([lower[number]]).to(model.device) if len(lower) else None
-        edges = _edge_log_probs(model, tree, trie, prefix, compute_dtype, below)
-        yield batch, edges.cpu().numpy()
+    for number, (batch, prefix, tree) in enumerate(trees_behind(reader, prompts, trie)):
+        below = join_states([lower[number]]).to(reader.model.device) if len(lower) else None
+        yield batch, _edge_log_probs(reader, tree, trie, prefix, below).cpu().numpy()
 
 
-def _score_apart(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    trie: LabelTrie,
-    token_budget: int,
-    compute_dtype: torch.dtype,
-) -> Scored:
+def _score_apart(reader: Reader, prompts: Sequence[Sequence[int]], trie: LabelTrie) -> Scored:
     """As `_score_together`, by a plain pass per prompt and leaf of the trie.
 
     ```
@@ -173,30 +173,27 @@ def _score_apart(
     order = list(chain.from_iterable(columns))
 
     sizes = [len(paths) * len(prompt) + sum(map(len, paths)) for prompt in prompts]
-    for batch in micro_batches(sizes, token_budget, packed=True):
+    for batch in micro_batches(sizes, reader.token_budget, packed=True):
         some = [prompts[i] for i in batch]
         rows = [[*p, *(trie.tokens[n] for n in path[1:])] for p in some for path in paths]
         reads = [[len(p) - 1 + depth for depth in depths] for p in some for depths in depths_read]
-        states = plain_states(model, rows, reads, token_budget, compute_dtype)
+        states = plain_states(reader, rows, reads)
         edges = np.empty((len(batch), len(order)), dtype=np.float32)
         for row, of_prompt in enumerate(states.unflatten(0, (len(batch), -1))):
-            of_nodes = next_log_probs(model, of_prompt, tokens, compute_dtype)
+            of_nodes = next_log_probs(reader, of_prompt, tokens)
             edges[row, order] = list(chain.from_iterable(of_nodes))
         yield batch, edges
 
 
 def next_log_probs(
-    model: PreTrainedModel,
-    states: Tensor,
-    tokens: Sequence[Sequence[int]],
-    compute_dtype: torch.dtype,
+    reader: Reader, states: Tensor, tokens: Sequence[Sequence[int]]
 ) -> list[list[float]]:
     """log p(token) of some next tokens behind each of n last hidden states, (n, H)."""
     found: list[float] = []
     for start in range(0, len(tokens), STATES_AT_ONCE):
         some = tokens[start : start + STATES_AT_ONCE]
         of_some = states[start : start + STATES_AT_ONCE]
-        logits = next_token_logits(model, of_some, compute_dtype).float()  # (64, V)
+        logits = next_token_logits(reader.model, of_some, reader.compute_dtype).float()  # (64, V)
         columns = torch.tensor(list(chain.from_iterable(some)), device=states.device)
         counts = torch.tensor([len(ids) for ids in some], device=states.device)
         rows = torch.arange(len(some), device=states.device).repeat_interleave(counts)
@@ -206,16 +203,13 @@ def next_log_probs(
 
 
 def plain_states(
-    model: PreTrainedModel,
-    rows: Sequence[Sequence[int]],
-    reads: Sequence[Sequence[int]],
-    token_budget: int,
-    compute_dtype: torch.dtype,
+    reader: Reader, rows: Sequence[Sequence[int]], reads: Sequence[Sequence[int]]
 ) -> Tensor:
     """Last hidden states, (n, H), at the positions that are read of each row of tokens.
 
     Neither a cache nor a mask of ours takes part, so that the states are exact for every decoder.
     """
+    model, token_budget, compute_dtype = reader
     states: list[Tensor] = [torch.empty(0)] * len(rows)
     lengths = list(map(len, rows))
     for batch in micro_batches(lengths, token_budget, packed=skips_padding(model)):
@@ -227,29 +221,26 @@ def plain_states(
 
 
 def prefill_shared(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], compute_dtype: torch.dtype
+    reader: Reader, prompts: Sequence[Sequence[int]]
 ) -> tuple[DynamicCache | None, list[list[int]]]:
     """Cache of what all prompts begin with (`prefill`), and the rest of each, never empty."""
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     shared = next((i for i in range(limit) if first[i] != last[i]), limit)
-    prefix = prefill(model, prompts[0][:shared], compute_dtype=compute_dtype)
+    prefix = prefill(reader.model, prompts[0][:shared], compute_dtype=reader.compute_dtype)
     first = 0 if prefix is None else shared
     return prefix, [list(prompt[first:]) for prompt in prompts]
 
 
 def trees_behind(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    trie: LabelTrie,
-    token_budget: int,
-    compute_dtype: torch.dtype,
+    reader: Reader, prompts: Sequence[Sequence[int]], trie: LabelTrie
 ) -> Iterator[tuple[list[int], DynamicCache | None, Tree]]:
     """Micro-batches of prompts: their indices, what all prompts share, and the trees."""
-    prefix, rests = prefill_shared(model, prompts, compute_dtype)
-    for batch in micro_batches([len(rest) + len(trie.tokens) for rest in rests], token_budget):
+    prefix, rests = prefill_shared(reader, prompts)
+    lengths = [len(rest) + len(trie.tokens) for rest in rests]
+    for batch in micro_batches(lengths, reader.token_budget):
         tree = _tree([rests[i] for i in batch], trie)
-        yield batch, prefix, tuple(x.to(model.device) for x in tree)
+        yield batch, prefix, tuple(x.to(reader.model.device) for x in tree)
 
 
 def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
@@ -289,14 +280,10 @@ def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
 
 
 def _edge_log_probs(
-    model: PreTrainedModel,
-    tree: Tree,
-    trie: LabelTrie,
-    prefix: DynamicCache | None,
-    compute_dtype: torch.dtype,
-    lower: Tensor | None,
+    reader: Reader, tree: Tree, trie: LabelTrie, prefix: DynamicCache | None, lower: Tensor | None
 ) -> Tensor:
     """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts."""
+    model, _, compute_dtype = reader
     at, token = torch.tensor(trie.edges).T
     at = at.unique(return_inverse=True)[1]  # as the states are read
     states = masked_states(model, *tree, compute_dtype=compute_dtype, prefix=prefix, lower=lower)

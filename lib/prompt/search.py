@@ -21,7 +21,13 @@ from lib.model.batches import micro_batches
 from lib.model.parts import pretrained
 from lib.model.probes import SCORE_TOLERANCE, UNABLE, in_float32, made_up_tokens, probes_of
 from lib.prompt.branches import Answer, Branches, Recomputed
-from lib.prompt.label_scores import next_log_probs, prefill_shared, reads_trees, score_labels
+from lib.prompt.label_scores import (
+    Reader,
+    next_log_probs,
+    prefill_shared,
+    reads_trees,
+    score_labels,
+)
 from lib.prompt.label_trie import LabelTrie, Step
 
 # Per round, best-first search extends the most probable beginning and, before it knows that it
@@ -64,15 +70,16 @@ def search_labels(
         return scores
     trees = reads_trees(model, prompts, trie)
     trees = trees and probes_of(model).ask("branches", lambda: _branches_exactly(model))
-    prefix, rests = prefill_shared(model, prompts, compute_dtype) if trees else (None, prompts)
+    reader = Reader(model, token_budget, compute_dtype)
+    prefix, rests = prefill_shared(reader, prompts) if trees else (None, prompts)
     # A prompt has one column of the cache per extended beginning and round.
     added = (1 if greedy else MAX_EXTENDED) * max(trie.depths)
     for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
         of_batch = [list(rests[i]) for i in batch]
         if trees:
-            branches = Branches(model, of_batch, trie, prefix, compute_dtype)
+            branches = Branches(reader, of_batch, trie, prefix)
         else:
-            branches = Recomputed(model, of_batch, trie, token_budget, compute_dtype)
+            branches = Recomputed(reader, of_batch, trie)
         for i, finished in zip(batch, _search(branches, trie, greedy), strict=True):
             for answer in finished:
                 scores[i, answer.label] = answer.score
@@ -86,12 +93,12 @@ def _branches_exactly(model: PreTrainedModel) -> bool:
     shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 3, 3)
     prompts, answers = [shared + end for end in ends], [first, second]
     with in_float32(model) as exact:
-        dtype = torch.float32 if exact else model.dtype
-        whole = score_labels(model, prompts, answers, token_budget=128, compute_dtype=dtype)
+        reader = Reader(model, 128, torch.float32 if exact else model.dtype)
+        whole = score_labels(prompts=prompts, answers=answers, **reader._asdict())
         try:
-            prefix, rests = prefill_shared(model, prompts, dtype)
+            prefix, rests = prefill_shared(reader, prompts)
             trie = LabelTrie.build(answers)
-            found = _search(Branches(model, rests, trie, prefix, dtype), trie, greedy=False)
+            found = _search(Branches(reader, rests, trie, prefix), trie, greedy=False)
         except UNABLE:
             return False
     off = [
@@ -150,8 +157,7 @@ def _search(branches: Branches | Recomputed, trie: LabelTrie, greedy: bool) -> l
         # Expand: score what may follow the beginnings that were computed.
         computed = [answer for search in active for answer in search.computed]
         tokens = [some for answer in computed for some in next_tokens[answer.node]]
-        log_probs = next_log_probs(branches.model, states, tokens, branches.compute_dtype)
-        of_nodes = iter(log_probs)
+        of_nodes = iter(next_log_probs(branches.reader, states, tokens))
         for search in active:
             search.expand(of_nodes, steps, chains, 1 if greedy else None)
         # A whole label at the head of the pool ends a search.
