@@ -224,12 +224,12 @@ def prefill_shared(
     reader: Reader, prompts: Sequence[Sequence[int]]
 ) -> tuple[DynamicCache | None, list[list[int]]]:
     """Cache of what all prompts begin with (`prefill`), and the rest of each, never empty."""
-    first, last = min(prompts), max(prompts)
+    lowest, highest = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
-    shared = next((i for i in range(limit) if first[i] != last[i]), limit)
+    shared = next((i for i in range(limit) if lowest[i] != highest[i]), limit)
     prefix = prefill(reader.model, prompts[0][:shared], compute_dtype=reader.compute_dtype)
-    first = 0 if prefix is None else shared
-    return prefix, [list(prompt[first:]) for prompt in prompts]
+    start = 0 if prefix is None else shared
+    return prefix, [list(prompt[start:]) for prompt in prompts]
 
 
 def trees_behind(
