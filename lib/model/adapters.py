@@ -127,7 +127,7 @@ def load_lora(model: nn.Module, folder: str | Path, params: LoraParams) -> PeftM
     Raises
     ------
     ModelError
-        The folder has no adapters, or not all or only tensors of this model's, or they were made
+        The folder has no adapters, lacks some of their tensors or has others, or they were made
         with other parameters.
     """
     file = Path(folder) / SAFETENSORS_WEIGHTS_NAME

@@ -29,8 +29,8 @@ COUNTS_FROM_PADDING = (
 def structure_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids of structure: a template, a frame or padding writes them, and a text never does.
 
-    They are the special tokens and other added ones (`<think>`), but not added tokens without
-    punctuation or a flag: runs of spaces (GPT-NeoX, Gemma) and words of a field.
+    They are the special tokens and other added ones (`<think>`), but not unflagged ones without
+    punctuation: runs of spaces (GPT-NeoX, Gemma) and words of a field.
     """
     added = tokenizer.added_tokens_decoder
     words = {i for i, token in added.items() if not token.special and _is_word(token.content)}
@@ -202,16 +202,16 @@ def shorten_texts(
     ModelError
         The tokenizer does not tell the places of its tokens.
     """
+    encoder = text_encoder(tokenizer)
     if not tokenizer.is_fast:
         raise ModelError(
             f"{tokenizer.name_or_path}: a tokenizer in Python does not say where its tokens are in "
             'a text; write read: "all", or name another model_id'
         )
     left, read = tokenizer.truncation_side == "left", []
-    backend = text_encoder(tokenizer).backend
-    backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    encoder.backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
     for chunk in _chunks(texts):
-        encodings = backend.encode_batch(chunk, add_special_tokens=False)
+        encodings = encoder.backend.encode_batch(chunk, add_special_tokens=False)
         for text, found in zip(chunk, encodings, strict=True):
             start = found.offsets[0][0] if left and found.overflowing else 0
             end = found.offsets[-1][1] if not left and found.overflowing else len(text)
