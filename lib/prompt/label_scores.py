@@ -220,7 +220,7 @@ def plain_states(
     return torch.cat(states)
 
 
-def prefill_shared(
+def shared_prefix(
     reader: Reader, prompts: Sequence[Sequence[int]]
 ) -> tuple[DynamicCache | None, list[list[int]]]:
     """Cache of what all prompts begin with (`prefill`), and the rest of each, never empty."""
@@ -236,7 +236,7 @@ def trees_behind(
     reader: Reader, prompts: Sequence[Sequence[int]], trie: LabelTrie
 ) -> Iterator[tuple[list[int], DynamicCache | None, Tree]]:
     """Micro-batches of prompts: their indices, what all prompts share, and the trees."""
-    prefix, rests = prefill_shared(reader, prompts)
+    prefix, rests = shared_prefix(reader, prompts)
     lengths = [len(rest) + len(trie.tokens) for rest in rests]
     for batch in micro_batches(lengths, reader.token_budget):
         tree = _tree([rests[i] for i in batch], trie)

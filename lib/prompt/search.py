@@ -21,13 +21,7 @@ from lib.model.batches import micro_batches
 from lib.model.parts import pretrained
 from lib.model.probes import SCORE_TOLERANCE, UNABLE, in_float32, made_up_tokens, probes_of
 from lib.prompt.branches import Answer, Branches, Recomputed
-from lib.prompt.label_scores import (
-    Reader,
-    next_log_probs,
-    prefill_shared,
-    reads_trees,
-    score_labels,
-)
+from lib.prompt.label_scores import Reader, next_log_probs, reads_trees, score_labels, shared_prefix
 from lib.prompt.label_trie import LabelTrie, Step
 
 # Per round, best-first search extends the most probable beginning and, before it knows that it
@@ -71,7 +65,7 @@ def search_labels(
     trees = reads_trees(model, prompts, trie)
     trees = trees and probes_of(model).ask("branches", lambda: _branches_exactly(model))
     reader = Reader(model, token_budget, compute_dtype)
-    prefix, rests = prefill_shared(reader, prompts) if trees else (None, prompts)
+    prefix, rests = shared_prefix(reader, prompts) if trees else (None, prompts)
     # A prompt has one column of the cache per extended beginning and round.
     added = (1 if greedy else MAX_EXTENDED) * max(trie.depths)
     for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
@@ -96,7 +90,7 @@ def _branches_exactly(model: PreTrainedModel) -> bool:
         reader = Reader(model, 128, torch.float32 if exact else model.dtype)
         whole = score_labels(prompts=prompts, answers=answers, **reader._asdict())
         try:
-            prefix, rests = prefill_shared(reader, prompts)
+            prefix, rests = shared_prefix(reader, prompts)
             trie = LabelTrie.build(answers)
             found = _search(Branches(reader, rests, trie, prefix), trie, greedy=False)
         except UNABLE:
