@@ -3,9 +3,11 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lib.config.sources import require_data
 from lib.config.study import load_params, study_files
@@ -22,9 +24,10 @@ from lib.storage import ROOT, atomic_path
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an error of its input is printed as one line, with exit status 1."""
-    options = _parser().parse_args(arguments)
+    options = vars(_parser().parse_args(arguments))
+    run = options.pop("run")
     try:
-        options.run(options)
+        run(**options)
     except Exception as error:
         if reason := explain_memory(type(error).__name__, str(error)):
             sys.exit(reason)
@@ -76,62 +79,61 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _new(options: argparse.Namespace) -> None:
+def _new(**options: Any) -> None:
     """Write a study; its name alone is on standard output, for scripts."""
-    given = {key: value for key, value in vars(options).items() if key != "run"}
     logging.disable(logging.WARNING)  # it says itself what is left out
     try:
-        print(new_study(**given, say=partial(print, file=sys.stderr)))
+        print(new_study(**options, say=partial(print, file=sys.stderr)))
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _predict(options: argparse.Namespace) -> None:
-    values = {name: value for name, value in vars(options).items() if name != "run"}
+def _predict(run_dir: str, source: str, target: str, **options: Any) -> None:
+    with _stoppable(target, read=[run_dir, source]):
+        print(predict_file(run_dir, source, target, **options))
+
+
+def _export(run_dir: str, folder: str) -> None:
+    with _stoppable(folder, read=[run_dir]):
+        export_run(run_dir, folder)
+    print(f"{Path(folder) / 'README.md'} says how it is loaded")
+
+
+@contextmanager
+def _stoppable(target: str, *, read: Sequence[str]) -> Iterator[None]:
+    """A block that writes a target; a signal or a file's error ends it with one line.
+
+    The line names the target, or one of the paths that are read if the error is within it.
+    """
     stop_on_sigterm()
     try:
-        print(predict_file(values.pop("run_dir"), values.pop("source"), **values))
+        yield
+    except InputError:
+        raise
     except OSError as error:
-        sys.exit(_explain(error, options.target, read=[options.run_dir, options.source]))
+        if reason := explain_memory("OSError", str(error)):
+            sys.exit(reason)
+        file = Path(str(error.filename or target))
+        failed = next((path for path in read if file.is_relative_to(path)), None)
+        what = f"{target}: cannot be written" if failed is None else f"{failed}: cannot be read"
+        sys.exit(f"{what}: {' '.join(str(error.strerror or error).split())}")
     except (KeyboardInterrupt, Stopped):
-        sys.exit(f"{options.target}: stopped; nothing was written")
+        sys.exit(f"{target}: stopped; nothing was written")
 
 
-def _export(options: argparse.Namespace) -> None:
-    stop_on_sigterm()
-    try:
-        export_run(options.run_dir, options.folder)
-    except OSError as error:
-        sys.exit(_explain(error, options.folder, read=[options.run_dir]))
-    except (KeyboardInterrupt, Stopped):
-        sys.exit(f"{options.folder}: stopped; nothing was written")
-    print(f"{Path(options.folder) / 'README.md'} says how it is loaded")
-
-
-def _explain(error: OSError, target: str | Path, *, read: list[str | Path]) -> str:
-    """One line for an error of a file: the one that was written, or one within those read."""
-    if isinstance(error, InputError):  # in words of our own
-        return str(error)
-    file = Path(str(error.filename or target))
-    failed = next((path for path in read if file.is_relative_to(path)), None)
-    what = f"{target}: cannot be written" if failed is None else f"{failed}: cannot be read"
-    said = " ".join(str(error.strerror or error).split())
-    return explain_memory("OSError", str(error)) or f"{what}: {said}"
-
-
-def _plan(options: argparse.Namespace) -> None:
-    named = ROOT / "params" / options.study
-    folder = named if named.is_dir() else Path(options.study)
-    study = load_params(*study_files(folder).common)
-    require_data(study.dataset)  # before a model is loaded
-    configure_process(seed=0, num_threads=study.threads)
-    machine = GPUS[options.machine] if options.machine else measure_this_machine(study)
-    table = plan(folder, machine=machine, price=options.price)
-    if options.jobs:
-        with atomic_path(Path(options.jobs)) as path:
-            job_resources(table, machine).to_csv(path, index=False)
-    print(f"{machine.name}: {machine.flops / 1e12:.2f} TFLOP/s, "
-          f"{machine.bandwidth / 1e9:.0f} GB/s, {machine.memory_gib:.0f} GiB")  # fmt: skip
+def _plan(study: str, machine: str | None, price: float, jobs: str | None) -> None:
+    named = ROOT / "params" / study
+    folder = named if named.is_dir() else Path(study)
+    params = load_params(*study_files(folder).common)
+    require_data(params.dataset)  # before a model is loaded
+    configure_process(seed=0, num_threads=params.threads)
+    rates = GPUS[machine] if machine else measure_this_machine(params)
+    table = plan(folder, machine=rates, price=price)
+    if jobs:
+        with atomic_path(Path(jobs)) as path:
+            job_resources(table, rates).to_csv(path, index=False)
+    print(f"{rates.name}: {rates.flops / 1e12:.2f} TFLOP/s, "
+          f"{rates.bandwidth / 1e9:.0f} GB/s, {rates.memory_gib:.0f} GiB")  # fmt: skip
     print(table.to_string(index=False, float_format="{:,.2f}".format, na_rep="-"))
 
 

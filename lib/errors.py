@@ -46,20 +46,15 @@ INPUT_ERRORS = {name for name, value in globals().items() if isinstance(value, t
 def explain_memory(kind: str, message: str) -> str:
     """One line for an error that want of memory explains, with what may help; "" for any other.
 
-    Parameters
-    ----------
-    kind
-        Name of the error's class. A `ValueError` and ours, but for a `ModelError`, are not asked:
-        they may quote the data.
-    message
-        What it says, such as "could not create a primitive".
+    `kind` is the name of the error's class. A `ValueError` and ours, but for a `ModelError`, are
+    not asked: they may quote the data.
     """
     quotes = {"ValueError"} | INPUT_ERRORS - {ModelError.__name__}
     if kind in quotes or not NO_MEMORY.search(f"{kind}: {message}"):
         return ""
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    allowed = f" of the {most / 2**30:.1f} GiB that `ulimit -v` allows"
-    limit = "" if most == resource.RLIM_INFINITY else allowed
+    limited = most != resource.RLIM_INFINITY
+    limit = f" of the {most / 2**30:.1f} GiB that `ulimit -v` allows" if limited else ""
     said = " ".join(f"{kind}: {message}".split())[:200]
     return (
         f"no memory left{limit} ({said}); free some, or lower `batch_size` or `max_length`: "

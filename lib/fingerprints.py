@@ -24,7 +24,7 @@ def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] 
     """A hash of the source of modules of `lib` and of a notebook, and of versions of packages.
 
     16 hexadecimal digits. Modules are named from `lib` on: "model.tokens". Of a notebook its cells
-    of code count: neither what JupyterLab saves with them nor the parameters that stand in it.
+    of code count, but not its parameters.
     """
     code = hashlib.sha256()
     for file in sorted(map(_source, modules)):
@@ -37,19 +37,15 @@ def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] 
 
 
 def computing_fingerprint(*modules: str) -> str:
-    """A hash of all that a pass of these modules of `lib` runs through: the key of its cache.
-
-    That is the modules, all modules of `lib` that they import, directly or through others, and the
-    versions of the packages that compute (`COMPUTING`).
-    """
+    """A hash of all that a pass of these modules runs through: `modules_behind` and `COMPUTING`."""
     return code_fingerprint(*modules_behind(*modules), packages=COMPUTING)
 
 
 def modules_behind(*modules: str, notebook: str = "") -> list[str]:
     """Modules of `lib`, those of a notebook, and all that they import, directly or through others.
 
-    A name that is imported from a room is that of the module which defines it: a room's face
-    itself is none of them, so that a run does not depend on all that its rooms contain.
+    A name that is imported from a room stands for the module that defines it, so that a run does
+    not depend on all that its rooms contain.
     """
     found: set[str] = set()
     waiting = set(modules)
@@ -63,11 +59,8 @@ def modules_behind(*modules: str, notebook: str = "") -> list[str]:
 
 
 def notebook_mark(name: str, folder: Path) -> Path:
-    """A file that changes when the code of a notebook does, and not when the notebook is saved.
-
-    One that is damaged is written anew.
-    """
-    notebook, mark = _notebook(name), folder / f"{name}.code"
+    """A file that changes when the code of a notebook does, and not when the notebook is saved."""
+    mark = folder / f"{name}.code"
     code = code_fingerprint(notebook=name).encode()
     known = b""
     if mark.is_file():
@@ -81,7 +74,7 @@ def notebook_mark(name: str, folder: Path) -> Path:
         path.write_bytes(code)
     if not re.fullmatch(rb"[0-9a-f]{16}", known):
         # Runs that are there are of the notebook as it was last saved.
-        os.utime(mark, ns=(notebook.stat().st_mtime_ns,) * 2)
+        os.utime(mark, ns=(_notebook(name).stat().st_mtime_ns,) * 2)
     return mark
 
 
@@ -134,7 +127,5 @@ def _imports(source: str) -> frozenset[tuple[str, str]]:
             pairs |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             pairs |= {(node.module, alias.name) for alias in node.names}
-    inside = {
-        (place.partition(".")[2], name) for place, name in pairs if place.split(".")[0] == "lib"
-    }
-    return frozenset(inside)
+    within = [(*place.partition("."), name) for place, name in pairs]
+    return frozenset((place, name) for room, _, place, name in within if room == "lib")

@@ -62,8 +62,7 @@ def choose_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
 def configure_process(*, seed: int, num_threads: int) -> None:
     """Seed every generator, show the library's log, and keep to `num_threads` CPU threads.
 
-    Two torch processes with one thread per core slow each other down tenfold. Results on a CPU
-    depend on the number of threads too.
+    Two torch processes with one thread per core slow each other down tenfold.
     """
     log = logging.getLogger("lib")
     log.setLevel(logging.INFO)
@@ -80,10 +79,7 @@ def configure_process(*, seed: int, num_threads: int) -> None:
 
 
 def shows_bars() -> bool:
-    """True where someone looks on: in a terminal, or a notebook that JupyterLab has opened.
-
-    A notebook that papermill executes is a file, in which a bar would stand still for ever.
-    """
+    """True where someone looks on: in a terminal, or a notebook that JupyterLab has opened."""
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
@@ -105,7 +101,8 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
+        cpu = _proc_line("/proc/cpuinfo", "model name") or platform.machine()
+        name = f"{cpu}, {torch.backends.cpu.get_cpu_capability()}"
     return (
         f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}; {device.type} ({name}), "
@@ -113,11 +110,13 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
     )
 
 
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(x for x in lines if x.startswith("model name")).split(": ")[1]
-    return platform.machine()
+def _proc_line(file: str, name: str) -> str:
+    """Value of the first line of that name in a file of Linux; "" without one."""
+    with contextlib.suppress(OSError):
+        for line in Path(file).read_text(encoding="utf-8").splitlines():
+            if line.startswith(name):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def mixed_precision(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
@@ -148,11 +147,8 @@ def peak_memory_gib(device: torch.device) -> float:
     """Peak memory in GiB (2^30 bytes): of the GPU's allocator, or of the process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        kib = int(next(x for x in lines if x.startswith("VmHWM")).split()[1])
-        return kib * 1024 / GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    kib = _proc_line("/proc/self/status", "VmHWM").removesuffix("kB")
+    return int(kib or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024 / GIB
 
 
 class Cost(NamedTuple):
@@ -174,10 +170,9 @@ NO_COST = Cost()
 def meter(device: torch.device) -> Cost:
     """The counters of seconds and joules; the difference of two readings is the cost in between.
 
-    Joules are those of the GPU, if `device` is one, and of all CPU packages with their memory, by
-    the counters of NVML and RAPL (in Linux `/sys/class/powercap`, often for root alone). Other
-    processes are counted too. A counter that cannot be read is left out; without any, joules are
-    NaN.
+    Joules are those of a GPU that is `device`, and of all CPU packages with their memory (NVML and
+    RAPL; in Linux `/sys/class/powercap`, often for root alone), for all processes. A counter that
+    cannot be read is left out; without any, joules are NaN.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -190,19 +185,15 @@ def meter(device: torch.device) -> Cost:
 def _counters(device: torch.device) -> list[Callable[[], float]]:
     """Functions that read the joules so far, one per part of the machine."""
     counters: list[Callable[[], float]] = []
-    try:
+    with contextlib.suppress(ZeusBaseError):  # no such counter, or none that this user may read
         cpus = get_cpus()
         counters += [functools.partial(_cpu_joules, cpus, i) for i in range(len(cpus))]
-    except ZeusBaseError:  # no such counter, or none that this user may read
-        pass
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
-        try:
+        with contextlib.suppress(ZeusBaseError):
             gpus = get_gpus()
             if gpus.supports_get_total_energy_consumption(index):
                 counters.append(lambda: gpus.get_total_energy_consumption(index) / 1000)
-        except ZeusBaseError:
-            pass
     return counters
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
-from traitlets import default
+from traitlets import Bool, List, Unicode
 
 from lib.storage import ROOT
 
@@ -24,21 +24,10 @@ class ReportExporter(HTMLExporter):
     cell shows anything are left out.
     """
 
-    @default("template_name")
-    def _template_name(self) -> str:
-        return "template"
-
-    @default("extra_template_basedirs")
-    def _folder(self) -> list[str]:
-        return [str(ROOT / "lib" / "report")]
-
-    @default("exclude_input")
-    def _exclude_input(self) -> bool:
-        return True
-
-    @default("exclude_anchor_links")
-    def _exclude_anchor_links(self) -> bool:
-        return True
+    template_name = Unicode("template")
+    extra_template_basedirs = List([str(ROOT / "lib" / "report")])
+    exclude_input = Bool(True)
+    exclude_anchor_links = Bool(True)
 
     def from_notebook_node(
         self, nb: NotebookNode, resources: dict[str, Any] | None = None, **kw: Any
@@ -57,9 +46,7 @@ def arrange(cells: list[NotebookNode]) -> tuple[list[NotebookNode], dict[str, st
     behind an image, moves into the metadata of that image.
     """
     sections: list[list[NotebookNode]] = [[]]
-    for cell in cells:
-        if HIDDEN in cell.metadata.get("tags", []):
-            continue
+    for cell in (cell for cell in cells if HIDDEN not in cell.metadata.get("tags", [])):
         if cell.cell_type == "markdown" and cell.source.startswith("## "):
             sections.append([])
         if cell.cell_type == "code":

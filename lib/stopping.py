@@ -28,35 +28,27 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """A request to stop, and the part of the work that it may break off.
-
-    Attributes
-    ----------
-    asked
-        True from the first signal on.
-    may_break_off
-        True while work is done that can be thrown away: a signal then raises `Stopped` in it.
-    """
+    """A request to stop: `asked` is true from the first signal on."""
 
     def __init__(self) -> None:
-        self.asked = self.may_break_off = False
+        self.asked = self._may_break_off = False
 
     def note(self, *_: Any) -> None:
         """Note a signal; raise `Stopped` if the work that it meets can be thrown away."""
         self.asked = True
-        if self.may_break_off:
+        if self._may_break_off:
             raise Stopped
 
     @contextlib.contextmanager
     def breaking_off(self) -> Iterator[None]:
         """A block whose work can be thrown away; raises `Stopped` at once if already asked."""
-        self.may_break_off = True
+        self._may_break_off = True
         try:
             if self.asked:
                 raise Stopped
             yield
         finally:
-            self.may_break_off = False
+            self._may_break_off = False
 
 
 @contextlib.contextmanager

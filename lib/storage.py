@@ -48,7 +48,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises
     ------
     DiskFullError
-        What was there before stays, and nothing half-written.
+        There is no room; what was there before stays, and nothing half-written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
@@ -62,15 +62,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """A block that writes a file or folder; whatever library writes it, a full disk is one line.
+    """A block that writes a file or folder; a full disk is a `DiskFullError`.
 
-    torch reports a full disk as a `RuntimeError` about positions, safetensors as an error of its
-    own: with next to nothing left on the disk, an error is taken for a full one.
-
-    Raises
-    ------
-    DiskFullError
-        The disk is full.
+    torch and safetensors report a full disk as errors of their own: with next to nothing left on
+    the disk, any error is taken for a full one.
     """
     try:
         yield
@@ -114,13 +109,8 @@ def checksum(path: Path) -> str:
 def packaged_file(location: str) -> Path:
     """Path of `package:<python package>/<file or folder>`, verified, once per process.
 
-    The package is looked up in the installed distributions and never imported. Every file must be
-    the one that its wheel recorded.
-
-    Raises
-    ------
-    InputError
-        No installed distribution contains that file, or it was changed or removed since.
+    The package is never imported. Raises `InputError` if no installed distribution contains that
+    file, or if it is not as its wheel recorded it.
     """
     wanted, owner, files = _distributed(location)
     for file in files:
@@ -156,19 +146,19 @@ def _owners(package: str) -> Iterator[str]:
 
 def _require_unchanged(file: metadata.PackagePath, owner: str) -> None:
     path = Path(file.locate())
-    is_recorded = file.hash is not None and file.hash.mode == "sha256"
-    try:  # wheels record it as URL-safe base64 without padding (PEP 376)
-        is_changed = is_recorded and bytes.fromhex(checksum(path)) != base64.urlsafe_b64decode(
-            f"{file.hash.value}="
-        )
+    if file.hash is None or file.hash.mode != "sha256":
+        return
+    recorded = base64.urlsafe_b64decode(f"{file.hash.value}=")  # without padding there (PEP 376)
+    try:
+        found = checksum(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; reinstall {owner}") from None
-    if is_changed:
+    if found != recorded.hex():
         raise InputError(f"{path}: checksum differs from that of its package; reinstall {owner}")
 
 
 def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> Path:
-    """Folder of the files that `write` makes, computed once for each key and code.
+    """Folder of the files that `write` makes in an empty one, computed once for each key and code.
 
     A folder that is damaged (`find_fault`) is computed anew. Files are verified once per process.
 
@@ -178,8 +168,6 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
         Folder of the cache, such as "tokens".
     key
         All else that decides the content, as a value that JSON takes.
-    write
-        Writes files into the empty folder that it is given.
     code
         Fingerprint of the code that computes: see `lib.fingerprints`.
     """
@@ -189,8 +177,7 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
     fault = find_fault(folder)
     if not fault:
         return folder
-    # Remove a damaged folder, and unfinished ones that other processes have left.
-    if found and _inode(folder) == found:  # or another process has mended it
+    if found and _inode(folder) == found:  # else another process has mended it
         log.warning("%s: %s; computing it anew", folder, fault)
         remove(folder)
     _remove_abandoned(folder.parent)
@@ -201,8 +188,8 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
             write(unfinished)
             write_checksums(unfinished, {f.name: f for f in sorted(unfinished.iterdir())})
     except OSError as error:
-        faster = error.errno in (errno.EEXIST, errno.ENOTEMPTY) and not find_fault(folder)
-        if not faster:  # than another process, which wrote the same
+        # Another process may have been faster, and have written the same.
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or find_fault(folder):
             raise
     return folder
 
@@ -225,7 +212,7 @@ def cached_json(kind: str, key: Any, compute: Callable[[], Any], *, code: str) -
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file, which cannot be read for ever.
+    """The value of a JSON file.
 
     Raises
     ------
@@ -272,14 +259,19 @@ def has_room_for(num_bytes: int) -> bool:
     return num_bytes <= MAX_SHARE * free_bytes()
 
 
+def write_json(file: Path, value: Any, *, indent: int = 2) -> None:
+    """Write a value as a JSON file for people, whole or not at all."""
+    with atomic_path(file) as path:
+        path.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
+
+
 def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:
     """Write the manifest of a folder: bytes and SHA-256 of files by their name within it.
 
     A file that has not taken its place yet is read where it is.
     """
     sums = {name: [file.stat().st_size, checksum(file)] for name, file in files.items()}
-    with atomic_path(folder / CHECKSUMS) as path:
-        path.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / CHECKSUMS, sums, indent=1)
 
 
 def find_fault(folder: Path, names: Iterable[str] | None = None) -> str:

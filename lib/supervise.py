@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -84,7 +84,7 @@ def _supervise(command: Sequence[str], failures: Path) -> int:
             runs = []
         elif received and runs is None:
             process.send_signal(signal.SIGSTOP)  # starts no other run, reports none as failed
-            runs = [p for p in _descendants() if _group(p) == process.pid != p.pid]
+            runs = [p for p in _descendants() if _id_of(p, os.getpgid) == process.pid != p.pid]
             for run in runs:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     run.terminate()
@@ -108,7 +108,8 @@ def guard(session: int) -> None:
     """
     sys.stdin.read()
     for _ in range(100):
-        members = [p for p in psutil.process_iter() if _session(p) == session and _is_running(p)]
+        of_session = (p for p in psutil.process_iter() if _id_of(p, os.getsid) == session)
+        members = list(filter(_is_running, of_session))
         if not members:
             return
         for member in members:
@@ -132,19 +133,11 @@ def _insists(received: Sequence[tuple[int, float]]) -> bool:
     return bool(received) and received[-1][1] - received[0][1] > PATIENCE
 
 
-def _session(process: psutil.Process) -> int:
-    """Session of a process; 0 if it has just ended."""
+def _id_of(process: psutil.Process, ask: Callable[[int], int]) -> int:
+    """Session or group of a process; 0 if it has just ended, or is another user's."""
     try:
-        return os.getsid(process.pid)
+        return ask(process.pid)
     except OSError:
-        return 0
-
-
-def _group(process: psutil.Process) -> int:
-    """Group of a process; 0 if it has just ended."""
-    try:
-        return os.getpgid(process.pid)
-    except ProcessLookupError:
         return 0
 
 
