@@ -14,43 +14,44 @@ log = logging.getLogger(__name__)
 LINE_EVERY = 60  # seconds, of a training that is written to a file (our choice)
 
 
-class EvaluateEvery(TrainerCallback):
-    """Evaluation between epochs, for the curves alone: only epochs can be the best."""
+class EvaluateBetween(TrainerCallback):
+    """Evaluations that are no epoch's own: every `steps` optimizer steps, for the curves alone.
+
+    A resumed run begins with the one before or in which it was stopped. 0 steps: no others.
+    """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.trainer: Trainer | None = None
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Evaluate where the state has been loaded and nothing is trained yet."""
+        self.trainer.evaluate_if_due(self.steps)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate every `steps` optimizer steps; an epoch's end has an evaluation of its own."""
-        if state.global_step % self.steps == 0 and state.global_step % epoch_steps(state):
+        """Evaluate; only epochs can be the best."""
+        if _is_due(state, self.steps):
             should_log = control.should_log
             self.trainer.evaluate()
             control.should_log = should_log  # else the step's loss would pass for logged
 
 
-class EvaluateFirst(TrainerCallback):
-    """The evaluation before or in which a run was stopped that is resumed now."""
-
-    def __init__(self, eval_steps: int) -> None:
-        self.eval_steps = eval_steps
-        self.trainer: Trainer | None = None
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Evaluate where the state has been loaded and nothing is trained yet."""
-        self.trainer.evaluate_if_due(self.eval_steps)
-
-
-class SaveEvery(TrainerCallback):
-    """Checkpoints within epochs; each epoch's end has its own, after its evaluation."""
+class SaveBetween(TrainerCallback):
+    """Checkpoints every `steps` optimizer steps; each epoch's end has its own."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save every `steps` optimizer steps."""
-        if state.global_step % self.steps == 0 and state.global_step % epoch_steps(state):
+        """Save a checkpoint."""
+        if _is_due(state, self.steps):
             control.should_save = True
+
+
+def _is_due(state: Any, steps: int) -> bool:
+    """True every so many steps, unless 0, but at the end of an epoch."""
+    step = state.global_step
+    return bool(steps) and step % steps == 0 and step % epoch_steps(state) != 0
 
 
 class ShowProgress(TrainerCallback):

@@ -34,9 +34,8 @@ def evaluate_embedding(
     logits = predict_logits(model, documents, **options)
     if not multi_label:
         return f1_scores(y_true, logits.labels_above(np.inf))
-    empty = {"may_be_empty": may_be_empty}
-    threshold = tune_threshold(y_true, logits, **empty)
-    return f1_scores(y_true, logits.labels_above(threshold, **empty))
+    threshold = tune_threshold(y_true, logits, may_be_empty=may_be_empty)
+    return f1_scores(y_true, logits.labels_above(threshold, may_be_empty=may_be_empty))
 
 
 def evaluate_instruction(
@@ -52,8 +51,9 @@ def evaluate_instruction(
 
     Scored label sets take the threshold of highest F1, as in `evaluate_embedding`.
     """
-    options = {"strategy": strategy, "multi_label": multi_label, **decoding}
-    preds, scores = decode_labels(model, label_space=label_space, **options)
+    preds, scores = decode_labels(
+        model, label_space=label_space, strategy=strategy, multi_label=multi_label, **decoding
+    )
     answered, outside = label_space.encode(preds), label_space.outside(preds)
     if multi_label and strategy in SET_THRESHOLDS:
         empty = {"may_be_empty": bool(label_space.none)}
@@ -72,20 +72,16 @@ def climb_ladder(
 ) -> pd.DataFrame:
     """F1 scores, out-of-set rate and speed of each decoding that applies to the arm.
 
-    One row per decoding: `decoding num_documents docs_per_second out_of_set_rate` and F1 scores.
-
-    Parameters
-    ----------
-    prompts, y_true
-        Of validation, of which the first `num_generated` are answered.
-    decoding
-        Other arguments of `decode_labels`.
+    One row per decoding: `decoding num_documents docs_per_second out_of_set_rate` and F1 scores, on
+    the first `num_generated` prompts of validation. `decoding` has other arguments of
+    `decode_labels`.
     """
     num = min(params.num_generated, len(prompts))
+    if not num:
+        return pd.DataFrame()
     rungs = []
-    if num:  # warm-up, not timed
-        decode_labels(model, prompts=prompts[:1], strategy="score", **decoding)
-    for strategy in params.ladder if num else ():
+    decode_labels(model, prompts=prompts[:1], strategy="score", **decoding)  # warm-up, not timed
+    for strategy in params.ladder:
         start = time.perf_counter()
         metrics = evaluate_instruction(
             model, prompts=prompts[:num], y_true=y_true[:num], strategy=strategy, **decoding

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,15 @@ from transformers import PrinterCallback, TrainingArguments
 from lib.config.arms import EmbeddingParams, FinetuneParams, InstructionParams
 from lib.head.losses import HeadLoss
 from lib.machine import GIB, NO_COST, Cost, meter
-from lib.model.forward import (
-    last_hidden_states,
-    maybe_compiled,
-    next_token_logits,
-    skips_padding,
-)
+from lib.model.forward import last_hidden_states, maybe_compiled, next_token_logits, skips_padding
 from lib.model.memory import ROW_BYTES, fit_into_memory
 from lib.model.parts import pretrained
 from lib.model.windows import window_lengths
 from lib.stopping import noting_signals
 from lib.training.callbacks import (
     EpochsOver,
-    EvaluateEvery,
-    EvaluateFirst,
-    SaveEvery,
+    EvaluateBetween,
+    SaveBetween,
     ShowProgress,
     StopAfter,
 )
@@ -37,6 +32,7 @@ from lib.training.checkpoints import KeepWhole, last_checkpoint
 from lib.training.sharing import count, from_first, is_first
 from lib.training.trackers import reporting, run_name
 from lib.training.trainer import (
+    SPENT,
     DocumentTrainer,
     Evaluate,
     Example,
@@ -45,12 +41,7 @@ from lib.training.trainer import (
     spent_on_training,
 )
 
-TRAIN_RESOURCES = (
-    "train_seconds",
-    "train_joules",
-    "train_docs_per_second",
-    "train_tokens_per_second",
-)
+TRAIN_RESOURCES = (*SPENT, "train_docs_per_second", "train_tokens_per_second")
 
 
 def finetune_embedding(
@@ -88,14 +79,8 @@ def finetune_embedding(
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        return model.loss(
-            batch["input_ids"],
-            batch["attention_mask"],
-            batch["targets"],
-            head_loss,
-            batch.get("cached_states"),
-            batch.get("windows"),
-        )
+        inputs = (batch["input_ids"], batch["attention_mask"], batch["targets"])
+        return model.loss(*inputs, head_loss, batch.get("cached_states"), batch.get("windows"))
 
     rate = params.head_learning_rate
     return _finetune(model, examples, loss, evaluate, params, head_rate=rate, **options)
@@ -112,10 +97,8 @@ def finetune_instruction(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train a causal language model on its answers: -log p(answer | prompt), end token included.
 
-    The loss is summed over a document's answer tokens and averaged over documents: the
-    cross-entropy of whole labels, by which `score_labels` ranks. Logits are computed at answer
-    positions alone. Of a document of several windows, each of which is answered, the mean loss of
-    these counts.
+    The loss (`answer_loss`) is summed over a document's answer tokens and averaged over documents:
+    the cross-entropy of whole labels, by which `score_labels` ranks.
 
     Parameters
     ----------
@@ -140,21 +123,18 @@ def finetune_instruction(
                 "tokens are supervised; it needs a prompt and an answer"
             )
 
-    def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        return answer_loss(model, batch, compute_dtype)
-
-    answers = [e["target"] * len(window_lengths(e["input_ids"])) for e in examples]
-    answers = sum(sorted(answers)[-params.batch_size :])
-    rows = min(answers, params.token_budget)
+    answers = sorted(e["target"] * len(window_lengths(e["input_ids"])) for e in examples)
+    rows = min(sum(answers[-params.batch_size :]), params.token_budget)
     logits_gib = rows * pretrained(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
+    loss = partial(answer_loss, compute_dtype=compute_dtype)
     return _finetune(model, examples, loss, evaluate, params, reserved_gib=logits_gib, **options)
 
 
 def answer_loss(model: nn.Module, batch: Mapping[str, Any], compute_dtype: torch.dtype) -> Tensor:
     """-log p(answer | prompt), summed over documents; of a document's windows, their mean.
 
-    `batch` is as in `answer_log_probs`; with `windows`, the number of each document's rows, (D,),
-    its `targets` are those of documents.
+    `batch` is that of `answer_log_probs`; with `windows`, (D,) numbers of the documents' rows,
+    `targets` is (D,).
     """
     windows = batch.get("windows")
     if windows is None:
@@ -177,9 +157,8 @@ def answer_log_probs(
     lengths = batch["attention_mask"].sum(dim=1, keepdim=True)  # (B, 1)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
     # The state at t predicts token t + 1: answers start one position early and end one early.
-    before_answer = (positions >= lengths - 1 - batch["targets"][:, None]) & (
-        positions < lengths - 1
-    )
+    from_end = lengths - 1 - positions  # (B, T)
+    before_answer = (from_end > 0) & (from_end <= batch["targets"][:, None])
     states = last_hidden_states(
         model,
         input_ids,
@@ -213,13 +192,12 @@ def _finetune(
     Parameters
     ----------
     output_dir
-        Checkpoints, one per epoch and every `save_steps`: the best and the last are kept. A
-        checkpoint that is already there is resumed from; the result equals an uninterrupted run.
+        Checkpoints, per epoch and every `save_steps`: the best and the last are kept. One that is
+        already there is resumed from; the result equals an uninterrupted run.
     cached
         States below the first adapted layer, one (T, H) array per example; or none.
     setup_cost
-        Cost of these documents before training (cached layers, a teacher), which counts as
-        training.
+        Of these documents before training (cached layers, a teacher); counts as training.
     num_documents
         Training documents, where examples are questions about them; 0 where both are the same.
     stop_epochs
@@ -253,10 +231,9 @@ def _finetune(
         head_learning_rate=head_rate or params.learning_rate,
         weight_decay=params.weight_decay,
     )
-    between, first = EvaluateEvery(params.eval_steps), EvaluateFirst(params.eval_steps)
+    between = EvaluateBetween(params.eval_steps)
     callbacks = [ShowProgress()] if is_first() else []
-    callbacks += [first, *([between] if params.eval_steps else [])]
-    callbacks += [SaveEvery(params.save_steps)] if params.save_steps else []
+    callbacks += [between, SaveBetween(params.save_steps)]
     callbacks += [StopAfter(stop_epochs)] if stop_epochs else []
     callbacks += [KeepWhole()] if is_first() else []
     device = next(model.parameters()).device
@@ -278,7 +255,7 @@ def _finetune(
             callbacks=[*callbacks, *trackers],
         )
         trainer.remove_callback(PrinterCallback)  # see `ShowProgress`
-        between.trainer = first.trainer = trainer
+        between.trainer = trainer
         with contextlib.suppress(EpochsOver):
             last = from_first(lambda: last_checkpoint(Path(output_dir)))
             trainer.train(resume_from_checkpoint=last)

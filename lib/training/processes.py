@@ -38,6 +38,7 @@ from lib.storage import atomic_path
 from lib.training.sharing import random_state, set_random_state
 
 Fit = Callable[..., Any]
+Outcome = tuple[BaseException | None, float, float]  # error, peak in GiB and time of the end
 
 # Of one process for another, such as for an evaluation: the notebook's sees which has ended.
 WAITING = timedelta(days=30)  # our choice
@@ -134,9 +135,9 @@ def _start(folder: Path, index: int, run: Any) -> subprocess.Popen:
 
 
 def _wait(started: Sequence[subprocess.Popen], stop: StopRequest) -> list[int]:
-    """Wait until all have ended, of themselves or some seconds after one has failed.
+    """Indices of the processes that did not end of themselves, some seconds after one has failed.
 
-    Passes a request to stop on. Returns the indices of those that did not end of themselves.
+    A request to stop is passed on.
     """
     told, failed = False, 0.0
     while running := [i for i, process in enumerate(started) if process.poll() is None]:
@@ -152,23 +153,20 @@ def _wait(started: Sequence[subprocess.Popen], stop: StopRequest) -> list[int]:
     return []
 
 
-def _outcome(file: Path) -> tuple[BaseException | None, float, float] | None:
-    """Error, peak memory in GiB and time of its end that a process has left; None if it could not.
-
-    The file is one that our own processes have written, in a folder of this user alone.
-    """
+def _outcome(file: Path) -> Outcome | None:
+    """The outcome that one of our processes has left, in a folder of this user alone, if any."""
     return pickle.loads(file.read_bytes()) if file.exists() else None  # nosec B301
 
 
 def _raise_failure(
     started: Sequence[subprocess.Popen],
-    outcomes: Sequence[tuple[BaseException | None, float, float] | None],
+    outcomes: Sequence[Outcome | None],
     left: Sequence[int],
     stop: StopRequest,
 ) -> None:
-    """Raise why processes have not ended well: that one was killed, or what failed first."""
-    failed = [found for found in outcomes if found and found[0]]
-    errors = [error for error, _, _ in sorted(failed, key=lambda found: found[2])]
+    """Raise the reason why processes have not ended well: one was killed, or what failed first."""
+    ended = sorted(filter(None, outcomes), key=lambda outcome: outcome[2])
+    errors = [error for error, _, _ in ended if error]
     if stop.asked and (errors or any(p.returncode for p in started)):
         raise next((e for e in errors if isinstance(e, (Stopped, InputError))), Stopped(STOPPED))
     for i, (process, outcome) in enumerate(zip(started, outcomes, strict=True)):
