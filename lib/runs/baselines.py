@@ -22,11 +22,8 @@ def features_of(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             with run.timed(name, "texts"):
                 texts[name] = {"words": texts_read(params, split["text"])}
         return texts, {}
-    features, costs = run.frozen_features(
-        load_tokenizer(params.model_id, params.model_revision),
-        params.pooling_grid,
-        params.layer_grid,
-    )
+    tokenizer = load_tokenizer(params.model_id, params.model_revision)
+    features, costs = run.frozen_features(tokenizer, params.pooling_grid, params.layer_grid)
     # Features of validation choose pooling and penalty.
     run.pay("train", "features of validation", Cost(*costs["validation"]["spent"]))
     return features, {key: value for key, value in costs["train"].items() if key != "spent"}
@@ -37,25 +34,16 @@ def resources_of(
 ) -> dict[str, Any]:
     """Resources of a baseline: one weight per feature and class, one bias per class, its time.
 
-    Parameters
-    ----------
-    about_model
-        Resources of the frozen model (`features_of`); empty without one.
+    `about_model` has resources of the frozen model (`features_of`), and is empty without one.
     """
     head_params = (num_features + 1) * num_classes
     seconds, joules = run.cost("train")
-    return (
-        run.machine_resources()
-        | about_model
-        | {
-            "trainable_params": head_params,
-            "total_params": about_model.get("total_params", 0) + head_params,
-            "model_memory_gib": about_model.get("model_memory_gib"),
-            "quantization": about_model.get("quantization"),
-            "nf4_share": about_model.get("nf4_share"),
-            "train_seconds": seconds,
-            "train_joules": joules,
-            "train_docs_per_second": len(run.splits["train"]) / seconds,
-            "train_tokens_per_second": None,
-        }
-    )
+    unknown = dict.fromkeys(("model_memory_gib", "quantization", "train_tokens_per_second"))
+    own = {
+        "trainable_params": head_params,
+        "total_params": about_model.get("total_params", 0) + head_params,
+        "train_seconds": seconds,
+        "train_joules": joules,
+        "train_docs_per_second": len(run.splits["train"]) / seconds,
+    }
+    return unknown | run.machine_resources() | about_model | own

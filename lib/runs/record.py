@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,7 @@ from lib.fingerprints import code_fingerprint, modules_behind
 from lib.machine import GIB
 from lib.model.weights import model_fingerprint
 from lib.runs.reading import reads_all
-from lib.storage import (
-    CHECKSUMS,
-    UNFINISHED,
-    atomic_path,
-    write_checksums,
-)
+from lib.storage import CHECKSUMS, UNFINISHED, atomic_path, write_checksums, write_json
 
 INPUTS = ("data_version", "model_fingerprint", "data_fingerprint", "held_out_fingerprint",
           "code_fingerprint", "teacher_fingerprint")  # fmt: skip
@@ -117,22 +113,13 @@ def write_run(
     """
     if missing := set(RESOURCE_KEYS) ^ set(resources) - set(OPTIONAL_RESOURCES):
         raise ValueError(f"resources: missing or unknown keys {sorted(missing)}")
-    frames = [
-        pd.DataFrame(
-            {
-                "id": splits[split]["id"],
-                "split": split,
-                "y_true": list(splits[split]["labels"]),
-                "y_pred": preds[split],
-            }
-            | scores[split].to_rows()
-            | ({"group": splits[split]["group"]} if "group" in splits[split].column_names else {})
-        )
-        for split in ("validation", "test")
-    ]
-    train_counts = np.zeros(len(label_space), dtype=int)
-    for columns in label_space.indices(splits["train"]["labels"]):
-        train_counts[columns] += 1
+    frames = []
+    for split in ("validation", "test"):
+        documents = splits[split]
+        answers = {"y_true": list(documents["labels"]), "y_pred": preds[split]}
+        columns = {"id": documents["id"], "split": split} | answers | scores[split].to_rows()
+        group = {"group": documents["group"]} if "group" in documents.column_names else {}
+        frames.append(pd.DataFrame(columns | group))
     metrics = run_metrics(
         label_space.encode(splits["test"]["labels"]),
         label_space.encode(preds["test"]),
@@ -149,15 +136,12 @@ def write_run(
     with atomic_path(folder / "history.parquet") as path:
         (pd.DataFrame({"step": []}) if history is None else history).to_parquet(path)
     called = dict(zip(label_space.names, label_space.texts, strict=True))
-    _write_json(
-        folder / "labels.json", called | ({"": label_space.none} if label_space.none else {})
-    )
-    _write_json(
-        folder / "train_counts.json",
-        dict(zip(label_space.names, train_counts.tolist(), strict=True)),
-    )
+    none = {"": label_space.none} if label_space.none else {}
+    write_json(folder / "labels.json", called | none)
+    counts = count_labels(splits["train"]["labels"], label_space).tolist()
+    write_json(folder / "train_counts.json", dict(zip(label_space.names, counts, strict=True)))
     known = {key: None if pd.isna(value) else value for key, value in resources.items()}
-    _write_json(folder / "resources.json", dict.fromkeys(OPTIONAL_RESOURCES) | known)
+    write_json(folder / "resources.json", dict.fromkeys(OPTIONAL_RESOURCES) | known)
     # Metrics last, in the manifest already: with them the run is finished, and the manifest there.
     with atomic_path(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -166,6 +150,12 @@ def write_run(
         write_checksums(folder, files | {"metrics.json": path})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def count_labels(labels: Iterable[Sequence[str]], label_space: LabelSpace) -> np.ndarray:
+    """Documents of each label, (C,) int64."""
+    indices = chain.from_iterable(label_space.indices(labels))
+    return np.bincount(np.fromiter(indices, dtype=int), minlength=len(label_space))
 
 
 def model_files(folder: Path) -> list[str]:
@@ -182,20 +172,13 @@ def saved_gib(folder: Path) -> float | None:
     return sum(saved) / GIB if saved else None
 
 
-def _write_json(file: Path, value: Any) -> None:
-    with atomic_path(file) as path:
-        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
 def describe_inputs(params: StudyParams, splits: DatasetDict) -> dict[str, str]:
     """Version of the data, fingerprints of weights, documents and code: what a run depends on."""
     modules = modules_behind(notebook=params.notebook)
-    reads_model = not reads_all(params)
+    model = (params.model_id, params.model_revision)
     return {
         "data_version": dataset_version(params),
-        "model_fingerprint": (
-            model_fingerprint(params.model_id, params.model_revision) if reads_model else "none"
-        ),
+        "model_fingerprint": "none" if reads_all(params) else model_fingerprint(*model),
         "data_fingerprint": hash_documents(params, splits),
         "held_out_fingerprint": hash_documents(params, splits, HELD_OUT),
         "code_fingerprint": code_fingerprint(*modules, notebook=params.notebook),

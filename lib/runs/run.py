@@ -38,7 +38,7 @@ from lib.runs import reading
 from lib.runs.card import write_card
 from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.owner import Owner
-from lib.runs.record import describe_inputs, open_run, saved_gib, write_run
+from lib.runs.record import count_labels, describe_inputs, open_run, saved_gib, write_run
 from lib.storage import atomic_path
 from lib.training.processes import require_devices
 from lib.training.sharing import first_alone
@@ -57,13 +57,11 @@ class Run:
         the values that a search found.
     splits
         Documents of "train", "validation" and "test": `id` str, `text` str, `labels` list[str].
-    label_space
-        Labels of the study.
     device, dtype
         Of the arithmetic.
-    folder, checkpoints
-        Output of the run, and what it resumes from; there from `open` on, and so are `peaks`, the
-        peak memory in GiB of other processes that have trained for it.
+    folder, checkpoints, peaks
+        From `open` on: output of the run, what it resumes from, and the peak memory in GiB of other
+        processes that have trained for it.
 
     Raises
     ------
@@ -102,8 +100,8 @@ class Run:
     def open(self) -> None:
         """Create the folder, keep checkpoints that fit the run, and measure memory from here on.
 
-        A run is known by its parameters and by fingerprints of weights, documents, code and
-        teacher: checkpoints of an interrupted run stay only if all are the same. See also `Owner`.
+        Checkpoints of an interrupted run stay only if its parameters and fingerprints of weights,
+        documents, code and teacher are the same. See also `Owner`.
         """
         if not reading.reads_all(self.params):
             for load in (load_tokenizer, load_config):  # refused before a run is replaced
@@ -140,21 +138,14 @@ class Run:
     @cached_property
     def train_counts(self) -> np.ndarray:
         """Training documents of each label, (C,) int64."""
-        indices = self.label_space.indices(self.splits["train"]["labels"])
-        return np.bincount(np.concatenate(indices).astype(int), minlength=len(self.label_space))
+        return count_labels(self.splits["train"]["labels"], self.label_space)
 
     def truth(self, split: str) -> np.ndarray:
         """Labels of a split's documents, (N, C) bool; sparse if labels are many."""
         return self.label_space.encode(self.splits[split]["labels"])
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
-        """Token ids of all documents, cut to `max_length`; cached on disk for the next arm.
-
-        Raises
-        ------
-        ParamsError
-            A document has more tokens than the model has positions.
-        """
+        """Token ids of all documents, cached on disk; see `lib.runs.reading.tokenize`."""
         return reading.tokenize(self.params, tokenizer, self.splits)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, split: str) -> list[list[int]]:
@@ -165,8 +156,7 @@ class Run:
         """Training targets of the head, one per document.
 
         The label's index; a list of indices where documents may have several labels; or (C,)
-        float32 probabilities where the arm has a teacher, half the teacher's and half the labels'
-        (Hinton et al., arXiv 1503.02531). The teacher's seconds count as training.
+        float32 `soft_targets` where the arm has a teacher, whose seconds count as training.
         """
         params: EmbeddingParams = self.params
         if params.teacher:
@@ -211,8 +201,8 @@ class Run:
     ) -> dict[str, list[np.ndarray]]:
         """Hidden states below the first adapted layer, per split and document; or none.
 
-        With adapters on the last layers alone, they never change: they are computed once and shared
-        with every run that has the same layers below. Their cost counts where they are used.
+        They never change: they are computed once for every run that has the same layers below.
+        Their cost counts where they are used.
         """
         params: FinetuneParams = self.params
         if not params.num_epochs:
@@ -257,10 +247,7 @@ class Run:
         }
 
     def resources(self, model: nn.Module) -> dict[str, Any]:
-        """Resources of a language model's run: parameters, memory, disk and precision.
-
-        The precision is that of the weights themselves (`lib.model.load`), whatever was asked.
-        """
+        """Resources of a language model's run; precision is that of its weights themselves."""
         backbone = pretrained(model)
         trainable, total = count_parameters(model)
         return self.machine_resources() | {
@@ -286,10 +273,10 @@ class Run:
 
         Parameters
         ----------
-        preds, scores
-            For "validation" and "test": label lists, and scores.
-        threshold, probabilities
-            On scores, None or infinite where none was used; True if scores are probabilities.
+        preds, scores, probabilities
+            See `write_run`.
+        threshold
+            On scores, None or infinite where none was used.
         resources
             Of the model and of training; those of answering are added here.
         tables
@@ -302,11 +289,9 @@ class Run:
                     table.to_csv(path, index=False)
         num_test, num_train = len(self.splits["test"]), len(self.splits["train"])
         searched, (seconds, joules) = self.cost("search"), self.cost("test")
-        trained = {
-            key: resources[key] + spent
-            for key, spent in zip(SPENT, searched, strict=True)
-            if searched.seconds
-        }
+        trained = {}
+        if searched.seconds:  # joules may be unknown
+            trained = {key: resources[key] + x for key, x in zip(SPENT, searched, strict=True)}
         added = trained | {
             "infer_docs_per_second": num_test / seconds,
             "infer_joules_per_doc": joules / num_test,
