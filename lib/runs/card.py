@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from lib.config.arms import StudyParams
 from lib.config.sources import source_of
+from lib.data.locate import short_path
 from lib.data.tables import HUB_ID, is_hub_id
 from lib.runs.finished import read_label_space, read_predictions
 from lib.runs.reading import reads_all
@@ -95,12 +96,7 @@ def write_card(
 ) -> None:
     """Write `README.md` into the model's folder of a finished run, if there is one.
 
-    Parameters
-    ----------
-    inputs
-        See `lib.runs.record.describe_inputs`.
-    num_train
-        Training documents.
+    `inputs` is of `lib.runs.record.describe_inputs`.
     """
     if not (folder / "model").is_dir():
         return
@@ -111,10 +107,9 @@ def write_card(
     num_validation = len(read_predictions(folder, "validation"))
     model = "TF-IDF" if getattr(params, "method", "") == "tfidf" else params.model_id
     untested = [name for name in label_space.names if name not in tested]
-    place = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     card = ModelCard.from_template(
         ModelCardData(
-            base_model=model if HUB_ID.fullmatch(model) and not (ROOT / model).exists() else None,
+            base_model=model if _is_of_hub(model) else None,
             datasets=[params.dataset] if is_hub_id(params.dataset) else None,
             pipeline_tag="text-classification",
             model_name=f"{params.study}-{params.arm}-seed-{params.seed}",
@@ -148,7 +143,7 @@ def write_card(
         results=RESULTS,
         confidence=CONFIDENCE,
         loading=LOADING,
-        folder=json.dumps(str(place), ensure_ascii=False),
+        folder=json.dumps(str(short_path(folder)), ensure_ascii=False),
     )
     with atomic_path(folder / CARD) as path:
         card.save(path)
@@ -197,6 +192,10 @@ def _data_licence(dataset: str) -> str:
     return "unknown: it is a file of the user's own"
 
 
+def _is_of_hub(model: str) -> bool:
+    return bool(HUB_ID.fullmatch(model)) and not (ROOT / model).exists()
+
+
 def _model_licence(model: str) -> str:
     """Licence of a base model as its package states it, or the place to look for it."""
     if model.startswith("package:"):
@@ -207,6 +206,6 @@ def _model_licence(model: str) -> str:
         if stated:
             return f"Its package {owner} states {stated.splitlines()[0]}; see {look}."
         return f"Unknown: look at {look}"
-    if HUB_ID.fullmatch(model) and not (ROOT / model).exists():
+    if _is_of_hub(model):
         return f"Unknown: look at https://huggingface.co/{model}"
     return "Unknown: it is a file of the user's own."

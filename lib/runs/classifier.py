@@ -38,8 +38,6 @@ class Classifier:
 
     Attributes
     ----------
-    label_space
-        The run's labels.
     score_texts
         Scores of N texts without spaces around them, of C labels.
     multi_label
@@ -47,7 +45,7 @@ class Classifier:
     threshold
         From which score on a label is given; None where one label is chosen or sets are generated.
     measure, ranks
-        What the scores are, and True if each label has one of its own: see `lib.runs.scoring`.
+        See `lib.runs.scoring.Measure`.
     """
 
     label_space: LabelSpace
@@ -68,13 +66,12 @@ class Classifier:
 
         Probabilities that add up to 1 where a text has one label, a probability for each label
         where it may have several, and 1 or 0 where answers are generated; of TF-IDF the decision
-        values of its support vector machine.
+        values of its support vector machine. Spaces around a text are no part of it.
 
         Raises
         ------
         InputError
-            A text is no text or is empty. Spaces around it are no part of it, as in training. Or
-            weights are damaged: scores are no numbers.
+            See `readable`; or weights are damaged: scores are no numbers.
         """
         texts = readable(texts)
         if not texts:
@@ -89,32 +86,22 @@ class Classifier:
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Probabilities of the labels, (N, C), in the order of `classes_`.
 
-        They add up to 1, unless a text may have several labels. As in scikit-learn, a classifier
-        without probabilities (TF-IDF; a prompt that is answered freely or by a search) has no such
-        method: `AttributeError`.
+        As in scikit-learn, a classifier without probabilities (TF-IDF; a prompt that is answered
+        freely or by a search) has no such method: `AttributeError`.
         """
         return np.asarray(self.predict_scores(texts))
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
-        """The most probable label of each text, or the list of its labels.
-
-        A free answer that is no label gives "".
-        """
+        """The most probable label of each text, or its list; "" for a free answer that is none."""
         return self.labels_of(self.predict_scores(texts))
 
     def predict_top_k(self, texts: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
-        """The k best labels of each text with their scores, the best first.
-
-        Raises
-        ------
-        InputError
-            `k` is no whole number from 1 to the number of labels, or the run does not rank them.
-        """
+        """The k best labels of each text with their scores, the best first; see `require_ranks`."""
         self.require_ranks(k)
         return self.best_of(self.predict_scores(texts), k)
 
     def require_ranks(self, k: int) -> None:
-        """Raise `InputError` unless each text has k labels, ranked."""
+        """Raise `InputError` unless the run ranks labels, and has k of them."""
         if not self.ranks:
             raise InputError("top k: this run answers without a score of each label; leave it out")
         if not (isinstance(k, Integral) and 1 <= k <= len(self.label_space)):
@@ -126,17 +113,17 @@ class Classifier:
         """The answers that `predict` gives for `predict_scores`."""
         if self.multi_label:
             return self.label_space.to_names(self.sets_of(scores))
-        best, found = scores.best(), scores.values.max(axis=1) > 0
-        answered = found if not self.measure else np.ones(len(scores), dtype=bool)
-        return [self.label_space.names[c] if a else "" for c, a in zip(best, answered, strict=True)]
+        names = [self.label_space.names[column] for column in scores.best()]
+        if self.measure:
+            return names
+        answered = scores.values.max(axis=1) > 0
+        return [name if found else "" for name, found in zip(names, answered, strict=True)]
 
     def sets_of(self, scores: Scores) -> Labels:
         """Label sets, (N, C) bool, for `predict_scores`."""
-        # a generated set scores 1 at its labels, and is empty if the answer was no label
-        generated = self.threshold is None
-        threshold = 1.0 if generated else self.threshold
-        may_be_empty = generated or bool(self.label_space.none)
-        return scores.labels_above(threshold, may_be_empty=may_be_empty)
+        if self.threshold is None:  # generated: 1 at its labels, empty if the answer was no label
+            return scores.labels_above(1.0, may_be_empty=True)
+        return scores.labels_above(self.threshold, may_be_empty=self.label_space.may_be_empty)
 
     def best_of(self, scores: Scores, k: int) -> list[list[tuple[str, float]]]:
         """The answers that `predict_top_k` gives for `predict_scores`."""
@@ -154,10 +141,10 @@ class Classifier:
     ) -> Iterator[str | list[str]]:
         """As `predict`, one answer after the other, for more texts than memory holds.
 
-        Texts are read, sorted by length and answered in chunks, which grow from `FIRST_CHUNK` to
-        `chunk_size`, so that the first answers come soon. A small chunk may be computed without the
-        compiler (`lib.model.forward.maybe_compiled`), so that its scores are rounded otherwise. A
-        text that cannot be answered is named by its place in its chunk.
+        Texts are read and answered in chunks that grow from `FIRST_CHUNK` to `chunk_size`: the
+        first answers come soon. Small chunks may be computed without the compiler
+        (`lib.model.forward.maybe_compiled`), so that their scores are rounded otherwise. A text
+        that cannot be answered is named by its place in its chunk.
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size: {chunk_size}; write 1 or more")
@@ -170,17 +157,14 @@ class Classifier:
 def readable(texts: Iterable[str]) -> list[str]:
     """The texts without spaces around them.
 
-    Raises
-    ------
-    InputError
-        One text instead of several, a table, texts without an order, or a text that is none, is
-        empty or is no Unicode text.
+    Raises `InputError` for one text instead of several, a table, texts without an order, or a text
+    that is none, is empty or is no Unicode text.
     """
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise InputError(f"texts: {type(texts).__name__}, not a list of texts; write [text]")
     if isinstance(texts, Mapping | Set) or getattr(texts, "ndim", 1) != 1:  # such as a DataFrame
         raise InputError(f"texts: {type(texts).__name__}, not a list of texts; name one column")
-    texts, found = list(texts), []
+    texts = list(texts)
     for number, text in enumerate(texts, 1):
         place = f"text {number} of {len(texts)}"
         if not isinstance(text, str):
@@ -193,8 +177,7 @@ def readable(texts: Iterable[str]) -> list[str]:
             ) from None
         if not text.strip():
             raise InputError(f"{place} is empty; leave it out")
-        found.append(text.strip())
-    return found
+    return [text.strip() for text in texts]
 
 
 def load_classifier(
@@ -208,14 +191,12 @@ def load_classifier(
         Where a prompt for one label is answered freely or by a search, score every label instead
         (`decoding: "score"`), so that each has a probability; slower.
     int8
-        Let a fine-tuned model with a head answer with int8 weights, where a CPU multiplies them
-        faster: nearly as the run did.
+        Answer nearly so with int8 weights: see `lib.runs.scoring.load_scorer`.
 
     Raises
     ------
     InputError
-        The folder holds no finished run, or one that was changed since; or another kind of run, or
-        one on a GPU, in int8.
+        The folder holds no finished run, or one that was changed since; see also `load_scorer`.
     """
     folder = Path(run_dir)
     params, label_space = read_run(folder)
@@ -238,15 +219,12 @@ def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     name, _, commit = recorded.rpartition("@")
     if name == params.model_id and not params.model_revision:  # of the hub, which goes on
         params = params.model_copy(update={"model_revision": commit})
-    require_same_base(folder, params, recorded)
+    _require_same_base(folder, params, recorded)
     return params, read_label_space(folder)
 
 
-def require_same_base(folder: Path, params: StudyParams, recorded: str) -> None:
-    """Raise `ModelError` if a run's model is not the one that was recorded when it was trained.
-
-    Of a hub id, commits are compared where both are known.
-    """
+def _require_same_base(folder: Path, params: StudyParams, recorded: str) -> None:
+    """Raise `ModelError` if a run's model is not the one that was recorded when it was trained."""
     if recorded == "none":
         return
     load_config(params.model_id, params.model_revision)  # brings the commit

@@ -1,7 +1,6 @@
 """A teacher: another arm's finished run, whose scores a smaller and faster model learns from."""
 
 import gc
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from lib.errors import InputError, ParamsError
 from lib.machine import Cost, meter
 from lib.runs.classifier import load_classifier
 from lib.runs.finished import read_params, require_whole
+from lib.storage import checksum
 
 TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
 CHUNK = 4096  # documents scored at once (our choice)
@@ -63,7 +63,7 @@ def check_teacher(
         raise ParamsError(
             f"teacher: {folder} has seen other documents or labels than this run; run it again"
         )
-    return hashlib.sha256((folder / "predictions.parquet").read_bytes()).hexdigest()[:16]
+    return checksum(folder / "predictions.parquet")[:16]
 
 
 def soft_targets(
@@ -83,13 +83,13 @@ def soft_targets(
     Parameters
     ----------
     folder
-        The teacher's run, which `check_teacher` has accepted; its model is freed before the return.
+        The teacher's run, which `check_teacher` has accepted.
     documents
         `text` str and `labels` list[str] of N training documents.
     file
-        File of the targets, written chunk by chunk; memory holds one chunk of documents.
+        File of the targets, written chunk by chunk.
     device
-        Whose energy counts.
+        Device whose energy counts.
 
     Returns
     -------
@@ -105,11 +105,11 @@ def soft_targets(
     targets = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
     start = meter(device)
     for first in range(0, len(documents), CHUNK):
-        rows = documents[first : first + CHUNK]
+        chunk = slice(first, first + CHUNK)
+        rows = documents[chunk]
         probs = teacher.predict_scores(rows["text"]).values
         labels = label_space.encode(rows["labels"])
-        part = TEACHER_WEIGHT * probs + (1 - TEACHER_WEIGHT) * labels
-        targets[first : first + CHUNK] = part
+        targets[chunk] = TEACHER_WEIGHT * probs + (1 - TEACHER_WEIGHT) * labels
     targets.flush()
     spent = meter(device) - start
     del teacher

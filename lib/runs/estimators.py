@@ -54,14 +54,8 @@ def label_scores(
 ) -> Scores:
     """A classifier's probabilities or, without any, its decision values, of all labels.
 
-    Labels that it does not know score lowest.
-
-    Parameters
-    ----------
-    inputs
-        (N, F) features of N documents.
-    learnable
-        (K,) int, the label of each of its K classes.
+    Labels that it does not know score lowest. `inputs` are (N, F) features of N documents;
+    `learnable`, (K,) int, is the label of each of its K classes.
     """
     several = isinstance(model, OneVsRestClassifier)  # of machines, which have none
     probabilities = not several and hasattr(model, "predict_proba")
@@ -84,14 +78,9 @@ def save(
     """Save the estimators of F features, and (K,) the labels of the classifier's K classes.
 
     `tfidf.json` has the features in order and how they are weighted, `frozen.json` the kind of the
-    embedding. The `.npz` beside it has `coef` (K, F), or (1, F) of two classes, `intercept` (K,),
-    or (1,), `learnable` (K,), and `idf` (F,) of words, or `mean` and `scale` (F,) of an embedding.
-    There is no pickle, which would run code where it is read.
-
-    Parameters
-    ----------
-    features
-        The kind of features: see `lib.head.frozen.kind_name`.
+    embedding (`lib.head.frozen.kind_name`). The `.npz` beside it has `coef` (K, F), or (1, F) of
+    two classes, `intercept` (K,), or (1,), `learnable` (K,), and `idf` (F,) of words, or `mean` and
+    `scale` (F,) of an embedding. There is no pickle, which would run code where it is read.
     """
     if isinstance(transform, TfidfVectorizer):
         name, arrays = TFIDF, {"idf": transform.idf_}
@@ -139,7 +128,7 @@ def load(folder: Path, params: BaselineParams) -> Saved:
     try:
         about = read_json(folder / f"{name}.json")
         with np.load(folder / f"{name}.npz", allow_pickle=False) as saved:
-            arrays = {key: saved[key] for key in saved.files}
+            arrays = dict(saved)
         coef, intercept, learnable = (arrays[k] for k in ("coef", "intercept", "learnable"))
         num_features = len(arrays["idf" if name == TFIDF else "mean"])
         whole = coef.shape == (len(intercept), num_features) and len(learnable) in (
@@ -149,21 +138,19 @@ def load(folder: Path, params: BaselineParams) -> Saved:
         columns = learnable.dtype.kind == "i" and not (np.diff(learnable, prepend=-1) <= 0).any()
         if not (whole and floats and columns):
             raise ValueError(f"{name}.json and {name}.npz do not belong together")
-        restore = _words if name == TFIDF else _scaler
-        restore(transform, about, arrays)
-        features = "words" if name == TFIDF else str(about["features"])
+        if name == TFIDF:
+            _restore_words(transform, about, arrays["idf"])
+            features = "words"
+        else:
+            transform.mean_, transform.scale_ = arrays["mean"], arrays["scale"]
+            transform.n_features_in_ = num_features
+            features = str(about["features"])
     except (OSError, EOFError, ValueError, LookupError, TypeError, BadZipFile) as error:
         raise unusable(str(folder), error) from error
-    if name == FROZEN:
-        return Saved(transform, _regression(model, coef, intercept), learnable, features)
-    if params.multi_label:
-        rows = zip(coef, intercept, strict=True)
-        model.estimators_ = [_linear(LinearSVC(), c[None], i[None]) for c, i in rows]
-        return Saved(transform, model, learnable, features)
-    return Saved(transform, _linear(model, coef, intercept), learnable, features)
+    return Saved(transform, _restored(model, coef, intercept), learnable, features)
 
 
-def _words(vectorizer: TfidfVectorizer, about: dict, arrays: dict[str, np.ndarray]) -> None:
+def _restore_words(vectorizer: TfidfVectorizer, about: dict[str, Any], idf: np.ndarray) -> None:
     options = about["options"]
     if set(options) != set(WEIGHTING):
         raise ValueError(f"options are not {', '.join(WEIGHTING)}")
@@ -172,12 +159,7 @@ def _words(vectorizer: TfidfVectorizer, about: dict, arrays: dict[str, np.ndarra
     if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
         raise ValueError("the vocabulary is no list of words")
     vectorizer.vocabulary_ = {word: at for at, word in enumerate(words)}
-    vectorizer.idf_ = arrays["idf"]  # refuses another number of features
-
-
-def _scaler(scaler: StandardScaler, about: dict, arrays: dict[str, np.ndarray]) -> None:
-    scaler.mean_, scaler.scale_ = arrays["mean"], arrays["scale"]
-    scaler.n_features_in_ = len(scaler.mean_)
+    vectorizer.idf_ = idf  # refuses another number of features
 
 
 def _weights(model: Any, num_features: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,17 +171,16 @@ def _weights(model: Any, num_features: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((1, num_features)), model.decision_function(np.zeros((1, num_features)))
 
 
-def _linear(model: Any, coef: np.ndarray, intercept: np.ndarray) -> Any:
-    model.coef_, model.intercept_ = coef, intercept
-    model.classes_ = np.arange(max(2, len(coef)))
-    return model
-
-
-def _regression(model: Any, coef: np.ndarray, intercept: np.ndarray) -> Any:
-    """Logistic regression; the perceptron without hidden layer in its arrays' own order."""
-    if not isinstance(model, MLPClassifier):
-        return _linear(model, coef, intercept)
-    model.coefs_, model.intercepts_ = [np.ascontiguousarray(coef.T)], [intercept]
-    model.n_layers_, model.n_outputs_, model.out_activation_ = 2, len(coef), "logistic"
-    model.n_features_in_ = coef.shape[1]
+def _restored(model: Any, coef: np.ndarray, intercept: np.ndarray) -> Any:
+    """The model with its weights; a perceptron has them in its own order, for the same rounding."""
+    if isinstance(model, MLPClassifier):
+        model.coefs_, model.intercepts_ = [np.ascontiguousarray(coef.T)], [intercept]
+        model.n_layers_, model.n_outputs_, model.out_activation_ = 2, len(coef), "logistic"
+        model.n_features_in_ = coef.shape[1]
+    elif isinstance(model, OneVsRestClassifier):
+        rows = zip(coef, intercept, strict=True)
+        model.estimators_ = [_restored(LinearSVC(), c[None], i[None]) for c, i in rows]
+    else:
+        model.coef_, model.intercept_ = coef, intercept
+        model.classes_ = np.arange(max(2, len(coef)))
     return model

@@ -9,6 +9,7 @@ The run's `model/` has what its prompts need, in no pickle:
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +40,7 @@ class Examples(NamedTuple):
     ) -> list[list[int]]:
         """The numbers of the examples of each of M prompts, in their order.
 
-        Parameters
-        ----------
-        embeddings
-            (M, H) float32 of the prompts' own documents, for "nearest".
+        `embeddings` are those of the prompts' own documents, (M, H) float32, for "nearest".
         """
         if self.embeddings is None:
             return [list(range(len(self.texts)))] * num_prompts
@@ -66,7 +64,7 @@ def ask(
     """Token ids of the prompts of M texts, each behind the examples of its row."""
     answered = {
         i: (examples.texts[i], answer_texts(examples.labels[i], prompt_labels))
-        for i in {i for row in rows for i in row}
+        for i in set(chain.from_iterable(rows))
     }
     return [
         template.prompt_ids(text, [answered[i] for i in row])

@@ -109,18 +109,14 @@ def export_head(
         tokenizer,
         texts,
     )
-    for name, value in _words(params).items():
-        usage = usage.replace(name, value)
+    if params.multi_label:
+        activation, kind = "sigmoid()", "probabilities, one per label"
+    else:
+        activation, kind = "softmax(-1)", "probabilities that add up to 1"
+    usage = usage.replace("{activation}", activation).replace("{scores}", kind)
     # Of very many labels, the run keeps each text's best.
     found = np.take_along_axis(logits, expected.columns, axis=1)
     return Usage(library, usage), found, expected.values
-
-
-def _words(params: EmbeddingParams) -> dict[str, str]:
-    """Words of a usage that depend on the kind of label."""
-    if params.multi_label:
-        return {"{activation}": "sigmoid()", "{scores}": "probabilities, one per label"}
-    return {"{activation}": "softmax(-1)", "{scores}": "probabilities that add up to 1"}
 
 
 def _plain_model(

@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,6 @@ def predict_file(
 
     Parameters
     ----------
-    run_dir
-        A finished run.
     source, target
         Files of texts (`lib.data.unlabelled`) and of answers (`lib.data.written_tables`).
     text_columns
@@ -70,8 +67,6 @@ def predict_file(
         (`lib.evaluation.calibration.sure_threshold`); 0 to answer everywhere.
     int8
         Of `load_classifier`.
-    overwrite
-        Replace a target that is there.
 
     Returns
     -------
@@ -92,9 +87,11 @@ def predict_file(
     _check_target(target, source, overwrite)
     if text_columns and has_lines(source):
         raise InputError(f"--text: {source} has a text per line and no columns; omit it")
-    columns = {"text_columns": text_columns or params.text_columns}
-    template = "" if text_columns else params.text_template
-    table, texts = read_unlabelled(source, text_template=template, **columns)
+    table, texts = read_unlabelled(
+        source,
+        text_columns=text_columns or params.text_columns,
+        text_template="" if text_columns else params.text_template,
+    )
     configure_process(seed=params.seed, num_threads=params.threads)
     classifier = load_classifier(folder, int8=int8)
     if top_k:
@@ -110,13 +107,13 @@ def predict_file(
         separator = _separator(classifier.label_space.names, params.label_delimiter)
     added = {prefix + name: kind for name, kind in answers.columns.items()}
     with atomic_path(target) as path, open_table(path, table, added) as write:
-        for start, stop in _steps(len(texts)):
-            found = answers.of(texts[start:stop])
-            for name, values in found.items():
+        for chunk in _steps(len(texts)):
+            rows = {name: table[name].iloc[chunk] for name in table.columns}
+            for name, values in answers.of(texts[chunk]).items():
                 if separator:
-                    found[name] = [_joined(value, separator) for value in values]
-            rows = {name: table[name].iloc[start:stop] for name in table.columns}
-            write(rows | {prefix + name: values for name, values in found.items()})
+                    values = [_joined(value, separator) for value in values]
+                rows[prefix + name] = values
+            write(rows)
     said = [f"{target}: {answers.summary()}"]
     said += [f"{separator!r} separates the labels of a set"] if separator else []
     said += [f"columns begin with {prefix}, since the file has a {taken[0]!r}"] if prefix else []
@@ -185,12 +182,8 @@ def _confidence(classifier: Classifier, scores: Scores) -> np.ndarray:
 class _Answers:
     """The columns of answers, for one chunk of texts after another, and how many there are.
 
-    Attributes
-    ----------
-    columns
-        Names and types of the columns.
-    label, many
-        The name of the first; True for label sets.
+    `columns` has their names and types, `label` and `score` the names of the first ones; `many` is
+    true for label sets.
     """
 
     def __init__(self, classifier: Classifier, sure: SureThreshold | None, top_k: int) -> None:
@@ -258,31 +251,18 @@ class _Answers:
         return "; ".join(parts)
 
 
-def _steps(total: int) -> Iterator[tuple[int, int]]:
-    """Starts and ends of chunks, small ones first; a bar in a terminal, lines in a log."""
+def _steps(total: int) -> Iterator[slice]:
+    """Rows of chunks, small ones first; a bar in a terminal, lines in a log."""
     start, size = 0, FIRST_CHUNK
-    with _progress(total) as advance:
-        while start < total:
-            stop = min(start + size, total)
-            yield start, stop
-            advance(stop - start)
-            start, size = stop, min(2 * size, MOST_AT_ONCE)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
     began = said = time.monotonic()
     with tqdm(total=total, unit=" texts", disable=not sys.stderr.isatty()) as bar:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done, said
-            done += count
-            bar.update(count)
+        while start < total:
+            stop = min(start + size, total)
+            yield slice(start, stop)
+            bar.update(stop - start)
             now = time.monotonic()
-            if bar.disable and (now - said >= SECONDS_PER_LINE) and done < total:
-                said, rate = now, done / (now - began)
+            if bar.disable and now - said >= SECONDS_PER_LINE and stop < total:
+                said, rate = now, stop / (now - began)
                 log.info("%s of %s texts, %.1f per second, %.0f minutes to go",
-                         f"{done:,}", f"{total:,}", rate, (total - done) / rate / 60)  # fmt: skip
-
-        yield advance
+                         f"{stop:,}", f"{total:,}", rate, (total - stop) / rate / 60)  # fmt: skip
+            start, size = stop, min(2 * size, MOST_AT_ONCE)

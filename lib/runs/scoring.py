@@ -64,11 +64,8 @@ def load_scorer(
 ) -> Score:
     """Scores of N texts by C labels, of the model that a run has saved in a folder.
 
-    Parameters
-    ----------
-    int8
-        Merge adapters of a model with a head and put its linear layers into int8, where that is
-        faster (`lib.model.int8`).
+    With `int8`, adapters of a model with a head are merged and its linear layers are in int8, where
+    a CPU multiplies that faster (`lib.model.int8`).
 
     Raises
     ------
@@ -95,7 +92,7 @@ def _baseline(params: BaselineParams, label_space: LabelSpace, folder: Path, int
 
 
 def _frozen(params: BaselineParams, features: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """A function that gives the frozen embeddings of texts, of the kind that validation chose."""
+    """Frozen embeddings of texts, of the kind that validation chose."""
     kinds = [(mode, layer) for mode in params.pooling_grid for layer in params.layer_grid]
     kind = {kind_name(kind): kind for kind in kinds}[features]
     device = choose_device(params.device)
@@ -142,20 +139,18 @@ def _instruction(
     tokenizer = load_tokenizer(params.model_id, params.model_revision)
     model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=folder)
     template, labels = build_template(tokenizer, model.config, label_space, params)
-    generated = params.decoding == "generate"
-    max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens if generated else 0
+    max_new_tokens = 0
+    if params.decoding == "generate":
+        max_new_tokens = GenerationConfig.from_pretrained(folder).max_new_tokens
     answer = max_new_tokens or longest_answer(template, labels, params)
     template = template.within(model.config, answer, num_examples=params.num_examples)
     budget = {"token_budget": params.token_budget}
 
-    def embeddings(texts: Sequence[str]) -> np.ndarray | None:
-        if examples.embeddings is None:
-            return None
-        documents = encode(params, tokenizer, texts)
-        return embed(model, documents, KIND, dtype=dtype, **budget)
-
     def score(texts: Sequence[str]) -> Scores:
-        rows = examples.chosen(params, len(texts), embeddings(texts))
+        own = None
+        if examples.embeddings is not None:
+            own = embed(model, encode(params, tokenizer, texts), KIND, dtype=dtype, **budget)
+        rows = examples.chosen(params, len(texts), own)
         prompts = ask(template, labels, texts, rows, examples)
         require_context(model.config, longest_window(prompts), answer)
         preds, scores = decode_labels(
@@ -169,8 +164,9 @@ def _instruction(
             compute_dtype=dtype,
             **budget,
         )
-        answered = params.decoding == "steps"  # a set, whatever its labels' scores
-        return Scores(labels.encode(preds).astype(np.float32)) if answered else scores
+        if params.decoding == "steps":  # a set, whatever its labels' scores
+            return Scores(labels.encode(preds).astype(np.float32))
+        return scores
 
     return score
 
