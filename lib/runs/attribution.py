@@ -54,13 +54,10 @@ class Attribution:
     spans
         Start and end of each of W words in the text.
     values
-        (W,) float; NaN of a word that is not read or was not left out.
-    unit
-        Of the values, such as "logit".
-    total
-        The difference of the logit from its baseline, which `values` add up to; NaN of deletions.
-    gap
-        What is missing of it, as a share; at most `TOLERANCE` unless `STEPS` were too few.
+        (W,) float in `unit`, such as "logit"; NaN of a word that is not read or was not left out.
+    total, gap
+        Difference of the logit from its baseline, which `values` add up to, and the share of it
+        that is missing, at most `TOLERANCE` unless `STEPS` were too few; NaN of deletions.
     """
 
     label: str
@@ -79,20 +76,15 @@ def has_head(run_dir: str | Path) -> bool:
 def deletion(classifier: Classifier, text: str, *, margins: bool = False) -> Attribution:
     """Change of log p(answer) where each word is left out; p is the answer's among the labels.
 
-    Positive where the answer is likelier with the word than without it. Of a run with probabilities
-    for each label on its own, p is the best label's.
-
-    Parameters
-    ----------
-    margins
-        The scores are decision values (of TF-IDF), whose difference is taken.
+    Of a run with probabilities for each label on its own, p is the best label's; with `margins`,
+    scores are decision values (of TF-IDF), whose difference is taken.
     """
     text = readable([text])[0]
     spans = word_spans(text)
     values = np.full(len(spans), np.nan)
-    # with the space behind it
+    # Each word is left out with the space behind it, but for the only one of a text.
     rests = [text[:a] + text[b + text[b : b + 1].isspace() :] for a, b in spans[:MAX_WORDS]]
-    left = [number for number, rest in enumerate(rests) if rest.strip()]  # a text of one word
+    left = [number for number, rest in enumerate(rests) if rest.strip()]
     scores = classifier.predict_scores([text, *(rests[number] for number in left)])
     label = int(scores.best()[0])
     if not (margins or scores.values[0].any()):  # a free answer that is no label
@@ -116,8 +108,7 @@ def integrated_gradients(run_dir: str | Path, text: str) -> Attribution:
 
     Sundararajan et al. (arXiv 1703.01365), by Captum, from a baseline in which every token of the
     text has the embedding of the padding token. They add up to the difference of the logit from
-    that of the baseline (completeness), within `gap`. The run's model is loaded for this, beside
-    that of a `Classifier`.
+    that of the baseline (completeness), within `gap`. The run's model is loaded for this.
 
     Raises
     ------
@@ -206,10 +197,9 @@ def _load(folder: Path, finished: int) -> _Head:
     """The head of a run that finished at this time; one that runs again is loaded again."""
     params, label_space = read_run(folder)
     device = choose_device(params.device)
-    dtype = choose_dtype(device, params.dtype)
+    options = {"device": device, "dtype": choose_dtype(device, params.dtype)}
+    model = load_arm_model(params, label_space, trained=folder / "model", **options)
     tokenizer = load_tokenizer(params.model_id, params.model_revision)
-    trained = folder / "model"
-    model = load_arm_model(params, label_space, device=device, dtype=dtype, trained=trained)
     return _Head(model.eval(), tokenizer, params, label_space)
 
 

@@ -23,8 +23,8 @@ PLACE = {"study": "", "arm": "", "train_size": 0, "seed": 0}
 def require_whole(folder: Path, *, model: bool = True) -> None:
     """Raise `InputError` unless a folder holds a finished run as it was written.
 
-    Completeness is decided by `metrics.json`, which is written last, and by the manifest
-    `checksums.json`. Without `model`, the saved model is not read.
+    `metrics.json`, which is written last, and the manifest decide. Without `model`, the saved model
+    is not read.
     """
     if not (folder / "metrics.json").exists():
         inside = sorted([*folder.glob("*/metrics.json"), *folder.glob("*/*/metrics.json")])
@@ -72,10 +72,9 @@ def read_runs(
         seed = int(folder.name.removeprefix("seed-"))
         if (arms and arm not in arms) or (seeds and seed not in seeds):
             continue
-        row = {"arm": arm, "seed": seed, "folder": folder} | _read_run(folder)
-        rows.append(row)
+        rows.append({"arm": arm, "seed": seed, "folder": folder} | _read_run(folder))
         # runs by what they have to share
-        params, labels = row["params"], (folder / "labels.json").read_text()
+        params, labels = rows[-1]["params"], (folder / "labels.json").read_text()
         ids = tuple(read_predictions(folder, columns=["id"])["id"])
         held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
         size = params.get("train_size", 0)
@@ -96,16 +95,15 @@ def _read_run(folder: Path) -> dict[str, Any]:
     """Parameters, metrics and resources of one run, which lies where its parameters say."""
     require_whole(folder, model=False)
     params = read_params(folder)
-    given = {name: params.get(name, default) for name, default in PLACE.items()}
-    size = f"@{given['train_size']}" if given["train_size"] else ""
-    names = str(given["study"]), f"{given['arm']}{size}", f"seed-{given['seed']}"
+    study, arm, size, seed = (params.get(name, default) for name, default in PLACE.items())
+    names = str(study), f"{arm}@{size}" if size else str(arm), f"seed-{seed}"
     if names != folder.parts[-3:]:
         raise InputError(
             f"{folder}: holds the run {'/'.join(names)}, copied or moved here; move it back or run "
             "this arm again"
         )
-    values = [read_values(folder / name) for name in ("metrics.json", "resources.json")]
-    return {"params": params} | dict.fromkeys(OPTIONAL_RESOURCES) | values[0] | values[1]
+    metrics, resources = (read_values(folder / f"{x}.json") for x in ("metrics", "resources"))
+    return {"params": params} | dict.fromkeys(OPTIONAL_RESOURCES) | metrics | resources
 
 
 def read_params(folder: Path) -> dict[str, Any]:
@@ -124,13 +122,7 @@ def read_threshold(folder: Path) -> float | None:
 
 
 def read_values(file: Path, kinds: type | UnionType = object) -> dict[str, Any]:
-    """Values by name of a JSON file of a run, all of these kinds.
-
-    Raises
-    ------
-    InputError
-        The file does not hold them: a run has not written it, or not this version of the code.
-    """
+    """Values by name of a JSON file of a run; `InputError` unless all are of these kinds."""
     try:
         values = read_json(file)
     except (OSError, ValueError):
@@ -154,10 +146,7 @@ def read_predictions(
 
 
 def read_label_space(folder: Path) -> LabelSpace:
-    """The label space of a run, from `labels.json`: names, in order, with their texts.
-
-    There, "" has the text for an empty label set.
-    """
+    """The label space of a run, from `labels.json`; there, "" has the text of an empty set."""
     labels = read_values(folder / "labels.json", str)
     none = labels.pop("", "")
     return LabelSpace(tuple(labels), tuple(labels.values()), none)
@@ -165,5 +154,4 @@ def read_label_space(folder: Path) -> LabelSpace:
 
 def read_train_counts(folder: Path) -> np.ndarray:
     """Training documents per label of a run, (C,) int64, in label order."""
-    counts = read_values(folder / "train_counts.json", int)
-    return np.array(list(counts.values()))
+    return np.array(list(read_values(folder / "train_counts.json", int).values()))

@@ -41,8 +41,6 @@ def load_arm_model(
 
     Parameters
     ----------
-    label_space
-        C labels, for the head on the embedding.
     dtype
         Of the arithmetic; weights that train are float32.
     trained
@@ -91,10 +89,7 @@ def save_arm_model(
 ) -> None:
     """Save what training changed: adapter and head, or every weight after full fine-tuning.
 
-    Parameters
-    ----------
-    max_new_tokens
-        Of a free answer; saved where the run answers freely.
+    `max_new_tokens` is saved where the run answers freely.
     """
     if params.num_epochs:
         shutil.rmtree(folder, ignore_errors=True)  # where the cell is run again
@@ -111,14 +106,9 @@ def save_arm_model(
 def require_same_reading(
     written: Reading, expected: Reading, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> None:
-    """Raise `InputError` if a tokenizer that was saved reads texts otherwise than the run.
+    """Raise `InputError` if a tokenizer that was saved reads texts otherwise than the run's.
 
-    Only a warning says so where it concerns texts that spell tokens of structure.
-
-    Parameters
-    ----------
-    written, expected
-        Token ids of texts by what was saved, and by the run, whose tokenizer is `tokenizer`.
+    Texts that spell tokens of structure are only warned of.
     """
     if written(texts) != expected(texts):
         raise InputError(

@@ -73,10 +73,11 @@ class NewStudy:
 
     values: dict[str, Any]
     arms: dict[str, str]
-    label_texts: dict[str, str]
+    label_texts: Mapping[str, str]
 
     def write(self, folder: Path, final: Path) -> None:
-        """Write the study's files into a folder that is there, and that will be called `final`."""
+        """Write the study's files into a new folder, which will be called `final`."""
+        folder.mkdir()
         values = dict(self.values)
         if self.label_texts:
             texts = json.dumps(self.label_texts, ensure_ascii=False, indent=1)
@@ -184,7 +185,6 @@ def new_study(
     say(_line("tries", f"{size.tries} each for head, prompt and encoder, on validation"))
     say(_line("time", f"about {needed:.0f} minutes on this machine{over}"))
     with atomic_path(folder) as path:
-        path.mkdir()
         study.write(path, folder)
     say(f"written to {short_path(folder)}, to be changed; `make study STUDY={name}` runs it")
     return name
@@ -198,10 +198,7 @@ def _documents(
     label: str,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], pd.Series, int]:
-    """Parameters that say where documents and labels are; usable documents per split; least train.
-
-    Train needs a document of each label where a document has one.
-    """
+    """Parameters of documents and labels; usable documents per split; the least train must have."""
     located = DataParams(dataset=dataset, split_names=names)
     parts = {part: table for part, (_, table) in read_parts(located).items()}
     first = next(iter(parts.values()))
@@ -285,7 +282,7 @@ def _of_size(
             arms[file.stem] = _narrowed(file, tries)
         if values.get("search") and values["num_epochs"] * num_train < FEW_STEPS * BATCH_SIZE:
             arms[file.stem] += f"batch_size: {SMALL_BATCH}\n"
-    return NewStudy(common | own, arms, dict(texts))
+    return NewStudy(common | own, arms, texts)
 
 
 def _narrowed(file: Path, tries: int) -> str:
@@ -316,7 +313,6 @@ def _minutes(study: NewStudy, machine: Machine, slots: int) -> float:
     """Minutes that the study takes, its arms `slots` at a time, the longest first."""
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / study.values["study"]
-        folder.mkdir()
         study.write(folder, folder)
         table = plan(folder, machine=machine)
     seconds = (table["train_seconds"] + table["infer_seconds"]).fillna(0.0) + START_SECONDS

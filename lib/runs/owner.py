@@ -48,16 +48,11 @@ class Owner:
 
     @classmethod
     def take(cls, folder: Path) -> Self:
-        """Own the folder, which is created.
+        """Own the folder, which is created; raises `InputError` if another process owns it.
 
-        What a process has left that runs no more on this machine is taken over. One of another
+        That of a process which runs no more on this machine is taken over. A process of another
         machine is watched for `WATCH` seconds, and is gone if it gives no sign of life in them or
         has given none for `STALE_AFTER` seconds.
-
-        Raises
-        ------
-        InputError
-            Another process owns the folder; names it.
         """
         folder.mkdir(parents=True, exist_ok=True)
         file, about = folder / OWNER, _this_process()
@@ -101,10 +96,9 @@ class Owner:
 
 
 def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
+    pid, since = os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S")
     return {"host": socket.gethostname(), "machine": _machine(), "pid": pid,
-            "started": _started(pid), "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "id": uuid.uuid4().hex}  # fmt: skip
+            "started": _started(pid), "since": since, "id": uuid.uuid4().hex}  # fmt: skip
 
 
 def _machine() -> str:

@@ -94,11 +94,10 @@ def plan(
     -------
     DataFrame
         `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation after each
-        epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits (not those
-        of embeddings and most experts); `peak_memory_gib` and `fits`, true if the arm's memory
-        suffices; `hours` of all seeds; `cost`; `num_processes`, if any arm has several; and, if
-        seed 0 has been run on this machine, `measured_train_seconds` and `measured_peak_gib`.
-        TF-IDF trains in seconds and has no estimate.
+        epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits;
+        `peak_memory_gib` and `fits`, true if the arm's memory suffices; `hours` of all seeds;
+        `cost`; `num_processes`, if any arm has several; and, if seed 0 has been run on this
+        machine, `measured_train_seconds` and `measured_peak_gib`. TF-IDF has no estimate.
 
     Raises
     ------
@@ -122,15 +121,18 @@ def plan(
                 log.warning("%s: damaged; run the arm again to measure it", record)
         rows.append(row)
     table = pd.DataFrame(rows)
-    alone = (table["num_processes"] == 1).all()
-    return table.drop(columns=[*([] if price else ["cost"]), *(["num_processes"] if alone else [])])
+    if not price:
+        del table["cost"]
+    if (table["num_processes"] == 1).all():
+        del table["num_processes"]
+    return table
 
 
 def job_resources(table: pd.DataFrame, machine: Machine) -> pd.DataFrame:
     """Resources that a batch system reserves for each row of a `plan` and one seed.
 
-    Columns `arm`, `mem_mb` (of the host), `runtime` in minutes and `gpu`, a number of them. Time
-    has room for reading and for a slower machine; a job that exceeds it goes on in another one.
+    Columns `arm`, `mem_mb` (of the host), `runtime` in minutes and `gpu`, a number of them. A job
+    that exceeds its time goes on in another one.
     """
     seconds = (table["train_seconds"] + table["infer_seconds"]).fillna(0)
     gpus = table["peak_memory_gib"].notna() * (machine.device == "cuda")
@@ -147,9 +149,9 @@ def job_resources(table: pd.DataFrame, machine: Machine) -> pd.DataFrame:
 
 
 def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:
-    """The `plan` of a study in `params/`, by rates of this machine that are measured for a while.
+    """The `plan` of a study in `params/`, by rates of this machine, measured for `seconds`.
 
-    Empty if there is no study of that name. `seconds` is the time that the measurement takes.
+    Empty if there is no study of that name.
     """
     folder = ROOT / params.params_dir / params.study
     if not folder.is_dir():
@@ -164,9 +166,7 @@ def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machin
     return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
 
 
-def _estimate(
-    params: StudyParams, machine: Machine, splits: DatasetDict
-) -> dict[str, float | bool]:
+def _estimate(params: StudyParams, machine: Machine, splits: DatasetDict) -> dict[str, Any]:
     """The columns of one arm's row that do not depend on seeds and price."""
     if isinstance(params, BaselineParams) and params.method == "tfidf":
         return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
@@ -261,7 +261,7 @@ def _count_work(
     train = lengths["train"]
     rows = {name: list(chain.from_iterable(split)) for name, split in lengths.items()}
     if isinstance(params, BaselineParams):  # a frozen embedding: every document once
-        return Work(train, [n for split in rows.values() for n in split])
+        return Work(train, list(chain.from_iterable(rows.values())))
     epochs = params.num_epochs and trained_epochs(params.with_min_steps(len(train)))
     evaluations = epochs + 1
     if params.eval_steps:
@@ -270,8 +270,8 @@ def _count_work(
     if not isinstance(params, InstructionParams):
         return Work(train, held_out, num_epochs=epochs)
     template, labels = build_template(tokenizer, config, names, params)
-    for rung in [lengths["validation"][: params.num_generated]] * len(params.ladder):
-        held_out += chain.from_iterable(rung)
+    climbed = lengths["validation"][: params.num_generated]
+    held_out += list(chain.from_iterable(climbed)) * len(params.ladder)
     work = Work(train, held_out, num_epochs=epochs)
     return _prompt_work(params, template, labels, splits["train"]["labels"], work)
 

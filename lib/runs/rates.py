@@ -44,8 +44,8 @@ def training_flops(shape: Shape, lengths: Sequence[int], *, r: int) -> float:
     (`r` = 0). So does attention, whose factors both need a gradient. Recomputation is not counted;
     the first input's gradient and unread positions of the last layer are.
 
-    Divided by seconds times the rate of matrix products of the model's shapes, this is model FLOPs
-    utilisation (arXiv 2204.02311, appendix B).
+    Divided by seconds times the rate of matrix products, this is model FLOPs utilisation (arXiv
+    2204.02311, appendix B).
     """
     frozen = 2 * shape.linear_params * sum(lengths) if r else 0
     return 3 * inference_flops(shape, lengths, r=r) - frozen
@@ -65,8 +65,6 @@ class Machine:
         All of its memory, and what Python and its libraries take of it before any model, GiB.
     itemsize
         Bytes of a number in its dtype.
-    device
-        "cpu" or "cuda".
     """
 
     name: str
@@ -107,14 +105,8 @@ def measure_machine(
     gradient, 2,048 rows each; bandwidth is that of copying 256 MiB.
     """
     weights = shape.linear[: max(1, len(shape.linear) // shape.num_layers)]  # of one block
-    operands = [
-        (
-            torch.randn(ROWS, i, device=device).to(dtype),
-            torch.randn(o, i, device=device).to(dtype),
-            torch.randn(ROWS, o, device=device).to(dtype),
-        )
-        for o, i in weights
-    ]
+    sizes = [((ROWS, i), (o, i), (ROWS, o)) for o, i in weights]  # of inputs, weights, gradients
+    operands = [[torch.randn(n, m, device=device).to(dtype) for n, m in each] for each in sizes]
 
     def products() -> None:
         for x, weight, grad in operands:

@@ -11,7 +11,6 @@ of each candidate's whole schedule. Test is not read.
 
 import copy
 import gc
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -29,8 +28,8 @@ from lib.errors import NotFiniteError
 from lib.machine import Cost, configure_process, meter
 from lib.runs.record import CHOSEN
 from lib.runs.run import Run
-from lib.storage import atomic_path, read_json
-from lib.training.checkpoints import last_checkpoint
+from lib.storage import read_json, write_json
+from lib.training.checkpoints import checkpoints_of, last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
     Parameters
     ----------
     run
-        Open, so that it has a folder.
+        A run that is open.
     fit
         `fit(run, stop_epochs)` trains with the run's parameters until so many epochs are over, from
         the last checkpoint in `run.checkpoints` if there is one. It returns the history first
@@ -75,8 +74,9 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
         if len(alive) <= 2 or all(epochs >= runs[i].params.num_epochs for i in alive):
             break
         alive, epochs = alive[: (len(ranked) + 1) // 2], 2 * epochs
-        for i in set(ranked) - set(alive):
-            _remove_checkpoints(runs[i])
+        for i in set(ranked) - set(alive):  # given up
+            for _, checkpoint in checkpoints_of(runs[i].checkpoints):
+                shutil.rmtree(checkpoint)
     values = expand(params.search)
     rows = [values[i] | tries[i] | {"chosen": i == alive[0]} for i in sorted(tries)]
     table = pd.DataFrame(rows).drop(columns=["joules", "setup_seconds", "setup_joules"])
@@ -126,25 +126,19 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
             evaluated = history[history["eval_micro_f1"].notna()]
             epoch = evaluated["epoch"]
             kept = np.isclose(epoch, epoch.round()) & (epoch < epochs + 0.5)  # whole epochs are
-            reached = evaluated[kept]
-            scores[str(epochs)] = float(reached["eval_micro_f1"].max())
+            scores[str(epochs)] = float(evaluated.loc[kept, "eval_micro_f1"].max())
             spent = Cost(*map(float, evaluated.iloc[-1][["train_seconds", "train_joules"]]))
         gc.collect()  # the candidate's model
         setup = run.cost("train")
         tried |= {"train_seconds": spent.seconds, "joules": spent.joules}
         tried |= {"setup_seconds": setup.seconds, "setup_joules": setup.joules}
-        with atomic_path(record) as path:
-            path.write_text(json.dumps(tried), encoding="utf-8")
-    return {"epochs": epochs, "micro_f1": scores[str(epochs)]} | {
-        name: value for name, value in tried.items() if name != "scores"
-    }
+        write_json(record, tried)
+    costs = {name: value for name, value in tried.items() if name != "scores"}
+    return {"epochs": epochs, "micro_f1": scores[str(epochs)]} | costs
 
 
 def _recorded(record: Path) -> dict[str, Any]:
-    """Record of a candidate: its `scores` by number of epochs, and the cost of all of them.
-
-    It is empty for one that was not tried, or whose record is damaged.
-    """
+    """A candidate's `scores` by number of epochs, and their cost; none without a sound record."""
     try:
         tried = read_json(record)
         if set(tried) >= {"scores", "train_seconds", "joules"}:
@@ -173,12 +167,6 @@ def _before_training(params: FinetuneParams) -> dict[str, Any]:
     return {name: value for name, value in params.model_dump().items() if name not in learnt}
 
 
-def _remove_checkpoints(run: Run) -> None:
-    """Room on disk: what a candidate that is given up would resume from."""
-    for checkpoint in run.checkpoints.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-
-
 def _chosen(
     run: Run, runs: list[Run], best: int, tries: dict[int, dict[str, Any]], values: dict[str, Any]
 ) -> Run:
@@ -195,7 +183,6 @@ def _chosen(
             paid.append(setups[i])
             cost += Cost(tried["setup_seconds"], tried["setup_joules"])
     chosen.pay("search", "others", cost)
-    with atomic_path(run.folder / CHOSEN) as path:
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(run.folder / CHOSEN, values)
     configure_process(seed=run.params.seed, num_threads=run.params.threads)
     return chosen
