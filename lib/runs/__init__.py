@@ -18,7 +18,7 @@ new            a study of one's own file
 plan, rates    cost of a study before it is run
 export         a trained run as a folder that other software serves; its two kinds:
 export_head, export_prompt
-card, export_card           the model card
+card           the model card
 """
 
 import lazy_loader

@@ -19,7 +19,7 @@ from lib.runs.record import CARD
 from lib.storage import ROOT, atomic_path, owner_of, read_json
 
 NUM_NAMED = 10  # labels that a list names (our choice)
-# Headings of sections that an export writes anew (`lib.runs.export_card`), and of what follows.
+# Headings of sections that an export writes anew (`lib.runs.export`), and of what follows.
 RESULTS, CONFIDENCE = "## Results on the test documents", "## Confidence"
 LOADING = "## How to load it"
 SCORES = {"micro-F1": "micro_f1", "macro-F1": "macro_f1"}

@@ -13,18 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard
+from scipy.sparse import csr_array
 from transformers.utils import logging as transformers_logging
 
 from lib.config.arms import BaselineParams, EmbeddingParams, InstructionParams, StudyParams
 from lib.data.labels import LabelSpace
 from lib.errors import InputError
+from lib.evaluation.intervals import f1_intervals
 from lib.model.weights import load_tokenizer
+from lib.runs.card import CONFIDENCE, LOADING, RESULTS, SCORES
 from lib.runs.classifier import read_run
-from lib.runs.export_card import write_export_card
 from lib.runs.export_head import POOLINGS, export_head
 from lib.runs.export_prompt import export_prompt
-from lib.runs.finished import read_threshold
+from lib.runs.finished import read_predictions, read_threshold
 from lib.runs.models import load_arm_model
+from lib.runs.record import CARD
 from lib.storage import atomic_path
 
 TOLERANCE = 1e-3  # of the largest score, in float32 (our choice)
@@ -64,13 +68,14 @@ def export_run(run_dir: str | Path, folder: str | Path) -> None:
         path.mkdir()
         parts = (path, model, tokenizer, label_space, params)
         if isinstance(params, EmbeddingParams):
-            usage, found, expected = export_head(*parts, texts=texts)
+            library, usage, found, expected = export_head(*parts, texts=texts)
         else:
             usage, asked, found, expected = export_prompt(*parts, texts=texts, dtype=dtype)
-            labels |= asked
+            library, labels = "transformers", labels | asked
         _require_equal(found, expected, run_dir)
         (path / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
-        write_export_card(run_dir, path, usage)
+        usage = usage.replace("{folder}", folder.name)
+        _write_card(run_dir, path, label_space, library, usage)
 
 
 def _obstacle(params: StudyParams) -> str:
@@ -101,3 +106,32 @@ def _require_equal(found: np.ndarray, expected: np.ndarray, run_dir: Path) -> No
     gap = float(np.abs(found - expected).max())
     if not gap <= TOLERANCE * np.abs(expected).max():  # NaN too
         raise InputError(f"{run_dir}: exported scores differ from the run's by up to {gap:.3g}")
+
+
+def _write_card(run_dir: Path, folder: Path, labels: LabelSpace, library: str, usage: str) -> None:
+    """Write the run's card with intervals and another way to load it; a user's changes stay."""
+    file = run_dir / CARD
+    card = ModelCard.load(file) if file.exists() else ModelCard("---\n---\n\n# An exported model\n")
+    test = read_predictions(run_dir)
+    truth, answers = (csr_array(labels.encode(test[c])).toarray() for c in ("y_true", "y_pred"))
+    groups = test["group"].to_numpy() if "group" in test else None
+    row = f1_intervals(truth, {"arm": answers[None]}, groups=groups).iloc[0]
+    ends = {name: (row[f"{key}_low"], row[f"{key}_high"]) for name, key in SCORES.items()}
+
+    before, _, rest = card.text.partition(RESULTS)
+    results, _, after = rest.partition(CONFIDENCE)
+    for name, (low, high) in ends.items():
+        results = results.replace(f"| {name} |", f"| {name}, {low:.3f} to {high:.3f} |")
+    results = results.replace("| score |", "| score, 95 % interval |").rstrip()
+    units = "test documents" if groups is None else "groups of test documents"
+    units += ", for this one trained model: another seed would score otherwise"
+    results += f"\n\nIntervals are over {units}.\n\n"
+    whole = f"{before}{RESULTS}{results}{CONFIDENCE}{after}" if after else card.text
+    for result in card.data.eval_results or []:
+        if result.metric_name in ends:
+            low, high = ends[result.metric_name]
+            result.metric_name += f" (95 % interval {low:.3f} to {high:.3f})"
+
+    card.data.library_name = library
+    card.text = f"{whole.partition(LOADING)[0].rstrip()}\n\n{LOADING}\n\n{usage}\n"
+    card.save(folder / Path(CARD).name)

@@ -24,7 +24,6 @@ from lib.config.arms import EmbeddingParams
 from lib.data.labels import LabelSpace
 from lib.head.classifiers import MLPHead
 from lib.head.model import EmbeddingModel, predict_logits
-from lib.runs.export_card import Usage
 from lib.runs.models import require_same_reading, save_tokenizer
 from lib.runs.reading import encode, window_tokens
 
@@ -71,8 +70,10 @@ def export_head(
     params: EmbeddingParams,
     *,
     texts: Sequence[str],
-) -> tuple[Usage, np.ndarray, np.ndarray]:
-    """Write a model with a head; returns its usage, and logits of texts as written and expected.
+) -> tuple[str, str, np.ndarray, np.ndarray]:
+    """Write a model with a head.
+
+    Returns the library that loads it, Markdown on how, and logits of texts as written and expected.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def export_head(
     usage = usage.replace("{activation}", activation).replace("{scores}", kind)
     # Of very many labels, the run keeps each text's best.
     found = np.take_along_axis(logits, expected.columns, axis=1)
-    return Usage(library, usage), found, expected.values
+    return library, usage, found, expected.values
 
 
 def _plain_model(

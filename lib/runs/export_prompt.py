@@ -19,7 +19,6 @@ from lib.prompt.frame import writes_date
 from lib.prompt.inputs import longest_answer
 from lib.prompt.label_scores import score_labels
 from lib.prompt.template import NO, YES, PromptTemplate, build_template
-from lib.runs.export_card import Usage
 from lib.runs.models import require_same_reading, save_tokenizer
 
 NUM_PROMPTS, NUM_ANSWERS = 3, 8  # of which every pair is compared (our choice)
@@ -84,15 +83,11 @@ def export_prompt(
     *,
     texts: Sequence[str],
     dtype: torch.dtype,
-) -> tuple[Usage, dict[str, Any], np.ndarray, np.ndarray]:
+) -> tuple[str, dict[str, Any], np.ndarray, np.ndarray]:
     """Write the model of a prompt, its adapters merged.
 
-    Returns
-    -------
-    usage, asked
-        How it is loaded, and what `labels.json` says of the prompt.
-    found, expected
-        Log-probabilities of some answers by what was written and by the run.
+    Returns Markdown on how it is loaded, what `labels.json` says of the prompt, and
+    log-probabilities of some answers by what was written and by the run.
     """
     template, labels = build_template(tokenizer, model.config, label_space, params)
     template = template.within(model.config, longest_answer(template, labels, params))
@@ -123,7 +118,7 @@ def export_prompt(
     usage = LOAD.replace(
         "{answer}", QUESTIONS if questions else SETS if params.multi_label else one
     )
-    return Usage("transformers", usage), asked, _likelihoods(path, prompts, answers), expected
+    return usage, asked, _likelihoods(path, prompts, answers), expected
 
 
 def _describe(
@@ -160,10 +155,7 @@ def _describe(
 
 
 def _messages(template: PromptTemplate, sample: str) -> list[dict[str, str]] | None:
-    """Messages with "{text}" from which the chat template makes the very prompt on any day.
-
-    None if there are none.
-    """
+    """Messages with "{text}" from which the chat template makes the very prompt on any day."""
     ask, text = template.instruction, "{text}"
     forms = (
         [{"role": "system", "content": ask}, {"role": "user", "content": text}],
