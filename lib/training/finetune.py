@@ -59,11 +59,7 @@ def finetune_embedding(
     ----------
     examples
         One mapping per training document: `id` str; `input_ids` list[int]; `target` int, the
-        label's index, or a list of them for label sets, or (C,) float32 probabilities
-        (`runs.distillation`); optionally `cached_states`, which enter the first adapted layer.
-    head_loss
-        For label sets summed over labels: with "cross_entropy", -log p of the label set if labels
-        were independent.
+        label's index, or a list of them for label sets, or (C,) float32 probabilities.
     evaluate
         Validation metrics of the model, at least `micro_f1`; called after every epoch.
     options
@@ -73,17 +69,15 @@ def finetune_embedding(
     -------
     history, resources
         One row per logged step (`step`, `epoch`, `loss`, `learning_rate`, `eval_*`), and
-        `train_seconds` and `train_joules` (evaluation left out), `train_docs_per_second`,
-        `train_tokens_per_second` (real tokens). Afterwards the model has the weights of the epoch
-        that was best on validation.
+        `TRAIN_RESOURCES`, without evaluation and padding. Afterwards the model has the weights of
+        the epoch that was best on validation.
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         inputs = (batch["input_ids"], batch["attention_mask"], batch["targets"])
         return model.loss(*inputs, head_loss, batch.get("cached_states"), batch.get("windows"))
 
-    rate = params.head_learning_rate
-    return _finetune(model, examples, loss, evaluate, params, head_rate=rate, **options)
+    return _finetune(model, examples, loss, evaluate, params, **options)
 
 
 def finetune_instruction(
@@ -150,7 +144,7 @@ def answer_log_probs(
 ) -> Tensor:
     """log p(token | tokens before) of every answer token in a right-padded micro-batch, 1-D fp32.
 
-    `batch` contains `input_ids` and `attention_mask`, (B, T); `targets`, (B,), the number of answer
+    `batch` has `input_ids` and `attention_mask`, (B, T); `targets`, (B,), the number of answer
     tokens at the end of each row; optionally `cached_states`, (S, H) of all S real tokens.
     """
     input_ids = batch["input_ids"]
@@ -184,7 +178,6 @@ def _finetune(
     setup_cost: Cost = NO_COST,
     num_documents: int = 0,
     stop_epochs: int = 0,
-    head_rate: float = 0.0,
     reserved_gib: float = 0.0,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
@@ -202,8 +195,6 @@ def _finetune(
         Training documents, where examples are questions about them; 0 where both are the same.
     stop_epochs
         Epochs of the schedule after which training stops, to be resumed later; 0: none.
-    head_rate
-        Learning rate of a module called `head`; 0 for that of all.
     reserved_gib
         Memory that training takes beside the model and what its layers keep.
     """
@@ -228,7 +219,7 @@ def _finetune(
     groups = parameter_groups(
         model,
         learning_rate=params.learning_rate,
-        head_learning_rate=head_rate or params.learning_rate,
+        head_learning_rate=getattr(params, "head_learning_rate", 0.0) or params.learning_rate,
         weight_decay=params.weight_decay,
     )
     between = EvaluateBetween(params.eval_steps)

@@ -23,13 +23,9 @@ from lib.training.sharing import count, is_first
 def reporting(params: FinetuneParams, output_dir: str | Path) -> Iterator[list[TrainerCallback]]:
     """Callbacks of the run's trackers, which are closed at the end.
 
-    There are none where checkpoints are outside of the run's folder, which the logs go to. Of
-    several processes only the first reports, not the one that resumes from its last checkpoint.
-
-    Parameters
-    ----------
-    output_dir
-        Checkpoints of the run, or of a candidate of its search.
+    `output_dir` has checkpoints of the run, or of a candidate of its search; there are no trackers
+    where it is outside of the run's folder, which the logs go to. Of several processes only the
+    first reports, not the one that resumes from its last checkpoint.
     """
     trial, checkpoints = Path(output_dir), params.run_dir / "checkpoints"
     reports = is_first() and count() == params.num_processes
@@ -37,13 +33,10 @@ def reporting(params: FinetuneParams, output_dir: str | Path) -> Iterator[list[T
         yield []
         return
     trial = trial.relative_to(checkpoints)
-    with contextlib.ExitStack() as closing:
-        study = {"MLFLOW_EXPERIMENT_NAME": params.study, "WANDB_PROJECT": params.study}
-        closing.enter_context(_settings(**study))
-        yield [
-            closing.enter_context(TRACKING[name](params.run_dir / name / trial))
-            for name in params.report_to
-        ]
+    study = {"MLFLOW_EXPERIMENT_NAME": params.study, "WANDB_PROJECT": params.study}
+    with _settings(**study), contextlib.ExitStack() as closing:
+        folders = {name: params.run_dir / name / trial for name in params.report_to}
+        yield [closing.enter_context(TRACKING[name](folder)) for name, folder in folders.items()]
 
 
 def run_name(params: FinetuneParams, output_dir: str | Path) -> str:

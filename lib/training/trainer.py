@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 Example = Mapping[str, Any]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
-
 SPENT = ("train_seconds", "train_joules")
 
 
@@ -55,10 +54,10 @@ class MicroBatchCollator:
         A document of several windows has a row per window, and `windows` is their number. Of
         several processes each has micro-batches of its own documents alone.
         """
-        batches = []
         lengths = [window_lengths(e["input_ids"]) for e in examples]
-        own = sharing.own_share([sum(n) for n in lengths])
+        own = sharing.own_share(list(map(sum, lengths)))
         cut = micro_batches([lengths[i] for i in own], self.token_budget, packed=self.packed)
+        batches = []
         for rows in cut:
             chosen = [examples[own[i]] for i in rows]
             documents = [e["input_ids"] for e in chosen]
@@ -175,8 +174,8 @@ class DocumentTrainer(Trainer):
             inputs = inputs["collate_again"]()
         log.warning("step %d: out of memory; repeated with micro-batches of %d tokens",
                     self.state.global_step + 1, collator.token_budget)  # fmt: skip
-        about = {"step": self.state.global_step, "epoch": self.state.epoch}
-        self.state.log_history.append(about | {"token_budget": collator.token_budget})
+        step = {"step": self.state.global_step, "epoch": self.state.epoch}
+        self.state.log_history.append(step | {"token_budget": collator.token_budget})
         return inputs
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
