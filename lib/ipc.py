@@ -44,10 +44,7 @@ def cut_code(code: str, level: str) -> str:
 def parent(label: str) -> str | None:
     """The label one level up ("A01B 33" -> "A01B" -> "A01" -> "A"), None above a section.
 
-    Raises
-    ------
-    ValueError
-        `label` is not written as `cut_code` writes it.
+    Raises `ValueError` for a label that is not written as `cut_code` writes it.
     """
     labels = _labels(label)
     if label != labels[-1]:
@@ -65,10 +62,7 @@ def _labels(code: str) -> list[str]:
             "section A to H first"
         )
     labels = [section]
-    if digits:
-        labels.append(section + digits)
-    if letter:
-        labels.append(labels[-1] + letter)
-    if group:
-        labels.append(f"{labels[-1]} {group}")
+    for part in (digits, letter, f" {group}" if group else ""):
+        if part:
+            labels.append(labels[-1] + part)
     return labels

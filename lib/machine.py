@@ -36,10 +36,7 @@ CONTAINER_LIMITS = (CGROUP / "memory.max", CGROUP / "memory/memory.limit_in_byte
 def choose_device(device: str = "auto") -> torch.device:
     """The asked device; `auto` is CUDA where there is one and the CPU elsewhere.
 
-    Raises
-    ------
-    ParamsError
-        CUDA was asked for and this machine has none.
+    Raises `ParamsError` if CUDA was asked for and this machine has none.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -55,10 +55,7 @@ class StopRequest:
 def noting_signals() -> Iterator[StopRequest]:
     """SIGTERM and SIGINT are noted in a `StopRequest` instead of ending the block.
 
-    Raises
-    ------
-    Stopped
-        The block has ended before it looked at the request.
+    Raises `Stopped` where the block has ended before it looked at the request.
     """
     request, before = StopRequest(), {}
     with contextlib.suppress(ValueError):  # not in the main thread: nothing can be noted

@@ -115,9 +115,7 @@ def packaged_file(location: str) -> Path:
     wanted, owner, files = _distributed(location)
     for file in files:
         _require_unchanged(file, owner)
-    inside = len(files[0].parts) - len(wanted.parts)  # levels below the folder
-    path = Path(files[0].locate())
-    return path.parents[inside - 1] if inside else path
+    return Path(metadata.distribution(owner).locate_file(wanted))
 
 
 def owner_of(location: str) -> str:
@@ -214,12 +212,8 @@ def cached_json(kind: str, key: Any, compute: Callable[[], Any], *, code: str) -
 def read_json(path: Path) -> Any:
     """The value of a JSON file.
 
-    Raises
-    ------
-    OSError
-        It is missing or cannot be read.
-    ValueError
-        It is no regular file, is larger than `MAX_JSON`, or is not JSON in UTF-8.
+    Raises `OSError` if it is missing or cannot be read; `ValueError` if it is no regular file, is
+    larger than `MAX_JSON`, or is not JSON in UTF-8.
     """
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):

@@ -67,10 +67,7 @@ def prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
 def cautions(splits: DatasetDict, labels: LabelSpace, source: str) -> list[str]:
     """Sentences about documents that make a comparison say little, or something else than it seems.
 
-    Raises
-    ------
-    DataError
-        No label of test is in train: nothing could be right.
+    Raises `DataError` if no label of test is in train: nothing could be right.
     """
     said = []
     train, test = splits["train"], splits["test"]

@@ -113,10 +113,7 @@ class Saved(NamedTuple):
 def load(folder: Path, params: BaselineParams) -> Saved:
     """The estimators that `save` has saved: they give the same scores, bit for bit.
 
-    Raises
-    ------
-    ModelError
-        The files are missing, cannot be read, or do not belong together.
+    Raises `ModelError` if files are missing, cannot be read, or do not belong together.
     """
     name = FROZEN if params.method == "frozen" else TFIDF
     if not (folder / f"{name}.json").exists():

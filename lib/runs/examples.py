@@ -85,10 +85,7 @@ def write_examples(examples: Examples, folder: Path) -> None:
 def read_examples(folder: Path, params: InstructionParams) -> Examples:
     """The examples that `write_examples` has written; none where prompts have none.
 
-    Raises
-    ------
-    ModelError
-        They are missing, cannot be read, or do not belong together.
+    Raises `ModelError` if they are missing, cannot be read, or do not belong together.
     """
     if not params.num_examples:
         return Examples([], [])

@@ -74,11 +74,6 @@ def export_head(
     """Write a model with a head.
 
     Returns the library that loads it, Markdown on how, and logits of texts as written and expected.
-
-    Raises
-    ------
-    InputError
-        The tokenizer that was written reads texts otherwise than the run.
     """
     # Logits of the run, before its adapters are merged.
     ids = encode(params, tokenizer, texts)

@@ -48,11 +48,6 @@ def load_arm_model(
         adapters, or for all weights where `lora_r` is 0.
     unpack
         Dequantize weights that are packed in 4 bits.
-
-    Raises
-    ------
-    ModelError
-        See `load_backbone` and `add_lora`.
     """
     has_head = isinstance(params, EmbeddingParams)
     model: nn.Module = load_backbone(

@@ -151,12 +151,10 @@ def _remove_left(file: Path, about: dict[str, Any]) -> None:
         )
     # Of several that take over at once, one moves the file away; another may catch a new owner's.
     aside = file.with_name(f".{OWNER}-{about['id']}")
-    try:
+    with contextlib.suppress(FileNotFoundError, FileExistsError):
         file.rename(aside)
         if _read(aside) != found:
             os.link(aside, file)
-    except (FileNotFoundError, FileExistsError):
-        pass
     remove(aside)
 
 

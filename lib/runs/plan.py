@@ -21,16 +21,8 @@ from lib.config.study import load_study, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.machine import GIB, choose_device, choose_dtype
-from lib.model.memory import (
-    ROW_BYTES,
-    USABLE,
-    Shape,
-    activation_gib,
-    fit_micro_batch,
-    should_dequantize,
-    unpacked_gib,
-    weights_gib,
-)
+from lib.model import memory
+from lib.model.memory import Shape
 from lib.model.weights import load_config
 from lib.model.windows import window_lengths
 from lib.prompt.answers import answer_texts
@@ -98,11 +90,6 @@ def plan(
         `peak_memory_gib` and `fits`, true if the arm's memory suffices; `hours` of all seeds;
         `cost`; `num_processes`, if any arm has several; and, if seed 0 has been run on this
         machine, `measured_train_seconds` and `measured_peak_gib`. TF-IDF has no estimate.
-
-    Raises
-    ------
-    InputError
-        Parameters, data or a model's config cannot be read.
     """
     rows = []
     arms = load_study(folder, **overrides)
@@ -198,19 +185,20 @@ def _estimate_memory(
     """GiB at the peak, GiB allowed, and layers that are checkpointed."""
     target = getattr(params, "memory_gib", 0.0)
     limit = target or machine.memory_gib
-    usable = target or USABLE * machine.memory_gib
+    usable = target or memory.USABLE * machine.memory_gib
     # Weights, with what trains of them; a prompt adds its LM head and the logits of its answers.
     head = shape.lm_head_params if work.answer_tokens else 0
-    whole = unpacked_gib(shape, machine.itemsize) + head * machine.itemsize / GIB
-    fixed = weights_gib(
+    whole = memory.unpacked_gib(shape, machine.itemsize) + head * machine.itemsize / GIB
+    unpacked = params.fast and memory.should_dequantize(whole, limit)
+    quantized = params.quantization == "nf4" and not unpacked
+    fixed = memory.weights_gib(
         shape,
         r=getattr(params, "lora_r", 0) if work.num_epochs else None,
-        quantized=params.quantization == "nf4"
-        and not (params.fast and should_dequantize(whole, limit)),
+        quantized=quantized,
         itemsize=machine.itemsize,
     )
     fixed += head * machine.itemsize / GIB
-    fixed += work.answer_tokens * shape.vocabulary * ROW_BYTES / GIB
+    fixed += work.answer_tokens * shape.vocabulary * memory.ROW_BYTES / GIB
     # Activations of the largest micro-batch, made to fit.
     examples = sorted(map(sum, work.train))
     longest = examples[-getattr(params, "batch_size", len(examples)) :]
@@ -220,10 +208,12 @@ def _estimate_memory(
     sizes = {"itemsize": machine.itemsize, "device": machine.device, "num_layers": adapted}
     if work.num_epochs:
         room = usable - machine.process_gib - fixed
-        tokens, checkpointed = fit_micro_batch(
+        tokens, checkpointed = memory.fit_micro_batch(
             shape, num_tokens=tokens, longest=longest[-1], room_gib=room, **sizes
         )
-    activations = activation_gib(shape, num_tokens=tokens, checkpointed=checkpointed, **sizes)
+    activations = memory.activation_gib(
+        shape, num_tokens=tokens, checkpointed=checkpointed, **sizes
+    )
     return machine.process_gib + fixed + activations, limit, checkpointed
 
 

@@ -51,11 +51,7 @@ def with_length(params: Params, texts: Sequence[str]) -> Params:
     It is the least multiple of `MULTIPLE` tokens that covers, in all `windows` together, `COVERED`
     of the texts; at most what the model has positions and the token budget has room for. Of a
     prompt the template, the answer and each example have as much of the context as the document.
-
-    Parameters
-    ----------
-    texts
-        Of all training documents of the study, so that a learning curve has one length.
+    Texts are those of all training documents, so that a learning curve has one length.
     """
     if params.max_length != "auto":
         return params
@@ -79,10 +75,7 @@ def tokenize(
 ) -> dict[str, list[list[int]]]:
     """Token ids of the documents of each split as a model reads them; cached on disk.
 
-    Raises
-    ------
-    ParamsError
-        A document, or a window of it, has more tokens than the model has positions.
+    Raises `ParamsError` if a window of a document has more tokens than the model has positions.
     """
     config = _config(params, tokenizer)
     documents = {}
@@ -96,8 +89,8 @@ def encode(
     params: StudyParams, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[list[int]]:
     """Token ids of texts as a model reads them, and no more than it has positions."""
-    most = {"max_length": window_tokens(params, tokenizer)}
-    return encode_documents(tokenizer, texts, **_options(params) | most)
+    options = _options(params) | {"max_length": window_tokens(params, tokenizer)}
+    return encode_documents(tokenizer, texts, **options)
 
 
 def window_tokens(params: StudyParams, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -110,24 +103,19 @@ def texts_read(params: StudyParams, texts: Sequence[str]) -> list[str]:
     """The part of each text that TF-IDF reads: all of it, or what the study's model reads."""
     if reads_all(params):
         return list(texts)
-    tokenizer = tokenizer_of(params)
-    return shorten_texts(tokenizer, texts, max_length=params.tokens_read)
+    return shorten_texts(tokenizer_of(params), texts, max_length=params.tokens_read)
 
 
 def share_cut(params: StudyParams, texts: Sequence[str]) -> float:
     """Share of the texts, in [0, 1], of which the arm does not read the end."""
     if reads_all(params):
         return 0.0
-    tokenizer = tokenizer_of(params)
-    return float(are_cut(tokenizer, texts, max_length=params.tokens_read).mean())
+    return float(are_cut(tokenizer_of(params), texts, max_length=params.tokens_read).mean())
 
 
 def _options(params: StudyParams) -> dict[str, Any]:
-    return {
-        "max_length": params.max_length,
-        "windows": params.windows,
-        "add_special_tokens": True,
-    }
+    sizes = {"max_length": params.max_length, "windows": params.windows}
+    return sizes | {"add_special_tokens": True}
 
 
 def _config(params: StudyParams, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
