@@ -171,8 +171,4 @@ def _instruction(
     return score
 
 
-LOADERS = {
-    BaselineParams: _baseline,
-    EmbeddingParams: _embedding,
-    InstructionParams: _instruction,
-}
+LOADERS = {BaselineParams: _baseline, EmbeddingParams: _embedding, InstructionParams: _instruction}

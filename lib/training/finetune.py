@@ -21,13 +21,7 @@ from lib.model.memory import ROW_BYTES, fit_into_memory
 from lib.model.parts import pretrained
 from lib.model.windows import window_lengths
 from lib.stopping import noting_signals
-from lib.training.callbacks import (
-    EpochsOver,
-    EvaluateBetween,
-    SaveBetween,
-    ShowProgress,
-    StopAfter,
-)
+from lib.training.callbacks import EpochsOver, EvaluateBetween, SaveBetween, ShowProgress, StopAfter
 from lib.training.checkpoints import KeepWhole, last_checkpoint
 from lib.training.sharing import count, from_first, is_first
 from lib.training.trackers import reporting, run_name
