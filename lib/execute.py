@@ -24,7 +24,7 @@ from papermill.cli import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from lib.errors import INPUT_ERRORS, explain_memory
-from lib.stopping import ASKING, FAILURES, PATIENCE, STOPPED, Stopped, die_with_parent
+from lib.stopping import ASKING, FAILURES, STOPPED, Stopped, die_with_parent, insists
 
 KERNEL_DIED = 138  # papermill's exit status
 
@@ -42,7 +42,7 @@ def main() -> None:
         for kernel in kernels:
             if len(received) == 1:
                 kernel.terminate()
-            elif received[-1][1] - received[0][1] > PATIENCE:
+            elif insists(received):
                 kernel.kill()
         # What papermill has to say about a kernel that ends is no news.
         logging.disable()

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Asking to stop: also a terminal that is closed, unless `nohup` has it ignored.
@@ -68,6 +68,14 @@ def noting_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
     if request.asked:
         raise Stopped(STOPPED)
+
+
+def insists(received: Sequence[tuple[int, float]]) -> bool:
+    """True if the last of these signals and seconds came too late to be an echo of the first.
+
+    A group of processes gets some twice.
+    """
+    return bool(received) and received[-1][1] - received[0][1] > PATIENCE
 
 
 def stop_on_sigterm() -> None:

@@ -93,10 +93,7 @@ def _to_disk(*paths: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file in 64 hexadecimal digits, as `sha256sum` shows it.
-
-    A process reads a file once, as long as its size and time stay.
-    """
+    """SHA-256 of a file in 64 hexadecimal digits, read once as long as its size and time stay."""
     about = path.stat()
     identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
     if identity not in _checksums:

@@ -23,7 +23,7 @@ from typing import TextIO
 
 import psutil
 
-from lib.stopping import ASKING, FAILURES, PATIENCE, adopt_orphans, die_with_parent
+from lib.stopping import ASKING, FAILURES, adopt_orphans, die_with_parent, insists
 
 GUARD = "import sys; from lib.supervise import guard; guard(int(sys.argv[1]))"
 ELSEWHERE = ("--profile", "--executor")  # its jobs are not processes of this machine
@@ -76,7 +76,7 @@ def _supervise(command: Sequence[str], failures: Path) -> int:
     )  # fmt: skip
     elsewhere = any(option.startswith(ELSEWHERE) for option in command)
     runs: list[psutil.Process] | None = None
-    while process.poll() is None and not _insists(received):
+    while process.poll() is None and not insists(received):
         if make and not received and not _is_running(make):
             received.append((signal.SIGTERM, time.monotonic()))
         if received and elsewhere and runs is None:
@@ -126,11 +126,6 @@ def _make_above() -> psutil.Process | None:
             if process.name() in ("make", "gmake"):
                 return process
     return None
-
-
-def _insists(received: Sequence[tuple[int, float]]) -> bool:
-    """True if a signal came so late that it is no echo of the first: a group gets some twice."""
-    return bool(received) and received[-1][1] - received[0][1] > PATIENCE
 
 
 def _id_of(process: psutil.Process, ask: Callable[[int], int]) -> int:

@@ -108,7 +108,7 @@ def integrated_gradients(run_dir: str | Path, text: str) -> Attribution:
 
     Sundararajan et al. (arXiv 1703.01365), by Captum, from a baseline in which every token of the
     text has the embedding of the padding token. They add up to the difference of the logit from
-    that of the baseline (completeness), within `gap`. The run's model is loaded for this.
+    that of the baseline (completeness), within `gap`.
 
     Raises
     ------

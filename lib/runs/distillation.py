@@ -25,11 +25,8 @@ def check_teacher(
 ) -> str:
     """A fingerprint of what the run in `folder` predicts, for `lib.runs.record.open_run`.
 
-    Raises
-    ------
-    ParamsError
-        It has not run or was changed since, is no fine-tuned arm, or has seen other documents or
-        labels; or there are more labels than dense arrays of probabilities are made for.
+    Raises `ParamsError` if it has not run or was changed since, is no fine-tuned arm that gives
+    probabilities, or has seen other documents or labels; or if there are too many labels.
     """
     if label_space.sparse:
         raise ParamsError(
@@ -82,8 +79,6 @@ def soft_targets(
 
     Parameters
     ----------
-    folder
-        The teacher's run, which `check_teacher` has accepted.
     documents
         `text` str and `labels` list[str] of N training documents.
     file

@@ -52,17 +52,14 @@ def read_runs(
 ) -> pd.DataFrame:
     """Finished runs of a study: `arm seed folder params`, every metric and every resource.
 
-    Parameters
-    ----------
-    arms, seeds
-        Which runs belong to the study; empty for all that are found.
+    They are those of `arms` and `seeds`, or all that are found where these are empty.
 
     Raises
     ------
     InputError
-        The study has no finished run, one of an earlier version, one that was changed since or one
-        of another place, or its runs do not share labels, held-out documents and, those of the
-        same `train_size` and seed, training documents.
+        The study has no finished run, one that `require_whole` refuses or one of another place, or
+        its runs do not share labels, held-out documents and, those of the same `train_size` and
+        seed, training documents.
     """
     rows, held_out, trained = [], {}, {}
     for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):

@@ -102,7 +102,7 @@ def measure_machine(
     """Rates of this machine, measured for about `seconds`.
 
     Arithmetic is the rate over all matrix products of one block's forward pass and of its input's
-    gradient, 2,048 rows each; bandwidth is that of copying 256 MiB.
+    gradient, `ROWS` rows each; bandwidth is that of copying 256 MiB.
     """
     weights = shape.linear[: max(1, len(shape.linear) // shape.num_layers)]  # of one block
     sizes = [((ROWS, i), (o, i), (ROWS, o)) for o, i in weights]  # of inputs, weights, gradients

@@ -23,7 +23,7 @@ from lib.fingerprints import code_fingerprint, modules_behind
 from lib.machine import GIB
 from lib.model.weights import model_fingerprint
 from lib.runs.reading import reads_all
-from lib.storage import CHECKSUMS, UNFINISHED, atomic_path, write_checksums, write_json
+from lib.storage import CHECKSUMS, UNFINISHED, atomic_path, remove, write_checksums, write_json
 
 INPUTS = ("data_version", "model_fingerprint", "data_fingerprint", "held_out_fingerprint",
           "code_fingerprint", "teacher_fingerprint")  # fmt: skip
@@ -51,9 +51,8 @@ OPTIONAL_RESOURCES = (
 def open_run(params: StudyParams, **inputs: str) -> Path:
     """The run's folder with `params.yaml`: the resolved parameters and what the run depends on.
 
-    Checkpoints of an interrupted run with the same parameters and inputs stay, to be resumed from,
-    also where the folder has been moved, and so do its trackers' logs; everything else that an
-    earlier run left is removed.
+    Checkpoints and trackers' logs of an interrupted run with the same parameters and inputs stay,
+    also where the folder has been moved; everything else that an earlier run left is removed.
     """
     folder = params.run_dir
     values, file = params.model_dump() | inputs, folder / "params.yaml"
@@ -66,7 +65,7 @@ def open_run(params: StudyParams, **inputs: str) -> Path:
     for name in {*FILES, *SOME_FILES, CHECKSUMS} - {file.name}:
         (folder / name).unlink(missing_ok=True)
     for left in (*folder.glob(f"{UNFINISHED}*"), *folder.glob("tmp*")):  # by a run that was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        remove(left)
     with atomic_path(file) as path:
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return folder

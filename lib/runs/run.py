@@ -62,11 +62,6 @@ class Run:
     folder, checkpoints, peaks
         From `open` on: output of the run, what it resumes from, and the peak memory in GiB of other
         processes that have trained for it.
-
-    Raises
-    ------
-    InputError
-        Documents cannot be read as the parameters ask, or a teacher cannot teach.
     """
 
     def __init__(self, params: StudyParams) -> None:
@@ -100,8 +95,7 @@ class Run:
     def open(self) -> None:
         """Create the folder, keep checkpoints that fit the run, and measure memory from here on.
 
-        Checkpoints of an interrupted run stay only if its parameters and fingerprints of weights,
-        documents, code and teacher are the same. See also `Owner`.
+        See `open_run` and `Owner`.
         """
         if not reading.reads_all(self.params):
             for load in (load_tokenizer, load_config):  # refused before a run is replaced
@@ -153,10 +147,9 @@ class Run:
         return reading.encode(self.params, tokenizer, self.splits[split]["text"])
 
     def targets(self) -> Sequence[Any]:
-        """Training targets of the head, one per document.
+        """Training targets of the head, one per document: see `finetune_embedding`.
 
-        The label's index; a list of indices where documents may have several labels; or (C,)
-        float32 `soft_targets` where the arm has a teacher, whose seconds count as training.
+        They are `soft_targets` where the arm has a teacher, whose seconds count as training.
         """
         params: EmbeddingParams = self.params
         if params.teacher:

@@ -44,8 +44,6 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
 
     Parameters
     ----------
-    run
-        A run that is open.
     fit
         `fit(run, stop_epochs)` trains with the run's parameters until so many epochs are over, from
         the last checkpoint in `run.checkpoints` if there is one. It returns the history first
@@ -54,9 +52,8 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
     Returns
     -------
     run, tries
-        One row per candidate: the values of its parameters, `epochs` that it was trained,
-        `micro_f1`, its best on validation, `train_seconds`, and `chosen`. What all candidates but
-        the best have cost is the run's cost of "search" and counts as training.
+        One row per candidate: values of its parameters, `epochs` trained, `micro_f1`, its best on
+        validation, `train_seconds`, and `chosen`. The cost of all but the best is that of "search".
     """
     params: FinetuneParams = run.asked
     if not params.search:

@@ -31,9 +31,7 @@ class EvaluateBetween(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Evaluate; only epochs can be the best."""
         if _is_due(state, self.steps):
-            should_log = control.should_log
             self.trainer.evaluate()
-            control.should_log = should_log  # else the step's loss would pass for logged
 
 
 class SaveBetween(TrainerCallback):

@@ -62,8 +62,8 @@ def require_devices(num_processes: int, device: torch.device, num_threads: int) 
 def in_processes(fit: Fit) -> Fit:
     """`fit(run, stop_epochs)` that trains in `num_processes` processes, if there are several.
 
-    They leave checkpoints, from which `fit` itself then resumes: with nothing left to train it
-    returns what it returns after a training of its own. Their peak of memory goes to `run.peaks`.
+    They leave checkpoints, from which `fit` itself then resumes, with nothing left to train. Their
+    peak of memory goes to `run.peaks`.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> Cost:
     return Cost(*rows[-1]) if rows else Cost()
 
 
+@dataclass
 class MicroBatchCollator:
     """An optimizer batch as micro-batches cut by length under a token budget.
 
@@ -43,10 +45,9 @@ class MicroBatchCollator:
     while micro-batches bound memory and save padding.
     """
 
-    def __init__(self, token_budget: int, pad_token_id: int, *, packed: bool) -> None:
-        self.token_budget = token_budget
-        self.pad_token_id = pad_token_id
-        self.packed = packed
+    token_budget: int
+    pad_token_id: int
+    packed: bool
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Padded tensors of each micro-batch, the ids of all documents and their number.
@@ -207,12 +208,18 @@ class DocumentTrainer(Trainer):
             self._stop_here()
         metrics = {f"eval_{key}": value for key, value in metrics.items()}
         self.model.train()
-        self.log(metrics | dict(zip(SPENT, start - self._clock, strict=True)))
+        self._log_beside(metrics, start - self._clock)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         self._clock += meter(self.args.device) - start
         return metrics
+
+    def _log_beside(self, metrics: Mapping[str, float], spent: Cost) -> None:
+        """Log metrics and the cost so far, after which the step's loss does not pass for logged."""
+        should_log = self.control.should_log
+        self.log({**metrics, **dict(zip(SPENT, spent, strict=True))})
+        self.control.should_log = should_log
 
     def evaluate_if_due(self, eval_steps: int) -> None:
         """Evaluate first where a run that is resumed was stopped before or in an evaluation."""
@@ -252,10 +259,7 @@ class DocumentTrainer(Trainer):
             return
         history = self.state.log_history
         if not any(row["step"] == self.state.global_step and SPENT[0] in row for row in history):
-            spent = meter(self.args.device) - self._clock
-            should_log = self.control.should_log
-            self.log(dict(zip(SPENT, spent, strict=True)))
-            self.control.should_log = should_log  # else the step's loss would pass for logged
+            self._log_beside({}, meter(self.args.device) - self._clock)
         with room_for(self._checkpoint):
             super()._save_checkpoint(model, trial)
 
