@@ -4,7 +4,7 @@ run            a run: its documents, the steps that all notebooks share, what it
 models         the model of an arm, loaded once for training, prediction and export
 reading        how much of each document an arm reads
 search         the parameters that are best on validation
-few_shot, examples          prompts of held-out documents, behind examples; examples kept
+few_shot       prompts of held-out documents behind examples, which are kept
 baselines, estimators       TF-IDF and frozen embeddings; scikit-learn classifiers
 record         the files of a run, written whole
 finished       the same, checked and read back

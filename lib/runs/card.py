@@ -11,7 +11,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from lib.config.arms import StudyParams
 from lib.config.sources import source_of
-from lib.data.locate import short_path
 from lib.data.tables import HUB_ID, is_hub_id
 from lib.runs.finished import read_label_space, read_predictions
 from lib.runs.reading import reads_all
@@ -106,6 +105,7 @@ def write_card(
     tested = {label for labels in test["y_true"] for label in labels}
     num_validation = len(read_predictions(folder, "validation"))
     model = "TF-IDF" if getattr(params, "method", "") == "tfidf" else params.model_id
+    place = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     untested = [name for name in label_space.names if name not in tested]
     card = ModelCard.from_template(
         ModelCardData(
@@ -143,7 +143,7 @@ def write_card(
         results=RESULTS,
         confidence=CONFIDENCE,
         loading=LOADING,
-        folder=json.dumps(str(short_path(folder)), ensure_ascii=False),
+        folder=json.dumps(str(place), ensure_ascii=False),
     )
     with atomic_path(folder / CARD) as path:
         card.save(path)

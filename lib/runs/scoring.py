@@ -24,7 +24,7 @@ from lib.prompt.decode import decode_labels
 from lib.prompt.inputs import longest_answer
 from lib.prompt.template import build_template
 from lib.runs import estimators
-from lib.runs.examples import KIND, ask, read_examples
+from lib.runs.few_shot import KIND, ask, read_examples
 from lib.runs.models import load_arm_model
 from lib.runs.reading import encode, texts_read
 
@@ -150,8 +150,7 @@ def _instruction(
         own = None
         if examples.embeddings is not None:
             own = embed(model, encode(params, tokenizer, texts), KIND, dtype=dtype, **budget)
-        rows = examples.chosen(params, len(texts), own)
-        prompts = ask(template, labels, texts, rows, examples)
+        prompts = ask(params, template, labels, texts, examples, own)
         require_context(model.config, longest_window(prompts), answer)
         preds, scores = decode_labels(
             model,
