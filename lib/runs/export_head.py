@@ -125,14 +125,9 @@ def _plain_model(
     or a linear one, where the dense layer makes states so small that tanh leaves them as they are.
     """
     config = copy.deepcopy(model.config)
-    config.update(
-        {
-            "num_labels": len(label_space),
-            "id2label": dict(enumerate(label_space.names)),
-            "label2id": {name: i for i, name in enumerate(label_space.names)},
-            "problem_type": f"{params.label_mode}_label_classification",
-        }
-    )
+    config.id2label = dict(enumerate(label_space.names))
+    config.label2id = {name: i for i, name in config.id2label.items()}
+    config.problem_type = f"{params.label_mode}_label_classification"
     try:
         exported = AutoModelForSequenceClassification.from_config(
             config, dtype=model.backbone.dtype, trust_remote_code=False

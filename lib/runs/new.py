@@ -104,7 +104,7 @@ def new_study(
 ) -> str:
     """Write `params/<name>/` for a file of texts and labels; returns the name.
 
-    A study of that name on the same file stays as it is.
+    The name is that of the file unless given. A study of that name on the same file stays.
 
     Parameters
     ----------
@@ -112,8 +112,6 @@ def new_study(
         A file, a folder with a file per split, one of these files, or a path with `{split}`.
     text, label
         Columns, where they cannot be told from their names and cells.
-    name
-        Of the study; by default that of the file.
     minutes
         Time that the study may take on this machine.
     model

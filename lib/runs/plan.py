@@ -62,11 +62,6 @@ class Work:
     answer_tokens: int = 0
     num_epochs: int = 0
 
-    @property
-    def sequences(self) -> list[int]:
-        """Tokens of each training sequence."""
-        return list(chain.from_iterable(self.train))
-
 
 def plan(
     folder: str | Path, *, machine: Machine, price: float = 0.0, **overrides: Any
@@ -220,19 +215,16 @@ def _estimate_memory(
 def _train_seconds(
     params: StudyParams, shape: Shape, machine: Machine, work: Work, checkpointed: int
 ) -> float:
-    """Seconds of all epochs of one seed.
-
-    Checkpointed layers run forward twice; layers below the adapters run once for all epochs,
-    because their output is cached.
-    """
+    """Seconds of all epochs of one seed: checkpointed layers run forward twice, cached ones once."""
     if not work.num_epochs:
         return 0.0
     r = getattr(params, "lora_r", 0)
     adapted = getattr(params, "lora_layers", 0) or shape.num_layers
     trained = work.num_epochs * adapted / shape.num_layers
     again = (work.num_epochs * checkpointed + shape.num_layers - adapted) / shape.num_layers
-    seconds = trained * machine.train_seconds(shape, work.sequences, r=r)
-    return seconds + again * machine.infer_seconds(shape, work.sequences, r=r)
+    sequences = list(chain.from_iterable(work.train))
+    seconds = trained * machine.train_seconds(shape, sequences, r=r)
+    return seconds + again * machine.infer_seconds(shape, sequences, r=r)
 
 
 def _count_work(
