@@ -18,20 +18,12 @@ CODE = re.compile(
 def cut_code(code: str, level: str) -> str:
     """The code's label at `level`: "A", "A01", "A01B" or "A01B 33" (main group, no zero padding).
 
-    Parameters
-    ----------
-    code
-        As WIPO-Alpha writes it ("A01B03308": main group 033, subgroup 08), as WIPO Standard ST.8
-        does ("A01B0033080000"), as people do ("A01B 33/08", "A01B 033/08 (2006.01)") or coarser
-        ("A01B 33", "A01B33", "A01B", "A01", "A"), in either case. Main group 0 is
-        none: such a code ends at its subclass.
-    level
-        One of `LEVELS`.
+    The code is written as in WIPO-Alpha ("A01B03308": main group 033, subgroup 08), as in WIPO
+    Standard ST.8 ("A01B0033080000"), as people do ("A01B 33/08", "A01B 033/08 (2006.01)") or
+    coarser ("A01B 33", "A01B33", "A01B", "A01", "A"), in either case. Main group 0 is none: such a
+    code ends at its subclass.
 
-    Raises
-    ------
-    ValueError
-        `code` is malformed or ends above `level`; `level` is unknown.
+    Raises `ValueError` if the code is malformed or ends above `level`, which is one of `LEVELS`.
     """
     if level not in LEVELS:
         raise ValueError(f"level: {level!r} is not one of {', '.join(LEVELS)}")

@@ -45,10 +45,7 @@ _checksums: dict[tuple[int, ...], str] = {}  # of files that this process has re
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
-    Raises
-    ------
-    DiskFullError
-        There is no room; what was there before stays, and nothing half-written.
+    Raises `DiskFullError` where there is no room; what was there before stays then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:

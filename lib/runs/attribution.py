@@ -110,10 +110,7 @@ def integrated_gradients(run_dir: str | Path, text: str) -> Attribution:
     text has the embedding of the padding token. They add up to the difference of the logit from
     that of the baseline (completeness), within `gap`.
 
-    Raises
-    ------
-    InputError
-        The run has no head (see also `read_run`), or its tokenizer does not tell places in a text.
+    Raises `InputError` if the run has no head, or its tokenizer does not tell places in a text.
     """
     if not has_head(run_dir):
         raise InputError(f"{run_dir}: a run without a head, which has no gradients; use deletion")

@@ -68,10 +68,7 @@ class Classifier:
         where it may have several, and 1 or 0 where answers are generated; of TF-IDF the decision
         values of its support vector machine. Spaces around a text are no part of it.
 
-        Raises
-        ------
-        InputError
-            See `readable`; or weights are damaged: scores are no numbers.
+        Raises `InputError` for texts that are not `readable`, or weights that give no numbers.
         """
         texts = readable(texts)
         if not texts:
@@ -191,7 +188,7 @@ def load_classifier(
         Where a prompt for one label is answered freely or by a search, score every label instead
         (`decoding: "score"`), so that each has a probability; slower.
     int8
-        Answer nearly so with int8 weights: see `lib.runs.scoring.load_scorer`.
+        Answer nearly so with int8 weights: see `load_scorer`.
 
     Raises
     ------

@@ -38,11 +38,8 @@ NUM_SAMPLES = 20  # labels whose texts are compared (our choice)
 def export_run(run_dir: str | Path, folder: str | Path) -> None:
     """Write a run of 03 or 04 as a folder in one of the forms above.
 
-    Raises
-    ------
-    InputError
-        The folder is not empty, the run has a part that no form holds, or what was written answers
-        otherwise than the run. Nothing is kept then.
+    Raises `InputError` if the folder is not empty, the run has a part that no form holds, or what
+    was written answers otherwise than the run. Nothing is kept then.
     """
     run_dir, folder = Path(run_dir), Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):

@@ -215,7 +215,7 @@ def _estimate_memory(
 def _train_seconds(
     params: StudyParams, shape: Shape, machine: Machine, work: Work, checkpointed: int
 ) -> float:
-    """Seconds of all epochs of one seed: checkpointed layers run forward twice, cached ones once."""
+    """Seconds of all epochs of a seed: checkpointed layers run forward twice, cached ones once."""
     if not work.num_epochs:
         return 0.0
     r = getattr(params, "lora_r", 0)

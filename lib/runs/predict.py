@@ -15,13 +15,8 @@ from tqdm import tqdm
 from lib.data.unlabelled import has_lines, read_unlabelled
 from lib.data.written_tables import DELIMITERS, ENDINGS, open_table
 from lib.errors import InputError
-from lib.evaluation.calibration import (
-    CHANCE,
-    SureThreshold,
-    min_documents,
-    set_confidence,
-    sure_threshold,
-)
+from lib.evaluation import calibration
+from lib.evaluation.calibration import SureThreshold
 from lib.evaluation.scores import Scores
 from lib.machine import configure_process
 from lib.runs.classifier import FIRST_CHUNK, Classifier, load_classifier, read_run
@@ -151,10 +146,12 @@ def _sure_threshold(folder: Path, classifier: Classifier, wanted: float) -> Sure
     scores = Scores.from_rows(table, len(classifier.label_space))
     right = [set(a) == set(b) for a, b in zip(table["y_true"], table["y_pred"], strict=True)]
     groups = table.get("group")
-    found = sure_threshold(_confidence(classifier, scores), np.array(right), wanted, groups=groups)
+    found = calibration.sure_threshold(
+        _confidence(classifier, scores), np.array(right), wanted, groups=groups
+    )
     if found:
         return found
-    if (least := min_documents(wanted)) > len(table):
+    if (least := calibration.min_documents(wanted)) > len(table):
         raise InputError(
             f"--precision: {wanted:g} takes {least:,} validation documents to be sure of, the run "
             f"in {folder} has {len(table):,}; raise num_validation and run the arm again, or ask "
@@ -176,7 +173,7 @@ def _confidence(classifier: Classifier, scores: Scores) -> np.ndarray:
     columns = scores.columns
     rows = np.repeat(np.arange(len(scores)), columns.shape[1])
     chosen = np.asarray(classifier.sets_of(scores)[rows, columns.ravel()], dtype=bool)
-    return set_confidence(values, chosen.reshape(columns.shape))
+    return calibration.set_confidence(values, chosen.reshape(columns.shape))
 
 
 class _Answers:
@@ -246,7 +243,7 @@ class _Answers:
             parts.append(
                 f"{self.unsure:,} below the {name} {self.sure.value:.4g}, from which on "
                 f"{self.sure.right:,} of {self.sure.answered:,} validation answers are right "
-                f"(chance of a lower precision than asked: at most {CHANCE:.0%})"
+                f"(chance of a lower precision than asked: at most {calibration.CHANCE:.0%})"
             )
         return "; ".join(parts)
 

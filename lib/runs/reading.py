@@ -11,14 +11,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import StudyParams
-from lib.model.tokens import (
-    are_cut,
-    encode_cached,
-    encode_documents,
-    position_limit,
-    require_positions,
-    shorten_texts,
-)
+from lib.model import tokens
 from lib.model.weights import load_config, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -56,13 +49,13 @@ def with_length(params: Params, texts: Sequence[str]) -> Params:
     if params.max_length != "auto":
         return params
     tokenizer = tokenizer_of(params)
-    limit = position_limit(_config(params, tokenizer)) or MOST
+    limit = tokens.position_limit(_config(params, tokenizer)) or MOST
     limit -= tokenizer.num_special_tokens_to_add()
     if hasattr(params, "num_examples"):
         limit //= params.num_examples + 2
     limit = max(1, min(limit, params.token_budget // params.windows))
     options = {"max_length": limit * params.windows, "add_special_tokens": False}
-    lengths = [len(ids) for ids in encode_cached(tokenizer, texts, **options)]
+    lengths = [len(ids) for ids in tokens.encode_cached(tokenizer, texts, **options)]
     needed = float(np.quantile(lengths, COVERED, method="inverted_cdf")) / params.windows
     length = min(MULTIPLE * max(1, math.ceil(needed / MULTIPLE)), limit)
     log.info("max_length: %d tokens%s, chosen by the training documents", length,
@@ -80,8 +73,8 @@ def tokenize(
     config = _config(params, tokenizer)
     documents = {}
     for name, split in splits.items():
-        documents[name] = encode_cached(tokenizer, split["text"], **_options(params))
-        require_positions(config, documents[name])
+        documents[name] = tokens.encode_cached(tokenizer, split["text"], **_options(params))
+        tokens.require_positions(config, documents[name])
     return documents
 
 
@@ -90,12 +83,12 @@ def encode(
 ) -> list[list[int]]:
     """Token ids of texts as a model reads them, and no more than it has positions."""
     options = _options(params) | {"max_length": window_tokens(params, tokenizer)}
-    return encode_documents(tokenizer, texts, **options)
+    return tokens.encode_documents(tokenizer, texts, **options)
 
 
 def window_tokens(params: StudyParams, tokenizer: PreTrainedTokenizerBase) -> int:
     """Most tokens that are read of a new text, or of each of its windows, without their frame."""
-    limit = position_limit(_config(params, tokenizer)) or MOST
+    limit = tokens.position_limit(_config(params, tokenizer)) or MOST
     return min(params.max_length, limit - tokenizer.num_special_tokens_to_add())
 
 
@@ -103,14 +96,14 @@ def texts_read(params: StudyParams, texts: Sequence[str]) -> list[str]:
     """The part of each text that TF-IDF reads: all of it, or what the study's model reads."""
     if reads_all(params):
         return list(texts)
-    return shorten_texts(tokenizer_of(params), texts, max_length=params.tokens_read)
+    return tokens.shorten_texts(tokenizer_of(params), texts, max_length=params.tokens_read)
 
 
 def share_cut(params: StudyParams, texts: Sequence[str]) -> float:
     """Share of the texts, in [0, 1], of which the arm does not read the end."""
     if reads_all(params):
         return 0.0
-    return float(are_cut(tokenizer_of(params), texts, max_length=params.tokens_read).mean())
+    return float(tokens.are_cut(tokenizer_of(params), texts, max_length=params.tokens_read).mean())
 
 
 def _options(params: StudyParams) -> dict[str, Any]:
