@@ -153,15 +153,8 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
     """Folder of the files that `write` makes in an empty one, computed once for each key and code.
 
     A folder that is damaged (`find_fault`) is computed anew. Files are verified once per process.
-
-    Parameters
-    ----------
-    kind
-        Folder of the cache, such as "tokens".
-    key
-        All else that decides the content, as a value that JSON takes.
-    code
-        Fingerprint of the code that computes: see `lib.fingerprints`.
+    `kind` is a folder of the cache, such as "tokens"; `code` the fingerprint of the code that
+    computes (`lib.fingerprints`); `key` all else that decides the content, as JSON takes it.
     """
     identity = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()[:32]
     folder = CACHE / kind / identity

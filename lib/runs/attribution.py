@@ -47,23 +47,14 @@ LEAST = 1e-9  # probability; lower ones count as this
 class Attribution:
     """The weight of each word of a text for a label.
 
-    Attributes
-    ----------
-    label
-        The run's answer, of a set its best label; "" of a free answer that is no label.
-    spans
-        Start and end of each of W words in the text.
-    values
-        (W,) float in `unit`, such as "logit"; NaN of a word that is not read or was not left out.
-    total, gap
-        Difference of the logit from its baseline, which `values` add up to, and the share of it
-        that is missing, at most `TOLERANCE` unless `STEPS` were too few; NaN of deletions.
+    `values` of integrated gradients add up to `total`, the difference of the logit from its
+    baseline. `gap` is the share that is missing, at most `TOLERANCE` unless `STEPS` were too few.
     """
 
-    label: str
-    spans: list[tuple[int, int]]
-    values: np.ndarray
-    unit: str
+    label: str  # the run's answer, of a set its best label; "" of a free answer that is no label
+    spans: list[tuple[int, int]]  # start and end of each of W words in the text
+    values: np.ndarray  # (W,) float; NaN of a word that is not read or was not left out
+    unit: str  # of the values, such as "logit"
     total: float = np.nan
     gap: float = np.nan
 

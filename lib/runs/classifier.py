@@ -34,24 +34,14 @@ def _gives_probabilities(classifier: "Classifier") -> bool:
 class Classifier:
     """Labels for texts; made by `load_classifier`. Several threads may share it: they take turns.
 
-    Methods and `classes_` are named as scikit-learn names them; answers are lists.
-
-    Attributes
-    ----------
-    score_texts
-        Scores of N texts without spaces around them, of C labels.
-    multi_label
-        True if a text may have several labels.
-    threshold
-        From which score on a label is given; None where one label is chosen or sets are generated.
-    measure, ranks
-        See `lib.runs.scoring.Measure`.
+    Methods and `classes_` are named as scikit-learn names them; answers are lists. `measure` and
+    `ranks` are those of `lib.runs.scoring.Measure`.
     """
 
     label_space: LabelSpace
-    score_texts: Callable[[Sequence[str]], Scores]
+    score_texts: Callable[[Sequence[str]], Scores]  # of texts without spaces around them
     multi_label: bool
-    threshold: float | None
+    threshold: float | None  # least score of a label; None: one is chosen, or sets are generated
     measure: str = "probability"
     ranks: bool = True
     _turn: Lock = field(default_factory=Lock, repr=False, compare=False)

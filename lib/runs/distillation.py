@@ -81,17 +81,14 @@ def soft_targets(
     ----------
     documents
         `text` str and `labels` list[str] of N training documents.
-    file
-        File of the targets, written chunk by chunk.
     device
         Device whose energy counts.
 
     Returns
     -------
-    targets
-        (N, C) float32 in [0, 1], memory-mapped, in label order.
-    cost
-        Of scoring the documents with the teacher; loading it is left out, as in every run.
+    targets, cost
+        (N, C) float32 in [0, 1], in label order, memory-mapped from `file`; and the cost of scoring
+        the documents. Loading the teacher is left out, as in every run.
     """
     with torch.random.fork_rng():  # the student's head starts where it would without a teacher
         teacher = load_classifier(folder, every_label=True)

@@ -43,24 +43,12 @@ SPARE_GIB, SPARE_SECONDS, SLACK = 4.0, 900, 2.0
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens that an arm computes.
+    """Tokens that an arm computes."""
 
-    Attributes
-    ----------
-    train
-        Tokens of each window of each training example, read once per epoch.
-    held_out
-        Tokens of each sequence of validation and test.
-    answer_tokens
-        Most positions of a micro-batch with a loss over the vocabulary; 0 for a head.
-    num_epochs
-        0 for an arm that does not train the model.
-    """
-
-    train: list[tuple[int, ...]]
-    held_out: list[int]
-    answer_tokens: int = 0
-    num_epochs: int = 0
+    train: list[tuple[int, ...]]  # of each window of each training example, once per epoch
+    held_out: list[int]  # of each sequence of validation and test
+    answer_tokens: int = 0  # most positions of a micro-batch with a loss over the vocabulary
+    num_epochs: int = 0  # 0: the model is not trained
 
 
 def plan(

@@ -41,11 +41,9 @@ def training_flops(shape: Shape, lengths: Sequence[int], *, r: int) -> float:
 
     Frozen weights take 4 P per token, twice the forward pass, because only their input needs a
     gradient. What trains takes three times its forward pass: 6 P_lora, or 6 P in full fine-tuning
-    (`r` = 0). So does attention, whose factors both need a gradient. Recomputation is not counted;
-    the first input's gradient and unread positions of the last layer are.
-
-    Divided by seconds times the rate of matrix products, this is model FLOPs utilisation (arXiv
-    2204.02311, appendix B).
+    (`r` = 0). So does attention, whose factors both need a gradient. Recomputation is not counted,
+    as in model FLOPs utilisation (arXiv 2204.02311, appendix B); the first input's gradient and
+    unread positions of the last layer are.
     """
     frozen = 2 * shape.linear_params * sum(lengths) if r else 0
     return 3 * inference_flops(shape, lengths, r=r) - frozen
@@ -53,27 +51,15 @@ def training_flops(shape: Shape, lengths: Sequence[int], *, r: int) -> float:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine's rates and its memory.
-
-    Attributes
-    ----------
-    flops
-        Of its matrix products in its dtype, FLOP/s.
-    bandwidth
-        Of its memory, bytes/s.
-    memory_gib, process_gib
-        All of its memory, and what Python and its libraries take of it before any model, GiB.
-    itemsize
-        Bytes of a number in its dtype.
-    """
+    """A machine's rates and its memory."""
 
     name: str
-    flops: float
-    bandwidth: float
-    memory_gib: float
-    itemsize: int = 2
+    flops: float  # of its matrix products in its dtype, FLOP/s
+    bandwidth: float  # of its memory, bytes/s
+    memory_gib: float  # all of it
+    itemsize: int = 2  # bytes of a number in its dtype
     device: str = "cuda"
-    process_gib: float = 0.0
+    process_gib: float = 0.0  # memory that Python and its libraries take before any model
 
     def train_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int) -> float:
         """Seconds of one epoch over documents of these lengths in tokens."""

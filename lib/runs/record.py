@@ -103,8 +103,7 @@ def write_run(
     Parameters
     ----------
     preds, scores
-        For "validation" and "test": label lists, and scores. Where documents have a group, it is
-        written too.
+        For "validation" and "test": label lists, and scores.
     multi_label, probabilities, threshold
         See `run_metrics`.
     resources

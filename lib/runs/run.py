@@ -264,16 +264,8 @@ class Run:
     ) -> dict[str, float | int | None]:
         """Write what the run has found, its metrics last, and return these.
 
-        Parameters
-        ----------
-        preds, scores, probabilities
-            See `write_run`.
-        threshold
-            On scores, None or infinite where none was used.
-        resources
-            Of the model and of training; those of answering are added here.
-        tables
-            Others that the report shows, by file name; empty ones are not written.
+        Resources are those of the model and of training; those of answering are added here. Tables
+        are others that the report shows, by file name. See also `write_run`.
         """
         self.owner.require()
         for name, table in tables.items():

@@ -36,17 +36,12 @@ Score = Callable[[Sequence[str]], Scores]
 class Measure(NamedTuple):
     """The meaning of a run's scores.
 
-    Attributes
-    ----------
-    name
-        "probability"; "score", a decision value; or "": 1 at the labels that are answered, and 0 at
-        the others.
-    ranks
-        True if every label has a score of its own; a search scores only labels that it has found.
+    The name is "probability"; "score", a decision value; or "": 1 at the labels that are answered,
+    and 0 at the others.
     """
 
     name: str
-    ranks: bool
+    ranks: bool  # every label has a score of its own; a search scores only labels that it found
 
 
 def measure_of(params: StudyParams) -> Measure:
@@ -67,11 +62,8 @@ def load_scorer(
     With `int8`, adapters of a model with a head are merged and its linear layers are in int8, where
     a CPU multiplies that faster (`lib.model.int8`).
 
-    Raises
-    ------
-    InputError
-        Its files, or those of its base model, are missing or cannot be read; or int8 was asked for,
-        and it is no fine-tuned model with a head, or is on a GPU.
+    Raises `InputError` if its files, or those of its base model, are missing or cannot be read; or
+    if int8 was asked for, and it is no fine-tuned model with a head, or is on a GPU.
     """
     return LOADERS[type(params)](params, label_space, folder, int8)
 

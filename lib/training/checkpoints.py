@@ -52,8 +52,7 @@ def checkpoints_of(folder: Path) -> list[tuple[int, Path]]:
 def last_checkpoint(folder: Path) -> str | None:
     """Folder of the last whole checkpoint, or None; others are named and removed.
 
-    A checkpoint is whole if its files are those of its manifest, which is written last, and if the
-    best checkpoint before it is whole.
+    A checkpoint is whole if its files are those of its manifest, and if the best one is whole.
     """
     for _, checkpoint in checkpoints_of(folder):
         fault = find_fault(checkpoint)

@@ -65,14 +65,8 @@ def in_processes(fit: Fit) -> Fit:
     They leave checkpoints, from which `fit` itself then resumes, with nothing left to train. Their
     peak of memory goes to `run.peaks`.
 
-    Raises
-    ------
-    ModelError
-        A process was killed; names it.
-    Stopped
-        The run was asked to stop; see `lib.training.trainer`.
-    Exception
-        What a process has failed with: the same, if it is of `lib.errors`, else a `RuntimeError`.
+    Raises `ModelError` if a process was killed, `Stopped` if the run was asked to stop, and else
+    what a process has failed with, as a `RuntimeError` if it is not of `lib.errors`.
     """
 
     @functools.wraps(fit)

@@ -50,10 +50,9 @@ class MicroBatchCollator:
     packed: bool
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Padded tensors of each micro-batch, the ids of all documents and their number.
+        """Padded tensors of each micro-batch of this process, the ids and number of all documents.
 
-        A document of several windows has a row per window, and `windows` is their number. Of
-        several processes each has micro-batches of its own documents alone.
+        A document of several windows has a row per window, and `windows` is their number.
         """
         lengths = [window_lengths(e["input_ids"]) for e in examples]
         own = sharing.own_share(list(map(sum, lengths)))
@@ -115,14 +114,9 @@ class DocumentTrainer(Trainer):
         Where a GPU's memory does not suffice, the step is computed again with smaller micro-batches
         of the same documents, which later steps have too.
 
-        Raises
-        ------
-        NotFiniteError
-            The loss is not finite.
-        ModelError
-            A document by itself does not fit into the memory.
-        Stopped
-            The run was asked to stop, and has saved a checkpoint.
+        Raises `NotFiniteError` if the loss is not finite, `ModelError` if a document by itself does
+        not fit into the memory, and `Stopped` if the run was asked to stop and has saved a
+        checkpoint.
         """
         self._start_clock()
         if sharing.any_asks(self._stop.asked):
