@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import socket
-import stat
 import tempfile
 import threading
 import time
@@ -58,13 +57,11 @@ class Owner:
         file, about = folder / OWNER, _this_process()
         while True:
             try:
-                place = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                with file.open("x", encoding="utf-8") as opened:
+                    json.dump(about, opened)
+                return cls(file, about)
             except FileExistsError:
                 _remove_left(file, about)
-                continue
-            with os.fdopen(place, "w", encoding="utf-8") as opened:
-                json.dump(about, opened)
-            return cls(file, about)
 
     def __reduce__(self) -> tuple[type, tuple]:
         """None in another process, which a run is sent to: it does not own the folder."""
@@ -179,14 +176,8 @@ def _touched(file: Path) -> float:
 
 
 def _is_stale(file: Path) -> bool:
-    """True if an owner has given no sign of life for long, by the clock of the file system.
-
-    A folder, a pipe or a link is no owner's.
-    """
+    """True if an owner has given no sign of life for long, by the clock of the file system."""
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix="tmp") as now:
-        try:
-            about = file.lstat()
-        except FileNotFoundError:
-            return True
-        since = os.fstat(now.fileno()).st_mtime - about.st_mtime
-        return since > STALE_AFTER or not stat.S_ISREG(about.st_mode)
+        since = os.fstat(now.fileno()).st_mtime - _touched(file)
+    # A folder, a pipe or a link is no owner's.
+    return since > STALE_AFTER or file.is_symlink() or not file.is_file()
