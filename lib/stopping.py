@@ -53,10 +53,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def noting_signals() -> Iterator[StopRequest]:
-    """SIGTERM and SIGINT are noted in a `StopRequest` instead of ending the block.
-
-    Raises `Stopped` where the block has ended before it looked at the request.
-    """
+    """Signals noted in a `StopRequest` for a block; `Stopped` if it has not looked at it."""
     request, before = StopRequest(), {}
     with contextlib.suppress(ValueError):  # not in the main thread: nothing can be noted
         for number in ASKING:
@@ -71,10 +68,7 @@ def noting_signals() -> Iterator[StopRequest]:
 
 
 def insists(received: Sequence[tuple[int, float]]) -> bool:
-    """True if the last of these signals and seconds came too late to be an echo of the first.
-
-    A group of processes gets some twice.
-    """
+    """True if the last signal came too late for an echo of the first: a group gets some twice."""
     return bool(received) and received[-1][1] - received[0][1] > PATIENCE
 
 

@@ -59,10 +59,7 @@ def _lock(folder: Path) -> TextIO:
 
 
 def _supervise(command: Sequence[str], failures: Path) -> int:
-    """The exit status of a command, when nothing that it has started runs any more.
-
-    The reasons of runs that have failed, one line each, are the last lines that are printed.
-    """
+    """The exit status of a command, when nothing runs any more; prints why runs have failed."""
     adopt_orphans()
     os.environ[FAILURES] = str(failures.absolute())
     received: list[tuple[int, float]] = []  # signals, and seconds

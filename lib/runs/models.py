@@ -118,7 +118,7 @@ def require_same_reading(
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save a tokenizer for other software, with every token of structure flagged as special.
 
-    `split_special_tokens` makes text of special tokens alone, where a text spells them.
+    Where a text spells them, `split_special_tokens` makes text of special tokens alone.
     """
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer.json"

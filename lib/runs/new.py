@@ -119,12 +119,8 @@ def new_study(
     say
         Called with each line of what was chosen, and why.
 
-    Raises
-    ------
-    DataError
-        The file cannot be read, or its columns are not clear.
-    ParamsError
-        The name is another study's, or there is no such model.
+    Raises `DataError` if the file cannot be read or its columns are not clear, and `ParamsError` if
+    the name is another study's or there is no such model.
     """
     dataset, names, stem = locate(data, say)
     plain = normalize("NFKD", stem).encode("ascii", "ignore").decode()  # ü as u

@@ -56,23 +56,18 @@ def plan(
 ) -> pd.DataFrame:
     """Estimates, one row per arm of a study's params folder, or per arm and training size.
 
+    Columns are `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation
+    after each epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits;
+    `peak_memory_gib` and `fits`, true if the arm's memory suffices; `hours` of all seeds; `cost`,
+    if there is a price per hour; `num_processes`, if any arm has several; and, if seed 0 has been
+    run on this machine, `measured_train_seconds` and `measured_peak_gib`. TF-IDF has no estimate.
+
     Parameters
     ----------
     machine
         From `lib.runs.rates.GPUS`, or measured by `measure_this_machine`.
-    price
-        Per hour of the machine, in any currency; it adds the column `cost`.
     overrides
         Parameters that win over what the files say.
-
-    Returns
-    -------
-    DataFrame
-        `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation after each
-        epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits;
-        `peak_memory_gib` and `fits`, true if the arm's memory suffices; `hours` of all seeds;
-        `cost`; `num_processes`, if any arm has several; and, if seed 0 has been run on this
-        machine, `measured_train_seconds` and `measured_peak_gib`. TF-IDF has no estimate.
     """
     rows = []
     arms = load_study(folder, **overrides)

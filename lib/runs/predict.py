@@ -47,7 +47,8 @@ def predict_file(
     """Label the texts of a file in a new file, which is written as a whole or not at all.
 
     All rows and columns stay, in their order. Behind them are `label` and `probability` (`score` of
-    TF-IDF, nothing of free answers); of label sets `labels` and `probabilities`.
+    TF-IDF, nothing of free answers); of label sets `labels` and `probabilities`. Returns a line on
+    how many texts were answered, and why others were not.
 
     Parameters
     ----------
@@ -60,13 +61,6 @@ def predict_file(
     precision
         Answer only where the run's validation shows that answers are right at least so often
         (`lib.evaluation.calibration.sure_threshold`); 0 to answer everywhere.
-    int8
-        Of `load_classifier`.
-
-    Returns
-    -------
-    str
-        A line that says how many texts were answered, and why others were not.
 
     Raises
     ------

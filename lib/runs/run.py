@@ -93,10 +93,7 @@ class Run:
         return audit(self.splits, on_leakage=self.params.audit)
 
     def open(self) -> None:
-        """Create the folder, keep checkpoints that fit the run, and measure memory from here on.
-
-        See `open_run` and `Owner`.
-        """
+        """Own the folder (`Owner`), open it (`open_run`), and measure memory from here on."""
         if not reading.reads_all(self.params):
             for load in (load_tokenizer, load_config):  # refused before a run is replaced
                 load(self.params.model_id, self.params.model_revision)

@@ -102,10 +102,7 @@ def _candidate(run: Run, params: FinetuneParams, folder: Path) -> Run:
 
 
 def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
-    """The best validation score of a candidate after so many epochs, and what it has cost so far.
-
-    A candidate whose loss is not finite has the score -1.
-    """
+    """A candidate's best validation score after so many epochs (-1: diverged), and its cost."""
     epochs = min(epochs, run.params.num_epochs)
     record = run.checkpoints / "tried.json"
     tried = _recorded(record)

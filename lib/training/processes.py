@@ -129,10 +129,7 @@ def _start(folder: Path, index: int, run: Any) -> subprocess.Popen:
 
 
 def _wait(started: Sequence[subprocess.Popen], stop: StopRequest) -> list[int]:
-    """Indices of the processes that did not end of themselves, some seconds after one has failed.
-
-    A request to stop is passed on.
-    """
+    """Indices of processes that run seconds after one has failed; passes a request to stop on."""
     told, failed = False, 0.0
     while running := [i for i, process in enumerate(started) if process.poll() is None]:
         if stop.asked and not told:
