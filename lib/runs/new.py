@@ -69,10 +69,10 @@ SIZES = (
 
 @dataclass(frozen=True)
 class NewStudy:
-    """A study before it is written: values of common.yaml, and the file of each arm by its name."""
+    """A study before it is written."""
 
-    values: dict[str, Any]
-    arms: dict[str, str]
+    values: dict[str, Any]  # of common.yaml
+    arms: dict[str, str]  # text of each arm's file, by its name
     label_texts: Mapping[str, str]
 
     def write(self, folder: Path, final: Path) -> None:

@@ -48,20 +48,10 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One run of an arm.
+    """One run of an arm; it has a `folder`, `checkpoints` and `peaks` from `open` on.
 
-    Attributes
-    ----------
-    asked, params
-        Those of the arm, with a number as `max_length`; and with enough epochs for `min_steps`, or
-        the values that a search found.
-    splits
-        Documents of "train", "validation" and "test": `id` str, `text` str, `labels` list[str].
-    device, dtype
-        Of the arithmetic.
-    folder, checkpoints, peaks
-        From `open` on: output of the run, what it resumes from, and the peak memory in GiB of other
-        processes that have trained for it.
+    Its `splits` are "train", "validation" and "test", with `id` str, `text` str and `labels`
+    list[str] of each document.
     """
 
     def __init__(self, params: StudyParams) -> None:
@@ -77,10 +67,10 @@ class Run:
         self.splits = take_train(
             splits, params.train_size, multi_label=params.multi_label, seed=params.seed
         )
-        self.asked = params
+        self.asked = params  # those of the arm, with a number as `max_length`
         if isinstance(params, FinetuneParams):
             params = params.with_min_steps(len(self.splits["train"]))
-        self.params = params
+        self.params = params  # or, after a search, the values that it found
         self._paid: dict[tuple[str, str], Cost] = {}
 
     def __str__(self) -> str:
@@ -107,9 +97,9 @@ class Run:
             )
         self.owner = Owner.take(self.params.run_dir)
         self.folder = open_run(self.params, **self.inputs)
-        self.checkpoints = self.folder / "checkpoints"
+        self.checkpoints = self.folder / "checkpoints"  # from which it resumes
         reset_peak_memory(self.device)
-        self.peaks: list[float] = []
+        self.peaks: list[float] = []  # GiB of other processes that have trained for it
 
     @contextlib.contextmanager
     def timed(self, split: str, step: str = "answers") -> Iterator[None]:

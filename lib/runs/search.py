@@ -25,7 +25,7 @@ from lib.config.arms import FinetuneParams
 from lib.config.groups import HeadParams, LoraParams, TrainParams
 from lib.config.search import expand
 from lib.errors import NotFiniteError
-from lib.machine import Cost, configure_process, meter
+from lib.machine import NO_COST, Cost, configure_process, meter
 from lib.runs.record import CHOSEN
 from lib.runs.run import Run
 from lib.storage import read_json, write_json
@@ -168,7 +168,7 @@ def _chosen(
     chosen = copy.copy(run)
     chosen.params, chosen.checkpoints = runs[best].params, runs[best].checkpoints
     others = {i: t for i, t in tries.items() if i != best}
-    cost = sum((Cost(t["train_seconds"], t["joules"]) for t in others.values()), Cost())
+    cost = sum((Cost(t["train_seconds"], t["joules"]) for t in others.values()), NO_COST)
     # What is computed before training is shared by candidates that differ in training alone.
     setups = [_before_training(candidate.params) for candidate in runs]
     paid = [setups[best]]

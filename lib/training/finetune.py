@@ -163,30 +163,17 @@ def _finetune(
     evaluate: Evaluate,
     params: FinetuneParams,
     *,
-    output_dir: str | Path,
-    cached: Sequence[np.ndarray] = (),
-    setup_cost: Cost = NO_COST,
-    num_documents: int = 0,
-    stop_epochs: int = 0,
-    reserved_gib: float = 0.0,
+    output_dir: str | Path,  # checkpoints, per epoch and every `save_steps`
+    cached: Sequence[np.ndarray] = (),  # (T, H) states below the first adapted layer, per example
+    setup_cost: Cost = NO_COST,  # before training (cached layers, a teacher); counts as training
+    num_documents: int = 0,  # where examples are questions about them; 0: as many as examples
+    stop_epochs: int = 0,  # epochs after which training stops, to be resumed later; 0: none
+    reserved_gib: float = 0.0,  # beside the model and what its layers keep
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Train with AdamW, a linear schedule and gradients clipped to norm 1; resume if interrupted.
+    """Train with AdamW, a linear schedule and gradients clipped to norm 1.
 
-    Parameters
-    ----------
-    output_dir
-        Checkpoints, per epoch and every `save_steps`: the best and the last are kept. One that is
-        already there is resumed from; the result equals an uninterrupted run.
-    cached
-        States below the first adapted layer, one (T, H) array per example; or none.
-    setup_cost
-        Of these documents before training (cached layers, a teacher); counts as training.
-    num_documents
-        Training documents, where examples are questions about them; 0 where both are the same.
-    stop_epochs
-        Epochs of the schedule after which training stops, to be resumed later; 0: none.
-    reserved_gib
-        Memory that training takes beside the model and what its layers keep.
+    The best and the last checkpoint are kept. One that is already there is resumed from; the result
+    equals an uninterrupted run.
     """
     if len(cached):
         examples = [e | {"cached_states": x} for e, x in zip(examples, cached, strict=True)]

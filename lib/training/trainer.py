@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from lib.errors import ModelError, NotFiniteError
-from lib.machine import Cost, meter
+from lib.machine import NO_COST, Cost, meter
 from lib.model.batches import join_states, micro_batches, pad
 from lib.model.windows import count_windows, window_lengths
 from lib.stopping import Stopped, StopRequest
@@ -34,7 +34,7 @@ SPENT = ("train_seconds", "train_joules")
 def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> Cost:
     """Cost of training up to the last evaluation or checkpoint."""
     rows = [[row[key] for key in SPENT] for row in log_history if SPENT[0] in row]
-    return Cost(*rows[-1]) if rows else Cost()
+    return Cost(*rows[-1]) if rows else NO_COST
 
 
 @dataclass
