@@ -15,9 +15,10 @@ LINE_EVERY = 60  # seconds, of a training that is written to a file (our choice)
 
 
 class EvaluateBetween(TrainerCallback):
-    """Evaluations that are no epoch's own: every `steps` optimizer steps, for the curves alone.
+    """Evaluations between those of epochs: every `steps` optimizer steps, for the curves alone.
 
-    A resumed run begins with the one before or in which it was stopped. 0 steps: no others.
+    A resumed run begins with the evaluation before or in which it was stopped; with 0 `steps` there
+    are no others.
     """
 
     def __init__(self, steps: int) -> None:

@@ -92,8 +92,8 @@ def finetune_instruction(
     ----------
     examples
         As in `finetune_embedding`, but `input_ids` is prompt + answer, and `target` the number of
-        answer tokens at its end; of several windows, at the end of each. `ValueError` if there are
-        none, or no others.
+        answer tokens at its end; of several windows, at the end of each. One without a prompt or an
+        answer is a `ValueError`.
     """
     if not params.num_epochs:  # zero-shot
         return pd.DataFrame({"step": []}), dict.fromkeys(TRAIN_RESOURCES, 0.0) | {

@@ -129,7 +129,7 @@ def _start(folder: Path, index: int, run: Any) -> subprocess.Popen:
 
 
 def _wait(started: Sequence[subprocess.Popen], stop: StopRequest) -> list[int]:
-    """Indices of processes that run seconds after one has failed; passes a request to stop on."""
+    """Processes that still run some seconds after one has failed, by index; passes a stop on."""
     told, failed = False, 0.0
     while running := [i for i, process in enumerate(started) if process.poll() is None]:
         if stop.asked and not told:
