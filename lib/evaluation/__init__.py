@@ -10,14 +10,14 @@ power          the smallest difference that would have been found
 curves         F1 against training documents, and where curves cross
 design         documents in groups as fewer independent ones
 slices         F1 over parts of the test split
+pooled         effects on many tasks
 calibration    confidence against accuracy, and what could be automated by it
 """
 
 from lib.evaluation.curves import crossings, learning_curves, resample_curves
-from lib.evaluation.intervals import f1_intervals
-from lib.evaluation.metrics import f1_scores, tune_threshold
+from lib.evaluation.metrics import f1_scores
 from lib.evaluation.scores import Scores
-from lib.evaluation.significance import compare_all, mcnemar
+from lib.evaluation.significance import compare_all
 from lib.evaluation.slices import f1_by_part
 
 __all__ = [
@@ -25,10 +25,7 @@ __all__ = [
     "compare_all",
     "crossings",
     "f1_by_part",
-    "f1_intervals",
     "f1_scores",
     "learning_curves",
-    "mcnemar",
     "resample_curves",
-    "tune_threshold",
 ]
