@@ -33,8 +33,6 @@ class Pooled:
         Share of the observed variance that is between tasks, 0 to 1.
     q, p
         Cochran's Q and its p-value: are all true effects equal?
-    num_tasks
-        Tasks.
     """
 
     mean: float
@@ -97,7 +95,6 @@ def pool(effects: Sequence[float], errors: Sequence[float]) -> Pooled:
     new_low, new_high = _new_limits(effects, errors)
     return Pooled(
         mean=float(mean[0]),
-        error=float(error[0]),
         low=low,
         high=high,
         new_low=new_low,
@@ -107,6 +104,7 @@ def pool(effects: Sequence[float], errors: Sequence[float]) -> Pooled:
         q=float(q),
         p=float(stats.chi2.sf(q, df)),
         num_tasks=len(effects),
+        error=float(error[0]),
     )
 
 
@@ -166,14 +164,13 @@ def _limits(means: np.ndarray, spreads: np.ndarray) -> tuple[float, float]:
     def beyond(x: float, share: float) -> float:
         return float(ndtr((x - means) / spreads).mean() - share)
 
-    limits, slack = [], 1e-6 * spreads.max()
-    for sign in (-1, 1):
+    def limit(z: float) -> float:
         # each distribution's own limit; that of the mixture lies between
-        ends = means + sign * Z95 * spreads
-        bracket = ends.min() - slack, ends.max() + slack
-        options = {"args": (ndtr(sign * Z95),), "xtol": 1e-5 * spreads.min()}
-        limits.append(float(optimize.brentq(beyond, *bracket, **options)))
-    return limits[0], limits[1]
+        ends, slack = means + z * spreads, 1e-6 * spreads.max()
+        options = {"args": (ndtr(z),), "xtol": 1e-5 * spreads.min()}
+        return float(optimize.brentq(beyond, ends.min() - slack, ends.max() + slack, **options))
+
+    return limit(-Z95), limit(Z95)
 
 
 def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
@@ -191,23 +188,14 @@ def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
         effect is within the prediction interval, widened by the effect's own standard error.
     """
     rows = []
-    for i, row in enumerate(tasks.itertuples()):
-        others = tasks.drop(index=tasks.index[i])
-        pooled = pool(others["effect"], others["error"])
-        low, high = _new_limits(*others[["effect", "error"]].to_numpy(float).T, row.error)
-        rows.append(
-            {
-                "task": row.task,
-                "effect": row.effect,
-                "mean": pooled.mean,
-                "low": pooled.low,
-                "high": pooled.high,
-                "new_low": pooled.new_low,
-                "new_high": pooled.new_high,
-                "is_covered": low <= row.effect <= high,
-            }
-        )
-    return pd.DataFrame(rows)
+    for row in tasks.itertuples():
+        effects, errors = tasks.drop(index=row.Index)[["effect", "error"]].to_numpy(float).T
+        low, high = _new_limits(effects, errors, row.error)
+        is_covered = low <= row.effect <= high
+        rows.append({"task": row.task, "effect": row.effect, "is_covered": is_covered})
+        rows[-1] |= vars(pool(effects, errors))
+    limits = ["mean", "low", "high", "new_low", "new_high"]
+    return pd.DataFrame(rows)[["task", "effect", *limits, "is_covered"]]
 
 
 def regress(
@@ -246,10 +234,8 @@ def regress(
 
 def _within(cells: pd.DataFrame, term: str) -> list[tuple]:
     """The mean of the tasks' own slopes."""
-    slopes = [
-        np.polyfit(task[term].astype(float), task["effect"], 1)[0]
-        for _, task in cells.groupby("task")
-    ]
+    by_task = cells.astype({term: float}).groupby("task")
+    slopes = [np.polyfit(task[term], task["effect"], 1)[0] for _, task in by_task]
     if len(slopes) < MIN_TASKS:
         return []
     mean, error = np.mean(slopes), stats.sem(slopes)
@@ -283,17 +269,8 @@ def compare_ranks(scores: pd.DataFrame) -> tuple[pd.Series, float, float]:
     """Mean rank of each arm over tasks, Friedman's p, and Nemenyi's critical difference.
 
     Two arms whose mean ranks are closer than the critical difference are not distinguishable over
-    these tasks (Demšar 2006, JMLR 7).
-
-    Parameters
-    ----------
-    scores
-        A row per task, a column per arm, without gaps; at least two tasks and three arms.
-
-    Returns
-    -------
-    ranks, p, critical
-        Rank 1 is the best, the best first; ties share the mean rank.
+    these tasks (Demšar 2006, JMLR 7). Rank 1 is the best, the best first; ties share the mean rank.
+    `scores` has a row per task, at least two, and a column per arm, at least three, without gaps.
     """
     tasks, arms = scores.shape
     ranks = scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
