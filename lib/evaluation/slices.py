@@ -51,8 +51,7 @@ def f1_by_part(
     -------
     DataFrame
         `arm part size micro_f1 low high`, parts in their order; `size` counts documents or labels.
-        Parts without a true label are left out, which may leave none. For a table,
-        `pivot(index="arm", columns="part", values="micro_f1")`.
+        Parts without a true label are left out, which may leave none.
 
     Raises
     ------
@@ -65,23 +64,20 @@ def f1_by_part(
     if len(parts) != y_true.shape[axis]:
         kind = ("documents", "labels")[axis]
         raise ValueError(f"{kind}: {len(parts)} parts for {y_true.shape[axis]} {kind}")
-    tables = []
+    tables = {}
     for part in parts.categories:
         chosen = np.flatnonzero(parts == part)
         truth = y_true.take(chosen, axis)
-        if not truth.any():
-            continue
-        preds = {arm: p.take(chosen, axis + 1) for arm, p in y_preds.items()}
-        cut = groups is not None and axis == 0
-        table = f1_intervals(truth, preds, groups=groups[chosen] if cut else groups)
-        tables.append(table.assign(part=part, size=len(chosen)))
+        if truth.any():
+            preds = {arm: p.take(chosen, axis + 1) for arm, p in y_preds.items()}
+            of_part = groups[chosen] if groups is not None and axis == 0 else groups
+            tables[part] = f1_intervals(truth, preds, groups=of_part).assign(size=len(chosen))
     columns = ["arm", "part", "size", "micro_f1", "low", "high"]
     if not tables:
         return pd.DataFrame(columns=columns).astype({"part": parts.dtype})
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, names=["part"]).reset_index("part").reset_index(drop=True)
     table = table.rename(columns={"micro_f1_low": "low", "micro_f1_high": "high"})
-    present = [part for part in parts.categories if part in set(table["part"])]
-    table["part"] = pd.Categorical(table["part"], present, ordered=True)
+    table["part"] = pd.Categorical(table["part"], list(tables), ordered=True)
     return table[columns]
 
 
@@ -98,14 +94,14 @@ def f1_by_level(
         For each level, from the coarsest to that of the labels, which of its C' labels contains
         each label, (C, C') bool (`LabelSpace.rolled_up`).
     """
-    rows: dict[str, dict[str, float]] = {arm: {} for arm in y_preds}
+    table = pd.DataFrame(index=list(y_preds), columns=list(levels), dtype=float)
     for level, contains in levels.items():
         contains = contains.astype(np.float32)  # (C, C')
         truth = (y_true @ contains) > 0
         for arm, preds in y_preds.items():
             scores = [f1_scores(truth, (p @ contains) > 0)["micro_f1"] for p in preds]
-            rows[arm][level] = float(np.mean(scores))
-    return pd.DataFrame.from_dict(rows, orient="index")
+            table.loc[arm, level] = np.mean(scores)
+    return table
 
 
 def errors_by_level(
