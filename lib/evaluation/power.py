@@ -160,10 +160,9 @@ def _solve(middle: float, mid_p: bool) -> float:
 def _least_difference(mid_p: bool) -> np.ndarray:
     """Gains minus losses from which on p is below 0.05, for 0, 1, 2, ... differing documents."""
     counts = np.arange(MAX_DIFFERING + 1)
-    fewer = np.full(MAX_DIFFERING + 1, -1)  # the most losses that are still few enough
-    for losses in range(MAX_DIFFERING // 2):
-        tail = binom.cdf(losses, counts, 0.5)
-        tail -= 0.5 * binom.pmf(losses, counts, 0.5) if mid_p else 0
-        enough = (2 * tail < ALPHA) & (2 * losses < counts)
-        fewer = np.where(enough, losses, fewer)
+    losses = np.arange(MAX_DIFFERING // 2)[:, None]
+    tail = binom.cdf(losses, counts, 0.5)
+    tail -= 0.5 * binom.pmf(losses, counts, 0.5) if mid_p else 0
+    enough = (2 * tail < ALPHA) & (2 * losses < counts)
+    fewer = np.where(enough, losses, -1).max(axis=0)  # the most losses that are still few enough
     return np.where(fewer >= 0, counts - 2 * fewer, counts + 2)
