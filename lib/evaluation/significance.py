@@ -28,16 +28,12 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     so does the chi-square with a continuity correction; without one it rejects too many. The mid-p
     stays near its level and finds more (Fagerland, Lydersen & Laake 2013, BMC Medical Research
     Methodology 13:91). It agrees with the paired interval, which counts what was seen alike.
-
-    Parameters
-    ----------
-    correct_a, correct_b
-        (N,) bool, in the same order of documents.
+    Both are (N,) bool, in the same order of documents.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
-    fewer, both = min(only_a, only_b), only_a + only_b
     if only_a == only_b:
         return 1.0
+    fewer, both = min(only_a, only_b), only_a + only_b
     return float(2 * binom.cdf(fewer, both, 0.5) - binom.pmf(fewer, both, 0.5))
 
 
@@ -77,13 +73,11 @@ def compare_all(
     y_true = csr_array(y_true)  # once: finding the labels in dense arrays takes longest
     y_preds = {arm: [csr_array(p) for p in y_pred] for arm, y_pred in y_preds.items()}
     arms = measure_arms(y_true, y_preds, groups=groups)
-    options = {"num_resamples": num_resamples, "groups": groups}
-    p_values = randomization(y_true, y_preds, pairs, **options)
+    p_values = randomization(y_true, y_preds, pairs, num_resamples=num_resamples, groups=groups)
     correct = {arm: sets_equal(y_true, preds[0]) for arm, preds in y_preds.items()}
     # arms whose micro-F1 is the share of right documents
     single = group_codes(groups) is None and _one_label(y_true)
     accuracy = {arm: single and len(p) == 1 and _one_label(p[0]) for arm, p in y_preds.items()}
-    # everything that is of a pair
     rows = []
     for (a, b), of_pair in zip(pairs, p_values, strict=True):
         p_mcnemar = mcnemar(correct[a], correct[b])
@@ -97,15 +91,9 @@ def compare_all(
             error = spread.error if spread else np.nan
             rows.append((a, b, average, delta, *paired_interval(spread), error, p_mcnemar, p,
                          test, p_raw, found))  # fmt: skip
-    return _adjusted(pd.DataFrame(rows, columns=list(COLUMNS)))
-
-
-def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
-    """With `p_holm` adjusted over the pairs of each average."""
-    table["p_holm"] = table["p_holm"].astype(float)  # of no pair: no numbers
-    for _, rows in table.groupby("metric").groups.items():
-        table.loc[rows, "p_holm"] = multipletests(table.loc[rows, "p_holm"], method="holm")[1]
-    return table
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"p_holm": float})
+    holm = table.groupby("metric")["p_holm"].transform(lambda p: multipletests(p, method="holm")[1])
+    return table.assign(p_holm=holm)
 
 
 def distinguishable(pairwise: pd.DataFrame | pd.Series) -> pd.Series | bool:
