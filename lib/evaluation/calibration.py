@@ -75,11 +75,10 @@ class Calibrated(NamedTuple):
         """
         probs, truth, right, groups = test
         groups = np.arange(len(right)) if groups is None else groups
-        both = np.concatenate([validation.scores, probs])
-        known = probs.shape == truth.shape and are_probabilities(both, multi_label=multi_label)
-        if not known or probs.max() < MIN_SET_PROB:
-            return None
         options = {"multi_label": multi_label}
+        known = are_probabilities(np.concatenate([validation.scores, probs]), **options)
+        if probs.shape != truth.shape or not known or probs.max() < MIN_SET_PROB:
+            return None
         temperature = fit_temperature(validation.scores, validation.truth, **options)
         scaled = scale(probs, temperature, **options)
         return cls(probs, scaled, temperature, truth, right, groups, **options)
@@ -97,11 +96,9 @@ class Calibrated(NamedTuple):
 
     def measures(self) -> dict[str, float]:
         """`ece ece_scaled temperature brier brier_scaled`."""
-        ece = [expected_calibration_error(*self.answers(p)[:2]) for p in (self.probs, self.scaled)]
-        brier = [
-            brier_score(p, self.truth, multi_label=self.multi_label)
-            for p in (self.probs, self.scaled)
-        ]
+        both, options = (self.probs, self.scaled), {"multi_label": self.multi_label}
+        ece = [expected_calibration_error(*self.answers(probs)[:2]) for probs in both]
+        brier = [brier_score(probs, self.truth, **options) for probs in both]
         values = (*ece, self.temperature, *brier)
         return dict(zip(CALIBRATION_MEASURES, values, strict=True))
 
@@ -116,11 +113,7 @@ def fit_temperature(probs: np.ndarray, truth: np.ndarray, *, multi_label: bool) 
     """The temperature T > 0 at which `scale` gives the truth the highest likelihood.
 
     Guo et al. 2017 (arXiv 1706.04599, section 4.2). Above 1, the model was too sure of itself.
-
-    Parameters
-    ----------
-    probs, truth
-        (N, C) float in [0, 1] and bool, of the validation split.
+    `probs` (N, C) float in [0, 1] and `truth` (N, C) bool are of the validation split.
     """
 
     def loss(log_temperature: float) -> float:
@@ -154,19 +147,14 @@ def reliability(
 ) -> pd.DataFrame:
     """Mean confidence and accuracy in 10 bins of equally many answers, with 95 % Wilson intervals.
 
+    `confidence accuracy low high count`; equal confidences may fall into two bins.
+
     Parameters
     ----------
     probs, correct
         (N,) float in [0, 1] and bool.
-    groups
-        (N,) of each answer; None where documents are independent.
-    num_seeds
+    groups, num_seeds
         See `lib.evaluation.design.effective_documents`.
-
-    Returns
-    -------
-    DataFrame
-        `confidence accuracy low high count`; equal confidences may fall into two bins.
     """
     rows = []
     for part in equal_bins(probs, RELIABILITY_BINS):
@@ -183,15 +171,8 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> pd.DataFrame:
     The risk-coverage curve (El-Yaniv & Wiener 2010, JMLR 11), with precision = 1 - risk. Answers of
     equal confidence are given together.
 
-    Parameters
-    ----------
-    confidence, right
-        (N,) float and bool.
-
-    Returns
-    -------
-    DataFrame
-        `threshold share precision`, from the highest threshold to the lowest.
+    `threshold share precision`, from the highest threshold to the lowest, of `confidence` (N,)
+    float and `right` (N,) bool.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, given = confidence[order], np.arange(1, len(order) + 1)
@@ -204,10 +185,8 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> pd.DataFrame:
 def choose_threshold(confidence: np.ndarray, right: np.ndarray, wanted: float) -> float:
     """The lowest confidence from which on answers reach the wanted precision; inf if none does.
 
-    Parameters
-    ----------
-    confidence, right
-        (N,) float and bool, of the validation split; at least 20 documents must be answered.
+    At least 20 documents must be answered. `confidence` (N,) float and `right` (N,) bool are of the
+    validation split.
     """
     curve = coverage_curve(confidence, right)
     answered = (curve["share"] * len(right)).round() >= MIN_ANSWERED
@@ -295,9 +274,6 @@ def sure_threshold(
 def set_confidence(probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Log-probability of each label set if its labels were independent of each other, (N,).
 
-    Parameters
-    ----------
-    probs, chosen
-        (N, K) float in [0, 1], and bool: the labels of the set.
+    `probs` is (N, K) float in [0, 1]; `chosen`, (N, K) bool, marks the labels of the set.
     """
     return np.log(np.maximum(np.where(chosen, probs, 1 - probs), MIN_PROB)).sum(axis=1)

@@ -57,18 +57,10 @@ def split_arm(arm: str) -> tuple[str, int]:
 def learning_curves(
     y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], *, groups: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """A row per approach and size: `approach train_size num_seeds`, F1 and its interval.
+    """A row per approach and size, in this order: `approach train_size num_seeds`, F1, intervals.
 
-    Parameters
-    ----------
-    y_true, y_preds, groups
-        See `f1_intervals`.
-
-    Returns
-    -------
-    DataFrame
-        For both averages, `micro_f1 micro_f1_low micro_f1_high` and so on; `train_size` 0 for an
-        untrained approach. Ordered by approach and size.
+    F1 and limits are those of `f1_intervals`, as are the parameters; `train_size` is 0 for an
+    untrained approach.
     """
     table = f1_intervals(y_true, y_preds, groups=groups)
     approaches, sizes = zip(*map(split_arm, table.pop("arm")), strict=True)
@@ -99,12 +91,8 @@ def resample_curves(
     Of few groups, resamples are drawn apart until they vary as `intervals` says (`stretch`).
     The mean over seeds moves by its standard error times a Student's t of S - 1 degrees of freedom.
     Arms with equally many seeds share the draw, because their seeds s learn from the same
-    documents. With one seed, the curve is that of the one trained model.
-
-    Parameters
-    ----------
-    y_true, y_preds, groups
-        See `learning_curves`.
+    documents. With one seed, the curve is that of the one trained model. For parameters see
+    `f1_intervals`.
     """
     resampled = resample_f1(y_true, y_preds, groups=groups, num_resamples=num_resamples)
     f1 = {arm: f1_by_seed(y_true, preds)[MICRO] for arm, preds in y_preds.items()}
@@ -121,16 +109,14 @@ def resample_curves(
         arms.setdefault(approach, {})[size] = values.mean(), samples
     curves = {}
     for approach, by_size in arms.items():
-        sizes = sorted(by_size)
+        sizes = np.array(sorted(by_size))
         values, samples = zip(*(by_size[size] for size in sizes), strict=True)
-        curves[approach] = Curve(
-            np.array(sizes), np.array(values), np.stack(samples, axis=1), num_groups
-        )
+        curves[approach] = Curve(sizes, np.array(values), np.stack(samples, axis=1), num_groups)
     return curves
 
 
 def _resampled_means(
-    f1: Sequence[np.ndarray], samples: Sequence[np.ndarray], *, wider: float = 1.0
+    f1: Sequence[np.ndarray], samples: Sequence[np.ndarray], *, wider: float
 ) -> np.ndarray:
     """Mean F1 of P arms, resampled over documents and seeds, (P, R) in [0, 1].
 
@@ -232,12 +218,9 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
 
 def difference(a: Curve, b: Curve, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F1 of a minus b at sizes that both have, (K,), and of each resample, (R, K)."""
-    at_a, at_b = (
-        np.searchsorted(c.sizes, sizes) if c.uses_training_data else np.zeros(len(sizes), dtype=int)
-        for c in (a, b)
-    )
-    apart = a.f1[at_a] - b.f1[at_b], a.samples[:, at_a] - b.samples[:, at_b]
-    return tuple(of.round(12) for of in apart)  # equal curves are off by less
+    at_a, at_b = (np.searchsorted(c.sizes, sizes * c.uses_training_data) for c in (a, b))
+    values, samples = a.f1[at_a] - b.f1[at_b], a.samples[:, at_a] - b.samples[:, at_b]
+    return values.round(12), samples.round(12)  # equal curves are off by less
 
 
 def _common_sizes(a: Curve, b: Curve) -> np.ndarray:

@@ -21,8 +21,7 @@ def design_effect(hits: np.ndarray, groups: np.ndarray | None) -> float:
     hits, groups
         (N,) bool, and (N,) of each document or None.
     """
-    codes = group_codes(groups)
-    if codes is None:
+    if (codes := group_codes(groups)) is None:
         return 1.0
     sizes, share = np.bincount(codes), hits.mean()
     size = (sizes**2).sum() / len(hits)  # m, of a document's group
@@ -40,17 +39,11 @@ def effective_documents(
 
     Documents over their `design_effect`, and over the square of Student's quantile, with one degree
     of freedom less than groups, by the normal one (Korn & Graubard 1998, Survey Methodology 24,
-    p. 193).
-
-    Parameters
-    ----------
-    hits, groups
-        (N,) bool, and (N,) of each document or None.
-    num_seeds
-        Seeds that answered the same documents: their answers to a document count as one.
+    p. 193). For `hits` and `groups` see `design_effect`; answers of `num_seeds` seeds to a document
+    count as one.
     """
-    count, codes = len(hits) / max(design_effect(hits, groups), num_seeds), group_codes(groups)
-    if codes is None:
+    count = len(hits) / max(design_effect(hits, groups), num_seeds)
+    if (codes := group_codes(groups)) is None:
         return count
     return count * (NORMAL / float(stdtrit(max(codes.max(), 1), 1 - ALPHA / 2))) ** 2
 

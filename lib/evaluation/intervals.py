@@ -113,8 +113,7 @@ def paired_spread(a: Arm, b: Arm) -> Spread | None:
     sides = np.array([np.sqrt(x * x + y * y - 2 * correlation * x * y) for x, y in sides])
     # wider, if the jackknife's variance is larger than that of two such shares
     variance = (a.pseudo - b.pseudo).var(ddof=1) / len(a.pseudo)
-    of_shares = ((shares * (1 - shares) / counts).sum()
-                 + 2 * shares.prod() / np.sqrt(counts.prod()))  # fmt: skip
+    of_shares = (shares * (1 - shares) / counts).sum() + 2 * shares.prod() / np.sqrt(counts.prod())
     errors = np.sqrt((sides / NORMAL) ** 2 + max(variance - of_shares, 0))
     errors = np.maximum(errors, few_groups(a, b) * math.sqrt(variance))
     return _spread(a.values.mean() - b.values.mean(), [a, b], errors, variance)
@@ -139,9 +138,9 @@ def group_df(a: Arm, b: Arm | None = None) -> float:
     if not a.weights.any():  # no document has a label
         return 1.0
     weights = a.weights / a.weights.sum()
-    errors, pseudo = (
-        (a.errors, a.pseudo) if b is None else (a.errors - b.errors, a.pseudo - b.pseudo)
-    )
+    errors, pseudo = a.errors, a.pseudo
+    if b is not None:
+        errors, pseudo = errors - b.errors, pseudo - b.pseudo
     num_units, num_documents = len(pseudo), len(errors)
     # rho from the design effect; 1 where nothing was observed
     of_documents, rho = num_documents * errors.var(), 1.0
@@ -156,12 +155,8 @@ def stretch(arms: Sequence[Arm]) -> float:
     """The factor by which resamples of few groups have to vary more; 1 for documents.
 
     Resampled, G groups vary by (G - 1) / G too little, and normally rather than as Student's t of
-    `group_df`, of which the mean over pairs of arms is taken. NaN for a single group.
-
-    Parameters
-    ----------
-    arms
-        One average of one or more arms (`lib.evaluation.jackknife.measure_arms`).
+    `group_df`, of which the mean over pairs of `arms`, one average of each, is taken. NaN for a
+    single group.
     """
     num_units = len(arms[0].pseudo)
     if not arms[0].grouped:
@@ -214,22 +209,21 @@ def share_limits(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _spread(value: float, arms: Sequence[Arm], errors: np.ndarray, variance: float) -> Spread:
+    """The spread of arms' documents, of these errors per side and this variance, and seeds."""
     several = [arm for arm in arms if len(arm.values) > 1]
-    seeds = [arm.values.var(ddof=1) / len(arm.values) for arm in several]
+    seeds = np.array([arm.values.var(ddof=1) / len(arm.values) for arm in several])
     interaction = sum(arm.interaction for arm in several)
     shared = max(1 - interaction / variance, 0) if variance > 0 else 1.0
     df_seeds = np.array([len(arm.values) - 1 for arm in several])
-    seeds = np.array(seeds)
     return Spread(float(value), *map(float, errors), shared, seeds, df_seeds)
 
 
 def _around(spread: Spread, *, least: float) -> tuple[float, float]:
     """The interval around a spread, never narrower than over documents alone."""
-    halves = []
-    for error in (spread.below, spread.above):
-        both = half_width(np.array(spread.shared * error**2), spread.seeds, spread.df_seeds)
-        halves.append(max(NORMAL * error, float(both)))
-    return max(spread.value - halves[0], least), min(spread.value + halves[1], 1.0)
+    errors = np.array([spread.below, spread.above])
+    both = [half_width(spread.shared * x**2, spread.seeds, spread.df_seeds) for x in errors]
+    below, above = np.maximum(NORMAL * errors, both).tolist()
+    return max(spread.value - below, least), min(spread.value + above, 1.0)
 
 
 def half_width(documents: np.ndarray, seeds: np.ndarray, df: np.ndarray) -> np.ndarray:
@@ -241,12 +235,8 @@ def half_width(documents: np.ndarray, seeds: np.ndarray, df: np.ndarray) -> np.n
     weight 1 / sqrt(df of the seeds) here, which is our choice: simulated, it covers 94 to 97 % with
     three to five seeds and 94 to 98 % with two, whatever the share of documents.
 
-    Parameters
-    ----------
-    documents, seeds
-        (...) and (K, ...).
-    df
-        Degrees of freedom of each arm's seeds, (K,).
+    Variances are (...) of documents and (K, ...) of seeds; `df` (K,) are each arm's degrees of
+    freedom.
     """
     if not len(seeds):
         return NORMAL * np.sqrt(documents)

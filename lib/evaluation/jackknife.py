@@ -13,14 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from lib.evaluation.resampling import (
-    AVERAGES,
-    Preds,
-    by_label,
-    by_unit,
-    group_codes,
-    unit_counts,
-)
+from lib.evaluation.resampling import AVERAGES, Preds, by_label, by_unit, group_codes, unit_counts
 from lib.evaluation.scores import Labels
 
 SUPPORTED = "macro_f1_supported"  # macro-F1 over those labels that have a test document
@@ -93,12 +86,8 @@ def _error_costs(counts: csr_array, present: np.ndarray) -> np.ndarray:
     """F1 lost by each document's false positives and negatives, (3, N), of one seed.
 
     1 - F1 of a label is (FP + FN) / (2 TP + FP + FN). A label that no document has loses nothing in
-    macro-F1: it is 0 whatever is answered.
-
-    Parameters
-    ----------
-    counts, present
-        (2 C, N) of `unit_counts`, and (C,) bool, the labels that some document has.
+    macro-F1: it is 0 whatever is answered. `counts` (2 C, N) are of `unit_counts`; `present` (C,)
+    bool are the labels that some document has.
     """
     num_labels = len(present)
     wrong = counts[num_labels:] - counts[:num_labels]  # (C, N)
@@ -111,12 +100,7 @@ def _error_costs(counts: csr_array, present: np.ndarray) -> np.ndarray:
 def _leave_out(counts: csr_array, truth: csr_array) -> tuple[np.ndarray, np.ndarray]:
     """F1 (3,) and its pseudo-values (3, G) of one seed.
 
-    Parameters
-    ----------
-    counts
-        (2 C, G) of `unit_counts`.
-    truth
-        (C, G) documents of a unit that have the label.
+    `counts` (2 C, G) are of `unit_counts`; `truth` (C, G) counts a unit's documents with the label.
     """
     num_labels, num_units = truth.shape
     # F1 of each label, (C,)

@@ -20,8 +20,8 @@ def f1_scores(
     y_true, y_pred
         (N, C) bool, multi-hot over the study's fixed label list. A row of `y_pred` may be empty.
     outside
-        (N,) bool: True where an answer names no label of the list. Its row of `y_pred` is empty,
-        but it is wrong even if no label is true.
+        (N,) bool: True where an answer names no label of the list, which is wrong even if no label
+        is true; its row of `y_pred` is empty.
 
     Notes
     -----
@@ -32,19 +32,16 @@ def f1_scores(
     """
     # scikit-learn subtracts sparse arrays, which bool cannot
     truth, preds = (csr_matrix(y, dtype=np.int8) for y in (y_true, y_pred))
-    columns = None
+    options = {}
     if truth.shape[1] == 1:  # one label that applies or not; scikit-learn takes two or more
-        columns = [0]
+        options["labels"] = [0]
         for y in (truth, preds):
             y.resize(len(y.indptr) - 1, 2)
-    scores = {
-        f"{average}_f1": float(
-            # an empty set that is predicted as such is right
-            f1_score(truth, preds, labels=columns, average=average,
-                     zero_division=int(average == "samples"))
-        )
-        for average in ("micro", "macro", "weighted", "samples")
-    }  # fmt: skip
+    scores = {}
+    for average in ("micro", "macro", "weighted", "samples"):
+        empty = int(average == "samples")  # an empty set that is predicted as such is right
+        f1 = f1_score(truth, preds, average=average, zero_division=empty, **options)
+        scores[f"{average}_f1"] = float(f1)
     scores["accuracy"] = float(accuracy_score(truth, preds))
     if outside is not None:
         lucky = outside & (y_true.sum(axis=1) == 0)
@@ -57,14 +54,8 @@ def tune_threshold(y_true: Labels, scores: Scores, *, may_be_empty: bool = False
     """The one threshold for all labels at which `Scores.labels_above` has the best micro-F1.
 
     One threshold rather than one per label: those of rare labels would rest on a handful of
-    documents (Yang, "A study of thresholding strategies", 2001, on overfitting by SCut).
-
-    Parameters
-    ----------
-    y_true
-        (N, C) bool, of the validation split.
-    may_be_empty
-        True if the study has empty label sets.
+    documents (Yang, "A study of thresholding strategies", 2001, on overfitting by SCut). `y_true`
+    (N, C) bool is of the validation split; sets `may_be_empty` in some studies.
     """
     values, hits = scores.ranked(y_true)
     # The best label of each document is given in any case; the others, in order of their scores.
@@ -92,12 +83,7 @@ def ranking_metrics(y_true: Labels, scores: Scores) -> dict[str, float]:
     """P@k at 1, 3 and 5, and nDCG@5, each in [0, 1].
 
     P@k is the share of true labels among the k that score highest, mean over documents; nDCG@5 has
-    binary relevance (Prabhu & Varma 2014, section 4).
-
-    Parameters
-    ----------
-    y_true
-        (N, C) bool.
+    binary relevance (Prabhu & Varma 2014, section 4). `y_true` is (N, C) bool.
     """
     _, hits = scores.ranked(y_true, 5)  # (N, 5), or (N, C) of fewer labels
     metrics = {f"precision_at_{k}": float(hits[:, :k].sum() / (k * len(hits))) for k in (1, 3, 5)}
@@ -144,14 +130,16 @@ def run_metrics(
     num_absent = int((y_true.sum(axis=0) == 0).sum())
     f1 = f1_scores(y_true, y_pred, outside=outside)
     supported = f1["macro_f1"] * num_labels / max(num_labels - num_absent, 1)
-    return (
-        f1
-        | {"macro_f1_supported": supported}
-        | {"num_test": num_test, "num_labels": num_labels}
-        | {"num_labels_without_test": num_absent}
-        | {"out_of_set_rate": float(outside.mean()), "threshold": threshold}
-        | ranking
-    )
+    return {
+        **f1,
+        "macro_f1_supported": supported,
+        "num_test": num_test,
+        "num_labels": num_labels,
+        "num_labels_without_test": num_absent,
+        "out_of_set_rate": float(outside.mean()),
+        "threshold": threshold,
+        **ranking,
+    }
 
 
 def sets_equal(y_true: Labels, y_pred: Labels) -> np.ndarray:
@@ -160,14 +148,9 @@ def sets_equal(y_true: Labels, y_pred: Labels) -> np.ndarray:
 
 
 def f1_by_label(y_true: np.ndarray, y_preds: np.ndarray) -> np.ndarray:
-    """F1 of each label, (C,) float64 in [0, 1], mean over seeds.
+    """F1 of each label, (C,) float64 in [0, 1], mean over seeds, from (N, C) and (S, N, C) bool.
 
     0 where neither truth nor answers have the label.
-
-    Parameters
-    ----------
-    y_true, y_preds
-        (N, C) and (S, N, C) bool.
     """
     double_tp = 2 * (y_true & y_preds).sum(axis=1)  # (S, C)
     return (double_tp / np.maximum(y_true.sum(axis=0) + y_preds.sum(axis=1), 1)).mean(axis=0)
@@ -177,21 +160,13 @@ def expected_calibration_error(probs: np.ndarray, correct: np.ndarray) -> float:
     """Mean gap between confidence and accuracy, in [0, 1], over 15 bins of equally many documents.
 
     ECE of Guo et al. (arXiv 1706.04599, eq. 3), with its number of bins and with equal-mass bins
-    (arXiv 1909.10155).
-
-    Parameters
-    ----------
-    probs
-        (N,) float in [0, 1], the probability of each document's prediction.
-    correct
-        (N,) bool.
+    (arXiv 1909.10155). `probs`, (N,) float in [0, 1], are of each document's prediction, which is
+    right where `correct`, (N,) bool.
     """
     if not np.all((probs >= 0) & (probs <= 1)):
         raise ValueError("probs: expected probabilities in [0, 1]")
-    gaps = [
-        abs(probs[part].mean() - correct[part].mean()) * len(part)
-        for part in equal_bins(probs, ECE_BINS)
-    ]
+    bins = equal_bins(probs, ECE_BINS)
+    gaps = [abs(probs[part].mean() - correct[part].mean()) * len(part) for part in bins]
     return float(sum(gaps) / len(probs))
 
 

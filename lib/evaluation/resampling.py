@@ -106,7 +106,7 @@ def randomization(
     arms = {arm for pair in pairs for arm in pair}
     codes = group_codes(groups)
     counts = {arm: unit_counts(y_true, y_preds[arm], codes) for arm in arms}
-    exchanges = [_exchanges(counts[a], counts[b]) for a, b in pairs]
+    exchanges = [[_exchange(u, v) for u, v in _paired(counts[a], counts[b])] for a, b in pairs]
     num_labels, num_units = by_unit(by_label(y_true), codes).shape
     # the differences as they are, then after random exchanges, a block at a time
     nothing = np.zeros((2 * num_labels, 1), dtype=np.float32)
@@ -137,10 +137,6 @@ class _Exchange(NamedTuple):
     num_labels: int  # C
 
 
-def _exchanges(of_a: Sequence[csr_array], of_b: Sequence[csr_array]) -> list[_Exchange]:
-    return [_exchange(u, v) for u, v in _paired(of_a, of_b)]
-
-
 def _paired(of_a: Sequence[_T], of_b: Sequence[_T]) -> Iterator[tuple[_T, _T]]:
     """Seeds of two arms, each repeated up to the least common multiple of their numbers."""
     for k in range(math.lcm(len(of_a), len(of_b))):
@@ -148,6 +144,7 @@ def _paired(of_a: Sequence[_T], of_b: Sequence[_T]) -> Iterator[tuple[_T, _T]]:
 
 
 def _exchange(counts_a: csr_array, counts_b: csr_array) -> _Exchange:
+    """Both arms' counts of one seed over the labels in which they differ, and sums of the rest."""
     change = counts_b - counts_a
     change.eliminate_zeros()
     differs = (np.diff(change.indptr) > 0).reshape(2, -1).any(axis=0)  # (C,)

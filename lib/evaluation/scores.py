@@ -79,8 +79,7 @@ class Scores:
 
     def best(self) -> np.ndarray:
         """The label with the highest score, (N,) int."""
-        places = self.values.argmax(axis=1)
-        return self.columns[np.arange(len(self)), places]
+        return self.columns[np.arange(len(self)), self.values.argmax(axis=1)]
 
     def labels_above(self, threshold: float, *, may_be_empty: bool = False) -> Labels:
         """Label sets, (N, C) bool: every label that scores at least the threshold, and the best.
