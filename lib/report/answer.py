@@ -13,15 +13,8 @@ import pandas as pd
 from lib.config.arms import AnswerParams, StudyParams
 from lib.config.study import load_params, study_files
 from lib.errors import InputError
-from lib.evaluation.pooled import (
-    Pooled,
-    compare_ranks,
-    leave_one_out,
-    per_task,
-    pool,
-    regress,
-)
-from lib.report.recommendation import HEAD, PROMPT
+from lib.evaluation.pooled import Pooled, compare_ranks, leave_one_out, per_task, pool, regress
+from lib.report.recommendation import HEAD, PROMPT, QUESTION
 from lib.report.wording import format_delta, join
 from lib.storage import ROOT, atomic_path
 
@@ -29,7 +22,6 @@ OTHERS = ("encoder", "tfidf", "frozen")
 NAMES = {HEAD: "head", PROMPT: "prompt", "encoder": "encoder", "tfidf": "TF-IDF",
          "frozen": "frozen"}  # fmt: skip
 IN_WORDS = {"encoder": "the encoder", "tfidf": "TF-IDF"}
-OF_CELLS, OF_TASKS = ("log_billions", "log_train_size"), ("log_labels", "kind")
 MIN_TASKS = 3  # of which a mean over tasks is made (our choice)
 MIN_FOR_NEW = 5  # tasks from which a new one is predicted: with fewer, anything is (our choice)
 NO_PARAMETERS = ["epochs", "micro_f1", "train_seconds", "chosen", "seed", "billions"]  # of a search
@@ -82,9 +74,8 @@ class AnswerResults:
             self.missing.append(study)
             return
         effects, scores = map(pd.read_csv, files)
-        if lacking := {HEAD, PROMPT} - set(scores["arm"]):
-            lacks = join([NAMES[arm] for arm in sorted(lacking)])
-            self._lacks[f"{lacks} did not run"].append(study)
+        if lacking := [NAMES[arm] for arm in QUESTION if arm not in set(scores["arm"])]:
+            self._lacks[f"{join(lacking)} did not run"].append(study)
         elif lacks := _lacking_cells(load_params(*study_files(planned).common), scores):
             self._lacks[lacks].append(study)
         self._effects.append(effects[effects["metric"] == "micro_f1"].assign(**about))
@@ -99,18 +90,15 @@ class AnswerResults:
         `task kind model billions train_size num_labels effect low high error`; cells whose study
         lacks one of the arms have none.
         """
-        table = pd.concat(self._effects, ignore_index=True)
+        table = pd.concat(self._effects)
         pairs = []
-        for sign, (a, b) in ((1, (first, second)), (-1, (second, first))):
+        for a, b, sign in ((first, second, 1), (second, first, -1)):
             rows = table[(table["arm_a"] == a) & (table["arm_b"] == b)]
-            limits = np.sort(sign * rows[["low", "high"]].to_numpy(), axis=1)
-            pairs.append(
-                rows.assign(effect=sign * rows["delta"], low=limits[:, 0], high=limits[:, 1])
-            )
-        found = pd.concat(pairs)
+            low, high = np.sort(sign * rows[["low", "high"]].to_numpy(), axis=1).T
+            pairs.append(rows.assign(effect=sign * rows["delta"], low=low, high=high))
+        found = pd.concat(pairs, ignore_index=True)
         columns = ["task", "kind", "model", "billions", "train_size", "num_labels"]
-        found = found[[*columns, "effect", "low", "high", "error"]].reset_index(drop=True)
-        return found[found["error"] > 0]
+        return found.loc[found["error"] > 0, [*columns, "effect", "low", "high", "error"]]
 
     def _by_documents(self, table: pd.DataFrame) -> pd.DataFrame:
         """Rows of tasks, where tasks with the same documents count as one."""
@@ -119,7 +107,7 @@ class AnswerResults:
     @property
     def units(self) -> str:
         """Units of the intervals, for captions and the answer."""
-        several = pd.concat(self._scores)["num_seeds"].max() > 1
+        several = any(scores["num_seeds"].max() > 1 for scores in self._scores)
         return f"test documents{' and seeds' if several else ', with one seed'}"
 
     @cached_property
@@ -132,7 +120,7 @@ class AnswerResults:
         keys = ["task", "model", "train_size", "num_labels"]
         table = pd.concat(self._scores, ignore_index=True)
         table = table.pivot_table(index=keys, columns="arm", values="micro_f1", sort=False)
-        return table.reindex(columns=[a for a in NAMES if a in table]).reset_index()
+        return table[[arm for arm in NAMES if arm in table]].reset_index()
 
     def pooled(self, first: str, second: str) -> Pooled | None:
         """The mean difference of two arms over tasks; None for fewer than `MIN_TASKS` tasks.
@@ -150,22 +138,19 @@ class AnswerResults:
         rows = []
         for part in ("kind", "model", "train_size"):
             for value, cells in self.cells.groupby(part, sort=False):
-                tasks = per_task(self._by_documents(cells))
-                if len(tasks) >= MIN_TASKS:
-                    rows.append({"part": part, "value": value})
-                    rows[-1] |= vars(_pooled(tasks))
+                if pooled := _pooled(per_task(self._by_documents(cells))):
+                    rows.append({"part": part, "value": value} | vars(pooled))
         columns = ["part", "value", "num_tasks", "mean", "low", "high", "new_low", "new_high"]
         return pd.DataFrame(rows, columns=columns)
 
     def slopes(self) -> pd.DataFrame:
         """Head minus prompt against properties of tasks: see `lib.evaluation.pooled.regress`."""
-        logs = {
-            "log_billions": np.log2(self.cells["billions"]),
-            "log_train_size": np.log2(self.cells["train_size"]),
-            "log_labels": np.log2(self.cells["num_labels"]),
-        }
+        names = {"log_billions": "billions", "log_train_size": "train_size"}
+        names["log_labels"] = "num_labels"
+        logs = {log: np.log2(self.cells[name]) for log, name in names.items()}
         cells = self._by_documents(self.cells).assign(**logs)
-        return regress(cells, of_cells=OF_CELLS, of_tasks=OF_TASKS)
+        of_cells, of_tasks = ("log_billions", "log_train_size"), ("log_labels", "kind")
+        return regress(cells, of_cells=of_cells, of_tasks=of_tasks)
 
     def left_out(self) -> pd.DataFrame:
         """Each task against what the others say: see `lib.evaluation.pooled.leave_one_out`."""
@@ -241,14 +226,13 @@ class AnswerResults:
             self.left_out(),
         )
         text += f" Intervals are over {self.units}."
-        self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / "conclusion.md") as path:
             path.write_text(text + "\n", encoding="utf-8")
         return text
 
     def save(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as `<name>.csv` into the folder."""
-        with atomic_path(Path(self.folder / f"{name}.csv")) as path:
+        with atomic_path(self.folder / f"{name}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6g")
 
 
@@ -275,37 +259,34 @@ def _lacking_cells(planned: StudyParams, scores: pd.DataFrame) -> str:
     return join(lacks)
 
 
+def _side(low: float, high: float) -> int:
+    """The sign that an interval allows alone; 0 if it includes zero, or is not known."""
+    return int(low > 0) - int(high < 0)
+
+
 def answer_in_words(
     where: str, pooled: Pooled | None, others: dict[str, Pooled | None], left_out: pd.DataFrame
 ) -> str:
-    """The answer in three sentences.
+    """The answer in three sentences, of head minus prompt, `pooled`, and head minus `others`.
 
-    Parameters
-    ----------
-    where
-        Models and numbers of training documents.
-    pooled
-        Head minus prompt over tasks.
-    others
-        Head minus each other arm, by its name.
-    left_out
-        See `AnswerResults.left_out`.
+    `where` names models and numbers of training documents; for `left_out` see `AnswerResults`.
     """
     if pooled is None:
         return f"Fewer than {MIN_TASKS} tasks have finished: there is no answer over tasks yet."
+    better = {1: "the **head** is", 0: "neither is shown to be", -1: "the **prompt** is"}
     mean, low, high = map(format_delta, (pooled.mean, pooled.low, pooled.high))
-    verdict = "neither is shown to be better on average"
-    if pooled.low > 0 or pooled.high < 0:
-        verdict = f"the **{'head' if pooled.low > 0 else 'prompt'}** is better on average"
     first = (
         f"Over {pooled.num_tasks} tasks, {where}, the head's micro-F1 minus the prompt's is "
-        f"{mean} on average ({low} to {high}, 95 % interval): {verdict}."
+        f"{mean} on average ({low} to {high}, 95 % interval): "
+        f"{better[_side(pooled.low, pooled.high)]} better on average."
     )
-    limits = f"{format_delta(pooled.new_low)} and {format_delta(pooled.new_high)}"
-    who = "so either may be better there"
-    if pooled.new_low > 0 or pooled.new_high < 0:
-        who = f"so the {'head' if pooled.new_low > 0 else 'prompt'} is the safe choice"
-    second = f"On a new task it is expected between {limits} (95 % prediction interval), {who}"
+    safe = {1: "the head is the safe choice", 0: "either may be better there"}
+    safe[-1] = "the prompt is the safe choice"
+    second = (
+        f"On a new task it is expected between {format_delta(pooled.new_low)} and "
+        f"{format_delta(pooled.new_high)} (95 % prediction interval), "
+        f"so {safe[_side(pooled.new_low, pooled.new_high)]}"
+    )
     if np.isnan(pooled.new_low):
         second = f"{pooled.num_tasks} tasks are too few to say what a new one will show"
     if len(left_out):
@@ -316,15 +297,13 @@ def answer_in_words(
             f"without {left_out['task'][most]}, which changes it most, the mean is "
             f"{format_delta(left_out['mean'][most])}"
         )
+    relations = {1: "better than", 0: "not distinguishable from", -1: "worse than"}
     found = defaultdict(list)  # arms by the relation of the head to them
     for arm, other in others.items():
-        if other is None:
-            continue
-        relation = "not distinguishable from"
-        if other.low > 0 or other.high < 0:
-            relation = "better than" if other.low > 0 else "worse than"
-        mean, low, high = map(format_delta, (other.mean, other.low, other.high))
-        found[relation].append(f"{IN_WORDS[arm]} ({mean}, {low} to {high})")
+        if other is not None:
+            mean, low, high = map(format_delta, (other.mean, other.low, other.high))
+            relation = relations[_side(other.low, other.high)]
+            found[relation].append(f"{IN_WORDS[arm]} ({mean}, {low} to {high})")
     parts = [f"{relation} {join(arms)}" for relation, arms in found.items()]
     third = f" On average the head is {join(parts)}." if parts else ""
     return f"{first} {second}.{third}"
