@@ -4,6 +4,7 @@ Limits without a source are our choices.
 """
 
 from collections.abc import Mapping
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -64,15 +65,14 @@ def recommend(
     best, *others = ranked.index
     pairs = [difference(pairwise, best, arm) for arm in others]
     tied = [pair for pair in pairs if not pair["distinguishable"]]
+    beaten = {b for a, b in permutations(others, 2) if _wins(difference(pairwise, a, b))}
     # What each arm scores and costs
-    f1 = ranked[["micro_f1", "micro_f1_low", "micro_f1_high"]].set_axis(
-        ["f1", "low", "high"], axis=1
-    )
-    micro_f1 = {arm: {name: _number(x) for name, x in row.items()} for arm, row in f1.iterrows()}
+    columns = {"micro_f1": "f1", "micro_f1_low": "low", "micro_f1_high": "high"}
+    f1 = ranked[list(columns)].rename(columns=columns).map(_number)
+    micro_f1 = f1.astype(object).where(f1.notna(), None).to_dict("index")
     seconds = _seconds(ranked)
     dollars = _dollars(ranked, seconds)
     names = names or {arm: arm for arm in micro_f1}
-    beaten = {pair["arm"] for arm in others for pair in _won(pairwise, arm, others)}
     kind, arm, reason = _choose(micro_f1, pairs, tied, beaten, dollars, names)
     return {
         "kind": kind,
@@ -82,7 +82,7 @@ def recommend(
         "micro_f1": micro_f1,
         "cost_seconds": {name: _number(cost) for name, cost in seconds.items()},
         "cost_dollars": {name: _number(cost) for name, cost in dollars.items()},
-        "num_seeds": {name: int(number) for name, number in ranked["num_seeds"].items()},
+        "num_seeds": ranked["num_seeds"].astype(int).to_dict(),
         "certain_against": [pair for pair in pairs if pair["distinguishable"]],
         "not_distinguishable_from": tied,
         "head_or_prompt": _head_or_prompt(pairwise) if {*QUESTION} <= set(micro_f1) else None,
@@ -143,7 +143,7 @@ def _choose(
 
 
 def _too_little(tied: list[dict], names: Mapping[str, str]) -> str:
-    """The differences that would have been found, the least and the most."""
+    """The reason "too little data": the least and the largest difference that would be found."""
     ranked = sorted(tied, key=_detectable)
     facts = {"least": _detectable(ranked[0]), "most": _detectable(ranked[-1]), "margin": MARGIN}
     facts |= {"several": len(ranked) > 1, "arm": names[ranked[-1]["arm"]]}
@@ -185,10 +185,9 @@ def _head_or_prompt(pairwise: pd.DataFrame) -> dict[str, Any]:
     return names | {k: v for k, v in pair.items() if k not in ("arm", "distinguishable")}
 
 
-def _won(pairwise: pd.DataFrame, arm: str, others: list[str]) -> list[dict[str, Any]]:
-    """The differences to those of the others than which an arm is distinguishably better."""
-    pairs = [difference(pairwise, arm, other) for other in others if other != arm]
-    return [pair for pair in pairs if pair["distinguishable"] and pair["delta"] > 0]
+def _wins(pair: Mapping[str, Any]) -> bool:
+    """True if the first arm of a `difference` is distinguishably better."""
+    return pair["distinguishable"] and pair["delta"] > 0
 
 
 def difference(pairwise: pd.DataFrame, a: str, b: str) -> dict[str, Any]:
