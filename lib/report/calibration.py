@@ -21,19 +21,9 @@ class ScoredRun(NamedTuple):
     validation: ScoredSplit
     test: ScoredSplit
 
-    def calibrated(self, *, multi_label: bool) -> Calibrated | None:
-        """See `Calibrated.fit`."""
-        return Calibrated.fit(self.validation, self.test, multi_label=multi_label)
-
 
 def read_scores(runs: pd.DataFrame) -> dict[str, list[ScoredRun]]:
-    """The scores of each arm's runs, by seed.
-
-    Parameters
-    ----------
-    runs
-        `arm seed folder`, as `lib.runs.finished.read_runs` returns them.
-    """
+    """The scores of each arm's runs, by seed, of a table `arm seed folder`."""
     by_arm = runs.sort_values("seed").groupby("arm", sort=False)["folder"]
     return {arm: [ScoredRun(*_read_splits(f)) for f in folders] for arm, folders in by_arm}
 
@@ -56,21 +46,13 @@ def calibration_table(
 ) -> pd.DataFrame:
     """Calibration of each arm on test, before and after temperature scaling, mean over seeds.
 
-    Parameters
-    ----------
-    scored
-        See `read_scores`.
-
-    Returns
-    -------
-    DataFrame
-        A row per arm: `arm num_seeds ece ece_scaled temperature brier brier_scaled`, NaN without
-        probabilities; of label sets, ECE is that of pairs of document and label with a probability
-        of 0.01 or more. For single labels also, for 0.9, `share_at_90`, the share of test documents
-        above the confidence that reached this precision on validation, and `reached_at_90`, their
-        precision on test, which may fall short of it; both with 95 % Wilson intervals `_low` and
-        `_high` over documents or their groups (not seeds). Any confidence can rank answers:
-        decision values too.
+    A row per arm: `arm num_seeds ece ece_scaled temperature brier brier_scaled`, NaN without
+    probabilities; of label sets, ECE is that of pairs of document and label with a probability of
+    0.01 or more. For single labels also, for 0.9 and 0.95, `share_at_90`, the share of test
+    documents above the confidence that reached this precision on validation, and `reached_at_90`,
+    their precision on test, which may fall short of it; both with 95 % Wilson intervals `_low` and
+    `_high` over documents or their groups (not seeds). Any confidence can rank answers: decision
+    values too.
     """
     rows = []
     for arm, runs in scored.items():
@@ -82,7 +64,7 @@ def calibration_table(
 
 
 def _mean_measures(runs: Sequence[ScoredRun], multi_label: bool) -> dict[str, float]:
-    calibrated = [run.calibrated(multi_label=multi_label) for run in runs]
+    calibrated = [Calibrated.fit(*run, multi_label=multi_label) for run in runs]
     if None in calibrated:
         return dict.fromkeys(CALIBRATION_MEASURES, np.nan)
     measures = [run.measures() for run in calibrated]
@@ -94,28 +76,25 @@ def _mean_automated(runs: Sequence[ScoredRun], wanted: float) -> dict[str, float
 
     Answers of all runs to a document, and all documents of a group, count as one unit.
     """
-    percent = round(100 * wanted)
+    share, reached = (f"{name}_at_{round(100 * wanted)}" for name in ("share", "reached"))
     given = [automated(*run, wanted) for run in runs]
     if any(of_run is None for of_run in given):
-        return _with_interval(f"share_at_{percent}", []) | _with_interval(
-            f"reached_at_{percent}", []
-        )
+        return _with_interval(share, [], []) | _with_interval(reached, [], [])
     groups = runs[0].test.groups
     groups = np.arange(len(given[0])) if groups is None else groups
     right = [run.test.right[of_run] for run, of_run in zip(runs, given, strict=True)]
-    return _with_interval(f"share_at_{percent}", given, [groups] * len(runs)) | _with_interval(
-        f"reached_at_{percent}", right, [groups[of_run] for of_run in given]
-    )
+    of_right = [groups[of_run] for of_run in given]
+    shares = _with_interval(share, given, [groups] * len(runs))
+    return shares | _with_interval(reached, right, of_right)
 
 
 def _with_interval(
-    name: str, hits: Sequence[np.ndarray], groups: Sequence[np.ndarray] = ()
+    name: str, hits: Sequence[np.ndarray], groups: Sequence[np.ndarray]
 ) -> dict[str, float]:
     """The mean share of each run's hits with its 95 % interval, NaN where none has an answer."""
     share, low, high = np.nan, np.nan, np.nan
     if sum(map(len, hits)):
         share = float(np.mean([of_run.mean() for of_run in hits if len(of_run)]))
         together = np.concatenate(hits), np.concatenate(groups)
-        count = effective_documents(*together, num_seeds=len(hits))
-        low, high = share_interval(share, count)
+        low, high = share_interval(share, effective_documents(*together, num_seeds=len(hits)))
     return {name: share, f"{name}_low": low, f"{name}_high": high}

@@ -10,6 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lib.evaluation.calibration import (
     MIN_ANSWERED,
+    Calibrated,
     choose_threshold,
     coverage_curve,
     reliability,
@@ -33,13 +34,7 @@ def plot_reliability(
 
     Filled: as the model says it; hollow: after temperature scaling on validation. On the diagonal
     confidence means what it says, below it the model is too sure. 95 % intervals over documents.
-
-    Parameters
-    ----------
-    scored
-        See `lib.report.calibration.read_scores`.
-    arms
-        The first six of them that have probabilities are drawn.
+    The first six arms that have probabilities are drawn.
     """
     panels = {}
     for arm in arms:
@@ -68,17 +63,13 @@ def plot_reliability(
 
 def _pooled(runs: Sequence[ScoredRun], multi_label: bool) -> list[pd.DataFrame]:
     """Reliability of an arm over all its seeds, before and after scaling; empty without it."""
-    calibrated = [run.calibrated(multi_label=multi_label) for run in runs]
+    calibrated = [Calibrated.fit(*run, multi_label=multi_label) for run in runs]
     if None in calibrated:
         return []
-    answers = (
-        [run.answers(run.probs) for run in calibrated],
-        [run.answers(run.scaled) for run in calibrated],
-    )
-    return [
-        reliability(*map(np.concatenate, zip(*found, strict=True)), num_seeds=len(runs))
-        for found in answers
-    ]
+    given = [run.answers(run.probs) for run in calibrated]
+    scaled = [run.answers(run.scaled) for run in calibrated]
+    together = [map(np.concatenate, zip(*x, strict=True)) for x in (given, scaled)]
+    return [reliability(*answers, num_seeds=len(runs)) for answers in together]
 
 
 def plot_risk_coverage(
