@@ -13,11 +13,9 @@ def read_tries(runs: pd.DataFrame) -> pd.DataFrame:
     """
     table = read_table(runs, "search.csv")
     if "learning_rate" in table:
-        asked = {
-            (run.arm, run.seed): read_yaml(run.folder / "params.yaml").get("learning_rate")
-            for run in runs.itertuples()
-        }
-        own = pd.Series([asked[key] for key in zip(table["arm"], table["seed"], strict=True)])
+        folders = runs.set_index(["arm", "seed"])["folder"]
+        asked = folders.map(lambda x: read_yaml(x / "params.yaml").get("learning_rate"))
+        own = table.join(asked.rename("asked"), on=["arm", "seed"])["asked"]
         table["learning_rate"] = table["learning_rate"].fillna(own)
     return table
 

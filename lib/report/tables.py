@@ -29,13 +29,8 @@ OF_A_RUN = {"seed", "train_size", "params_dir", "runs_dir", "figures_dir", "repo
 def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int]) -> str:
     """The study's runs that are missing, such as "embedding: seed 2"; "" if none is.
 
-    Parameters
-    ----------
-    runs
-        See `lib.runs.finished.read_runs`.
-    arms, seeds
-        Of the study; no arms for those that have run. An arm that is not trained runs with the
-        first seed alone if others have training sizes ("embedding@64").
+    No `arms` for those that have run. An arm that is not trained runs with the first seed alone if
+    others have training sizes ("embedding@64").
     """
     arms = list(arms) or list(runs["arm"].unique())
     sized = any("@" in arm for arm in arms)
@@ -52,13 +47,7 @@ def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
     """Parameters of runs that differ from the study's files; "" if there are none.
 
     Such as "embedding: learning_rate is 0.004, in its file 0.002", of a run that was made by hand.
-
-    Parameters
-    ----------
-    runs
-        See `lib.runs.finished.read_runs`.
-    study_dir
-        Contains the study's parameters files; without it no run differs.
+    `study_dir` contains the study's parameters files; without it no run differs.
     """
     arms = load_study(study_dir) if study_dir.is_dir() else {}
     changed = dict.fromkeys(
@@ -113,9 +102,8 @@ def drop_unsized(runs: pd.DataFrame) -> pd.DataFrame:
 
     They are left from before the study had training sizes.
     """
-    bases = runs["arm"].str.partition("@")
-    sized = set(bases[0][bases[1] == "@"])
-    left = runs["arm"].isin(sized)
+    parts = runs["arm"].str.partition("@")
+    left = runs["arm"].isin(parts[0][parts[1] == "@"])
     for folder in runs["folder"][left]:
         log.warning("%s: left out, for the study has training sizes now; remove it", folder)
     return runs[~left].reset_index(drop=True)
@@ -129,9 +117,8 @@ def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndar
     label_space = read_label_space(runs["folder"].iloc[0])
 
     def encode(folder: Path, column: str) -> np.ndarray:
-        return csr_array(
-            label_space.encode(read_predictions(folder, columns=[column])[column])
-        ).toarray()
+        labels = read_predictions(folder, columns=[column])[column]
+        return csr_array(label_space.encode(labels)).toarray()
 
     order = runs.groupby("arm")["micro_f1"].mean().sort_values(ascending=False, kind="stable")
     seeds = runs.sort_values("seed").groupby("arm")["folder"]
@@ -184,14 +171,10 @@ def compare_runs(
 
     Parameters
     ----------
-    y_true, y_preds
-        See `stack_predictions`.
-    num_resamples
-        Of the randomization test.
-    groups
-        See `read_groups`.
-    reference
-        The arm that all others are compared with; "" for every pair.
+    y_true, y_preds, groups
+        See `stack_predictions` and `read_groups`.
+    num_resamples, reference
+        See `compare_all`.
 
     Returns
     -------
@@ -231,24 +214,13 @@ def compare_with_teachers(
 ) -> pd.DataFrame:
     """The F1 that students keep of their teachers' and what that costs, a row per student.
 
-    Parameters
-    ----------
-    runs
-        See `lib.runs.finished.read_runs`; a student whose teacher is not among them has no row.
-    y_true, y_preds
-        See `stack_predictions`.
-    groups
-        See `read_groups`.
-
-    Returns
-    -------
-    DataFrame
-        `student`, `teacher`; `micro_f1_kept` and `macro_f1_kept`, the student's mean F1 over the
-        teacher's, each with a 95 % percentile interval, `_low` and `_high`, over the same resampled
-        documents (or whole groups, then widened by `stretch`) for both, the mean over seeds taken;
-        `speedup`, of documents/s at inference;
-        `params_share`, the student's parameters over the teacher's; `train_seconds`, in which the
-        teacher has scored the documents, and `train_seconds_with_teacher`, with its own training.
+    `student`, `teacher`; `micro_f1_kept` and `macro_f1_kept`, the student's mean F1 over the
+    teacher's, each with a 95 % percentile interval, `_low` and `_high`, over the same resampled
+    documents (or whole groups, then widened by `stretch`) for both, the mean over seeds taken;
+    `speedup`, of documents/s at inference; `params_share`, the student's parameters over the
+    teacher's; `train_seconds`, in which the teacher has scored the documents, and
+    `train_seconds_with_teacher`, with its own training. A student whose teacher has not run has no
+    row. For parameters see `compare_runs`.
     """
     columns = [*AVERAGES, "infer_docs_per_second", "total_params", "train_seconds"]
     means = runs.groupby("arm")[columns].mean()
@@ -283,26 +255,12 @@ def paper_context(comparison: pd.DataFrame, *, data: str) -> pd.DataFrame:
     """Our arms, the best first, and below them the paper's (arXiv 2512.12677), for orientation.
 
     None of the paper's rows is a target for ours: its data, models, splits and average of F1 are
-    others or unknown (05_compare says which).
-
-    Parameters
-    ----------
-    comparison
-        `arm micro_f1 micro_f1_low micro_f1_high trainable_params`, a row per arm.
-    data
-        Name of our documents.
-
-    Returns
-    -------
-    DataFrame
-        `source system data f1 f1_low f1_high trainable_params`; `source` is "this study" or
-        "context: other data"; our F1 is micro-F1.
+    others or unknown (05_compare says which). `source system data f1 f1_low f1_high
+    trainable_params`; `source` is "this study" or "context: other data"; our F1 is micro-F1, and
+    `data` the name of our documents.
     """
-    ours = comparison[["arm", "micro_f1", "micro_f1_low", "micro_f1_high", "trainable_params"]]
-    ours.columns = ["system", "f1", "f1_low", "f1_high", "trainable_params"]
-    theirs = pd.read_csv(ROOT / "figures" / "paper.csv")
-    rows = [
-        ours.assign(source="this study", data=data), theirs.assign(source="context: other data")
-    ]  # fmt: skip
+    ours = comparison.rename(columns=lambda name: name.removeprefix("micro_"))
+    ours = ours.rename(columns={"arm": "system"}).assign(source="this study", data=data)
+    theirs = pd.read_csv(ROOT / "figures" / "paper.csv").assign(source="context: other data")
     columns = ["source", "system", "data", "f1", "f1_low", "f1_high", "trainable_params"]
-    return pd.concat(rows, ignore_index=True)[columns]
+    return pd.concat([ours, theirs], ignore_index=True)[columns]
