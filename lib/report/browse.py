@@ -52,21 +52,14 @@ def embed(
 ) -> np.ndarray:
     """Mean-pooled embeddings of N documents by a frozen encoder, (N, H) float32.
 
-    Parameters
-    ----------
-    model_id
-        See `lib.model.load.load_backbone`.
-    max_length, token_budget
-        Tokens of a document that are read, and of a micro-batch.
-    device
-        "auto", "cpu" or "cuda".
+    `max_length` tokens of a document are read, `token_budget` per micro-batch, on `device` "auto",
+    "cpu" or "cuda".
     """
     place = choose_device(device)
     dtype = choose_dtype(place)
     backbone = load_backbone(model_id, quantization="none", dtype=dtype, device=place)
-    tokenizer = load_tokenizer(model_id)
     options = {"max_length": max_length, "add_special_tokens": True}
-    tokens = encode_documents(tokenizer, documents["text"], **options)
+    tokens = encode_documents(load_tokenizer(model_id), documents["text"], **options)
     budget = {"dtype": dtype, "token_budget": token_budget}
     return frozen.embed(backbone, tokens, ("mean", 1), **budget)
 
@@ -98,11 +91,8 @@ def draw_maps_locally() -> None:
 
     There is no button that uploads a figure, and with it the texts in it, to Plotly's cloud.
     """
-    plotly.io.renderers["plotly_mimetype"].config = {
-        "showSendToCloud": False,
-        "plotlyServerURL": "",
-        "displaylogo": False,
-    }
+    config = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False}
+    plotly.io.renderers["plotly_mimetype"].config = config
     plotly.io.renderers.default = "plotly_mimetype"
 
 
@@ -166,11 +156,10 @@ def browse(
     """A widget that steps through the documents of a chosen split and label."""
     # Controls
     labels = {name: list(split["labels"]) for name, split in splits.items()}
-    names = sorted(set(chain.from_iterable(chain.from_iterable(labels.values()))))
     split = widgets.Dropdown(options=list(splits), description="split")
-    label = widgets.Dropdown(
-        options=[("(all)", None), *((printable(n), n) for n in names)], description="label"
-    )
+    names = sorted(set(chain.from_iterable(chain.from_iterable(labels.values()))))
+    options = [("(all)", ""), *((printable(name), name) for name in names)]
+    label = widgets.Dropdown(options=options, description="label")
     number = widgets.BoundedIntText(1, min=1, max=1, description="document")
     back, forth = (widgets.Button(description=x, tooltip=x) for x in ("previous", "next"))
     found, shown, rows = widgets.Label(), widgets.HTML(), []
@@ -181,9 +170,8 @@ def browse(
         shown.value = document_html(document, **options) if document else ""
 
     def choose(_=None) -> None:
-        rows[:] = [
-            i for i, row in enumerate(labels[split.value]) if label.value in row or not label.value
-        ]
+        of_split = enumerate(labels[split.value])
+        rows[:] = [i for i, row in of_split if label.value in row or not label.value]
         found.value = f"of {len(rows):,}"
         number.max, number.value = max(len(rows), 1), 1
         show()

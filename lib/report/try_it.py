@@ -20,13 +20,7 @@ from lib.machine import configure_process
 from lib.report import tables
 from lib.report.disagreements import answers_side_by_side, choose_pair, folded_html
 from lib.report.wording import printable
-from lib.runs.attribution import (
-    TOLERANCE,
-    Attribution,
-    deletion,
-    has_head,
-    integrated_gradients,
-)
+from lib.runs.attribution import TOLERANCE, Attribution, deletion, has_head, integrated_gradients
 from lib.runs.classifier import Classifier, load_classifier
 from lib.runs.finished import read_label_space, read_predictions, read_runs
 from lib.storage import ROOT
@@ -75,12 +69,11 @@ class TryIt:
         self.multi_label = params.multi_label
 
     def __str__(self) -> str:
-        lines = [
+        return "\n".join(
             f"{run.arm}: micro-F1 {run.micro_f1:.3f} on {len(self.documents):,} test documents; "
-            f"{HOW[self._by_gradients(run.arm)]}"
+            f"{HOW[has_head(run.folder)]}"
             for run in self.runs.itertuples()
-        ]
-        return "\n".join(lines)
+        )
 
     @cache  # noqa: B019  # a notebook has one of these
     def classifier(self, arm: str) -> Classifier:
@@ -95,8 +88,8 @@ class TryIt:
         if self.params.text.strip():
             return "", self.params.text.strip()
         wrong = self.errors
-        row = 0 if wrong.empty else wrong.index[0]
-        return self.documents[int(row)]["id"], self.documents[int(row)]["text"]
+        document = self.documents[0 if wrong.empty else int(wrong.index[0])]
+        return document["id"], document["text"]
 
     def answers(self, text: str) -> pd.DataFrame:
         """One row per arm: its `answer` and its best labels, each with its score."""
@@ -117,17 +110,19 @@ class TryIt:
     def show_answers(self, text: str) -> Styler:
         """`answers` as a table, escaped."""
         shown = self.answers(text).style.hide(axis="index")
-        shown = shown.format(_cell, escape="html", na_rep="–")
+        shown = shown.format(lambda x: printable(str(x)), escape="html", na_rep="–")
         return shown.set_properties(**{"text-align": "left"})
 
     def explain(self, text: str) -> dict[str, Attribution]:
         """The attribution of each arm: gradients of a head, deletions of any other."""
-        return {
-            arm: integrated_gradients(self.runs.loc[arm, "folder"], text)
-            if self._by_gradients(arm)
-            else deletion(self.classifier(arm), text, margins=self._gives_margins(arm))
-            for arm in self.runs.index
-        }
+        found = {}
+        for run in self.runs.itertuples():
+            if has_head(run.folder):
+                found[run.arm] = integrated_gradients(run.folder, text)
+            else:
+                margins = run.params.get("method") == "tfidf"
+                found[run.arm] = deletion(self.classifier(run.arm), text, margins=margins)
+        return found
 
     def figure(self, text: str) -> str:
         """The text of each arm as HTML, each word shaded by its attribution: see `words_html`."""
@@ -150,12 +145,7 @@ class TryIt:
     def errors_of(self, arm: str, *, label: str = "", least: float = -np.inf) -> pd.DataFrame:
         """Errors of an arm, the surest first.
 
-        Parameters
-        ----------
-        label
-            One of the true labels; "" for all.
-        least
-            Score of the answer from which on errors are shown.
+        With one of the true labels, or "" for all, and answers that score at least `least`.
         """
         table = self.errors[~self.errors[f"{arm} right"]]
         table = table[table[f"{arm} score"] >= least]
@@ -166,28 +156,15 @@ class TryIt:
 
     def errors_html(self) -> str:
         """The surest errors of each arm, as tables that fold out."""
-        hidden = [f"{arm} right" for arm in self.runs.index]
-        return folded_html(
-            {
-                f"Errors of {arm}": self.errors_of(arm).drop(columns=hidden)
-                for arm in self.runs.index
-            }
-        )
+        arms = self.runs.index
+        hidden = [f"{arm} right" for arm in arms]
+        tables = {f"Errors of {arm}": self.errors_of(arm).drop(columns=hidden) for arm in arms}
+        return folded_html(tables)
 
     @property
     def corrections_file(self) -> Path:
         """The CSV file of corrected labels, beside the study's report."""
         return ROOT / self.params.figures_dir / self.params.study / "corrections.csv"
-
-    def _by_gradients(self, arm: str) -> bool:
-        return has_head(self.runs.loc[arm, "folder"])
-
-    def _gives_margins(self, arm: str) -> bool:
-        return self.runs.loc[arm, "params"].get("method") == "tfidf"
-
-
-def _cell(value: object) -> str:
-    return printable(str(value))
 
 
 def words_html(text: str, found: Attribution, *, title: str) -> str:

@@ -51,9 +51,8 @@ def review(trial: TryIt) -> Controls:
     space = trial.label_space.names
     arm = widgets.Dropdown(options=list(trial.runs.index), description="approach")
     names = sorted(set(chain.from_iterable(trial.documents["labels"])))
-    label = widgets.Dropdown(
-        options=[("(all)", ""), *((printable(name), name) for name in names)], description="label"
-    )
+    options = [("(all)", ""), *((printable(name), name) for name in names)]
+    label = widgets.Dropdown(options=options, description="label")
     least = widgets.FloatText(0.0, description="score from", step=0.05)
     number = widgets.BoundedIntText(1, min=1, max=1, description="error")
     found, shown, message = widgets.Label(), widgets.HTML(), widgets.HTML()
