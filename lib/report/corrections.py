@@ -36,12 +36,9 @@ def write_correction(
         The document's id; "" of a text that is none of the study's, which its text identifies.
     old, new, known
         Labels before and after, joined by `delimiter` if there are several; and those of the study.
-    allow_new
-        Take labels that the study does not have.
-    replace
-        Take these labels where the file has others for the document.
-    may_be_empty
-        Take no label at all, as a study allows whose documents need not have one.
+    allow_new, replace, may_be_empty
+        Take labels that the study does not have; these where the file has others for the document;
+        no label at all.
 
     Raises
     ------
@@ -59,9 +56,8 @@ def write_correction(
     if sorted(new) == sorted(old) or not (new or may_be_empty):
         raise InputError(f"label: {delimiter.join(new)!r} changes nothing; choose another")
     found = read_corrections(file)
-    row = dict(
-        zip(COLUMNS, (document, text, delimiter.join(old), delimiter.join(new)), strict=True)
-    )
+    values = document, text, delimiter.join(old), delimiter.join(new)
+    row = dict(zip(COLUMNS, values, strict=True))
     same = found["id"].eq(document) & (found["text"].eq(text) if not document else True)
     before = found.loc[same, "new_label"].tolist()
     if before and before != [row["new_label"]] and not replace:

@@ -14,12 +14,7 @@ MAX_CHARACTERS, MAX_DOCUMENTS = 400, 30
 
 
 def choose_pair(arms: Sequence[str]) -> tuple[str, str]:
-    """The head and the prompt, or else the two best arms.
-
-    Parameters
-    ----------
-    arms
-        At least two, the best first.
+    """The head and the prompt, or else the two best `arms`, of which the best is first.
 
     Raises
     ------
@@ -38,24 +33,8 @@ def find_disagreements(
 ) -> pd.DataFrame:
     """Documents whose whole label set one arm gets right and the other wrong.
 
-    Parameters
-    ----------
-    documents
-        The test split: `id` and `text`.
-    a, b
-        Name of an arm and its `lib.runs.finished.read_predictions` of this split, of one seed.
-
-    Returns
-    -------
-    DataFrame
-        `right` (the arm), `id`, `text`, `true`, and for each arm its answer and its highest score
-        ("<arm>", "<arm> score"; a probability where the arm has any). By arm, and within it those
-        first of which the other arm was surest.
-
-    Raises
-    ------
-    ValueError
-        An arm predicted other documents, or in another order.
+    `right` (the arm) and the columns of `answers_side_by_side`. By arm, and within it those first
+    of which the other arm was surest.
     """
     table, right = answers_side_by_side(documents, a, b)
     # Those that one alone gets right, by the score of the other
@@ -72,10 +51,20 @@ def answers_side_by_side(
 ) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
     """The answers of arms to the same documents, and True where an arm's whole label set is right.
 
+    `id`, `text`, `true`, and for each arm its answer and its highest score ("<arm>",
+    "<arm> score"; a probability where the arm has any).
+
     Parameters
     ----------
-    documents, answered
-        See `find_disagreements`, whose columns the table has but for `right`.
+    documents
+        The test split: `id` and `text`.
+    answered
+        Names of arms and their `read_predictions` of this split, of one seed each.
+
+    Raises
+    ------
+    ValueError
+        An arm predicted other documents, or in another order.
     """
     table = pd.DataFrame({"id": list(map(printable, documents["id"])), "text": documents["text"]})
     table["text"] = [beginning(text, MAX_CHARACTERS) for text in table["text"]]
@@ -94,12 +83,7 @@ def answers_side_by_side(
 def disagreements_html(table: pd.DataFrame) -> str:
     """Two tables that fold out, of up to 30 documents each, as HTML that needs nothing else.
 
-    The texts and labels in it are escaped and not read as formulas.
-
-    Parameters
-    ----------
-    table
-        See `find_disagreements`.
+    The texts and labels of `find_disagreements` are escaped and not read as formulas.
     """
     arms = [name for name in table.columns if f"{name} score" in table.columns]
     found = {

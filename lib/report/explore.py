@@ -145,26 +145,15 @@ def distinctive_words(texts: Sequence[str], y: np.ndarray, names: Sequence[str])
     list: they are seldom distinctive, and where they are ("who", "where"), they are shown. Texts
     without spaces are cut into pairs of characters.
 
-    Parameters
-    ----------
-    texts, y
-        N texts and their labels, (N, C) bool.
-    names
-        C names of labels.
-
-    Returns
-    -------
-    DataFrame
-        `label` str, `documents` int, `words` str, joined by spaces; "" if nothing is certain.
+    `label`, `documents` and `words`, joined by spaces, "" if nothing is certain, of N `texts` with
+    the labels `y`, (N, C) bool, of C `names`.
     """
     support = y.sum(axis=0)
     order = np.argsort(-support, kind="stable")
     result = pd.DataFrame({"label": np.array(names, dtype=object), "documents": support})
     # Documents that contain each word, (N, V)
-    vectorizer = CountVectorizer(
-        binary=True, max_features=50_000, dtype=np.float64, tokenizer=_cutter(texts),
-        token_pattern=None,
-    )  # fmt: skip
+    options = {"binary": True, "max_features": 50_000, "dtype": np.float64, "token_pattern": None}
+    vectorizer = CountVectorizer(tokenizer=_cutter(texts), **options)
     try:
         counts = csr_array(vectorizer.fit_transform(texts))
     except ValueError:  # no word at all

@@ -18,11 +18,6 @@ def arm_names(runs: pd.DataFrame) -> dict[str, str]:
 
     Arms that would be called the same have their key before the words, or, where all of them would
     be, the key alone.
-
-    Parameters
-    ----------
-    runs
-        See `lib.runs.finished.read_runs`.
     """
     first = runs.groupby("arm", sort=False)["params"].first()
     words = {arm: describe_arm(params) for arm, params in first.items()}

@@ -29,10 +29,7 @@ A difference between them may come from that.
 def describe_reading(runs: pd.DataFrame) -> str:
     """The share of test documents that arms cut, in words; "" where all arms read the same.
 
-    Parameters
-    ----------
-    runs
-        See `lib.runs.finished.read_runs`; `test_cut_share` is missing in runs of earlier versions.
+    `test_cut_share` is missing in runs of earlier versions.
     """
     ways: dict[tuple[int, int], dict[str, list]] = {}
     for arm, some in runs.groupby("arm", sort=False):

@@ -183,13 +183,7 @@ def _with_deltas(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def describe_rules(thresholds: Mapping[str, float]) -> str:
-    """The rules of the recommendation, as a Markdown list.
-
-    Parameters
-    ----------
-    thresholds
-        See `lib.report.recommendation.THRESHOLDS`.
-    """
+    """The rules of the recommendation with its `THRESHOLDS`, as a Markdown list."""
     return _compile(RULES).render(thresholds)
 
 
@@ -201,13 +195,7 @@ def give_reason(name: str, **facts: Any) -> str:
 def three_sentences(
     recommendation: Mapping[str, Any], names: Mapping[str, str] | None = None
 ) -> str:
-    """The answer as a Markdown list: the best arm, head or prompt, and which arm to pick.
-
-    Parameters
-    ----------
-    recommendation, names
-        See `lib.report.recommendation.recommend`.
-    """
+    """The answer of `recommend` as a Markdown list: the best arm, head or prompt, which to pick."""
     best, arm = recommendation["best"], recommendation["arm"]
     seeds, f1 = recommendation["num_seeds"][best], recommendation["micro_f1"]
     names = names or {name: name for name in f1}
@@ -224,13 +212,7 @@ def three_sentences(
 
 
 def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:
-    """A paragraph, in Markdown, on which arms differ from the reference in micro-F1.
-
-    Parameters
-    ----------
-    pairwise
-        As `compare_all` returns it with a `reference`.
-    """
+    """A paragraph, in Markdown, on which arms of `compare_all` differ from its reference."""
     micro = pairwise[pairwise["metric"] == "micro_f1"].sort_values("delta", ascending=False)
     if micro.empty:
         return give_reason("alone", best=reference) + "."
@@ -253,10 +235,7 @@ def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:
 def describe_curves(table: pd.DataFrame, curves: Mapping[str, Curve], crossed: pd.DataFrame) -> str:
     """A Markdown list: who leads with few and with many documents, and crossings.
 
-    Parameters
-    ----------
-    table, curves, crossed
-        Of `learning_curves`, `resample_curves` and `crossings`.
+    From what `learning_curves`, `resample_curves` and `crossings` return.
     """
     sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.uses_training_data]))
     ends = [int(size) for size in dict.fromkeys((sizes[0], sizes[-1]))]

@@ -13,7 +13,7 @@ def parts_by_truncation(
 ) -> pd.Categorical:
     """The part of each document, (N,): read as a whole, or cut behind `max_length` tokens.
 
-    Tokens are those of this tokenizer; another arm's may differ, and TF-IDF reads whole texts.
+    Another arm's tokenizer may cut elsewhere, and TF-IDF reads whole texts.
     """
     names = [f"up to {max_length} tokens", "cut"]
     cut = are_cut(tokenizer, texts, max_length=max_length)

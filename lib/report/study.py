@@ -1,8 +1,9 @@
 """Results of a study: its finished runs, compared, and the folder that its report is written to."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -87,10 +88,9 @@ class StudyResults:
         """The data and the command, for captions."""
         absent = self.comparison["num_labels_without_test"].max()
         none = f" ({absent:.0f} without a test document: 0 in macro-F1)" if absent else ""
-        size = self.num_train or "all"
         return (
-            f"{len(self.y_true):,} test documents, {len(self.label_space)} labels{none}, {size} "
-            f"training documents; `{self.command}`."
+            f"{len(self.y_true):,} test documents, {len(self.label_space)} labels{none}, "
+            f"{self.num_train or 'all'} training documents; `{self.command}`."
         )
 
     @property
@@ -116,13 +116,10 @@ class StudyResults:
     @property
     def gaps(self) -> str:
         """Markdown on missing runs, other parameters than asked, unequal search; "" if none."""
-        asked = {"arms": self.params.arms, "seeds": self.params.seeds}
-        parts = []
-        if missing := tables.missing_runs(self.every_run, **asked):
+        params, runs, parts = self.params, self.every_run, []
+        if missing := tables.missing_runs(runs, arms=params.arms, seeds=params.seeds):
             parts.append(f"**Not all of the study has run.** Missing: {missing}.")
-        if changed := tables.changed_params(
-            self.every_run, ROOT / self.params.params_dir / self.params.study
-        ):
+        if changed := tables.changed_params(runs, ROOT / params.params_dir / params.study):
             parts.append(f"**Not all runs are what the study's files ask for.** {changed}.")
         if unequal := unequal_tries(self.runs):
             parts.append(f"**Arms were not searched over equally.** Candidates: {unequal}.")
@@ -164,16 +161,12 @@ class StudyResults:
             anchor, title = self._recommendation["arm"], verdict.RECOMMENDED
         if not anchor:
             anchor, title = self._recommendation["best"], verdict.HIGHEST
-        single = not self.multi_label
-        right = {
-            arm: verdict.count_right(self.y_true, y, single=single)
-            for arm, y in self.y_preds.items()
-        }
+        single, preds = {"single": not self.multi_label}, self.y_preds.items()
+        right = {arm: verdict.count_right(self.y_true, y_pred, **single) for arm, y_pred in preds}
         options = {"anchor": anchor, "title": title, "right": right, "names": self.names}
         display(HTML(verdict.arm_lines(self.comparison, self.pairwise, **options)))
         kinds = set(map(describe_arm, self.runs["params"])) if len(self.names) > 1 else set()
-        options = {"single": single, "kinds": kinds}
-        display(Markdown(verdict.explain_lines(self.names[anchor], **options)))
+        display(Markdown(verdict.explain_lines(self.names[anchor], kinds=kinds, **single)))
 
     def answer(self) -> str:
         """The study's answer in Markdown, written as `conclusion.md` and `recommendation.json`.
@@ -209,11 +202,9 @@ class StudyResults:
         crossed = crossings(curves)
         self.save(table, "curves")
         self.save(crossed, "crossings")
-        reading = describe_curves(
-            self._in_words(table, "approach"),
-            {self.names.get(arm, arm): curve for arm, curve in curves.items()},
-            self._in_words(crossed, "ahead", "behind"),
-        )
+        in_words = {self.names.get(arm, arm): curve for arm, curve in curves.items()}
+        pairs = self._in_words(crossed, "ahead", "behind")
+        reading = describe_curves(self._in_words(table, "approach"), in_words, pairs)
         self.write(reading, "curves.md")
         return table, crossed, reading
 
@@ -261,11 +252,7 @@ class StudyResults:
 
     def slices(self) -> dict[str, pd.DataFrame]:
         """F1 by parts of the labels and, where they are at hand, of the documents."""
-
-        def of(**parts: pd.Categorical) -> pd.DataFrame:
-            groups = self.resampling["groups"]
-            return f1_by_part(self.y_true, self.y_preds, groups=groups, **parts)
-
+        of = partial(f1_by_part, self.y_true, self.y_preds, groups=self.resampling["groups"])
         support = parts_by_support(read_train_counts(self._largest))
         found = {"training documents of a label": of(labels=support)}
         if self.documents is not None:
@@ -298,9 +285,9 @@ class StudyResults:
 
     def histories(self) -> dict[str, list[pd.DataFrame]]:
         """Training histories by arm, of the arms that are trained in epochs."""
-        found: dict[str, list[pd.DataFrame]] = {}
+        found = defaultdict(list)
         for arm, folder in zip(self.runs["arm"], self.runs["folder"], strict=True):
             history = pd.read_parquet(folder / "history.parquet")
             if "eval_micro_f1" in history:
-                found.setdefault(arm, []).append(history)
-        return found
+                found[arm].append(history)
+        return dict(found)

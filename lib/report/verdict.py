@@ -85,15 +85,7 @@ All are variants of one approach: {{ kinds[0] }}.
 
 
 def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """The recommendation as one sentence of Markdown.
-
-    Parameters
-    ----------
-    recommendation
-        See `lib.report.recommendation.recommend`.
-    names
-        See `lib.report.names.arm_names`.
-    """
+    """The recommendation of `recommend` as one sentence of Markdown, with arms in words."""
     arm, best, f1 = (recommendation[x] for x in ("arm", "best", "micro_f1"))
     tied = [names[pair["arm"]] for pair in recommendation["not_distinguishable_from"]]
     kind, dollars = recommendation["kind"], recommendation["cost_dollars"]
@@ -115,13 +107,7 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
 
 
 def judge_changes(pairwise: pd.DataFrame, reference: str, names: Mapping[str, str]) -> str:
-    """The differences from a reference as one sentence of Markdown.
-
-    Parameters
-    ----------
-    pairwise
-        As `compare_all` returns it with a `reference`.
-    """
+    """The differences from the reference of `compare_all` as one sentence of Markdown."""
     micro = pairwise[pairwise["metric"] == "micro_f1"].sort_values("delta", ascending=False)
     certain = micro[distinguishable(micro)] if len(micro) else micro
     better = [names[arm] for arm in certain["arm_a"][certain["delta"] > 0]]
@@ -152,29 +138,24 @@ def arm_lines(
 
     Parameters
     ----------
-    comparison, pairwise
-        See `lib.report.tables.compare_runs`.
+    comparison, pairwise, right, names
+        See `compare_runs`, `count_right` and `arm_names`.
     anchor, title
         The arm that the others are judged by, and what it is called: `RECOMMENDED`, for example.
-    right
-        Of each arm, see `count_right`.
     """
     head = ("verdict", "approach", "right", "micro-F1", "training", "documents/s")
-    rows = "".join(f'<th scope="col">{name}</th>' for name in head)
-    rows = f"<thead><tr>{rows}</tr></thead>"
+    titles = "".join(f'<th scope="col">{name}</th>' for name in head)
+    rows = f"<thead><tr>{titles}</tr></thead>"
     for row in comparison.itertuples():
         kind, words, tip = "anchor", title, "the others are judged by it"
         if row.arm != anchor:
             kind, tip = _stand(difference(pairwise, row.arm, anchor))
             words = STANDS[kind]
         interval = f"({format_f1(row.micro_f1_low)}–{format_f1(row.micro_f1_high)})"
-        speed = f"{row.infer_docs_per_second:,.0f}" if row.infer_docs_per_second >= 10 else ""
-        speed = speed or f"{row.infer_docs_per_second:.2g}"
         cells = (
             f'<span class="mark" title="{tip}">{words}</span>', name_html(row.arm, names),
             escape(right[row.arm]), f"{format_f1(row.micro_f1)} <small>{interval}</small>",
-            _time(row.train_seconds),
-            speed if np.isfinite(row.infer_docs_per_second) else "–",
+            _time(row.train_seconds), _speed(row.infer_docs_per_second),
         )  # fmt: skip
         cells = [f'<td data-name="{x}">{cell}</td>' for x, cell in zip(head, cells, strict=True)]
         rows += f'<tr class="{kind}">{"".join(cells)}</tr>'
@@ -187,34 +168,27 @@ def _time(seconds: float) -> str:
     return format_time(seconds) if seconds else "none"
 
 
-def explain_lines(anchor: str, *, single: bool, kinds: set[str]) -> str:
-    """The meaning of the lines, in Markdown.
+def _speed(documents: float) -> str:
+    if not np.isfinite(documents):
+        return "–"
+    return f"{documents:,.0f}" if documents >= 10 else f"{documents:.2g}"
 
-    Parameters
-    ----------
-    single
-        True if each document has one label.
-    kinds
-        What the arms are, see `lib.report.names.describe_arm`.
-    """
+
+def explain_lines(anchor: str, *, single: bool, kinds: set[str]) -> str:
+    """The meaning of the lines, in Markdown: of `single` labels, and of these kinds of arms."""
     return fill(LEGEND, anchor=anchor, single=single, kinds=list(kinds))
 
 
 def count_right(y_true: np.ndarray, y_pred: np.ndarray, *, single: bool) -> str:
-    """The right answers of an arm, of a hundred.
+    """The right answers of an arm, of a hundred, from (N, C) and (S, N, C) bool; means over seeds.
 
     Documents of a study with one label each ("92 of 100"), else labels given and labels that apply
     ("85 of 100 given, 78 of 100 found").
-
-    Parameters
-    ----------
-    y_true, y_pred
-        (N, C) bool and (S, N, C) bool; shares are means over seeds.
     """
-    hits = (y_pred & y_true).sum(axis=(1, 2))  # (S,)
     if single:
         right = (y_pred == y_true).all(axis=2)  # (S, N)
         return f"{_of_hundred(right.mean())} of 100"
+    hits = (y_pred & y_true).sum(axis=(1, 2))  # (S,)
     given = np.maximum(y_pred.sum(axis=(1, 2)), 1)
     found = float((hits / max(y_true.sum(), 1)).mean())
     exact = float((hits / given).mean())
