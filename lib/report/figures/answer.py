@@ -1,5 +1,7 @@
 """Figures of the answer over many tasks."""
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,38 +17,30 @@ MARKERS = "osD^vP"
 def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
     """Head minus prompt, in micro-F1: a row per task, a point per cell, and the mean over tasks.
 
-    Points have 95 % intervals; colours are models, filled points the largest training size. Below:
-    the mean over tasks with its interval, and the prediction interval of a new task.
-
-    Parameters
-    ----------
-    cells
-        `task model train_size effect low high`, one row per cell.
-    pooled
-        None where tasks are too few.
+    Points, of `task model train_size effect low high`, have 95 % intervals; colours are models,
+    filled points the largest training size. Below, if tasks are not too few: the mean over tasks
+    with its interval, and the prediction interval of a new task.
     """
     order = cells.groupby("task")["effect"].mean().sort_values().index
     models, sizes = list(cells["model"].unique()), sorted(cells["train_size"].unique())
     fig, ax = plt.subplots(figsize=(7.2, 1.3 + 0.42 * len(order)), layout="constrained")
-    colours = dict(
-        zip(models, plt.get_cmap("viridis")(np.linspace(0, 0.8, len(models))), strict=True)
-    )
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.8, len(models)))
+    looks = dict(zip(models, zip(colours, cycle(MARKERS), strict=False), strict=True))
     rows = [(model, size) for model in models for size in sizes]
     for y, task in enumerate(order):
         for cell in cells[cells["task"] == task].itertuples():
             place = rows.index((cell.model, cell.train_size)) + 0.5
             beside = y + 0.35 - 0.7 * place / len(rows)
-            colour, marker = colours[cell.model], MARKERS[models.index(cell.model) % len(MARKERS)]
+            colour, marker = looks[cell.model]
             ax.hlines(beside, cell.low, cell.high, color=colour, lw=1.2)
             face = colour if cell.train_size == sizes[-1] else "white"
             ax.plot(cell.effect, beside, marker, ms=5, mfc=face, mec=colour)
-    for model in models if len(models) > 1 else ():
-        marker = MARKERS[models.index(model) % len(MARKERS)]
-        ax.plot([], [], marker, color=colours[model], label=model)
+    for model, (colour, marker) in looks.items() if len(models) > 1 else ():
+        ax.plot([], [], marker, color=colour, label=model)
     for size in sizes if len(sizes) > 1 else ():
         face = "0.3" if size == sizes[-1] else "white"
         ax.plot([], [], "o", mfc=face, mec="0.3", label=f"{size:,} documents")
-    labels = list(order)
+    labels, bottom = list(order), 0
     if pooled is not None:
         ax.hlines(-1, pooled.new_low, pooled.new_high, color="0.75", lw=7)
         ax.hlines(-1, pooled.low, pooled.high, color="black", lw=2.5)
@@ -55,8 +49,9 @@ def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
                     textcoords="offset points", bbox={"fc": "white", "ec": "none", "pad": 0})  # fmt: skip
         ax.axhline(-0.5, color="0.6", lw=0.8)
         labels = ["mean" if np.isnan(pooled.new_low) else "mean (grey: a new task)", *labels]
-    ax.set_yticks(range(-1 if pooled is not None else 0, len(order)), labels)
-    ax.set_ylim(-1.6 if pooled is not None else -0.6, len(order) - 0.4)
+        bottom = -1
+    ax.set_yticks(range(bottom, len(order)), labels)
+    ax.set_ylim(bottom - 0.6, len(order) - 0.4)
     ax.axvline(0, color="black", lw=0.8)
     ax.set_xlabel(
         "◀ prompt better     micro-F1 of the head minus that of the prompt     head better ▶"
@@ -67,14 +62,9 @@ def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
 
 
 def plot_ranks(ranks: pd.Series, critical: float) -> Figure:
-    """Mean rank of each arm over tasks, with the critical difference from the best (Demšar 2006).
+    """Mean rank of each arm over tasks, the best first, with the critical difference from the best.
 
-    Parameters
-    ----------
-    ranks
-        Mean ranks by arm, the best first.
-    critical
-        Arms within this distance of each other are not distinguishable.
+    Arms within this distance of each other are not distinguishable (Demšar 2006).
     """
     styles = arm_styles(list(ranks.index))
     fig, ax = plt.subplots(figsize=(7.2, 0.9 + 0.3 * len(ranks)), layout="constrained")

@@ -25,17 +25,9 @@ COSTS = {
 
 
 def pareto_front(cost: np.ndarray, f1: np.ndarray) -> np.ndarray:
-    """True for arms that none beats: none costs less at no lower F1, nor as much at a higher one.
+    """True for arms, (A,), that none beats: less costly at no lower F1, or better at no higher cost.
 
-    Parameters
-    ----------
-    cost, f1
-        (A,) float; an arm whose cost is NaN is not on the front.
-
-    Returns
-    -------
-    ndarray
-        (A,) bool.
+    An arm whose cost is NaN is not on the front.
     """
     cost, f1 = np.asarray(cost, float), np.asarray(f1, float)
     no_worse = (cost[:, None] <= cost) & (f1[:, None] >= f1)  # (A, A): row beats or equals column

@@ -20,14 +20,7 @@ def plot_learning_curves(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 
     Means over seeds with 95 % intervals, a little apart so that they can be told from each other;
     seeds are small rings. An approach that is not trained is a level line. Names are at the ends
-    of lines.
-
-    Parameters
-    ----------
-    table
-        Of `lib.evaluation.curves.learning_curves`.
-    runs
-        `arm seed micro_f1 macro_f1` of each run.
+    of lines. `table` is that of `learning_curves`; `runs` has `arm seed micro_f1 macro_f1`.
     """
     # Approaches from the worst at the largest size to the best
     trained, level = table[table["train_size"] > 0], table[table["train_size"] == 0]

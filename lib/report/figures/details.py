@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -47,24 +48,22 @@ def plot_class_f1(
     scores.index = [wrap(call(arm)) for arm in scores.index]
     readable = len(order) <= MAX_NUMBERED
     width = max(5.0, 2.2 + (0.45 if readable else 0.185) * len(order))
-    height = (
-        0.7 + row_height(scores.index, 0.3) * len(scores) + 0.065 * max(map(len, scores.columns))
-    )
-    fig, ax = plt.subplots(figsize=(width, height))
-    sns.heatmap(scores, ax=ax, vmin=0, vmax=1, cmap="cividis", linewidths=0.3, xticklabels=True,
-                annot=readable, fmt=".2f", annot_kws={"size": 8},
-                cbar_kws={"label": "F1 (test)", "pad": 0.01})  # fmt: skip
-    _contrast(ax)
+    rows = row_height(scores.index, 0.3) * len(scores)
+    fig, ax = plt.subplots(figsize=(width, 0.7 + rows + 0.065 * max(map(len, scores.columns))))
+    _heat_map(ax, scores, vmax=1, linewidths=0.3, xticklabels=True, annot=readable, fmt=".2f",
+              cbar_kws={"label": "F1 (test)", "pad": 0.01})  # fmt: skip
     if len(order) < len(names):
         ax.set_xlabel(f"the {len(order)} most frequent of {len(names)} labels")
     ax.tick_params(axis="x", labelrotation=90, labelsize=7)
-    ax.tick_params(axis="y", labelrotation=0)
     fig.tight_layout()
     return fig
 
 
-def _contrast(ax: Axes) -> None:
-    """Numbers in a heat map's cells in white or dark grey, whichever is easier to read (WCAG 2)."""
+def _heat_map(ax: Axes, table: pd.DataFrame | np.ndarray, **options: Any) -> None:
+    """A heat map whose numbers are white or dark grey, whichever is easier to read (WCAG 2)."""
+    usual = {"vmin": 0, "cmap": "cividis", "annot_kws": {"size": 8}}
+    sns.heatmap(table, ax=ax, **usual | options)
+    ax.tick_params(axis="y", labelrotation=0)
     for text, color in zip(ax.texts, ax.collections[0].get_facecolors(), strict=False):
         text.set_color("white" if relative_luminance(color) < 0.2 else "0.1")
 
@@ -92,14 +91,13 @@ def plot_confusion(
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         percents = 100 * shares[:last]
         texts = np.where(percents < 0.5, "", np.char.mod("%.0f", percents))
-        sns.heatmap(percents, ax=ax, vmin=0, vmax=100, cmap="cividis", cbar=False, square=True,
-                    annot=texts, fmt="", annot_kws={"size": 7},
-                    xticklabels=ticks, yticklabels=ticks[:last], linewidths=0.3)  # fmt: skip
-        _contrast(ax)
+        _heat_map(ax, percents, vmax=100, cbar=False, square=True, annot=texts, fmt="",
+                  annot_kws={"size": 7}, xticklabels=ticks, yticklabels=ticks[:last],
+                  linewidths=0.3)  # fmt: skip
         ax.set_title(wrap(call(arm), 32), size=9)
         ax.set(xlabel="predicted", ylabel="true")
-        ax.tick_params(axis="x", labelrotation=90, labelsize=8)
-        ax.tick_params(axis="y", labelrotation=0, labelsize=8)
+        ax.tick_params(axis="x", labelrotation=90)
+        ax.tick_params(labelsize=8)
     fig.colorbar(axs[0, 0].collections[0], ax=axs, shrink=0.7, pad=0.01,
                  label="% of the true label's documents")  # fmt: skip
     return fig
@@ -109,12 +107,7 @@ def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """Training loss and validation micro-F1 against epochs, a line for each run of each arm.
 
     Of more than six arms, the first seed alone, and those that are best on validation are named;
-    the others are grey.
-
-    Parameters
-    ----------
-    histories
-        Of each arm the `history.parquet` of its runs: `epoch loss eval_micro_f1`.
+    the others are grey. A run's history has `epoch loss eval_micro_f1`.
     """
     few = len(histories) <= MAX_LINES
     best = {arm: runs[0]["eval_micro_f1"].max() for arm, runs in histories.items()}
@@ -141,11 +134,8 @@ def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
 def plot_sweep(sweep: pd.DataFrame) -> Figure:
     """Heat maps of frozen embeddings' validation micro-F1 by pooling and layer, one per arm.
 
-    Parameters
-    ----------
-    sweep
-        `arm seed`, `features` ("<pooling> of layer -<layer>"), `C` and `micro_f1`; of the best C,
-        the mean over seeds.
+    Of `arm seed`, `features` ("<pooling> of layer -<layer>"), `C` and `micro_f1`: that of the best
+    C, mean over seeds.
     """
     parts = sweep["features"].str.extract(r"(?P<pooling>\w+) of layer -(?P<layer>\d+)")
     table = pd.concat([sweep[["arm", "seed", "micro_f1"]], parts.astype({"layer": int})], axis=1)
@@ -161,12 +151,10 @@ def plot_sweep(sweep: pd.DataFrame) -> Figure:
     fig, axs = plt.subplots(len(grids), figsize=size, squeeze=False, height_ratios=heights)
     for ax, (arm, grid) in zip(axs.flat, grids.items(), strict=True):
         grid = grid[sorted(grid.columns, reverse=True)]  # deep in the model on the left
-        sns.heatmap(grid, annot=readable, fmt=".3f", cmap="viridis", ax=ax, annot_kws={"size": 8},
-                    cbar_kws={"label": "micro-F1 (validation)"})  # fmt: skip
-        _contrast(ax)
+        _heat_map(ax, grid, vmin=None, cmap="viridis", annot=readable, fmt=".3f",
+                  cbar_kws={"label": "micro-F1 (validation)"})  # fmt: skip
         ax.set(xlabel="hidden layer, counted from the end (1: the last)", ylabel="")
         ax.set_title(call(arm) if len(grids) > 1 else "")
-        ax.tick_params(axis="y", rotation=0)
     fig.tight_layout()
     return fig
 
@@ -174,11 +162,8 @@ def plot_sweep(sweep: pd.DataFrame) -> Figure:
 def plot_ladder(rungs: pd.DataFrame) -> Figure:
     """Micro-F1, share of answers outside the label set, and speed, by how an answer is decoded.
 
-    Parameters
-    ----------
-    rungs
-        `arm`, `decoding` (from free to forced, in that order), `micro_f1`, `out_of_set_rate` and
-        `docs_per_second`; several seeds of an arm are several points.
+    Of `arm`, `decoding` (from free to forced, in that order), `micro_f1`, `out_of_set_rate` and
+    `docs_per_second`; several seeds of an arm are several points.
     """
     order = list(dict.fromkeys(rungs["decoding"]))[::-1]
     styles = arm_styles(list(rungs["arm"].unique()))
@@ -188,9 +173,8 @@ def plot_ladder(rungs: pd.DataFrame) -> Figure:
     for ax, (column, label) in zip(axs, panels.items(), strict=True):
         for arm, table in rungs.groupby("arm", sort=False):
             y = [order.index(name) for name in table["decoding"]]
-            ax.plot(
-                table[column], y, ls="", ms=7, mec="black", mew=0.6, label=call(arm), **styles[arm]
-            )
+            style = styles[arm] | {"ls": "", "ms": 7, "mec": "black", "mew": 0.6}
+            ax.plot(table[column], y, label=call(arm), **style)
         ax.set(xlabel=label, ylim=(-0.6, len(order) - 0.4))
         ax.margins(x=0.12)
     axs[0].set_yticks(range(len(order)), map(wrap, order))
@@ -206,14 +190,8 @@ def plot_search(tries: pd.DataFrame) -> Figure:
     """Validation micro-F1 against the learning rate: a line per arm and other searched values.
 
     A candidate that was stopped early is hollow, the chosen one has a black edge. With several
-    seeds the points are means over those in which the loss was finite.
-
-    Parameters
-    ----------
-    tries
-        `arm seed`, the searched parameters with `learning_rate` among them, `epochs micro_f1
-        train_seconds chosen`: see `lib.report.search.read_tries`. Arms that have searched over
-        others alone have no line.
+    seeds the points are means over those in which the loss was finite. Of `read_tries`; arms that
+    have searched over other parameters alone have no line.
     """
     known = ["arm", "seed", "epochs", "micro_f1", "train_seconds", "chosen", "learning_rate"]
     others = [name for name in tries if name not in known]

@@ -19,12 +19,7 @@ def plot_forest(comparison: pd.DataFrame, runs: pd.DataFrame | None = None) -> F
     """Micro- and macro-F1 of every arm with 95 % intervals, best on top.
 
     An arm that is not `on_scale` is an arrow at the edge, with its number, so that the others can
-    be told apart.
-
-    Parameters
-    ----------
-    runs
-        `arm seed micro_f1 macro_f1`: of arms with several seeds, each is a small circle.
+    be told apart. Of arms with several seeds, each of the `runs` is a small circle.
     """
     table = comparison.iloc[::-1].reset_index(drop=True)
     names = [wrap(call(arm)) for arm in table["arm"]]

@@ -16,13 +16,9 @@ BESIDE = 0.09  # distance between the points of two arms, in parts (our choice)
 def plot_slices(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     """Micro-F1 with 95 % intervals by part, a panel for each way to cut the test split.
 
-    None where no table has a part.
-
-    Parameters
-    ----------
-    tables
-        Name of a panel ("training documents of the label"): table of `f1_by_part`. The first six
-        arms are drawn; one with less than half the median F1 is off the scale.
+    `tables` are those of `f1_by_part` by the panel's name ("training documents of the label"); None
+    where none has a part. The first six arms are drawn; one with less than half the median F1 is
+    off the scale.
     """
     tables = {what: table for what, table in tables.items() if len(table)}
     if not tables:

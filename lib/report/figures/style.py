@@ -40,13 +40,7 @@ MAX_LINES = 6  # arms whose lines can be told apart in one panel
 
 
 def set_plot_style(names: Mapping[str, str] | None = None) -> None:
-    """Seaborn's "paper" context with the colour-blind palette, for every figure of the study.
-
-    Parameters
-    ----------
-    names
-        What figures call arms; see `lib.report.names.arm_names`.
-    """
+    """Seaborn's "paper" context with the colour-blind palette; arms are called by their `names`."""
     NAMES.clear()
     NAMES.update(names or {})
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.05)
@@ -92,19 +86,12 @@ def panel_grid(
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its axes, (rows, columns), for `count` square panels; spare axes are empty.
 
-    Parameters
-    ----------
-    inches, margin
-        Side of a panel, and what the figure has besides.
-    options
-        Of `plt.subplots`.
+    A panel's side is `inches`, and the figure has a `margin` besides; `options` of `plt.subplots`.
     """
     columns = min(max_columns, count)
     rows = math.ceil(count / columns)
-    size = (margin + inches * columns, margin + inches * rows)
-    fig, axs = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", **options
-    )
+    options |= {"figsize": (margin + inches * columns, margin + inches * rows)}
+    fig, axs = plt.subplots(rows, columns, squeeze=False, layout="constrained", **options)
     for ax in axs.flat[count:]:
         ax.set_axis_off()
     return fig, axs
@@ -128,24 +115,12 @@ def add_legend(fig: Figure, ax: plt.Axes) -> None:
 
 
 def on_scale(f1: pd.Series) -> pd.Series:
-    """True for each arm with at least half the median F1: a panel shows little that reaches lower.
-
-    Parameters
-    ----------
-    f1
-        Each arm's score, (A,) float in [0, 1].
-    """
+    """True for each arm with at least half the median F1: a panel shows little that is lower."""
     return f1 >= 0.5 * f1.median()
 
 
 def lowest_shown(f1: Mapping[str, float], lows: Mapping[str, float]) -> float:
-    """The lower end of a panel: below the lowest value of the arms that are `on_scale`.
-
-    Parameters
-    ----------
-    f1, lows
-        Each arm's score, and the lowest value that is drawn of it.
-    """
+    """The lower end of a panel: below the lowest value, of `lows`, of arms that are `on_scale`."""
     f1 = pd.Series(f1)
     return max(min(lows[arm] for arm in f1.index[on_scale(f1)]) - 0.02, 0.0)
 
@@ -155,14 +130,8 @@ def label_ends(
 ) -> None:
     """Names right of the panel, each joined to the end of its line, none over another.
 
-    A line that ends in the left half is not joined: that would look as if it went on.
-
-    Parameters
-    ----------
-    ends
-        The end of each arm's line, (x, y) in data coordinates, with the panel's limits set.
-    styles
-        See `arm_styles`.
+    A line that ends in the left half is not joined: that would look as if it went on. `ends` of the
+    arms' lines are (x, y) in data coordinates, with the panel's limits set.
     """
     if not ends:
         return
@@ -214,13 +183,7 @@ def _in_few_colours(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def show_figure(fig: Figure, folder: Path, name: str, caption: str, *, about: str = "") -> None:
-    """Save a figure, and show it with its caption below.
-
-    Parameters
-    ----------
-    about
-        What the saved caption says besides.
-    """
+    """Save a figure, and show it with its caption below; the saved one says `about` besides."""
     save_figure(fig, folder, name, f"{caption} {about}".strip())
     width = round(INCH * fig.get_size_inches()[0])
     plt.close(fig)  # else the notebook shows it a second time
