@@ -8,12 +8,12 @@ Only this module and `data.labels`, which encodes the truth, know one form from 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 Labels = np.ndarray | csr_array  # (N, C) bool, multi-hot; sparse where there are very many labels
 
@@ -67,15 +67,11 @@ class Scores:
 
     def softmax(self) -> Self:
         """Probabilities over labels, float32, of logits or log-likelihoods, over the K kept."""
-        shifted = np.exp(self.values - self.values.max(axis=1, keepdims=True))
-        return self._with((shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32))
+        return replace(self, values=softmax(self.values, axis=1).astype(np.float32))
 
     def sigmoid(self) -> Self:
         """Probabilities of each label on its own, float32, of logits."""
-        return self._with(expit(self.values).astype(np.float32))
-
-    def _with(self, values: np.ndarray) -> Self:
-        return type(self)(values, self.labels, self.num_labels)
+        return replace(self, values=expit(self.values).astype(np.float32))
 
     def best(self) -> np.ndarray:
         """The label with the highest score, (N,) int."""
