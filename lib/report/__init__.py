@@ -12,7 +12,6 @@ reading           the share of documents that arms cut
 sentences         what the numbers say, as templates
 wording           numbers, names and lists in sentences
 calibration       confidence of arms
-slices            F1 by parts of the test split
 disagreements     documents that one of two arms gets right
 template          what a report looks like as an HTML page; `lib.page` fills it
 notebooks         executed notebooks beside the report

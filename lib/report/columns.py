@@ -62,22 +62,19 @@ def show_table(
 
     Parameters
     ----------
-    formats
-        Of single columns, as `Styler.format` takes them.
+    formats, options
+        Of single columns, and of all, as `Styler.format` takes them.
     names
         See `lib.report.names.arm_names`.
     na_rep
         Text of a missing number; None: the column's format decides.
-    options
-        Others of `Styler.format`.
     """
     table = table.map(lambda x: printable(x) if isinstance(x, str) else x)
     words = {column: lambda x: name_html(unescape(x), names or {}) for column in ARM_COLUMNS}
     usual = words | dict.fromkeys(SMALL, "{:g}")
     formats = {column: usual[column] for column in table if column in usual} | dict(formats or {})
-    shown = table.style.format(
-        formats, na_rep=na_rep, **{"precision": 3, "escape": "html"} | options
-    )
+    options = {"precision": 3, "escape": "html"} | options
+    shown = table.style.format(formats, na_rep=na_rep, **options)
     return shown.hide(axis="index").relabel_index([_head(x) for x in table], axis="columns")
 
 

@@ -31,7 +31,7 @@ def write_correction(
     Parameters
     ----------
     file
-        CSV with the columns `id`, `text`, `old_label` and `new_label`; made where it is not there.
+        CSV with the `COLUMNS`; made where it is not there.
     document
         The document's id; "" of a text that is none of the study's, which its text identifies.
     old, new, known

@@ -52,14 +52,8 @@ def answers_side_by_side(
     """The answers of arms to the same documents, and True where an arm's whole label set is right.
 
     `id`, `text`, `true`, and for each arm its answer and its highest score ("<arm>",
-    "<arm> score"; a probability where the arm has any).
-
-    Parameters
-    ----------
-    documents
-        The test split: `id` and `text`.
-    answered
-        Names of arms and their `read_predictions` of this split, of one seed each.
+    "<arm> score"; a probability where the arm has any), from the test split and arms' names with
+    their `read_predictions` of one seed.
 
     Raises
     ------

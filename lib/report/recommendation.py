@@ -40,10 +40,8 @@ def recommend(
         A row per arm: `arm num_seeds micro_f1 micro_f1_low micro_f1_high`, and of its costs
         `train_seconds infer_docs_per_second device num_threads num_processes` (without the last
         two: one).
-    pairwise
-        As `compare_all` returns it for every pair.
-    names
-        What the reason calls the arms (`lib.report.names.arm_names`); as they are by default.
+    pairwise, names
+        As `compare_all` returns it for every pair; what the reason calls the arms.
 
     Returns
     -------
@@ -64,7 +62,6 @@ def recommend(
     ranked = comparison.sort_values(["micro_f1", "arm"], ascending=[False, True]).set_index("arm")
     best, *others = ranked.index
     pairs = [difference(pairwise, best, arm) for arm in others]
-    tied = [pair for pair in pairs if not pair["distinguishable"]]
     beaten = {b for a, b in permutations(others, 2) if _wins(difference(pairwise, a, b))}
     # What each arm scores and costs
     columns = {"micro_f1": "f1", "micro_f1_low": "low", "micro_f1_high": "high"}
@@ -73,7 +70,7 @@ def recommend(
     seconds = _seconds(ranked)
     dollars = _dollars(ranked, seconds)
     names = names or {arm: arm for arm in micro_f1}
-    kind, arm, reason = _choose(micro_f1, pairs, tied, beaten, dollars, names)
+    kind, arm, reason = _choose(micro_f1, pairs, beaten, dollars, names)
     return {
         "kind": kind,
         "arm": arm,
@@ -84,7 +81,7 @@ def recommend(
         "cost_dollars": {name: _number(cost) for name, cost in dollars.items()},
         "num_seeds": ranked["num_seeds"].astype(int).to_dict(),
         "certain_against": [pair for pair in pairs if pair["distinguishable"]],
-        "not_distinguishable_from": tied,
+        "not_distinguishable_from": [pair for pair in pairs if not pair["distinguishable"]],
         "head_or_prompt": _head_or_prompt(pairwise) if {*QUESTION} <= set(micro_f1) else None,
         "rules": THRESHOLDS,
     }
@@ -93,16 +90,16 @@ def recommend(
 def _choose(
     micro_f1: Mapping[str, Mapping],
     pairs: list[dict],
-    tied: list[dict],
     beaten: set[str],
     dollars: pd.Series,
     names: Mapping[str, str],
 ) -> tuple[str, str | None, str]:
-    """`kind`, `arm` and `reason` by `RULES`; arms in `micro_f1` from the best on.
+    """`kind`, `arm` and `reason` by `RULES`, of arms from the best on.
 
     `beaten` are those than which some arm is distinguishably better.
     """
     best = next(iter(micro_f1))
+    tied = [pair for pair in pairs if not pair["distinguishable"]]
     # Decided by F1 alone
     if not pairs:
         return "too_little_data", None, give_reason("alone", best=names[best])

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from datasets import Dataset
 from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
+from transformers import PreTrainedTokenizerBase
 
 from lib.config.arms import CompareParams
 from lib.data.load import load_splits
@@ -20,6 +21,7 @@ from lib.errors import DataError, ModelError
 from lib.evaluation import crossings, f1_by_part, learning_curves, resample_curves
 from lib.evaluation.slices import errors_by_level, f1_by_level, parts_by_length, parts_by_support
 from lib.ipc import LEVELS
+from lib.model.tokens import are_cut
 from lib.model.weights import load_tokenizer
 from lib.report import tables, verdict
 from lib.report.calibration import ScoredRun, calibration_table, read_scores
@@ -30,7 +32,6 @@ from lib.report.reading import describe_reading
 from lib.report.recommendation import recommend
 from lib.report.search import unequal_tries
 from lib.report.sentences import conclude_effects, describe_curves, three_sentences
-from lib.report.slices import parts_by_truncation
 from lib.report.wording import format_range
 from lib.runs.card import describe_data
 from lib.runs.finished import read_label_space, read_predictions, read_runs, read_train_counts
@@ -291,3 +292,15 @@ class StudyResults:
             if "eval_micro_f1" in history:
                 found[arm].append(history)
         return dict(found)
+
+
+def parts_by_truncation(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> pd.Categorical:
+    """The part of each document, (N,): read as a whole, or cut behind `max_length` tokens.
+
+    Another arm's tokenizer may cut elsewhere, and TF-IDF reads whole texts.
+    """
+    cut = are_cut(tokenizer, texts, max_length=max_length)
+    names = [f"up to {max_length} tokens", "cut"]
+    return pd.Categorical.from_codes(cut.astype(int), names, ordered=True)

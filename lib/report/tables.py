@@ -167,14 +167,7 @@ def compare_runs(
     groups: np.ndarray | None = None,
     reference: str = "",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables behind the figures.
-
-    Parameters
-    ----------
-    y_true, y_preds, groups
-        See `stack_predictions` and `read_groups`.
-    num_resamples, reference
-        See `compare_all`.
+    """The tables behind the figures, of `stack_predictions` and `read_groups`; see `compare_all`.
 
     Returns
     -------
@@ -242,12 +235,12 @@ def compare_with_teachers(
             low, high = share + wider * (np.quantile(ratios, QUANTILES) - share)
             row[f"{average}_kept"] = share
             row |= {f"{average}_kept_low": max(low, 0.0), f"{average}_kept_high": high}
-        # What the student costs
-        row["speedup"] = ours["infer_docs_per_second"] / theirs["infer_docs_per_second"]
-        row["params_share"] = ours["total_params"] / theirs["total_params"]
-        row["train_seconds"] = ours["train_seconds"]
-        row["train_seconds_with_teacher"] = ours["train_seconds"] + theirs["train_seconds"]
-        rows.append(row)
+        rows.append(row | {
+            "speedup": ours["infer_docs_per_second"] / theirs["infer_docs_per_second"],
+            "params_share": ours["total_params"] / theirs["total_params"],
+            "train_seconds": ours["train_seconds"],
+            "train_seconds_with_teacher": ours["train_seconds"] + theirs["train_seconds"],
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 

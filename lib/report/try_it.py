@@ -32,16 +32,9 @@ HOW = {True: "integrated gradients", False: "leaving each word out"}
 
 
 class TryIt:
-    """Finished runs of a study that answer single texts.
+    """Finished runs of a study that answer single texts: `runs`, one per chosen arm, by arm.
 
-    Attributes
-    ----------
-    runs
-        Of the chosen arms, one each, by arm: see `lib.runs.finished.read_runs`.
-    documents
-        The test split.
-    label_space, multi_label
-        Of the study.
+    `documents` are the test split.
     """
 
     def __init__(self, params: TryItParams) -> None:

@@ -134,14 +134,8 @@ def arm_lines(
 ) -> str:
     """A line per arm, as an HTML table: how it stands to one of them, its score and its cost.
 
-    Signs and words carry the meaning; colours repeat it.
-
-    Parameters
-    ----------
-    comparison, pairwise, right, names
-        See `compare_runs`, `count_right` and `arm_names`.
-    anchor, title
-        The arm that the others are judged by, and what it is called: `RECOMMENDED`, for example.
+    Signs and words carry the meaning; colours repeat it. The others are judged by the `anchor`,
+    whose line has the `title` `RECOMMENDED`, for example; `right` is that of `count_right`.
     """
     head = ("verdict", "approach", "right", "micro-F1", "training", "documents/s")
     titles = "".join(f'<th scope="col">{name}</th>' for name in head)

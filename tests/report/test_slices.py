@@ -1,4 +1,4 @@
-from lib.report.slices import parts_by_truncation
+from lib.report.study import parts_by_truncation
 
 
 def test_truncated_documents_are_those_with_more_tokens_than_are_read(tokenizer):
