@@ -27,16 +27,9 @@ CALIBRATION_MEASURES = ("ece", "ece_scaled", "temperature", "brier", "brier_scal
 class ScoredSplit(NamedTuple):
     """Scores of one split's documents, and the truth about them.
 
-    Attributes
-    ----------
-    scores
-        (N, K) float; K is C, or fewer where only the best scores were kept.
-    truth
-        (N, C) bool.
-    right
-        (N,) bool: True where the predicted label set is right as a whole.
-    groups
-        (N,) of each document; None where documents are independent.
+    `scores` are (N, K) float, K = C or fewer where only the best were kept; `truth` is (N, C) bool;
+    `right`, (N,) bool, is true where the predicted label set is right as a whole; `groups` are (N,)
+    of the documents, None where these are independent.
     """
 
     scores: np.ndarray
@@ -147,14 +140,8 @@ def reliability(
 ) -> pd.DataFrame:
     """Mean confidence and accuracy in 10 bins of equally many answers, with 95 % Wilson intervals.
 
-    `confidence accuracy low high count`; equal confidences may fall into two bins.
-
-    Parameters
-    ----------
-    probs, correct
-        (N,) float in [0, 1] and bool.
-    groups, num_seeds
-        See `lib.evaluation.design.effective_documents`.
+    `confidence accuracy low high count`; equal confidences may fall into two bins. `probs` are (N,)
+    float in [0, 1], `correct` (N,) bool; for the others see `effective_documents`.
     """
     rows = []
     for part in equal_bins(probs, RELIABILITY_BINS):
@@ -243,14 +230,8 @@ def sure_threshold(
     2, 3 ... errors pass, and at last all answers. Where documents have groups, answers and errors
     are divided by the `design_effect` of all errors.
 
-    Parameters
-    ----------
-    confidence, right
-        (N,) float and bool, of the validation split.
-    wanted
-        Precision, in (0, 1).
-    groups
-        (N,) of each document, or None.
+    `confidence` (N,) float, `right` (N,) bool and `groups` (N,) or None are of the validation
+    split; `wanted` is a precision in (0, 1).
     """
     order, per_document = np.argsort(-confidence, kind="stable"), design_effect(right, groups)
     ranked, errors = confidence[order], (~right[order]).cumsum()

@@ -14,12 +14,7 @@ def design_effect(hits: np.ndarray, groups: np.ndarray | None) -> float:
     The variance of the share over groups, over that of independent documents (Kish 1965, Survey
     Sampling, section 5.4). To both are added groups that are hit or missed as wholes, of typical
     size m and 1 / (1 + k) of them, which k hits or misses may not show: our choice. 1 where each
-    document is its own group, and at most m.
-
-    Parameters
-    ----------
-    hits, groups
-        (N,) bool, and (N,) of each document or None.
+    document is its own group, and at most m. `hits` are (N,) bool, `groups` (N,) or None.
     """
     if (codes := group_codes(groups)) is None:
         return 1.0

@@ -111,10 +111,8 @@ def run_metrics(
 
     Parameters
     ----------
-    y_true, y_pred
-        (N, C) bool, of the test split.
-    outside
-        (N,) bool: True where the answer is outside the label set; see `f1_scores`.
+    y_true, y_pred, outside
+        See `f1_scores`; of the test split.
     probabilities
         True if `scores` are probabilities, for calibration.
     threshold

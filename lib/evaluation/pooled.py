@@ -49,16 +49,11 @@ class Pooled:
 
 
 def per_task(cells: pd.DataFrame) -> pd.DataFrame:
-    """One effect per task, the mean of its cells: `task effect error`.
+    """One effect per task, the mean of its cells: `task effect error`, as of cells.
 
-    Cells of a task (sizes of model and of training) share test documents. Their errors are combined
-    as if they did not: what they share then counts as spread between tasks, so that the interval of
-    the mean keeps its level and that of a new task is rather too wide than too narrow.
-
-    Parameters
-    ----------
-    cells
-        `task effect error`, one row per cell; errors are standard errors.
+    Cells of a task (sizes of model and of training) share test documents. Their standard errors are
+    combined as if they did not: what they share then counts as spread between tasks, so that the
+    interval of the mean keeps its level and that of a new task is rather too wide than too narrow.
     """
     by_task = cells.groupby("task", sort=False)
     errors = by_task["error"].agg(lambda of: np.sqrt((of**2).sum()) / len(of))
@@ -174,18 +169,10 @@ def _limits(means: np.ndarray, spreads: np.ndarray) -> tuple[float, float]:
 
 
 def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Each task against the pooled effect of all others.
+    """Each of at least four tasks, `task effect error`, against the pooled effect of all others.
 
-    Parameters
-    ----------
-    tasks
-        `task effect error`, at least four rows.
-
-    Returns
-    -------
-    DataFrame
-        `task effect`; of all others `mean low high new_low new_high`; `is_covered`, true if the
-        effect is within the prediction interval, widened by the effect's own standard error.
+    `task effect`; of all others `mean low high new_low new_high`; `is_covered`, true if the effect
+    is within the prediction interval, widened by the effect's own standard error.
     """
     rows = []
     for row in tasks.itertuples():
@@ -211,10 +198,9 @@ def regress(
     ----------
     cells
         `task effect error` and a column per property.
-    of_cells
-        Properties that are numbers and may vary within a task.
-    of_tasks
-        Properties of whole tasks, numbers or categories; the first value of a task counts.
+    of_cells, of_tasks
+        Properties that are numbers and may vary within a task; those of whole tasks, numbers or
+        categories, of which a task's first value counts.
 
     Returns
     -------

@@ -37,14 +37,8 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
     exchange of whole groups find. Seeds: the 80 % quantile, over simulated studies, of the
     interval's half-width minus the difference's error. Holm's adjustment requires more.
 
-    Parameters
-    ----------
-    a, b
-        One average of two arms (`lib.evaluation.jackknife.measure_arms`).
-    spread
-        Of both (`lib.evaluation.intervals.paired_spread`).
-    mid_p
-        True if the test is the mid-p McNemar rather than one that counts p in full.
+    `spread` is the `paired_spread` of both arms' average; `mid_p` is true if the test is the mid-p
+    McNemar rather than one that counts p in full.
     """
     num_units = len(a.pseudo)
     if spread is None or (a.grouped and 2.0 ** (1 - num_units) > ALPHA):

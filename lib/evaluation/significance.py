@@ -60,13 +60,12 @@ def compare_all(
     Returns
     -------
     DataFrame
-        `arm_a arm_b metric delta low high error p_mcnemar p_randomization test p_holm
-        min_detectable`; a pair has a row for each average. `error` is the standard error of
-        `delta`. `p_holm` adjusts, over the pairs of its average (Holm
-        1979), the p that `test` names: "mcnemar" for micro-F1 where every document has one label
-        and one answer, both arms one seed and documents no groups, because there micro-F1 is the
-        share of right documents; "randomization" elsewhere, where McNemar would answer another
-        question. For `min_detectable` see `lib.evaluation.power`.
+        `COLUMNS`; a pair has a row for each average. `error` is the standard error of `delta`.
+        `p_holm` adjusts, over the pairs of its average (Holm 1979), the p that `test` names:
+        "mcnemar" for micro-F1 where every document has one label and one answer, both arms one seed
+        and documents no groups, because there micro-F1 is the share of right documents;
+        "randomization" elsewhere, where McNemar would answer another question. For
+        `min_detectable` see `lib.evaluation.power`.
     """
     others = [(arm, reference) for arm in y_preds if arm != reference]
     pairs = others if reference else list(combinations(y_preds, 2))

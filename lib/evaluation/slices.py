@@ -40,18 +40,15 @@ def f1_by_part(
 ) -> pd.DataFrame:
     """Micro-F1 of each arm over parts of the documents, or of the labels, with 95 % intervals.
 
+    `arm part size micro_f1 low high`, means over seeds, parts in their order; `size` counts
+    documents or labels. Parts without a true label are left out, which may leave none.
+
     Parameters
     ----------
     y_true, y_preds, groups
-        See `f1_intervals`; the mean over seeds is given.
+        See `f1_intervals`.
     documents, labels
         The part of each document, (N,), or of each label, (C,): one of the two.
-
-    Returns
-    -------
-    DataFrame
-        `arm part size micro_f1 low high`, parts in their order; `size` counts documents or labels.
-        Parts without a true label are left out, which may leave none.
 
     Raises
     ------
@@ -109,18 +106,8 @@ def errors_by_level(
 ) -> pd.DataFrame:
     """The coarsest level at which answers are wrong: shares of documents, a row per arm.
 
-    Parameters
-    ----------
-    y_true, y_preds
-        (N, C) bool with one label per document, and for each arm (S, N, C) bool with one at most;
-        the mean over seeds is given.
-    levels
-        As for `f1_by_level`.
-
-    Returns
-    -------
-    DataFrame
-        `no answer`, `wrong section`, `right section, wrong class`, ..., `right`; a row sums to 1.
+    `no answer`, `wrong section`, `right section, wrong class`, ..., `right`; a row sums to 1. For
+    parameters see `f1_by_level`; documents have one label, answers one at most.
 
     Raises
     ------
@@ -133,13 +120,12 @@ def errors_by_level(
     names = [level.replace("_", " ") for level in levels]
     steps = [f"right {a}, wrong {b}" for a, b in pairwise(names)]
     outcomes = ["no answer", f"wrong {names[0]}", *steps, "right"]
-    rows = {}
+    rows, true = {}, y_true.argmax(axis=1)  # (N,)
     for arm, preds in y_preds.items():
         # the number of each answer's outcome, from 0: levels that agree from the coarsest on
-        true, answered = y_true.argmax(axis=1), preds.argmax(axis=2)  # (N,), (S, N)
+        answered = preds.argmax(axis=2)  # (S, N)
         agree = np.stack([labels[answered] == labels[true] for labels in coarse])  # (L, S, N)
         reached = 1 + np.cumprod(agree, axis=0).sum(axis=0)  # 1: not even the coarsest level
         reached[~preds.any(axis=2)] = 0
-        counts = np.bincount(reached.ravel(), minlength=len(outcomes))
-        rows[arm] = dict(zip(outcomes, counts / reached.size, strict=True))
-    return pd.DataFrame.from_dict(rows, orient="index")
+        rows[arm] = np.bincount(reached.ravel(), minlength=len(outcomes)) / reached.size
+    return pd.DataFrame.from_dict(rows, orient="index", columns=outcomes)
