@@ -20,6 +20,7 @@ micro-F1.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -103,27 +104,26 @@ def randomization(
 
     The answers are those of the trained models at hand: other seeds are not asked about.
     """
-    arms = {arm for pair in pairs for arm in pair}
+    if not pairs:
+        return np.empty((0, 2))
     codes = group_codes(groups)
-    counts = {arm: unit_counts(y_true, y_preds[arm], codes) for arm in arms}
+    counts = {arm: unit_counts(y_true, y_preds[arm], codes) for arm in {*chain(*pairs)}}
     exchanges = [[_exchange(u, v) for u, v in _paired(counts[a], counts[b])] for a, b in pairs]
     num_labels, num_units = by_unit(by_label(y_true), codes).shape
+
+    def differences(exchanged: np.ndarray) -> np.ndarray:
+        """Of each pair, (pairs, 2, R), after the exchange of units, (G, R)."""
+        moved = {arm: [u @ exchanged for u in of_seeds] for arm, of_seeds in counts.items()}
+        of_pairs = zip(exchanges, pairs, strict=True)
+        return np.abs([_mean_difference(x, moved[a], moved[b]) for x, (a, b) in of_pairs])
+
     # the differences as they are, then after random exchanges, a block at a time
-    nothing = np.zeros((2 * num_labels, 1), dtype=np.float32)
-    unmoved = {arm: [nothing] * len(of_seeds) for arm, of_seeds in counts.items()}
-    observed = [
-        np.abs(_mean_difference(of_pair, unmoved[a], unmoved[b]))  # (2, 1)
-        for of_pair, (a, b) in zip(exchanges, pairs, strict=True)
-    ]
-    at_least = np.zeros((len(pairs), 2))
+    observed, at_least = differences(np.zeros((num_units, 1), dtype=np.float32)), 0
     generator = np.random.default_rng([SEED, 1])
     for block in _blocks(num_resamples, 2 * num_labels, num_units):
         size = (num_units, block.stop - block.start)
         exchanged = generator.integers(0, 2, size=size, dtype=np.int8).astype(np.float32)
-        moved = {arm: [u @ exchanged for u in of_seeds] for arm, of_seeds in counts.items()}
-        for i, (a, b) in enumerate(pairs):
-            differences = np.abs(_mean_difference(exchanges[i], moved[a], moved[b]))  # (2, R)
-            at_least[i] += (differences >= observed[i] - 1e-6).sum(axis=1)  # float32
+        at_least += (differences(exchanged) >= observed - 1e-6).sum(axis=2)  # float32
     return (1 + at_least) / (1 + num_resamples)
 
 
