@@ -29,10 +29,8 @@ class Curve:
     ----------
     sizes
         Training documents, ascending, (K,) int64; `[0]` for an untrained approach.
-    f1
-        Mean over seeds, (K,) float64.
-    samples
-        (R, K) float64.
+    f1, samples
+        Mean over seeds, (K,), and resampled, (R, K), float64.
     num_groups
         Groups of documents that were resampled; infinite where documents were.
     """

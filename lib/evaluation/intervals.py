@@ -40,25 +40,14 @@ NORMAL = 1.959964  # quantile of the standard normal at 1 - ALPHA / 2
 
 
 class Spread(NamedTuple):
-    """A score or a difference in F1, and its variation over documents and over seeds.
-
-    Attributes
-    ----------
-    below, above
-        Standard errors over documents, one per side.
-    shared
-        The share of the documents' variance that all seeds have in common.
-    seeds, df_seeds
-        (K,) variance of each arm's mean over its seeds, and degrees of freedom, of the K arms that
-        have several.
-    """
+    """A score or a difference in F1, and its variation over documents and over seeds."""
 
     value: float
-    below: float
+    below: float  # standard errors over documents, one per side
     above: float
-    shared: float
-    seeds: np.ndarray
-    df_seeds: np.ndarray
+    shared: float  # share of the documents' variance that all seeds have in common
+    seeds: np.ndarray  # (K,) variance of the mean over seeds, of the K arms that have several
+    df_seeds: np.ndarray  # (K,) its degrees of freedom
 
     @property
     def error(self) -> float:

@@ -20,10 +20,8 @@ class Pooled:
 
     Attributes
     ----------
-    mean, low, high
-        Mean of the effects' distribution and its 95 % interval.
-    error
-        Standard error of the mean at `tau`.
+    mean, low, high, error
+        Mean of the effects' distribution, its 95 % interval, and its standard error at `tau`.
     new_low, new_high
         95 % prediction interval: between these the effect on a new task of this kind is expected.
         NaN for fewer than three tasks.

@@ -26,10 +26,9 @@ class Scores:
 
     Attributes
     ----------
-    values
-        (N, K) float; K = C, in label order, or the K best of each document, in any order.
-    labels
-        (N, K) int, the labels that `values` are of; None for all of them in their order.
+    values, labels
+        (N, K) float and (N, K) int: of the K best of each document, in any order, or, where labels
+        are None, of all C in their order.
     num_labels
         C; need not be given with all labels.
     """

@@ -24,7 +24,7 @@ def parts_by_length(num_words: Sequence[int]) -> pd.Categorical:
     upper = bounds[1:] if len(bounds) > 1 else bounds
     lower = [bounds[0], *(upper[:-1] + 1)]
     names = [
-        f"{a}–{b} words" if a < b else f"{b} word{'s' if b != 1 else ''}"
+        f"{a}–{b} words" if a < b else f"{b} {'word' if b == 1 else 'words'}"
         for a, b in zip(lower, upper, strict=True)
     ]
     return pd.cut(lengths, [-1, *upper], labels=names)
@@ -81,12 +81,12 @@ def f1_by_part(
 def f1_by_level(
     y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], levels: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Micro-F1 with labels cut to each level: a row per arm, a column per level.
+    """Micro-F1, mean over seeds, with labels cut to each level: a row per arm, a column per level.
 
     Parameters
     ----------
     y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool; the mean over seeds is given.
+        (N, C) bool, and for each arm (S, N, C) bool.
     levels
         For each level, from the coarsest to that of the labels, which of its C' labels contains
         each label, (C, C') bool (`LabelSpace.rolled_up`).
