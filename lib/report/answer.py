@@ -34,11 +34,10 @@ class AnswerResults:
     Attributes
     ----------
     folder
-        Where tables and figures of the answer go.
-    missing
-        Studies of the list without results.
-    incomplete
-        What studies lack of arms, training sizes and seeds, one line per lack with its studies.
+        The place of the answer's tables and figures.
+    missing, incomplete
+        Studies of the list without results; arms, training sizes and seeds that studies lack, one
+        line per lack.
 
     Raises
     ------
@@ -164,10 +163,8 @@ class AnswerResults:
         all of these arms have. None for fewer than three arms or `MIN_TASKS` tasks.
         """
         table = self._by_documents(pd.concat(self._scores).assign(study=lambda x: x["task"]))
-        table = table[table["arm"].isin(NAMES)].pivot_table(
-            index=["task", "study", "model", "train_size"], columns="arm", values="micro_f1",
-            sort=False,
-        )  # fmt: skip
+        table, keys = table[table["arm"].isin(NAMES)], ["task", "study", "model", "train_size"]
+        table = table.pivot_table(index=keys, columns="arm", values="micro_f1", sort=False)
         by_task = table.notna().groupby("task", sort=False).any()
         table = table.loc[:, by_task.all()].dropna()  # arms of every task, in cells that all share
         table = table.groupby("task", sort=False).mean()
@@ -201,30 +198,23 @@ class AnswerResults:
 
         Geometric means over cells: `arm train_seconds infer_docs_per_second`.
         """
-        table, keys = pd.concat(self._scores), ["task", "model", "train_size"]
-        own = table[table["arm"] == HEAD].set_index(keys)
+        table = pd.concat(self._scores).set_index(["task", "model", "train_size"])
+        own, costs = table[table["arm"] == HEAD], ["train_seconds", "infer_docs_per_second"]
         rows = []
         for arm in (PROMPT, *OTHERS):
-            other = table[table["arm"] == arm].set_index(keys)
-            ratios = {
-                name: (other[name] / own[name]).dropna()
-                for name in ("train_seconds", "infer_docs_per_second")
-            }
-            if all(len(ratio) for ratio in ratios.values()):
-                rows.append({"arm": arm} | {n: np.exp(np.log(r).mean()) for n, r in ratios.items()})
-        return pd.DataFrame(rows, columns=["arm", "train_seconds", "infer_docs_per_second"])
+            other = table[table["arm"] == arm]
+            logs = [np.log((other[cost] / own[cost]).dropna()).mean() for cost in costs]
+            if not np.isnan(logs).any():  # as of a cost that no cell of both has
+                rows.append((arm, *np.exp(logs)))
+        return pd.DataFrame(rows, columns=["arm", *costs])
 
     def answer(self) -> str:
         """Three sentences and what intervals are over, written as `conclusion.md`."""
         models = [f"{billions:g}" for billions in sorted(self.cells["billions"].unique())]
         sizes = [f"{size:,}" for size in sorted(self.cells["train_size"].unique())]
         what = f"models of {join(models)} billion parameters and {join(sizes)} training documents"
-        text = answer_in_words(
-            f"with {what}",
-            self.pooled(HEAD, PROMPT),
-            {arm: self.pooled(HEAD, arm) for arm in ("encoder", "tfidf")},
-            self.left_out(),
-        )
+        pooled, others = self.pooled(HEAD, PROMPT), {x: self.pooled(HEAD, x) for x in IN_WORDS}
+        text = answer_in_words(f"with {what}", pooled, others, self.left_out())
         text += f" Intervals are over {self.units}."
         with atomic_path(self.folder / "conclusion.md") as path:
             path.write_text(text + "\n", encoding="utf-8")
