@@ -185,9 +185,8 @@ def browse(
     for button in (back, forth):
         button.on_click(step)
     choose()
-    return widgets.VBox(
-        [widgets.HBox([split, label]), widgets.HBox([number, found, back, forth]), shown]
-    )
+    rows_of_controls = ([split, label], [number, found, back, forth])
+    return widgets.VBox([*map(widgets.HBox, rows_of_controls), shown])
 
 
 def _hover(document: Mapping) -> str:

@@ -80,10 +80,10 @@ def disagreements_html(table: pd.DataFrame) -> str:
     The texts and labels of `find_disagreements` are escaped and not read as formulas.
     """
     arms = [name for name in table.columns if f"{name} score" in table.columns]
-    found = {
-        f"Only {arm} is right, {other} is not": table[table["right"] == arm].drop(columns="right")
-        for arm, other in (arms, arms[::-1])
-    }
+    found = {}
+    for arm, other in (arms, arms[::-1]):
+        rows = table[table["right"] == arm].drop(columns="right")
+        found[f"Only {arm} is right, {other} is not"] = rows
     return folded_html(found)
 
 
@@ -93,10 +93,9 @@ def folded_html(tables: Mapping[str, pd.DataFrame]) -> str:
     for title, rows in tables.items():
         shown = f", the first {MAX_DOCUMENTS} shown" if len(rows) > MAX_DOCUMENTS else ""
         summary = f"{title}: {len(rows):,} document{'' if len(rows) == 1 else 's'}{shown}"
+        options = {"index": False, "border": 0, "float_format": "%.3f", "justify": "left"}
         with pd.option_context("display.max_colwidth", None):
-            body = rows[:MAX_DOCUMENTS].to_html(
-                index=False, escape=True, border=0, float_format="%.3f", justify="left"
-            )
+            body = rows[:MAX_DOCUMENTS].to_html(escape=True, **options)
         parts.append(f"<details><summary>{escape(summary)}</summary>{body}</details>")
     style = "text-align: left; overflow: auto; max-height: 40em"
     return f'<div class="tex2jax_ignore mathjax_ignore" style="{style}">{"".join(parts)}</div>'

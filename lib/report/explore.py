@@ -71,13 +71,9 @@ def plot_class_counts(splits: DatasetDict, label_space: LabelSpace) -> Figure:
 
 def plot_labels_per_document(splits: DatasetDict) -> Figure:
     """Share of each split's documents with one label, two, three and so on."""
-    shares = {
-        name: pd.Series([len(labels) for labels in split["labels"]]).value_counts(normalize=True)
-        for name, split in splits.items()
-    }
     fig, ax = plt.subplots(figsize=(6, 2.8))
-    for (name, share), marker in zip(shares.items(), SPLIT_MARKERS, strict=True):
-        share = share.sort_index()
+    for (name, split), marker in zip(splits.items(), SPLIT_MARKERS, strict=True):
+        share = pd.Series(map(len, split["labels"])).value_counts(normalize=True).sort_index()
         ax.plot(share.index, share, marker=marker, ms=4, lw=1, label=name)
     ax.set(xlabel="labels per document", ylabel="share of the split", yscale="log")
     ax.xaxis.get_major_locator().set_params(integer=True)

@@ -71,10 +71,8 @@ class StudyResults:
         self.multi_label = self.shared["label_mode"] == "multi"
         self.label_space = read_label_space(largest.folder)
         self.y_true, self.y_preds = tables.stack_predictions(self.runs)
-        self.resampling = {
-            "num_resamples": params.num_resamples,
-            "groups": tables.read_groups(self.runs),
-        }
+        groups = tables.read_groups(self.runs)
+        self.resampling = {"num_resamples": params.num_resamples, "groups": groups}
         self.comparison, self.pairwise = tables.compare_runs(
             self.runs, self.y_true, self.y_preds, reference=params.reference, **self.resampling
         )

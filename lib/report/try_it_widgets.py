@@ -57,10 +57,8 @@ def review(trial: TryIt) -> Controls:
     number = widgets.BoundedIntText(1, min=1, max=1, description="error")
     found, shown, message = widgets.Label(), widgets.HTML(), widgets.HTML()
     better = widgets.Combobox(options=list(space), description="label is", ensure_option=False)
-    is_new, replace = (
-        widgets.Checkbox(description=text, indent=False)
-        for text in ("a new label", "replace an earlier correction")
-    )
+    is_new = widgets.Checkbox(description="a new label", indent=False)
+    replace = widgets.Checkbox(description="replace an earlier correction", indent=False)
     button = widgets.Button(description="save", tooltip="add to corrections.csv")
     rows: list[int] = []
 
@@ -104,15 +102,8 @@ def review(trial: TryIt) -> Controls:
         widget.observe(react, "value")
     button.on_click(_in_one_line(save, message))
     turn()
-    return Controls(
-        [
-            widgets.HBox([arm, label, least]),
-            widgets.HBox([number, found]),
-            shown,
-            widgets.HBox([better, is_new, replace, button]),
-            message,
-        ]
-    )
+    above, below = ([arm, label, least], [number, found]), [better, is_new, replace, button]
+    return Controls([*map(widgets.HBox, above), shown, widgets.HBox(below), message])
 
 
 def error_html(trial: TryIt, row: int) -> str:

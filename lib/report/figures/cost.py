@@ -57,11 +57,9 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
     for ax in axs.flat[len(panels) :]:
         ax.set_axis_off()
     # What all panels share: intervals, the lower end, and the arms on another device
-    table = comparison.assign(
-        low=comparison["micro_f1_low"].fillna(comparison["micro_f1"]),
-        high=comparison["micro_f1_high"].fillna(comparison["micro_f1"]),
-        shown=on_scale(comparison["micro_f1"]),
-    )
+    f1 = comparison["micro_f1"]
+    low, high = (comparison[f"micro_f1_{x}"].fillna(f1) for x in ("low", "high"))
+    table = comparison.assign(low=low, high=high, shown=on_scale(f1))
     low, high = table["low"][table["shown"]].min(), table["high"][table["shown"]].max()
     span = max(high - low, 0.01)
     bottom = low - 0.25 * span

@@ -140,10 +140,8 @@ def plot_sweep(sweep: pd.DataFrame) -> Figure:
     parts = sweep["features"].str.extract(r"(?P<pooling>\w+) of layer -(?P<layer>\d+)")
     table = pd.concat([sweep[["arm", "seed", "micro_f1"]], parts.astype({"layer": int})], axis=1)
     best = table.groupby(["arm", "seed", "pooling", "layer"], as_index=False)["micro_f1"].max()
-    grids = {
-        arm: rows.pivot_table(index="pooling", columns="layer", values="micro_f1", aggfunc="mean")
-        for arm, rows in best.groupby("arm", sort=False)
-    }
+    cells = {"index": "pooling", "columns": "layer", "values": "micro_f1"}  # means over seeds
+    grids = {arm: rows.pivot_table(**cells) for arm, rows in best.groupby("arm", sort=False)}
     most = max(grid.shape[1] for grid in grids.values())
     readable = most <= MAX_NUMBERED
     heights = [max(2.2, 1.2 + 0.4 * len(grid)) for grid in grids.values()]
