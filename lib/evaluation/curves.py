@@ -23,22 +23,12 @@ MICRO = AVERAGES.index("micro_f1")
 
 @dataclass(frozen=True)
 class Curve:
-    """F1 of one approach at K training sizes, and of R resamples of documents and seeds.
+    """F1 of one approach at K training sizes, and of R resamples of documents and seeds."""
 
-    Attributes
-    ----------
-    sizes
-        Training documents, ascending, (K,) int64; `[0]` for an untrained approach.
-    f1, samples
-        Mean over seeds, (K,), and resampled, (R, K), float64.
-    num_groups
-        Groups of documents that were resampled; infinite where documents were.
-    """
-
-    sizes: np.ndarray
-    f1: np.ndarray
-    samples: np.ndarray
-    num_groups: float = math.inf
+    sizes: np.ndarray  # (K,) int64, training documents, ascending; [0] for an untrained approach
+    f1: np.ndarray  # (K,) float64, mean over seeds
+    samples: np.ndarray  # (R, K) float64
+    num_groups: float = math.inf  # of documents that were resampled; infinite where documents were
 
     @property
     def uses_training_data(self) -> bool:
@@ -180,15 +170,11 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
     Technometrics 24, p. 295). Of G groups it is at least 2^(1-G), as of a test that exchanges them
     (`power`). Holm (1979) adjusts it over the pairs.
 
-    Returns
-    -------
-    DataFrame
-        A row per pair: `ahead behind train_size low high share p_holm certain`. `ahead` leads at
-        the largest common size and takes the lead at `train_size` documents (NaN if it leads at the
-        smallest size too), with a 95 % interval: `low` is 0 where it may lead at the smallest size
-        already, `high` infinite where it may not lead at the largest. `share` of the resamples
-        cross in this direction; a crossing is `certain` if it is seen and its adjusted p is below
-        0.05.
+    A row per pair: `ahead behind train_size low high share p_holm certain`. `ahead` leads at the
+    largest common size and takes the lead at `train_size` documents (NaN if it leads at the
+    smallest size too), with a 95 % interval: `low` is 0 where it may lead at the smallest size
+    already, `high` infinite where it may not lead at the largest. `share` of the resamples cross in
+    this direction; a crossing is `certain` if it is seen and its adjusted p is below 0.05.
     """
     columns = ["ahead", "behind", "train_size", "low", "high", "share", "p_holm"]
     rows = []

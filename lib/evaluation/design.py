@@ -6,9 +6,10 @@ from statsmodels.stats.proportion import proportion_confint
 
 from lib.evaluation.intervals import ALPHA, NORMAL
 from lib.evaluation.resampling import group_codes
+from lib.evaluation.scores import Groups
 
 
-def design_effect(hits: np.ndarray, groups: np.ndarray | None) -> float:
+def design_effect(hits: np.ndarray, groups: Groups) -> float:
     """The number of documents that tell as much of the share of hits as one without a group.
 
     The variance of the share over groups, over that of independent documents (Kish 1965, Survey
@@ -27,9 +28,7 @@ def design_effect(hits: np.ndarray, groups: np.ndarray | None) -> float:
     return float(np.clip(ratio, 1, size))
 
 
-def effective_documents(
-    hits: np.ndarray, groups: np.ndarray | None = None, *, num_seeds: int = 1
-) -> float:
+def effective_documents(hits: np.ndarray, groups: Groups = None, *, num_seeds: int = 1) -> float:
     """The number of independent documents whose share of hits has as wide a 95 % interval.
 
     Documents over their `design_effect`, and over the square of Student's quantile, with one degree

@@ -32,7 +32,7 @@ from scipy.special import betainc, betaincinv, stdtrit
 
 from lib.evaluation.jackknife import SUPPORTED, Arm, measure_arms
 from lib.evaluation.resampling import AVERAGES, Preds
-from lib.evaluation.scores import Labels
+from lib.evaluation.scores import Groups, Labels
 
 ALPHA = 0.05
 QUANTILES = (ALPHA / 2, 1 - ALPHA / 2)  # of resamples, for a 95 % interval
@@ -240,10 +240,7 @@ def half_width(documents: np.ndarray, seeds: np.ndarray, df: np.ndarray) -> np.n
 
 
 def f1_intervals(
-    y_true: Labels,
-    y_preds: Mapping[str, Preds],
-    *,
-    groups: Sequence[str] | np.ndarray | None = None,
+    y_true: Labels, y_preds: Mapping[str, Preds], *, groups: Groups = None
 ) -> pd.DataFrame:
     """A row per arm: `arm num_seeds`, each average's mean over seeds, `_low` and `_high` in [0, 1].
 

@@ -7,14 +7,14 @@ documents, which resamples miss. It also costs less than a single resample, as l
 changes the F1 of its own labels alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from lib.evaluation.resampling import AVERAGES, Preds, by_label, by_unit, group_codes, unit_counts
-from lib.evaluation.scores import Labels
+from lib.evaluation.scores import Groups, Labels
 
 SUPPORTED = "macro_f1_supported"  # macro-F1 over those labels that have a test document
 
@@ -22,36 +22,21 @@ SUPPORTED = "macro_f1_supported"  # macro-F1 over those labels that have a test 
 class Arm(NamedTuple):
     """One average of an arm's F1, and the part that each of G units of test documents has in it.
 
-    Attributes
-    ----------
-    values
-        F1 of each seed, (S,).
-    pseudo
-        G F1 - (G - 1) F1 without the unit, mean over seeds, (G,): their mean varies as F1 does
-        (Efron & Tibshirani 1993, section 11.5).
-    interaction
-        The part of the variance of the mean over seeds that is due to seeds differing by unit.
-    errors
-        F1 lost by each document's errors, mean over seeds, (N,); the sum is `weights.sum()` - F1.
-    weights
-        F1 lost by a unit that is wrong as a whole, (G,); the sum is the highest F1 possible.
-    grouped
-        True if units are groups of documents.
+    Pseudo-values are G F1 - (G - 1) F1 without the unit: their mean varies as F1 does (Efron &
+    Tibshirani 1993, section 11.5). `errors` are F1 lost by each document's errors, `weights` that
+    lost by a unit that is wrong as a whole; `weights` sum to the highest F1, `errors` to it - F1.
     """
 
-    values: np.ndarray
-    pseudo: np.ndarray
-    interaction: float
-    errors: np.ndarray
-    weights: np.ndarray
-    grouped: bool
+    values: np.ndarray  # (S,), F1 of each seed
+    pseudo: np.ndarray  # (G,), mean over seeds
+    interaction: float  # part of the variance of the mean over seeds due to seeds differing by unit
+    errors: np.ndarray  # (N,), mean over seeds
+    weights: np.ndarray  # (G,)
+    grouped: bool  # True if units are groups of documents
 
 
 def measure_arms(
-    y_true: Labels,
-    y_preds: Mapping[str, Preds],
-    *,
-    groups: Sequence[str] | np.ndarray | None = None,
+    y_true: Labels, y_preds: Mapping[str, Preds], *, groups: Groups = None
 ) -> dict[tuple[str, str], Arm]:
     """For each arm and each of micro-, macro- and supported macro-F1, an `Arm`.
 

@@ -16,21 +16,10 @@ NUM_TAUS, NUM_ERRORS = 200, 50  # of which a distribution is made: limits are wi
 
 @dataclass(frozen=True)
 class Pooled:
-    """Mean effect over tasks and its heterogeneity.
+    """Mean effect over tasks, with its 95 % interval, and its heterogeneity.
 
-    Attributes
-    ----------
-    mean, low, high, error
-        Mean of the effects' distribution, its 95 % interval, and its standard error at `tau`.
-    new_low, new_high
-        95 % prediction interval: between these the effect on a new task of this kind is expected.
-        NaN for fewer than three tasks.
-    tau
-        Standard deviation of true effects between tasks.
-    i2
-        Share of the observed variance that is between tasks, 0 to 1.
-    q, p
-        Cochran's Q and its p-value: are all true effects equal?
+    Between `new_low` and `new_high` the effect on a new task of this kind is expected (95 %
+    prediction interval); they are NaN for fewer than three tasks.
     """
 
     mean: float
@@ -38,12 +27,12 @@ class Pooled:
     high: float
     new_low: float
     new_high: float
-    tau: float
-    i2: float
-    q: float
+    tau: float  # standard deviation of true effects between tasks
+    i2: float  # share of the observed variance that is between tasks, 0 to 1
+    q: float  # Cochran's Q and its p-value: are all true effects equal?
     p: float
     num_tasks: int
-    error: float
+    error: float  # standard error of the mean at `tau`
 
 
 def per_task(cells: pd.DataFrame) -> pd.DataFrame:

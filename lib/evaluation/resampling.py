@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from lib.evaluation.scores import Labels
+from lib.evaluation.scores import Groups, Labels
 
 AVERAGES = ("micro_f1", "macro_f1")
 SEED = 0  # of resamples: the same in every call
@@ -42,7 +42,7 @@ def f1_by_seed(y_true: Labels, y_pred: Preds) -> np.ndarray:
     return np.stack([_f1(counts)[:, 0] for counts in totals], axis=1)
 
 
-def group_codes(groups: Sequence[str] | np.ndarray | None) -> np.ndarray | None:
+def group_codes(groups: Groups) -> np.ndarray | None:
     """The group of each document as a number from 0, (N,); None if each document is its own."""
     if groups is None:
         return None
@@ -51,11 +51,7 @@ def group_codes(groups: Sequence[str] | np.ndarray | None) -> np.ndarray | None:
 
 
 def resample_f1(
-    y_true: Labels,
-    y_preds: Mapping[str, Preds],
-    *,
-    num_resamples: int,
-    groups: Sequence[str] | np.ndarray | None = None,
+    y_true: Labels, y_preds: Mapping[str, Preds], *, num_resamples: int, groups: Groups = None
 ) -> dict[str, np.ndarray]:
     """For each arm (2, S, R) float64: both averages of each seed on documents drawn anew.
 
@@ -91,7 +87,7 @@ def randomization(
     pairs: Sequence[tuple[str, str]],
     *,
     num_resamples: int,
-    groups: Sequence[str] | np.ndarray | None = None,
+    groups: Groups = None,
 ) -> np.ndarray:
     """Two-sided p, (pairs, 2), that two arms' answers are exchangeable document by document.
 
@@ -109,7 +105,7 @@ def randomization(
     codes = group_codes(groups)
     counts = {arm: unit_counts(y_true, y_preds[arm], codes) for arm in {*chain(*pairs)}}
     exchanges = [[_exchange(u, v) for u, v in _paired(counts[a], counts[b])] for a, b in pairs]
-    num_labels, num_units = by_unit(by_label(y_true), codes).shape
+    num_rows, num_units = counts[pairs[0][0]][0].shape
 
     def differences(exchanged: np.ndarray) -> np.ndarray:
         """Of each pair, (pairs, 2, R), after the exchange of units, (G, R)."""
@@ -120,7 +116,7 @@ def randomization(
     # the differences as they are, then after random exchanges, a block at a time
     observed, at_least = differences(np.zeros((num_units, 1), dtype=np.float32)), 0
     generator = np.random.default_rng([SEED, 1])
-    for block in _blocks(num_resamples, 2 * num_labels, num_units):
+    for block in _blocks(num_resamples, num_rows, num_units):
         size = (num_units, block.stop - block.start)
         exchanged = generator.integers(0, 2, size=size, dtype=np.int8).astype(np.float32)
         at_least += (differences(exchanged) >= observed - 1e-6).sum(axis=2)  # float32

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from scipy.special import expit, softmax
 
 Labels = np.ndarray | csr_array  # (N, C) bool, multi-hot; sparse where there are very many labels
+Groups = Sequence[str] | np.ndarray | None  # (N,) of each document; None: independent documents
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Differences between arms: paired intervals, two tests, and Holm's adjustment over pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -14,7 +14,7 @@ from lib.evaluation.jackknife import measure_arms
 from lib.evaluation.metrics import sets_equal
 from lib.evaluation.power import min_detectable
 from lib.evaluation.resampling import AVERAGES, Preds, group_codes, randomization
-from lib.evaluation.scores import Labels
+from lib.evaluation.scores import Groups, Labels
 
 COLUMNS = ("arm_a", "arm_b", "metric", "delta", "low", "high", "error",
            "p_mcnemar", "p_randomization", "test", "p_holm", "min_detectable")  # fmt: skip
@@ -42,7 +42,7 @@ def compare_all(
     y_preds: Mapping[str, Preds],
     *,
     reference: str = "",
-    groups: Sequence[str] | np.ndarray | None = None,
+    groups: Groups = None,
     num_resamples: int = 5000,
 ) -> pd.DataFrame:
     """Pairs of arms: paired F1 difference with its interval, tests, and what could be found at all.
