@@ -7,5 +7,6 @@ cost          F1 against time, energy, memory
 confidence    reliability, and precision by coverage
 slices        F1 by parts of the test split
 details       labels, confusion, training, layers, decoding
+answer        head minus prompt by task, and ranks of arms
 fonts         an installed font for every script
 """

@@ -57,10 +57,10 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
     for ax in axs.flat[len(panels) :]:
         ax.set_axis_off()
     # What all panels share: intervals, the lower end, and the arms on another device
-    f1 = comparison["micro_f1"]
-    low, high = (comparison[f"micro_f1_{x}"].fillna(f1) for x in ("low", "high"))
-    table = comparison.assign(low=low, high=high, shown=on_scale(f1))
-    low, high = table["low"][table["shown"]].min(), table["high"][table["shown"]].max()
+    f1, shown = comparison["micro_f1"], on_scale(comparison["micro_f1"])
+    lows, highs = (comparison[f"micro_f1_{x}"].fillna(f1) for x in ("low", "high"))
+    table = comparison.assign(low=lows, high=highs, shown=shown)
+    low, high = lows[shown].min(), highs[shown].max()
     span = max(high - low, 0.01)
     bottom = low - 0.25 * span
     devices = comparison["device"] if "device" in comparison else pd.Series("", comparison.index)

@@ -43,7 +43,9 @@ def plot_learning_curves(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     ax.set_xscale("log", base=2)
     ax.set_xlim(sizes[0] * 2**-0.3, right)
     for row in level.itertuples():
-        _draw_level(ax, row, styles[row.approach])
+        colour = styles[row.approach]["color"]
+        ax.axhspan(row.micro_f1_low, row.micro_f1_high, color=colour, alpha=0.15, lw=0, zorder=0)
+        ax.axhline(row.micro_f1, color=colour, ls=(0, (1, 1)), lw=1.4, zorder=1)
         ends[row.approach] = (right, row.micro_f1)
     ax.xaxis.set_major_locator(FixedLocator(sizes))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
@@ -65,10 +67,3 @@ def _draw_curve(
             mfc="white", mec=colour, mew=0.9, zorder=3)  # fmt: skip
     ax.plot(x, f1, ls="", marker=style["marker"], ms=6.5, color=colour, mec="black", mew=0.6,
             zorder=4)  # fmt: skip
-
-
-def _draw_level(ax: plt.Axes, row: tuple, style: Mapping) -> None:
-    """A level line within its interval."""
-    colour, low, high = style["color"], row.micro_f1_low, row.micro_f1_high
-    ax.axhspan(low, high, color=colour, alpha=0.15, lw=0, zorder=0)
-    ax.axhline(row.micro_f1, color=colour, ls=(0, (1, 1)), lw=1.4, zorder=1)

@@ -46,7 +46,7 @@ def _draw_scores(
     # Limits: everything that is on the scale, and room for the numbers
     low, high = (table[f"{average}_{x}"].fillna(table[average]) for x in ("low", "high"))
     shown = on_scale(table[average])
-    seen = [f1 for arm in table["arm"][shown] for f1 in by_seed.get(arm, ())]
+    seen = [f1 for arm in table["arm"][shown] for f1 in by_seed[arm]]
     left, right = min([low[shown].min(), *seen]), max([high[shown].max(), *seen])
     width = max(right - left, 0.01)
     left, right = left - 0.1 * width, right + 0.3 * width

@@ -32,7 +32,7 @@ def plot_slices(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     fig, axs = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False,
                             width_ratios=widths, layout="constrained")  # fmt: skip
     for ax, (what, table) in zip(axs[0], tables.items(), strict=True):
-        parts = [part for part in table["part"].cat.categories if part in set(table["part"])]
+        parts = list(table["part"].cat.categories)
         for arm in arms:
             rows = table[table["arm"] == arm].set_index("part").reindex(parts)
             spread = np.abs([rows["micro_f1"] - rows["low"], rows["high"] - rows["micro_f1"]])
