@@ -144,10 +144,9 @@ class AnswerResults:
 
     def slopes(self) -> pd.DataFrame:
         """Head minus prompt against properties of tasks: see `lib.evaluation.pooled.regress`."""
-        names = {"log_billions": "billions", "log_train_size": "train_size"}
-        names["log_labels"] = "num_labels"
-        logs = {log: np.log2(self.cells[name]) for log, name in names.items()}
-        cells = self._by_documents(self.cells).assign(**logs)
+        numbers = self.cells[["billions", "train_size", "num_labels"]]
+        logs = np.log2(numbers).rename(columns=lambda x: f"log_{x.removeprefix('num_')}")
+        cells = self._by_documents(self.cells.join(logs))
         of_cells, of_tasks = ("log_billions", "log_train_size"), ("log_labels", "kind")
         return regress(cells, of_cells=of_cells, of_tasks=of_tasks)
 

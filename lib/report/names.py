@@ -38,14 +38,13 @@ def name_model(model_id: str) -> str:
 def describe_arm(params: Mapping[str, Any]) -> str:
     """The approach of a run in words, from its parameters."""
     model, notebook = name_model(params["model_id"]), params.get("notebook", "")
-    trained = params.get("num_epochs", 1) > 0
     adapted = params.get("lora_r", 1) > 0
     if notebook.startswith("02"):
         return f"frozen {model}" if params.get("method") == "frozen" else "TF-IDF + linear SVM"
     if notebook.startswith("03"):
         taught = f", taught by {params['teacher']}" if params.get("teacher") else ""
         return f"{'head on' if adapted else 'fine-tuned'} {model}{taught}"
-    if trained:
+    if params.get("num_epochs", 1) > 0:
         return f"prompt on {'' if adapted else 'fine-tuned '}{model}"
     shown = params.get("num_examples", 0)
     return f"{model}, {f'shown {shown} examples' if shown else 'only prompted'}"

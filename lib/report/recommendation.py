@@ -47,11 +47,10 @@ def recommend(
     -------
     dict
         `kind` ("clear_winner", "cheaper_tie", "tie" or "too_little_data"); `arm`, the recommended
-        one or None; `best`, that of the highest micro-F1; `reason`; `micro_f1` of each arm with
-        `low` and `high`; `cost_seconds`, `cost_dollars` and `num_seeds` of each arm;
-        `certain_against` and `not_distinguishable_from`, best minus each other arm;
-        `head_or_prompt`, of `HEAD` and `PROMPT`, or None; `rules`, their thresholds. Numbers that
-        are not known are None.
+        one or None; `best`, that of the highest micro-F1; `reason`; `micro_f1` with `low` and
+        `high`, `cost_seconds`, `cost_dollars` and `num_seeds` of each arm; `certain_against` and
+        `not_distinguishable_from`, best minus each other arm; `head_or_prompt`, of `HEAD` and
+        `PROMPT`, or None; `rules`, their thresholds. Numbers that are not known are None.
 
     Raises
     ------

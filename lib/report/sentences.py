@@ -132,10 +132,10 @@ interval and Holm-adjusted test: {{ (certain or ["none"]) | listed }}.
 """
 
 LEADER = """
-With {{ "{:,}".format(size) }} training documents **{{ best.name }}**
+With {{ "{:,}".format(size) }} training documents **{{ best.approach }}**
 {{ "has the highest" if others else "reaches a" }} micro-F1,
-{{ "as %s," % (level | listed) if level }} {{ best.f1 | f1 }}
-({{ best.low | f1 }} to {{ best.high | f1 }})
+{{ "as %s," % (level | listed) if level }} {{ best.micro_f1 | f1 }}
+({{ best.micro_f1_low | f1 }} to {{ best.micro_f1_high | f1 }})
 {%- if behind %}, before {{ behind | listed }}{% endif %}.
 """
 
@@ -251,14 +251,11 @@ def _describe_leader(table: pd.DataFrame, curves: Mapping[str, Curve], size: int
     """The leader at a size, and what the others reach; certain leads are not marked here."""
     present = [name for name, c in curves.items() if not c.uses_training_data or size in c.sizes]
     at_size = table[table["train_size"].isin([0, size]) & table["approach"].isin(present)]
-    columns = {"micro_f1": "f1", "micro_f1_low": "low", "micro_f1_high": "high"}
-    ranked = at_size.sort_values("micro_f1", ascending=False)
-    ranked = ranked.rename(columns={"approach": "name"} | columns)
-    best, *others = ranked.to_dict("records")
-    level = [row["name"] for row in others if row["f1"] == best["f1"]]
-    behind = [f"{x['name']} {format_f1(x['f1'])}" for x in others if x["name"] not in level]
-    facts = {"size": size, "best": best, "others": others, "level": level, "behind": behind}
-    return fill(LEADER, **facts)
+    best, *others = at_size.sort_values("micro_f1", ascending=False).to_dict("records")
+    level = [row["approach"] for row in others if row["micro_f1"] == best["micro_f1"]]
+    rest = [row for row in others if row["approach"] not in level]
+    behind = [f"{row['approach']} {format_f1(row['micro_f1'])}" for row in rest]
+    return fill(LEADER, size=size, best=best, others=others, level=level, behind=behind)
 
 
 def _describe_crossings(crossed: pd.DataFrame) -> list[str]:

@@ -48,14 +48,10 @@ class StudyResults:
         See `lib.runs.finished.read_runs`: of all training sizes, by size, and of the largest.
     shared
         Parameters of the run with the most training documents.
-    y_true, y_preds
-        See `lib.report.tables.stack_predictions`.
     resampling
         `num_resamples` and `groups`, as all resampling functions take them.
-    comparison, pairwise
-        See `lib.report.tables.compare_runs`.
-    names
-        See `lib.report.names.arm_names`.
+    y_true, y_preds, comparison, pairwise, names
+        See `stack_predictions` and `compare_runs` of `lib.report.tables`, and `arm_names`.
     """
 
     def __init__(self, params: CompareParams) -> None:
@@ -87,9 +83,12 @@ class StudyResults:
         """The data and the command, for captions."""
         absent = self.comparison["num_labels_without_test"].max()
         none = f" ({absent:.0f} without a test document: 0 in macro-F1)" if absent else ""
+        folder = self.params.params_dir
+        elsewhere = "" if folder == type(self.params)().params_dir else f" PARAMS={folder}"
         return (
             f"{len(self.y_true):,} test documents, {len(self.label_space)} labels{none}, "
-            f"{self.num_train or 'all'} training documents; `{self.command}`."
+            f"{self.num_train or 'all'} training documents; "
+            f"`make study STUDY={self.params.study}{elsewhere}`."
         )
 
     @property
@@ -97,13 +96,6 @@ class StudyResults:
         """Training documents at the largest size; 0 for all, of a run of an earlier version."""
         asked = self.shared.get("train_size") or self.shared["num_train"]
         return asked or int(pd.to_numeric(self.runs["train_documents"]).fillna(0).max())
-
-    @property
-    def command(self) -> str:
-        """The command that runs the study."""
-        folder = self.params.params_dir
-        elsewhere = "" if folder == type(self.params)().params_dir else f" PARAMS={folder}"
-        return f"make study STUDY={self.params.study}{elsewhere}"
 
     @cached_property
     def intervals(self) -> str:
