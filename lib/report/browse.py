@@ -185,8 +185,8 @@ def browse(
     for button in (back, forth):
         button.on_click(step)
     choose()
-    rows_of_controls = ([split, label], [number, found, back, forth])
-    return widgets.VBox([*map(widgets.HBox, rows_of_controls), shown])
+    controls = map(widgets.HBox, ([split, label], [number, found, back, forth]))
+    return widgets.VBox([*controls, shown])
 
 
 def _hover(document: Mapping) -> str:

@@ -47,8 +47,8 @@ def write_correction(
     DataError
         The file holds something else.
     """
-    for label in () if allow_new else new:
-        if label not in known:
+    for label in new:
+        if not allow_new and label not in known:
             raise InputError(
                 f"label: {label!r} is not a label of the study{suggestion(label, known)}; "
                 "mark it as new if it is one"

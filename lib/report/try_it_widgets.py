@@ -102,8 +102,9 @@ def review(trial: TryIt) -> Controls:
         widget.observe(react, "value")
     button.on_click(_in_one_line(save, message))
     turn()
-    above, below = ([arm, label, least], [number, found]), [better, is_new, replace, button]
-    return Controls([*map(widgets.HBox, above), shown, widgets.HBox(below), message])
+    above = map(widgets.HBox, ([arm, label, least], [number, found]))
+    below = widgets.HBox([better, is_new, replace, button])
+    return Controls([*above, shown, below, message])
 
 
 def error_html(trial: TryIt, row: int) -> str:
