@@ -205,9 +205,8 @@ def three_sentences(
     for pairs in ("certain_against", "not_distinguishable_from"):
         facts[pairs] = [x | {"arm": names[x["arm"]]} for x in recommendation[pairs]]
     facts = {**recommendation, **facts}
-    pair = recommendation["head_or_prompt"]
     costs = {unit: recommendation[f"cost_{unit}"].get(arm) for unit in ("seconds", "dollars")}
-    second = fill(HEAD_OR_PROMPT, pair=pair, names=names)
+    second = fill(HEAD_OR_PROMPT, pair=recommendation["head_or_prompt"], names=names)
     return f"- {fill(BEST, **facts)}\n- {second}\n- {fill(PICK, **facts, **costs)}"
 
 

@@ -192,9 +192,8 @@ def compare_runs(
             row[key] = group[key].mean() if number else group[key].iloc[0]
         row["num_processes"] = max(run.get("num_processes", 1) for run in group["params"])
         rows.append(row)
-    options = {"groups": groups, "num_resamples": num_resamples}
-    pairwise = compare_all(y_true, y_preds, reference=reference, **options)
-    return pd.DataFrame(rows), pairwise
+    options = {"reference": reference, "groups": groups, "num_resamples": num_resamples}
+    return pd.DataFrame(rows), compare_all(y_true, y_preds, **options)
 
 
 def compare_with_teachers(
