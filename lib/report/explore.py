@@ -148,8 +148,8 @@ def distinctive_words(texts: Sequence[str], y: np.ndarray, names: Sequence[str])
     order = np.argsort(-support, kind="stable")
     result = pd.DataFrame({"label": np.array(names, dtype=object), "documents": support})
     # Documents that contain each word, (N, V)
-    options = {"binary": True, "max_features": 50_000, "dtype": np.float64, "token_pattern": None}
-    vectorizer = CountVectorizer(tokenizer=_cutter(texts), **options)
+    options = {"binary": True, "max_features": 50_000, "dtype": np.float64}
+    vectorizer = CountVectorizer(tokenizer=_cutter(texts), token_pattern=None, **options)
     try:
         counts = csr_array(vectorizer.fit_transform(texts))
     except ValueError:  # no word at all
