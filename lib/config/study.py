@@ -104,7 +104,7 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
     model = models[notebook]
     for name in shared & EVERY_PARAMETER - set(model.model_fields) - set(given):
         del values[name]
-    for name in FOLDERS & set(values):
+    for name in sorted(FOLDERS & set(values)):
         path = Path(str(values[name]))
         if origin[name] != "given" and (path.is_absolute() or ".." in path.parts):
             raise ParamsError(

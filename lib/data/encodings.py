@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from pathlib import Path
 
 import charset_normalizer
@@ -60,7 +61,10 @@ def read_text(path: Path, *, packed: bool = False, table: bool = True) -> str:
     """
     raw = path.read_bytes()
     if packed and kind_of(raw, table=table) in ("", GZIP):
-        raw = gzip.decompress(raw)
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be unpacked: {error}") from None
     if kind := kind_of(raw, table=table):
         raise DataError(f"{path}: is no text but {kind}")
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")

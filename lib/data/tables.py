@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import zlib
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -127,7 +126,7 @@ def read_table(path: Path, name: str = "") -> pd.DataFrame:
             return table
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     remedy = "save its sheet as CSV UTF-8" if ending in WORKBOOKS else "convert the file"
     raise DataError(

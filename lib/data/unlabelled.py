@@ -53,7 +53,7 @@ def has_lines(path: Path) -> bool:
 def _read_lines(path: Path) -> pd.DataFrame:
     try:
         text = read_text(path, packed=path.suffix.lower() == ".gz", table=False)
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline=None)]
     return pd.DataFrame({LINE: lines}, dtype=object)

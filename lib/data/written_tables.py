@@ -19,7 +19,7 @@ from lib.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (*DELIMITERS, ".jsonl", ".parquet")
-UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
+UNFIT = (pa.ArrowException, TypeError, OverflowError)
 Rows = Callable[[Mapping[str, Sequence[Any] | pd.Series]], None]
 
 

@@ -47,15 +47,16 @@ def check_logits(model: PreTrainedModel) -> bool:
         seen.append(output.last_hidden_state)
 
     handle = decoder_of(model).register_forward_hook(keep)
-    try:
-        theirs = model(input_ids=ids).logits
-    finally:
-        handle.remove()
     unknown = f"{name} transforms its logits in a way that this code does not reproduce"
-    try:
-        ours = next_token_logits(model, seen[0])
-    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{unknown}; use another model ({error})") from None
+    with in_float32(model):
+        try:
+            theirs = model(input_ids=ids).logits
+        finally:
+            handle.remove()
+        try:
+            ours = next_token_logits(model, seen[0])
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+            raise ValueError(f"{unknown}; use another model ({error})") from None
     if ours.shape != theirs.shape or not _near(ours, theirs):
         raise ValueError(f"{unknown}; use another model")
     if not _near(theirs[0, 0], theirs[1, 0]):

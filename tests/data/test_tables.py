@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from lib.data import LabelSpace
 from lib.data.tables import _read_hub, cell_text, read_table
+from lib.data.unlabelled import read_unlabelled
 from lib.data.written_tables import open_table
 from lib.errors import DataError
 
@@ -468,13 +470,16 @@ def test_rows_are_swallowed_beside_a_column_of_ids(tmp_path, columns, last):
 
 
 def test_a_damaged_packed_file_stops_in_one_line(tmp_path):
+    read_lines = partial(read_unlabelled, text_columns=["text"], text_template="")
     packed = bytearray(gzip.compress(AS_CSV.encode() * 99, mtime=0))
     for at in range(10, len(packed)):
         damaged = packed[:at] + bytes([packed[at] ^ 255]) + packed[at + 1 :]
         (tmp_path / "a.csv.gz").write_bytes(damaged)
-        with pytest.raises(DataError, match=r"a.csv.gz: ") as caught:
-            read_table(tmp_path / "a.csv.gz")
-        assert "\n" not in str(caught.value)
+        (tmp_path / "a.txt.gz").write_bytes(damaged)
+        for name, read in (("a.csv.gz", read_table), ("a.txt.gz", read_lines)):
+            with pytest.raises(DataError, match=f"{name}: ") as caught:
+                read(tmp_path / name)
+            assert "\n" not in str(caught.value)
 
 
 def test_long_integers_stay_apart_beside_a_missing_one(tmp_path):
