@@ -271,9 +271,10 @@ def _of_size(
     files = [file for folder in (baselines, preset) for file in sorted(folder.glob("*.yaml"))]
     arms = {}
     for file in files:
+        if file.stem == "common":
+            continue
         values = own | read_yaml(file)
-        if file.stem != "common":
-            arms[file.stem] = _narrowed(file, tries)
+        arms[file.stem] = _narrowed(file, tries)
         if values.get("search") and values["num_epochs"] * num_train < FEW_STEPS * BATCH_SIZE:
             arms[file.stem] += f"batch_size: {SMALL_BATCH}\n"
     return NewStudy(common | own, arms, texts)

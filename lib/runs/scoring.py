@@ -86,7 +86,8 @@ def _baseline(params: BaselineParams, label_space: LabelSpace, folder: Path, int
 def _frozen(params: BaselineParams, features: str) -> Callable[[Sequence[str]], np.ndarray]:
     """Frozen embeddings of texts, of the kind that validation chose."""
     kinds = [(mode, layer) for mode in params.pooling_grid for layer in params.layer_grid]
-    kind = {kind_name(kind): kind for kind in kinds}[features]
+    if not (kind := {kind_name(kind): kind for kind in kinds}.get(features)):
+        raise ModelError(f"frozen.json: {features!r} is none of the run's; run the arm again")
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
     tokenizer = load_tokenizer(params.model_id, params.model_revision)

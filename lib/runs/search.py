@@ -135,7 +135,7 @@ def _recorded(record: Path) -> dict[str, Any]:
     """A candidate's `scores` by number of epochs, and their cost; none without a sound record."""
     try:
         tried = read_json(record)
-        if set(tried) >= {"scores", "train_seconds", "joules"}:
+        if set(tried) >= {"scores", "train_seconds", "joules", "setup_seconds", "setup_joules"}:
             return tried
         log.warning("%s: incomplete; trying the candidate again", record)
     except FileNotFoundError:

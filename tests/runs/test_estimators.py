@@ -10,6 +10,7 @@ from lib.config.arms import BaselineParams
 from lib.errors import ModelError
 from lib.runs import estimators
 from lib.runs.estimators import label_scores
+from lib.runs.scoring import _frozen
 
 
 def test_labels_that_a_classifier_does_not_know_score_lowest():
@@ -89,6 +90,12 @@ def test_a_saved_regression_gives_the_same_scores_bit_for_bit(tmp_path, num_clas
     (tmp_path / "model" / "frozen.json").unlink()
     with pytest.raises(ModelError, match=r"holds no frozen.json: .*; run the arm again"):
         estimators.load(tmp_path / "model", params)
+
+
+def test_a_frozen_embedding_of_another_layer_is_refused_before_a_model_is_loaded():
+    params = BaselineParams(method="frozen", pooling_grid=["mean"], layer_grid=[1])
+    with pytest.raises(ModelError, match=r"frozen.json: 'mean of layer -9' is none of the run's"):
+        _frozen(params, "mean of layer -9")
 
 
 @pytest.mark.parametrize("saved", [3], indirect=True)
