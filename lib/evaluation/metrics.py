@@ -55,7 +55,7 @@ def tune_threshold(y_true: Labels, scores: Scores, *, may_be_empty: bool = False
 
     One threshold rather than one per label: those of rare labels would rest on a handful of
     documents (Yang, "A study of thresholding strategies", 2001, on overfitting by SCut). `y_true`
-    (N, C) bool is of the validation split; sets `may_be_empty` in some studies.
+    (N, C) bool is of the validation split; `may_be_empty` is true if a document may have no label.
     """
     values, hits = scores.ranked(y_true)
     # The best label of each document is given in any case; the others, in order of their scores.

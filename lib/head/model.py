@@ -68,16 +68,22 @@ class EmbeddingModel(nn.Module):
         states, mask = self._states(input_ids, attention_mask, cached_states, windows)
         return self.head.loss(states, mask, targets, loss)
 
-    def top(self, *inputs: Tensor, **options: Tensor | None) -> tuple[Tensor, ...]:
-        """The largest logits and their labels (`PoolingHead.top`); input as in `forward`."""
-        return self.head.top(*self._states(*inputs, **options))
-
-    def _states(
+    def top(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         cached_states: Tensor | None = None,
         windows: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """The largest logits and their labels (`PoolingHead.top`); input as in `forward`."""
+        return self.head.top(*self._states(input_ids, attention_mask, cached_states, windows))
+
+    def _states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        cached_states: Tensor | None,
+        windows: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """States of all tokens of each document, (D, T', H), and their mask, (D, T')."""
         mask = documents_mask(attention_mask, windows)
