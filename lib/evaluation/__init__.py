@@ -1,4 +1,8 @@
-"""F1 and how sure it is: arrays in, arrays out; no torch, no files.
+"""F1 and its uncertainty: arrays in, arrays and tables out; no torch, no files.
+
+Shapes: N documents, C labels, K scores kept per document (or K of something that the function
+names), S training seeds, R resamples, and G groups of documents. An arm is one way to classify
+that a study compares, such as the head; its predictions are stacked over its seeds.
 
 scores         scores of documents by labels, all of them or each document's best
 metrics        F1 and ranking metrics of one prediction; the threshold for label sets

@@ -1,7 +1,8 @@
 """Calibration: confidence against accuracy, and the answers that could be given automatically.
 
 Scores count as probabilities where they lie in [0, 1] and, for single labels, sum to 1. Generated
-answers, whose scores are 0 and 1, have no confidence. Constants without a source are our choices.
+answers, whose scores are 0 and 1, have no confidence. An answer is right as a whole: its label set
+equals the true one. Constants without a source are our choices.
 """
 
 import math
@@ -18,8 +19,8 @@ from lib.evaluation.metrics import equal_bins, expected_calibration_error
 
 MIN_PROB = 1e-12  # in place of 0, which has no logarithm
 MIN_ANSWERED = 20  # validation documents that a threshold must rest on
-CHANCE = 0.05  # of a threshold that is surely precise, to be less precise than it was asked to be
-MIN_SET_PROB = 0.01  # probability of a label in a set; nearly all pairs are below it
+CHANCE = 0.05  # probability that answers above a `sure_threshold` are less precise than asked
+MIN_SET_PROB = 0.01  # of label sets, pairs of document and label below it are left out: nearly all
 RELIABILITY_BINS = 10
 CALIBRATION_MEASURES = ("ece", "ece_scaled", "temperature", "brier", "brier_scaled")
 
@@ -27,9 +28,9 @@ CALIBRATION_MEASURES = ("ece", "ece_scaled", "temperature", "brier", "brier_scal
 class ScoredSplit(NamedTuple):
     """Scores of one split's documents, and the truth about them.
 
-    `scores` are (N, K) float, K = C or fewer where only the best were kept; `truth` is (N, C) bool;
-    `right`, (N,) bool, is true where the predicted label set is right as a whole; `groups` are (N,)
-    of the documents, None where these are independent.
+    `scores` are (N, K) float, with K < C where only the best of a document were kept. `truth` is
+    (N, C) bool. `right`, (N,) bool, is true where the predicted label set is right as a whole.
+    `groups` contains the group of each document, (N,), or is None where documents are independent.
     """
 
     scores: np.ndarray
@@ -39,9 +40,9 @@ class ScoredSplit(NamedTuple):
 
     @property
     def confidence(self) -> np.ndarray | None:
-        """The highest score of each document, (N,); None if all are 0 or 1.
+        """The highest score of each document, (N,) float; None if all scores are 0 or 1.
 
-        It ranks answers without being a probability: decision values and likelihoods do too.
+        It need not be a probability: decision values and likelihoods rank answers as well.
         """
         return None if np.isin(self.scores, (0, 1)).all() else self.scores.max(axis=1)
 
@@ -49,7 +50,8 @@ class ScoredSplit(NamedTuple):
 class Calibrated(NamedTuple):
     """Probabilities of test documents, as given and scaled by a temperature fitted on validation.
 
-    `probs`, `scaled` and `truth` are (N, C), `right` and `groups` (N,); see `ScoredSplit`.
+    `probs` and `scaled` are (N, C) float in [0, 1]. `truth`, `right` and `groups` are those of
+    `ScoredSplit`, where each document is its own group if none were given.
     """
 
     probs: np.ndarray
@@ -62,9 +64,10 @@ class Calibrated(NamedTuple):
 
     @classmethod
     def fit(cls, validation: ScoredSplit, test: ScoredSplit, *, multi_label: bool) -> Self | None:
-        """Test probabilities, scaled; None if scores are no probabilities or not of all labels.
+        """Test probabilities, as given and scaled by the temperature of `validation`.
 
-        None as well if no label has a probability of 0.01 or more, as there is no confidence then.
+        None if scores are no probabilities or not of all labels, and if no label of any test
+        document has a probability of `MIN_SET_PROB` or more: no answer would be left to bin.
         """
         probs, truth, right, groups = test
         groups = np.arange(len(right)) if groups is None else groups
@@ -77,10 +80,10 @@ class Calibrated(NamedTuple):
         return cls(probs, scaled, temperature, truth, right, groups, **options)
 
     def answers(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Confidence, correctness and group, (M,) each, with these `probs`, given or scaled.
+        """Confidence, correctness and group of M answers, (M,) each; `probs` are given or scaled.
 
-        Of every answer; for label sets, of every pair of document and label with a probability of
-        0.01 or more before scaling, because the others would fill every bin.
+        An answer is that to a document, M = N. For label sets it is a pair of document and label
+        with a probability of `MIN_SET_PROB` or more before scaling; the others would fill all bins.
         """
         if not self.multi_label:
             return probs.max(axis=1), self.right, self.groups
@@ -88,7 +91,7 @@ class Calibrated(NamedTuple):
         return probs[likely], self.truth[likely], self.groups[np.nonzero(likely)[0]]
 
     def measures(self) -> dict[str, float]:
-        """`ece ece_scaled temperature brier brier_scaled`."""
+        """`CALIBRATION_MEASURES` by name: ECE and Brier score before and after scaling."""
         both, options = (self.probs, self.scaled), {"multi_label": self.multi_label}
         ece = [expected_calibration_error(*self.answers(probs)[:2]) for probs in both]
         brier = [brier_score(probs, self.truth, **options) for probs in both]
@@ -97,16 +100,20 @@ class Calibrated(NamedTuple):
 
 
 def are_probabilities(scores: np.ndarray, *, multi_label: bool) -> bool:
-    """True if scores (N, C) are probabilities, of each label or over all: see the module."""
+    """True if scores (N, C) are probabilities as the module defines them.
+
+    Those of `multi_label` need not sum to 1: each label has a probability of its own.
+    """
     inside = ((scores >= 0) & (scores <= 1)).all() and not np.isin(scores, (0, 1)).all()
     return bool(inside and (multi_label or np.allclose(scores.sum(axis=1), 1, atol=1e-3)))
 
 
 def fit_temperature(probs: np.ndarray, truth: np.ndarray, *, multi_label: bool) -> float:
-    """The temperature T > 0 at which `scale` gives the truth the highest likelihood.
+    """The temperature T, 0.05 to 20, at which `scale` gives the truth the highest likelihood.
 
-    Guo et al. 2017 (arXiv 1706.04599, section 4.2). Above 1, the model was too sure of itself.
-    `probs` (N, C) float in [0, 1] and `truth` (N, C) bool are of the validation split.
+    Temperature scaling of Guo et al. 2017 (arXiv 1706.04599, section 4.2). A T above 1 shows a
+    model that was too sure. `probs` (N, C) float in [0, 1] and `truth` (N, C) bool are of the
+    validation split.
     """
 
     def loss(log_temperature: float) -> float:
@@ -119,17 +126,20 @@ def fit_temperature(probs: np.ndarray, truth: np.ndarray, *, multi_label: bool) 
 
 
 def scale(probs: np.ndarray, temperature: float, *, multi_label: bool) -> np.ndarray:
-    """Probabilities (N, C) at another temperature: softmax(log p / T), or sigmoid(logit(p) / T)."""
+    """Probabilities (N, C) at a temperature T: softmax(log p / T), or sigmoid(logit p / T).
+
+    The second is for label sets.
+    """
     if multi_label:
         return expit(logit(np.clip(probs, MIN_PROB, 1 - MIN_PROB)) / temperature)
     return softmax(np.log(np.maximum(probs, MIN_PROB)) / temperature, axis=1)
 
 
 def brier_score(probs: np.ndarray, truth: np.ndarray, *, multi_label: bool) -> float:
-    """Mean squared error of probabilities (N, C) against the truth, the lower the better.
+    """Mean squared error of probabilities (N, C) against the truth (N, C) bool; 0 is best.
 
-    Summed over the labels of a document, in [0, 2] (Brier 1950, equation 2); for label sets the
-    mean over all pairs of document and label, in [0, 1].
+    Errors are summed over the labels of a document, so that the mean is in [0, 2] (Brier 1950,
+    equation 2). For label sets it is over all pairs of document and label, in [0, 1].
     """
     errors = (probs - truth) ** 2
     return float(errors.mean() if multi_label else errors.sum(axis=1).mean())
@@ -140,8 +150,9 @@ def reliability(
 ) -> pd.DataFrame:
     """Mean confidence and accuracy in 10 bins of equally many answers, with 95 % Wilson intervals.
 
-    `confidence accuracy low high count`; equal confidences may fall into two bins. `probs` are (N,)
-    float in [0, 1], `correct` (N,) bool; for the others see `effective_documents`.
+    A row per bin: `confidence accuracy low high count`, where `count` is the number of answers.
+    Equal confidences may fall into two bins. `probs` are (N,) float in [0, 1], `correct` (N,) bool;
+    for `groups` and `num_seeds` see `lib.evaluation.design.effective_documents`.
     """
     rows = []
     for part in equal_bins(probs, RELIABILITY_BINS):
@@ -155,25 +166,23 @@ def reliability(
 def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> pd.DataFrame:
     """Precision if only the most confident answers are given, by the share that is given.
 
-    The risk-coverage curve (El-Yaniv & Wiener 2010, JMLR 11), with precision = 1 - risk. Answers of
-    equal confidence are given together.
-
-    `threshold share precision`, from the highest threshold to the lowest, of `confidence` (N,)
-    float and `right` (N,) bool.
+    A row per `threshold`, from the highest to the lowest: `threshold share precision`. It is the
+    risk-coverage curve (El-Yaniv & Wiener 2010, JMLR 11), with precision = 1 - risk. Answers of
+    equal confidence are given together. `confidence` is (N,) float, `right` (N,) bool.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, given = confidence[order], np.arange(1, len(order) + 1)
-    last = np.append(ranked[:-1] > ranked[1:], True)[: len(order)]  # with this confidence
+    last = np.append(ranked[:-1] > ranked[1:], True)[: len(order)]  # of equal confidences
     precision = right[order].cumsum() / given
     columns = {"threshold": ranked, "share": given / len(order), "precision": precision}
     return pd.DataFrame(columns)[last].reset_index(drop=True)
 
 
 def choose_threshold(confidence: np.ndarray, right: np.ndarray, wanted: float) -> float:
-    """The lowest confidence from which on answers reach the wanted precision; inf if none does.
+    """The lowest confidence from which on answers reach the `wanted` precision; inf if none does.
 
-    At least 20 documents must be answered. `confidence` (N,) float and `right` (N,) bool are of the
-    validation split.
+    At least `MIN_ANSWERED` documents must be answered. `confidence` (N,) float and `right` (N,)
+    bool are of the validation split.
     """
     curve = coverage_curve(confidence, right)
     answered = (curve["share"] * len(right)).round() >= MIN_ANSWERED
@@ -182,9 +191,9 @@ def choose_threshold(confidence: np.ndarray, right: np.ndarray, wanted: float) -
 
 
 def automated(validation: ScoredSplit, test: ScoredSplit, wanted: float) -> np.ndarray | None:
-    """Test documents, (N,) bool, answered at the threshold of `choose_threshold` on validation.
+    """Test documents, (N,) bool, that are at least as confident as `choose_threshold` asks.
 
-    None without confidences.
+    The threshold has the `wanted` precision on validation. None where `ScoredSplit.confidence` is.
     """
     confidence, of_validation = test.confidence, validation.confidence
     if confidence is None or of_validation is None:
@@ -193,9 +202,9 @@ def automated(validation: ScoredSplit, test: ScoredSplit, wanted: float) -> np.n
 
 
 class SureThreshold(NamedTuple):
-    """A confidence from which on answers are surely precise, and what it rests on.
+    """The confidence that `sure_threshold` returns as `value`, and the answers that it rests on.
 
-    `answered` validation documents are at least as confident, of whose answers `right` are right.
+    `answered` validation documents are at least as confident; `right` of their answers are right.
     """
 
     value: float
@@ -204,10 +213,10 @@ class SureThreshold(NamedTuple):
 
 
 def min_documents(wanted: float) -> int:
-    """Validation documents that a `sure_threshold` needs: one error among so many is no surprise.
+    """The least number of validation documents with which `sure_threshold` can find one.
 
-    A binomial with these documents and an error rate of 1 - `wanted` gives one error or none with a
-    probability of at most `CHANCE`.
+    Among so many documents, an error rate of 1 - `wanted` leaves one error or none with a
+    probability of at most `CHANCE` (binomial). `wanted` is in (0, 1).
     """
     count = 2
     while binom.cdf(1, count, 1 - wanted) > CHANCE:
@@ -220,15 +229,16 @@ def min_documents(wanted: float) -> int:
 def sure_threshold(
     confidence: np.ndarray, right: np.ndarray, wanted: float, *, groups: np.ndarray | None = None
 ) -> SureThreshold | None:
-    """The lowest confidence from which on answers have the wanted precision for sure, or None.
+    """The lowest confidence from which on answers surely have the `wanted` precision, or None.
 
-    With a probability of 1 - `CHANCE` over the validation documents, new answers from this
-    confidence on are right at least that often, if new documents are like these. Thresholds are
-    tested in a sequence that is fixed beforehand, from the most confident answers on, until one
-    fails: "Learn then Test" (Angelopoulos et al., arXiv 2110.01052) with fixed-sequence testing and
-    exact binomial p-values. The steps, our choice, are the least numbers of answers among which 1,
-    2, 3 ... errors pass, and at last all answers. Where documents have groups, answers and errors
-    are divided by the `design_effect` of all errors.
+    Surely: with a probability of 1 - `CHANCE` over the validation documents, new answers from this
+    confidence on are right with at least the `wanted` probability, if new documents are like these.
+
+    Thresholds are tested in a sequence that is fixed beforehand, from the most confident answers
+    on, until one fails: "Learn then Test" (Angelopoulos et al., arXiv 2110.01052) with
+    fixed-sequence testing and exact binomial p-values. The steps, our choice, are the least numbers
+    of answers among which 1, 2, 3 ... errors pass, and at last all answers. Where documents have
+    groups, answers and errors are divided by the `design_effect` of all answers.
 
     `confidence` (N,) float, `right` (N,) bool and `groups` (N,) or None are of the validation
     split; `wanted` is a precision in (0, 1).
@@ -244,7 +254,8 @@ def sure_threshold(
         value = ranked[count - 1]
         given = int((ranked >= value).sum())  # answers of equal confidence are given together
         wrong = int(errors[given - 1])
-        # the binomial's distribution, between whole numbers too
+        # P(errors <= of_errors) at an error rate of 1 - wanted: the binomial's distribution, which
+        # the incomplete beta function continues to counts that are not whole
         of_errors, of_right = wrong / per_document, (given - wrong) / per_document
         if not of_right or betainc(of_right, of_errors + 1, wanted) > CHANCE:
             break
@@ -253,7 +264,7 @@ def sure_threshold(
 
 
 def set_confidence(probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Log-probability of each label set if its labels were independent of each other, (N,).
+    """Log-probability of each label set, (N,) float, as if labels were independent of each other.
 
     `probs` is (N, K) float in [0, 1]; `chosen`, (N, K) bool, marks the labels of the set.
     """

@@ -1,8 +1,8 @@
 """Learning curves: F1 against training documents, and the sizes at which two curves cross.
 
-A study with `train_sizes` runs its arms as "<approach>@<size>"; an untrained arm runs once, by its
-plain name. Resamples are of documents and seeds, the same for all arms, so that statements about
-two curves are paired.
+A study with several training sizes (parameter `train_sizes`) runs its arms as "<approach>@<size>";
+an untrained arm runs once, by its plain name. Documents and seeds are resampled, the same for all
+arms, so that statements about two curves are paired.
 """
 
 import math
@@ -28,7 +28,7 @@ class Curve:
     sizes: np.ndarray  # (K,) int64, training documents, ascending; [0] for an untrained approach
     f1: np.ndarray  # (K,) float64, mean over seeds
     samples: np.ndarray  # (R, K) float64
-    num_groups: float = math.inf  # of documents that were resampled; infinite where documents were
+    num_groups: float = math.inf  # groups that were resampled as wholes; infinite: documents were
 
     @property
     def uses_training_data(self) -> bool:
@@ -45,10 +45,11 @@ def split_arm(arm: str) -> tuple[str, int]:
 def learning_curves(
     y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], *, groups: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """A row per approach and size, in this order: `approach train_size num_seeds`, F1, intervals.
+    """A row per approach and size, sorted by both: `approach train_size num_seeds`, F1, intervals.
 
-    F1 and limits are those of `f1_intervals`, as are the parameters; `train_size` is 0 for an
-    untrained approach.
+    Parameters and the columns from `num_seeds` on are those of
+    `lib.evaluation.intervals.f1_intervals`; arms are named as in the module. `train_size` is 0 for
+    an untrained approach.
     """
     table = f1_intervals(y_true, y_preds, groups=groups)
     approaches, sizes = zip(*map(split_arm, table.pop("arm")), strict=True)
@@ -58,7 +59,10 @@ def learning_curves(
 
 
 def seed_points(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row per run: `approach train_size seed micro_f1 macro_f1`, from a table of runs."""
+    """A row per run: `approach train_size seed micro_f1 macro_f1`.
+
+    `runs` has `arm`, named as in the module, `seed` and both averages.
+    """
     names = [split_arm(arm) for arm in runs["arm"]]
     points = pd.DataFrame(names, columns=["approach", "train_size"], index=runs.index)
     return points.join(runs[["seed", *AVERAGES]])
@@ -73,14 +77,19 @@ def resample_curves(
 ) -> dict[str, Curve]:
     """Micro-F1 of each approach by size, resampled jointly over test documents and training seeds.
 
-    The variance is that of `intervals`, Var(D) + Var(U + I) / S, in which the interaction I of
-    documents and seeds is counted once. Documents are drawn with replacement, the same for all arms
-    (Efron & Tibshirani 1993, chapter 6); what I adds to these resamples is taken out (`_without`).
-    Of few groups, resamples are drawn apart until they vary as `intervals` says (`stretch`).
-    The mean over seeds moves by its standard error times a Student's t of S - 1 degrees of freedom.
-    Arms with equally many seeds share the draw, because their seeds s learn from the same
-    documents. With one seed, the curve is that of the one trained model. For parameters see
-    `f1_intervals`.
+    The variance is that of `lib.evaluation.intervals`, Var(D) + Var(U + I) / S, in which the
+    interaction I of documents and seeds is counted once.
+
+    Documents are drawn with replacement, the same for all arms (Efron & Tibshirani 1993, chapter
+    6). The variance that I adds to these resamples is taken out (`_without`), as the draw of seeds
+    has it already. Where whole groups are drawn, the resamples' distances from the mean are
+    multiplied by `stretch`, because few groups vary too little.
+
+    For other seeds, the mean moves by its standard error times a Student's t of S - 1 degrees of
+    freedom. Arms with equally many seeds share the draw, because their seeds s learn from the same
+    documents. With one seed, the curve is that of the one trained model.
+
+    For parameters see `lib.evaluation.intervals.f1_intervals`; arms are named as in the module.
     """
     resampled = resample_f1(y_true, y_preds, groups=groups, num_resamples=num_resamples)
     f1 = {arm: f1_by_seed(y_true, preds)[MICRO] for arm, preds in y_preds.items()}
@@ -108,10 +117,10 @@ def _resampled_means(
 ) -> np.ndarray:
     """Mean F1 of P arms, resampled over documents and seeds, (P, R) in [0, 1].
 
-    Of each arm, (S,) F1 by seed and (S, R) of each seed on the same resampled documents, whose part
-    in the movement is multiplied by `wider`.
+    `f1` has (S,) of each arm, by seed; `samples` has (S, R) of each, by seed on the same resampled
+    documents. Distances from the mean that are due to documents are multiplied by `wider`.
     """
-    # of documents alone
+    # F1 on other documents alone
     means = np.stack([of_arm.mean(axis=0) for of_arm in samples])  # (P, R)
     num_seeds = np.array([len(values) for values in f1])
     interaction, of_seeds = np.zeros((len(f1), len(f1))), np.zeros_like(means)
@@ -131,26 +140,27 @@ def _resampled_means(
 
 
 def _without(covariance: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Samples (P, R) around 0 whose covariance is smaller by this one (P, P), changed least.
+    """Samples, (P, R) around 0, with a smaller covariance, changed as little as this takes.
 
-    The optimal transport between normal distributions of both covariances (Dowson & Landau 1982,
-    Journal of Multivariate Analysis 12, p. 450). A covariance of 0 changes nothing.
+    `covariance`, (P, P), is subtracted from theirs; 0 changes nothing. The map is the optimal
+    transport between normal distributions of the covariances before and after (Dowson & Landau
+    1982, Journal of Multivariate Analysis 12, p. 450).
     """
     theirs = samples @ samples.T / (samples.shape[1] - 1)
     root, inverse = _power(theirs, 0.5), _power(theirs, -0.5)
-    left = _power(theirs - covariance, 1)  # an estimate may be below 0
+    left = _power(theirs - covariance, 1)  # without negative eigenvalues of the estimate
     return inverse @ _power(root @ left @ root, 0.5) @ inverse @ samples
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """A symmetric matrix (P, P) to a power, over its positive eigenvalues."""
+    """A symmetric matrix (P, P) to a power, of its positive eigenvalues alone."""
     values, vectors = np.linalg.eigh(matrix)
     positive = values > 1e-12 * max(values[-1], 1e-12)
     return vectors[:, positive] * values[positive] ** exponent @ vectors[:, positive].T
 
 
 def _moves(num_seeds: int, num_resamples: int) -> np.ndarray:
-    """(R, S) weights of seeds, rows of sum 0, that make their mean t-distributed."""
+    """Weights (R, S), rows of sum 0: F1 by seed times these is a t-distributed move of the mean."""
     generator = np.random.default_rng([SEED, num_seeds])
     apart = generator.standard_normal((num_resamples, num_seeds))
     apart -= apart.mean(axis=1, keepdims=True)
@@ -162,19 +172,25 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
     """Training documents at which the approach that leads at the largest size takes the lead.
 
     F1 is taken to be linear in the logarithm of the training documents between sizes; an untrained
-    approach is a level line. A pair crosses if its leaders at the smallest and the largest size
-    differ; of several crossings, the last counts.
+    approach is a level line. A pair crosses if its leaders at the smallest and the largest common
+    size differ; of several crossings, the last counts.
 
-    Its p is the share of resamples that do not cross in this direction. It is at least the larger p
-    of the two ends, both of which have to be certain (intersection-union test: Berger 1982,
-    Technometrics 24, p. 295). Of G groups it is at least 2^(1-G), as of a test that exchanges them
-    (`power`). Holm (1979) adjusts it over the pairs.
+    The p of a crossing is (1 + n) / (1 + R), where n of R resamples do not cross in its direction.
+    It is at least the larger p of the two ends, both of which have to be certain
+    (intersection-union test: Berger 1982, Technometrics 24, p. 295). Where G groups were resampled
+    it is at least 2^(1-G), the least p of a test that exchanges groups. Holm (1979) adjusts it over
+    the pairs.
 
-    A row per pair: `ahead behind train_size low high share p_holm certain`. `ahead` leads at the
-    largest common size and takes the lead at `train_size` documents (NaN if it leads at the
-    smallest size too), with a 95 % interval: `low` is 0 where it may lead at the smallest size
-    already, `high` infinite where it may not lead at the largest. `share` of the resamples cross in
-    this direction; a crossing is `certain` if it is seen and its adjusted p is below 0.05.
+    Returns
+    -------
+    DataFrame
+        A row per pair: `ahead behind train_size low high share p_holm certain`. `ahead` leads at
+        the largest common size and takes the lead at `train_size` documents, NaN if it leads at the
+        smallest size too. `low` and `high` are the 95 % interval of `train_size`: 0 where `ahead`
+        may lead at the smallest size already, infinite where it may not lead at the largest.
+        `share` is that of the resamples which cross in this direction. A crossing is `certain` if
+        the curves themselves cross and the adjusted p is below 0.05. Pairs with fewer than two
+        common sizes have no row.
     """
     columns = ["ahead", "behind", "train_size", "low", "high", "share", "p_holm"]
     rows = []
@@ -201,10 +217,10 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
 
 
 def difference(a: Curve, b: Curve, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of a minus b at sizes that both have, (K,), and of each resample, (R, K)."""
+    """F1 of a minus b at `sizes` that both have, (K,), and the same of each resample, (R, K)."""
     at_a, at_b = (np.searchsorted(c.sizes, sizes * c.uses_training_data) for c in (a, b))
     values, samples = a.f1[at_a] - b.f1[at_b], a.samples[:, at_a] - b.samples[:, at_b]
-    return values.round(12), samples.round(12)  # equal curves are off by less
+    return values.round(12), samples.round(12)  # rounding errors are less
 
 
 def _common_sizes(a: Curve, b: Curve) -> np.ndarray:

@@ -10,17 +10,20 @@ from lib.evaluation.scores import Groups
 
 
 def design_effect(hits: np.ndarray, groups: Groups) -> float:
-    """The number of documents that tell as much of the share of hits as one without a group.
+    """The number of grouped documents that show as much of a share of hits as an independent one.
 
-    The variance of the share over groups, over that of independent documents (Kish 1965, Survey
-    Sampling, section 5.4). To both are added groups that are hit or missed as wholes, of typical
-    size m and 1 / (1 + k) of them, which k hits or misses may not show: our choice. 1 where each
-    document is its own group, and at most m. `hits` are (N,) bool, `groups` (N,) or None.
+    It is the variance of the share over groups, divided by that over independent documents (Kish
+    1965, Survey Sampling, section 5.4). Few hits or misses show too little of either variance. So
+    both get the part of 1 / (1 + k) more groups of the typical size m that are hit or missed as
+    wholes, where k is the number of hits or of misses, whichever is smaller: our choice.
+
+    The result is 1 where each document is its own group, and at most m. `hits` are (N,) bool,
+    `groups` (N,) or None.
     """
     if (codes := group_codes(groups)) is None:
         return 1.0
     sizes, share = np.bincount(codes), hits.mean()
-    size = (sizes**2).sum() / len(hits)  # m, of a document's group
+    size = (sizes**2).sum() / len(hits)  # m: mean over documents of their group's size
     of_groups = (np.bincount(codes, hits - share) ** 2).sum() * len(sizes) / max(len(sizes) - 1, 1)
     of_documents = len(hits) * share * (1 - share)
     unseen = 1 / (1 + min(hits.sum(), (~hits).sum()))
@@ -31,10 +34,10 @@ def design_effect(hits: np.ndarray, groups: Groups) -> float:
 def effective_documents(hits: np.ndarray, groups: Groups = None, *, num_seeds: int = 1) -> float:
     """The number of independent documents whose share of hits has as wide a 95 % interval.
 
-    Documents over their `design_effect`, and over the square of Student's quantile, with one degree
-    of freedom less than groups, by the normal one (Korn & Graubard 1998, Survey Methodology 24,
-    p. 193). For `hits` and `groups` see `design_effect`; answers of `num_seeds` seeds to a document
-    count as one.
+    It is N divided by the `design_effect`, and by (t / z)^2, where t is the 0.975 quantile of
+    Student with G - 1 degrees of freedom and z the normal one (Korn & Graubard 1998, Survey
+    Methodology 24, p. 193). For `hits` and `groups` see `design_effect`; the answers of `num_seeds`
+    seeds to a document count as one.
     """
     count = len(hits) / max(design_effect(hits, groups), num_seeds)
     if (codes := group_codes(groups)) is None:
@@ -43,6 +46,6 @@ def effective_documents(hits: np.ndarray, groups: Groups = None, *, num_seeds: i
 
 
 def share_interval(share: float, count: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of so many independent documents, not always whole ones."""
+    """Wilson's 95 % interval, (low, high), of a share of `count` documents, whole or not."""
     low, high = np.round(proportion_confint(share * count, count, method="wilson"), 12)
     return float(low), float(high)

@@ -1,12 +1,13 @@
 """Intervals of F1 and of paired differences, over test documents and training seeds.
 
-An interval is of the expected score on other test splits with equally many documents and, with
-several seeds, of other seeds too. Macro-F1 counts a label without a test document as 0; so does its
-expectation, which is below the macro-F1 of infinitely many documents where labels are rare.
+An interval is that of the expected score on other test splits with equally many documents. With
+several seeds it is over other seeds too. Macro-F1 counts a label without a test document as 0; so
+does its expectation, which is below the macro-F1 of infinitely many documents where labels are
+rare.
 
 Documents
-    Limits of a share (Clopper & Pearson 1934) in effective numbers of documents (Korn & Graubard
-    1998, Survey Methodology 24, p. 193), widened to the jackknife's variance (`jackknife`). They
+    Limits of a share (Clopper & Pearson 1934) of an effective number of documents (Korn & Graubard
+    1998, Survey Methodology 24, p. 193), widened to the variance of the module `jackknife`. They
     hold at the ends of the scale too, with no or few errors. A difference is a share of gains minus
     a share of losses, and its limits are combined from theirs (Newcombe 1998, Statistics in
     Medicine 17, p. 2635; Zou & Donner 2008, same journal 27, p. 1693).
@@ -15,10 +16,11 @@ Groups
     2008, Review of Economics and Statistics 90, p. 414): of G - 1 degrees of freedom, or of fewer
     where some groups decide more than others (`group_df`).
 Seeds
-    Few seeds are too few to resample. F1 of seed s on the documents d is mean + D_d + U_s + I_sd,
-    and the variance of the mean over S seeds is Var(D) + Var(U + I) / S, in which the interaction
-    I is counted once. Arms' seeds count as independent, which makes intervals too wide rather than
-    too narrow where arms share training documents. One seed is that one trained model.
+    Seeds are too few to resample. F1 of seed s on the documents d is mean + D_d + U_s + I_sd, and
+    the variance of the mean over S seeds is Var(D) + Var(U + I) / S, in which the interaction I of
+    documents and seeds is counted once. The seeds of two arms count as independent, which makes
+    intervals too wide rather than too narrow where arms share training documents. With one seed,
+    the interval is that of the one trained model.
 """
 
 import math
@@ -46,8 +48,8 @@ class Spread(NamedTuple):
     below: float  # standard errors over documents, one per side
     above: float
     shared: float  # share of the documents' variance that all seeds have in common
-    seeds: np.ndarray  # (K,) variance of the mean over seeds, of the K arms that have several
-    df_seeds: np.ndarray  # (K,) its degrees of freedom
+    seeds: np.ndarray  # (K,) variances of the mean over seeds, of the K arms that have several
+    df_seeds: np.ndarray  # (K,) degrees of freedom of these variances
 
     @property
     def error(self) -> float:
@@ -57,7 +59,10 @@ class Spread(NamedTuple):
 
 
 def arm_interval(arm: Arm) -> tuple[float, float]:
-    """The 95 % interval of one arm's mean F1, in [0, 1]."""
+    """The 95 % interval of one arm's mean F1, in [0, 1]; (0, 1) where nothing is known.
+
+    Nothing is known of a single unit, or where no document has a label.
+    """
     num_units, value = len(arm.pseudo), arm.values.mean()
     top = arm.weights.sum()  # macro-F1 stays below 1 where labels have no test document
     if num_units < 2 or top == 0:
@@ -69,7 +74,8 @@ def arm_interval(arm: Arm) -> tuple[float, float]:
     # narrower or wider, as the jackknife's variance is than that of such a share
     of_share = top**2 * share * (1 - share) / count
     variance = arm.pseudo.var(ddof=1) / num_units
-    rarer = count * min(share, 1 - share)  # documents right or wrong; of 0 there is no scale
+    # documents right or wrong, whichever are fewer: the fewer, the less a smaller variance counts
+    rarer = count * min(share, 1 - share)
     if variance < of_share:
         sides *= np.sqrt((rarer * variance / of_share + 1) / (rarer + 1))
     errors = few_groups(arm) * np.sqrt((sides / NORMAL) ** 2 + max(variance - of_share, 0))
@@ -82,9 +88,10 @@ def paired_interval(spread: Spread | None) -> tuple[float, float]:
 
 
 def paired_spread(a: Arm, b: Arm) -> Spread | None:
-    """F1(a) - F1(b): gains, where b errs and a does not, minus losses; None if nothing is known.
+    """F1(a) - F1(b) with its variation: gains, where b errs and a does not, minus losses.
 
-    Nothing is known of a single unit, or where no document has a label.
+    None where nothing is known: of a single unit, or if no document has a label. `a` and `b` are
+    the same average of two arms on the same documents.
     """
     if len(a.pseudo) < 2 or not a.weights.any():
         return None
@@ -95,7 +102,7 @@ def paired_spread(a: Arm, b: Arm) -> Spread | None:
     counts = np.array([effective_count(part, a.weights) for part in parts])
     low, high = share_limits(shares, counts)
     below, above = shares - low, high - shares
-    # limits of their difference; they are correlated, as no document is both
+    # limits of their difference: gains and losses are correlated, as no document is both
     odds = shares / np.maximum(1 - shares, 1e-9)
     correlation = -np.sqrt(odds.prod())
     sides = [(below[0], above[1]), (above[0], below[1])]
@@ -109,20 +116,22 @@ def paired_spread(a: Arm, b: Arm) -> Spread | None:
 
 
 def few_groups(a: Arm, b: Arm | None = None) -> float:
-    """Student's quantile at 0.975 over the normal one, of `group_df`; 1 for documents."""
+    """Student's 0.975 quantile, of `group_df`, over the normal one; 1 where units are documents."""
     return float(stdtrit(group_df(a, b), 1 - ALPHA / 2)) / NORMAL if a.grouped else 1.0
 
 
 def group_df(a: Arm, b: Arm | None = None) -> float:
     """Degrees of freedom of the variance over groups, of an arm's F1 or of a difference.
 
-    Satterthwaite's (1946): as many as there are equal groups whose parts in the variance would make
-    it as uncertain (Bell & McCaffrey 2002, Survey Methodology 28, p. 169; Carter, Schnepel &
-    Steigerwald 2017, Review of Economics and Statistics 99, p. 698). A group of n documents with
-    the weight w has a part w^2 (rho + (1 - rho) / n), with the intraclass correlation rho that is
-    observed (Imbens & Kolesár 2016, same review 98, p. 701): the variance over groups is that
-    over documents times 1 + (m - 1) rho (Korn & Graubard 1998). At least 2, our choice: a single
-    group that decides alone is as far from the mean as its error says. At most G - 1.
+    They are Satterthwaite's (1946): the number of equal groups whose variance would be as uncertain
+    (Bell & McCaffrey 2002, Survey Methodology 28, p. 169; Carter, Schnepel & Steigerwald 2017,
+    Review of Economics and Statistics 99, p. 698). A group of n documents with the weight w has the
+    part w^2 (rho + (1 - rho) / n) in the variance (Imbens & Kolesár 2016, same review 98, p. 701).
+    The intraclass correlation rho is the observed one, by which the variance over groups of m
+    documents is that over documents times 1 + (m - 1) rho (Korn & Graubard 1998).
+
+    At least 2, our choice: the quantile of 1 degree, 12.7, would be too wide for one group that
+    decides alone, which is as far from the mean as its error says. At most G - 1.
     """
     if not a.weights.any():  # no document has a label
         return 1.0
@@ -141,11 +150,11 @@ def group_df(a: Arm, b: Arm | None = None) -> float:
 
 
 def stretch(arms: Sequence[Arm]) -> float:
-    """The factor by which resamples of few groups have to vary more; 1 for documents.
+    """The factor by which resamples of few groups have to vary more; 1 where units are documents.
 
-    Resampled, G groups vary by (G - 1) / G too little, and normally rather than as Student's t of
-    `group_df`, of which the mean over pairs of `arms`, one average of each, is taken. NaN for a
-    single group.
+    The variance of G resampled groups is (G - 1) / G of what it should be, and their distribution
+    is normal rather than Student's t of `group_df`. The ratio of these quantiles is the mean over
+    pairs of `arms`, which are one average of each arm. NaN for a single group.
     """
     num_units = len(arms[0].pseudo)
     if not arms[0].grouped:
@@ -157,11 +166,12 @@ def stretch(arms: Sequence[Arm]) -> float:
 
 
 def effective_count(costs: np.ndarray, weights: np.ndarray) -> float:
-    """The number of equal documents whose errors have a sum as uncertain as that of (N,) costs.
+    """The number of equal documents whose errors have a sum as uncertain as that of `costs`.
 
-    The costs amount to k events of their typical size. 1 / (1 + k) unseen events are added, of the
-    size that `weights` (G,) give to a unit. The result is N where N documents, each a unit, cost 0
-    or 1 / N.
+    `costs`, (N,), are F1 lost or gained by each document, which amounts to k events of their
+    typical size. 1 / (1 + k) unseen events are added, of the mean size of a unit by `weights`,
+    (G,): our choice, so that the number is defined where nothing costs. It is N where each of N
+    documents is a unit and costs 0 or 1 / N.
     """
     share = costs.sum()
     events = share**2 / (costs**2).sum() if share > 0 else 0
@@ -170,14 +180,14 @@ def effective_count(costs: np.ndarray, weights: np.ndarray) -> float:
 
 
 def share_limits(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % limits of shares in [0, 1] of (effective) counts.
+    """Lower and upper 95 % limits of shares in [0, 1] of effective counts, in the arrays' shape.
 
-    At a limit, a share at least as extreme as the observed one has probability 2.5 %, where the
-    observed share itself counts with weight w. w is 1 at the ends of the scale (Clopper & Pearson
-    1934; 3.7 / N is the upper limit of what N documents do not show) and 1/2 in the middle (mid-p:
-    Lancaster 1961): w = 1/2 + 1/2 / (1 + x / 3) for x documents from the nearer end. That is our
-    choice; enumerated, shares are covered in 94 to 97 % in the middle and in 94 to 99.8 % at the
-    ends.
+    At a limit, a share at least as extreme as the observed one has a probability of 2.5 %, in which
+    the observed share itself counts with the weight w. That is 1 at the ends of the scale (Clopper
+    & Pearson 1934; 3.7 / N is the upper limit of a share that N documents do not show) and 1/2 in
+    the middle (mid-p: Lancaster 1961). For x documents from the nearer end, w = 1/2 + 1/2 / (1 + x
+    / 3) is our choice: by enumeration, limits contain 94 to 97 % of shares in the middle, and 94 to
+    99.8 % at the ends.
     """
     # the upper limit is the lower one of 1 - share
     both = np.stack([share, np.maximum(1 - share, 0)])
@@ -198,7 +208,7 @@ def share_limits(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _spread(value: float, arms: Sequence[Arm], errors: np.ndarray, variance: float) -> Spread:
-    """The spread of arms' documents, of these errors per side and this variance, and seeds."""
+    """The spread of one or two arms, from the errors per side and the variance over documents."""
     several = [arm for arm in arms if len(arm.values) > 1]
     seeds = np.array([arm.values.var(ddof=1) / len(arm.values) for arm in several])
     interaction = sum(arm.interaction for arm in several)
@@ -208,7 +218,7 @@ def _spread(value: float, arms: Sequence[Arm], errors: np.ndarray, variance: flo
 
 
 def _around(spread: Spread, *, least: float) -> tuple[float, float]:
-    """The interval around a spread, never narrower than over documents alone."""
+    """The 95 % interval of a spread, never narrower than that over documents alone."""
     errors = np.array([spread.below, spread.above])
     both = [half_width(spread.shared * x**2, spread.seeds, spread.df_seeds) for x in errors]
     below, above = np.maximum(NORMAL * errors, both).tolist()
@@ -216,16 +226,16 @@ def _around(spread: Spread, *, least: float) -> tuple[float, float]:
 
 
 def half_width(documents: np.ndarray, seeds: np.ndarray, df: np.ndarray) -> np.ndarray:
-    """Half of a 95 % interval, (...), over the variances of documents and of K arms' seeds.
+    """Half the width of a 95 % interval, (...), from variances over documents and over seeds.
+
+    `documents` are (...) variances, `seeds` (K, ...) variances of the means over seeds of K arms,
+    and `df`, (K,), the degrees of freedom of the latter.
 
     Student's t with Satterthwaite's degrees of freedom (1946, Biometrics 2, p. 110) is too narrow
     where most of the variance has one degree of freedom; Cochran's t (1964, Biometrics 20, p. 191),
     each part's quantile weighted by its variance, is too wide where it has many. Cochran's has the
     weight 1 / sqrt(df of the seeds) here, which is our choice: simulated, it covers 94 to 97 % with
     three to five seeds and 94 to 98 % with two, whatever the share of documents.
-
-    Variances are (...) of documents and (K, ...) of seeds; `df` (K,) are each arm's degrees of
-    freedom.
     """
     if not len(seeds):
         return NORMAL * np.sqrt(documents)
@@ -242,17 +252,18 @@ def half_width(documents: np.ndarray, seeds: np.ndarray, df: np.ndarray) -> np.n
 def f1_intervals(
     y_true: Labels, y_preds: Mapping[str, Preds], *, groups: Groups = None
 ) -> pd.DataFrame:
-    """A row per arm: `arm num_seeds`, each average's mean over seeds, `_low` and `_high` in [0, 1].
+    """A row per arm: `arm num_seeds`, and each average with the ends of its interval, in [0, 1].
 
-    The averages are micro-F1, macro-F1, in which a label without a test document counts 0, and
-    `macro_f1_supported`, over the other labels alone. Intervals are 95 %, see the module.
+    The averages are `micro_f1`, `macro_f1`, in which a label without a test document counts 0, and
+    `macro_f1_supported`, over the other labels alone. Each is a mean over seeds. Columns with
+    `_low` and `_high` behind its name are the ends of the 95 % interval that the module describes.
 
     Parameters
     ----------
     y_true, y_preds
-        (N, C) bool, and for each arm (S, N, C) bool, S of its own.
+        (N, C) bool, and for each arm (S, N, C) bool; arms may differ in S, the number of seeds.
     groups
-        (N,) of each document; None where documents are independent.
+        (N,) the group of each document; None where documents are independent.
     """
     arms = measure_arms(y_true, y_preds, groups=groups)
     rows = []

@@ -2,9 +2,9 @@
 
 A unit is a document, or a whole group of documents (see `resampling`). The variance over units left
 out is, on average, never below that of F1 over other test splits, also for small splits (Efron &
-Stein 1981, Annals of Statistics 9, p. 586). So it holds for macro-F1 with labels of one or two
-documents, which resamples miss. It also costs less than a single resample, as leaving a unit out
-changes the F1 of its own labels alone.
+Stein 1981, Annals of Statistics 9, p. 586). It can thus be relied on for macro-F1 where labels have
+one or two documents, which resamples often miss. It also costs less than a single resample, as
+leaving a unit out changes the F1 of its own labels alone.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,17 @@ SUPPORTED = "macro_f1_supported"  # macro-F1 over those labels that have a test 
 
 
 class Arm(NamedTuple):
-    """One average of an arm's F1, and the part that each of G units of test documents has in it.
+    """One average of an arm's F1, and the part of each of G units of N test documents in it.
 
-    Pseudo-values are G F1 - (G - 1) F1 without the unit: their mean varies as F1 does (Efron &
-    Tibshirani 1993, section 11.5). `errors` are F1 lost by each document's errors, `weights` that
-    lost by a unit that is wrong as a whole; `weights` sum to the highest F1, `errors` to it - F1.
+    A pseudo-value is G F1 - (G - 1) F1 without the unit; the mean of pseudo-values varies as F1
+    does (Efron & Tibshirani 1993, section 11.5). `errors` are the F1 that each document's errors
+    cost; their sum is the highest possible F1 minus F1. `weights` are the F1 that each unit would
+    cost if all of it were wrong; their sum is the highest possible F1.
     """
 
     values: np.ndarray  # (S,), F1 of each seed
     pseudo: np.ndarray  # (G,), mean over seeds
-    interaction: float  # part of the variance of the mean over seeds due to seeds differing by unit
+    interaction: float  # of units and seeds: its part of the variance of the mean over seeds
     errors: np.ndarray  # (N,), mean over seeds
     weights: np.ndarray  # (G,)
     grouped: bool  # True if units are groups of documents
@@ -38,7 +39,7 @@ class Arm(NamedTuple):
 def measure_arms(
     y_true: Labels, y_preds: Mapping[str, Preds], *, groups: Groups = None
 ) -> dict[tuple[str, str], Arm]:
-    """For each arm and each of micro-, macro- and supported macro-F1, an `Arm`.
+    """An `Arm` for each arm and each of `AVERAGES` and `SUPPORTED`, by both names.
 
     For parameters see `lib.evaluation.intervals.f1_intervals`.
     """
@@ -59,7 +60,7 @@ def measure_arms(
 
 
 def _weights(truth: csr_array) -> np.ndarray:
-    """Shares of each average that a unit's true labels decide, (3, G), from counts (C, G)."""
+    """The share of each average that a unit's true labels decide, (3, G), from counts (C, G)."""
     of_label = truth.sum(axis=1).astype(float)
     num_present = np.count_nonzero(of_label)
     micro = truth.sum(axis=0).astype(float) / max(of_label.sum(), 1)
@@ -92,8 +93,8 @@ def _leave_out(counts: csr_array, truth: csr_array) -> tuple[np.ndarray, np.ndar
     of_label = counts.sum(axis=1).astype(float)
     double_tp, support = of_label[:num_labels], np.maximum(of_label[num_labels:], 1)
     f1 = double_tp / support
-    # the change of their sum without a unit, (G,), from the labels that the unit holds;
-    # real: 2 TP + FP + FN, imaginary: 2 TP, so that both are there wherever one is
+    # the change of their sum without a unit, (G,), from the labels that the unit holds; one complex
+    # array (real: 2 TP + FP + FN, imaginary: 2 TP) so that both counts have the same entries
     both = (counts[num_labels:] + 1j * counts[:num_labels]).tocoo()
     label, unit = both.coords
     left = (double_tp[label] - both.data.imag) / np.maximum(support[label] - both.data.real, 1)
@@ -117,7 +118,7 @@ def _leave_out(counts: csr_array, truth: csr_array) -> tuple[np.ndarray, np.ndar
 
 
 def _interaction(pseudo: np.ndarray) -> float:
-    """Variance of the mean over seeds, from (S, G), due to seeds moving apart by unit."""
+    """The variance of the mean over seeds that is due to seeds differing by unit, from (S, G)."""
     num_seeds, num_units = pseudo.shape
     if num_seeds == 1 or num_units == 1:
         return 0.0

@@ -1,4 +1,4 @@
-"""F1 and the other numbers that a run is judged by, most of them counted by scikit-learn."""
+"""F1 and the other numbers that a run is judged by; scikit-learn computes F1 and accuracy."""
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -20,8 +20,8 @@ def f1_scores(
     y_true, y_pred
         (N, C) bool, multi-hot over the study's fixed label list. A row of `y_pred` may be empty.
     outside
-        (N,) bool: True where an answer names no label of the list, which is wrong even if no label
-        is true; its row of `y_pred` is empty.
+        (N,) bool: True where a generated answer names no label of the list. Its row of `y_pred` is
+        empty, and it counts as wrong even if the true label set is empty too.
 
     Notes
     -----
@@ -30,7 +30,7 @@ def f1_scores(
     the share of documents whose whole label set is right. With one label per document and exactly
     one prediction each, micro-F1 equals accuracy; an empty prediction lowers recall alone.
     """
-    # scikit-learn subtracts sparse arrays, which bool cannot
+    # int8, as scikit-learn subtracts sparse arrays, which is not defined for bool
     truth, preds = (csr_matrix(y, dtype=np.int8) for y in (y_true, y_pred))
     options = {}
     if truth.shape[1] == 1:  # one label that applies or not; scikit-learn takes two or more
@@ -51,24 +51,25 @@ def f1_scores(
 
 
 def tune_threshold(y_true: Labels, scores: Scores, *, may_be_empty: bool = False) -> float:
-    """The one threshold for all labels at which `Scores.labels_above` has the best micro-F1.
+    """The threshold, the same for all labels, at which `Scores.labels_above` has the best micro-F1.
 
-    One threshold rather than one per label: those of rare labels would rest on a handful of
-    documents (Yang, "A study of thresholding strategies", 2001, on overfitting by SCut). `y_true`
-    (N, C) bool is of the validation split; `may_be_empty` is true if a document may have no label.
+    One threshold per label would rest, for rare labels, on a handful of documents (Yang, "A study
+    of thresholding strategies", 2001, on overfitting by SCut). `y_true` (N, C) bool and `scores`
+    are of the validation split; `may_be_empty` is true if a document may have no label.
     """
     values, hits = scores.ranked(y_true)
-    # The best label of each document is given in any case; the others, in order of their scores.
+    # The best label of each document is given in any case, unless sets may be empty; the others are
+    # given from the highest score on.
     given = 0 if may_be_empty else 1
     order = np.argsort(-values[:, given:].ravel(), kind="stable")
     ranked, further = values[:, given:].ravel()[order], hits[:, given:].ravel()[order]
-    if not len(ranked):  # the only label, which every document gets
+    if not len(ranked):  # there is one label, which every document gets
         return 0.0
-    # micro-F1 with the first 0, 1, 2, ... of them
+    # micro-F1 with the first 0, 1, 2, ... of the ranked labels
     num_predicted = given * len(values) + np.arange(len(ranked) + 1)
     true_positives = hits[:, :given].sum() + np.concatenate([[0], np.cumsum(further)])
     micro_f1 = 2 * true_positives / np.maximum(num_predicted + y_true.sum(), 1)
-    # no threshold lies between two equal scores
+    # no threshold lies between two equal scores: such a cut is never chosen
     micro_f1[1:-1][ranked[:-1] == ranked[1:]] = -1
     cut = int(micro_f1.argmax())
     if cut == 0:
@@ -80,10 +81,10 @@ def tune_threshold(y_true: Labels, scores: Scores, *, may_be_empty: bool = False
 
 
 def ranking_metrics(y_true: Labels, scores: Scores) -> dict[str, float]:
-    """P@k at 1, 3 and 5, and nDCG@5, each in [0, 1].
+    """Precision at 1, 3 and 5 and nDCG at 5, by the names of `RANKING_METRICS`, each in [0, 1].
 
-    P@k is the share of true labels among the k that score highest, mean over documents; nDCG@5 has
-    binary relevance (Prabhu & Varma 2014, section 4). `y_true` is (N, C) bool.
+    P@k is the share of true labels among the k that score highest; nDCG@5 has binary relevance
+    (Prabhu & Varma 2014, section 4). Both are means over documents. `y_true` is (N, C) bool.
     """
     _, hits = scores.ranked(y_true, 5)  # (N, 5), or (N, C) of fewer labels
     metrics = {f"precision_at_{k}": float(hits[:, :k].sum() / (k * len(hits))) for k in (1, 3, 5)}
@@ -106,17 +107,18 @@ def run_metrics(
 ) -> dict[str, float | int | None]:
     """`metrics.json` of a run: a value for every key, None where it does not apply.
 
-    In `macro_f1`, `num_labels_without_test` labels count 0; `macro_f1_supported` is the mean over
-    the others.
+    The labels without a test document, `num_labels_without_test` of them, count 0 in `macro_f1`;
+    `macro_f1_supported` is the mean over the others.
 
     Parameters
     ----------
     y_true, y_pred, outside
-        See `f1_scores`; of the test split.
+        See `f1_scores`; of the test split, as are `scores`.
     probabilities
-        True if `scores` are probabilities, for calibration.
+        True if `scores` are probabilities: then a run of single labels gets an `ece`.
     threshold
-        At which scores became label sets; None where sets were generated or one label is chosen.
+        The score from which on labels are in the predicted set; None where sets were generated or
+        one label is chosen.
     """
     num_test, num_labels = y_true.shape
     ranking: dict[str, float | None] = dict.fromkeys(("ece", *RANKING_METRICS))
@@ -146,9 +148,10 @@ def sets_equal(y_true: Labels, y_pred: Labels) -> np.ndarray:
 
 
 def f1_by_label(y_true: np.ndarray, y_preds: np.ndarray) -> np.ndarray:
-    """F1 of each label, (C,) float64 in [0, 1], mean over seeds, from (N, C) and (S, N, C) bool.
+    """F1 of each label, (C,) float64 in [0, 1], mean over seeds.
 
-    0 where neither truth nor answers have the label.
+    It is 0 where neither truth nor predictions have the label. `y_true` is (N, C) bool, `y_preds`
+    (S, N, C) bool.
     """
     double_tp = 2 * (y_true & y_preds).sum(axis=1)  # (S, C)
     return (double_tp / np.maximum(y_true.sum(axis=0) + y_preds.sum(axis=1), 1)).mean(axis=0)
@@ -157,9 +160,10 @@ def f1_by_label(y_true: np.ndarray, y_preds: np.ndarray) -> np.ndarray:
 def expected_calibration_error(probs: np.ndarray, correct: np.ndarray) -> float:
     """Mean gap between confidence and accuracy, in [0, 1], over 15 bins of equally many documents.
 
-    ECE of Guo et al. (arXiv 1706.04599, eq. 3), with its number of bins and with equal-mass bins
-    (arXiv 1909.10155). `probs`, (N,) float in [0, 1], are of each document's prediction, which is
-    right where `correct`, (N,) bool.
+    It is the ECE of Guo et al. (arXiv 1706.04599, eq. 3) with their number of bins, which are of
+    equal mass here (arXiv 1909.10155). `probs`, (N,) float, is the probability of each document's
+    prediction; `correct`, (N,) bool, is true where that is right. Raises `ValueError` if a
+    probability is outside [0, 1].
     """
     if not np.all((probs >= 0) & (probs <= 1)):
         raise ValueError("probs: expected probabilities in [0, 1]")
@@ -169,6 +173,10 @@ def expected_calibration_error(probs: np.ndarray, correct: np.ndarray) -> float:
 
 
 def equal_bins(probs: np.ndarray, num_bins: int) -> list[np.ndarray]:
-    """Documents by their confidence (N,), in at most `num_bins` parts of equally many: indices."""
+    """Indices of N documents from the least to the most confident, in `num_bins` parts.
+
+    Parts have equally many documents, give or take one; fewer than `num_bins` documents have a part
+    each. `probs` is (N,) float.
+    """
     order = np.argsort(probs, kind="stable")
     return np.array_split(order, min(num_bins, len(order)))

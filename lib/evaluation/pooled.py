@@ -10,8 +10,8 @@ from scipy import optimize, stats
 from scipy.special import ndtr
 
 Z95 = stats.norm.ppf(0.975)
-MIN_TASKS = 4  # of a slope (our choice)
-NUM_TAUS, NUM_ERRORS = 200, 50  # of which a distribution is made: limits are within 0.001
+MIN_TASKS = 4  # least number of tasks for a slope (our choice)
+NUM_TAUS, NUM_ERRORS = 200, 50  # quantiles that stand for a distribution: limits are within 0.001
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,19 @@ class Pooled:
     new_high: float
     tau: float  # standard deviation of true effects between tasks
     i2: float  # share of the observed variance that is between tasks, 0 to 1
-    q: float  # Cochran's Q and its p-value: are all true effects equal?
-    p: float
+    q: float  # Cochran's Q, which tests that all true effects are equal
+    p: float  # its p-value
     num_tasks: int
     error: float  # standard error of the mean at `tau`
 
 
 def per_task(cells: pd.DataFrame) -> pd.DataFrame:
-    """One effect per task, the mean of its cells: `task effect error`, as of cells.
+    """One effect per task, the mean of its cells: `task effect error`.
 
-    Cells of a task (sizes of model and of training) share test documents. Their standard errors are
-    combined as if they did not: what they share then counts as spread between tasks, so that the
-    interval of the mean keeps its level and that of a new task is rather too wide than too narrow.
+    `cells` has the same columns; `error` is the standard error of `effect`. The cells of a task
+    (sizes of model and of training) share test documents, but their errors are combined as if they
+    were independent. The error that they share then counts as spread between tasks, so that the
+    interval of the mean keeps its level and that of a new task is too wide rather than too narrow.
     """
     by_task = cells.groupby("task", sort=False)
     errors = by_task["error"].agg(lambda of: np.sqrt((of**2).sum()) / len(of))
@@ -50,14 +51,17 @@ def per_task(cells: pd.DataFrame) -> pd.DataFrame:
 def pool(effects: Sequence[float], errors: Sequence[float]) -> Pooled:
     """The random-effects mean of effects with known standard errors, each (K,).
 
-    Between-task variance tau^2 by Paule and Mandel (1982), with the mean and its error that belong
-    to it. Intervals do not take tau as known: few tasks often show none where there is some. They
-    are over all tau that the effects are compatible with, each as credible as it is (a confidence
-    distribution; Nagashima, Noma & Furukawa 2019, Statistical Methods in Medical Research 28,
-    p. 1689), from the weighted sum of squares Q(tau^2), chi-squared with K - 1 degrees of freedom
-    at the true tau^2 (Viechtbauer 2007, Statistics in Medicine 26, p. 37). Given tau, the mean is
-    normal: of equally precise effects that differ much, its interval is Student's. A new effect
-    is normal around a mean with an error in Student's t of K - 1 degrees of freedom, as theirs.
+    The between-task variance tau^2 is that of Paule and Mandel (1982); the mean and its error are
+    those at this tau^2. Intervals do not take tau as known, because few tasks often show no spread
+    where there is some. They are over all tau with which the effects are compatible, weighted by
+    how credible each is: a confidence distribution (Nagashima, Noma & Furukawa 2019, Statistical
+    Methods in Medical Research 28, p. 1689). It comes from the weighted sum of squares Q(tau^2),
+    which is chi-squared with K - 1 degrees of freedom at the true tau^2 (Viechtbauer 2007,
+    Statistics in Medicine 26, p. 37).
+
+    Given tau, the mean is normal; for equally precise effects that differ much, its interval
+    becomes Student's. A new effect is normal around the mean, whose error is taken as Student's t
+    of K - 1 degrees of freedom, as by Nagashima et al.
 
     Raises
     ------
@@ -93,17 +97,17 @@ def pool(effects: Sequence[float], errors: Sequence[float]) -> Pooled:
 def _weighted(
     tau2: np.ndarray, effects: np.ndarray, errors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted mean and its standard error at each tau^2, (M,), and squares about it, (K, M)."""
+    """Weighted mean and its standard error at M values of tau^2, and squares about it, (K, M)."""
     weights = 1 / (errors[:, None] ** 2 + tau2)  # (K, M)
     mean = (weights * effects[:, None]).sum(axis=0) / weights.sum(axis=0)
     return mean, weights.sum(axis=0) ** -0.5, weights * (effects[:, None] - mean) ** 2
 
 
 def _tau2_at(q: np.ndarray, effects: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """The tau^2 at which the weighted sum of squares is q, (M,); 0 where it is below q at 0.
+    """The tau^2, (M,), at which the weighted sum of squares is q, (M,); 0 where no tau^2 has it.
 
     Newton's steps (DerSimonian & Kacker 2007, Contemporary Clinical Trials 28, p. 105): the sum
-    falls with tau^2 and is convex, so that they never go too far.
+    falls with tau^2 and is convex, so that steps never go too far.
     """
     tau2 = np.zeros(len(q))
     for _ in range(100):  # each at least about doubles a tau^2 that is far too small
@@ -119,7 +123,7 @@ def _tau2_at(q: np.ndarray, effects: np.ndarray, errors: np.ndarray) -> np.ndarr
 def _mean_given_tau(
     effects: np.ndarray, errors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, its standard error and tau^2, (M,) each, at equally credible values of tau."""
+    """Mean, its standard error and tau^2, (M,) each, at M equally credible values of tau."""
     q = stats.chi2.ppf((np.arange(NUM_TAUS) + 0.5) / NUM_TAUS, len(effects) - 1)
     tau2 = _tau2_at(q, effects, errors)
     mean, error, _ = _weighted(tau2, effects, errors)
@@ -129,7 +133,7 @@ def _mean_given_tau(
 def _new_limits(
     effects: np.ndarray, errors: np.ndarray, own_error: float = 0.0
 ) -> tuple[float, float]:
-    """95 % limits of a new effect that is seen with an error of its own; NaN of two effects."""
+    """95 % limits of a new effect as seen with its `own_error`; NaN from two effects."""
     df = len(effects) - 1
     if df < 2:
         return np.nan, np.nan
@@ -147,7 +151,7 @@ def _limits(means: np.ndarray, spreads: np.ndarray) -> tuple[float, float]:
         return float(ndtr((x - means) / spreads).mean() - share)
 
     def limit(z: float) -> float:
-        # each distribution's own limit; that of the mixture lies between
+        # each distribution's own limit; the mixture's lies between the least and the largest
         ends, slack = means + z * spreads, 1e-6 * spreads.max()
         options = {"args": (ndtr(z),), "xtol": 1e-5 * spreads.min()}
         return float(optimize.brentq(beyond, ends.min() - slack, ends.max() + slack, **options))
@@ -156,10 +160,11 @@ def _limits(means: np.ndarray, spreads: np.ndarray) -> tuple[float, float]:
 
 
 def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Each of at least four tasks, `task effect error`, against the pooled effect of all others.
+    """Each of at least four `tasks`, `task effect error`, against the pooled effect of all others.
 
-    `task effect`; of all others `mean low high new_low new_high`; `is_covered`, true if the effect
-    is within the prediction interval, widened by the effect's own standard error.
+    A row per task: `task effect`; `mean low high new_low new_high` of all others (`Pooled`); and
+    `is_covered`, true if the effect is within their prediction interval, widened by the effect's
+    own standard error.
     """
     rows = []
     for row in tasks.itertuples():
@@ -177,24 +182,26 @@ def regress(
 ) -> pd.DataFrame:
     """Meta-regression of effects on properties of their cells, one at a time: tasks are few.
 
-    A size that varies within tasks has a slope in each of these; the mean is taken with Student's t
-    over tasks. All else is regressed over the tasks' means, weighted as in `pool`, with Student's t
-    of K - p degrees of freedom (Knapp and Hartung 2003).
+    A property of `of_cells` that varies within tasks has a slope in each such task; the result is
+    the mean of these slopes, with the interval of Student's t over tasks. On any other property the
+    means of K tasks are regressed, weighted as in `pool`, with Student's t of K - p degrees of
+    freedom, where p is the number of coefficients (Knapp and Hartung 2003).
 
     Parameters
     ----------
     cells
-        `task effect error` and a column per property.
-    of_cells, of_tasks
-        Properties that are numbers and may vary within a task; those of whole tasks, numbers or
-        categories, of which a task's first value counts.
+        A row per cell: `task effect error` and a column per property.
+    of_cells
+        Names of properties that are numbers and may vary within a task.
+    of_tasks
+        Names of properties of whole tasks, numbers or categories; a task's first value counts.
 
     Returns
     -------
     DataFrame
-        `term`, `slope` (per unit of a number; of a category against the most frequent one), `low`,
-        `high`, `p`, `num_tasks`. Terms that vary over fewer than `MIN_TASKS` tasks, and categories
-        of fewer than three tasks, have no row.
+        `term`, `slope` (per unit of a number; the difference of a category from the most frequent
+        one), `low`, `high` (95 % interval), `p`, `num_tasks`. There is no row from fewer than
+        `MIN_TASKS` tasks, nor for a category of fewer than three.
     """
     columns = ["term", "slope", "low", "high", "p", "num_tasks"]
     rows: list[tuple] = []
@@ -206,7 +213,7 @@ def regress(
 
 
 def _within(cells: pd.DataFrame, term: str) -> list[tuple]:
-    """The mean of the tasks' own slopes."""
+    """The mean of the tasks' own slopes as a row of `regress`; no row for too few tasks."""
     by_task = cells.astype({term: float}).groupby("task")
     slopes = [np.polyfit(task[term], task["effect"], 1)[0] for _, task in by_task]
     if len(slopes) < MIN_TASKS:
@@ -217,7 +224,7 @@ def _within(cells: pd.DataFrame, term: str) -> list[tuple]:
 
 
 def _between(cells: pd.DataFrame, term: str) -> list[tuple]:
-    """Slopes over the means of tasks."""
+    """Slopes over the means of tasks as rows of `regress`; none for too few tasks."""
     tasks = per_task(cells).set_index("task")
     tasks[term] = cells.groupby("task", sort=False)[term].first()
     values = term
@@ -242,12 +249,13 @@ def compare_ranks(scores: pd.DataFrame) -> tuple[pd.Series, float, float]:
     """Mean rank of each arm over tasks, Friedman's p, and Nemenyi's critical difference.
 
     Two arms whose mean ranks are closer than the critical difference are not distinguishable over
-    these tasks (Demšar 2006, JMLR 7). Rank 1 is the best, the best first; ties share the mean rank.
-    `scores` has a row per task, at least two, and a column per arm, at least three, without gaps.
+    these tasks (Demšar 2006, JMLR 7). Rank 1 is the highest score; ties share the mean rank; arms
+    are sorted by rank. `scores` has a row per task, at least two, and a column per arm, at least
+    three, without missing values.
     """
     tasks, arms = scores.shape
     ranks = scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
-    p = 1.0  # where all arms are level on every task
+    p = 1.0  # if all arms are level on every task, for which the test is not defined
     if scores.nunique(axis=1).gt(1).any():
         p = float(stats.friedmanchisquare(*scores.T.to_numpy()).pvalue)
     quantile = stats.studentized_range.ppf(0.95, arms, np.inf) / np.sqrt(2)

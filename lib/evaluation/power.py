@@ -1,7 +1,7 @@
-"""The smallest true difference that four studies of five would find.
+"""The smallest true difference that four studies of five would find: 80 % power.
 
-Found is a difference whose paired 95 % interval excludes zero and whose p is below 0.05
-(`evaluation.significance`). Constants without a source are our choices.
+A study finds a difference if its paired 95 % interval excludes zero and its p is below 0.05
+(`lib.evaluation.significance`). Constants without a source are our choices.
 """
 
 import math
@@ -17,28 +17,33 @@ from lib.evaluation.intervals import ALPHA, Spread, effective_count, group_df, h
 from lib.evaluation.jackknife import Arm
 
 POWER = 0.80
-MAX_DIFFERING = 500  # documents, beyond any that the enumeration meets
+MAX_DIFFERING = 500  # documents on which two arms differ: more than the enumeration meets
 MAX_ENUMERATED = 150.0  # sqrt(gains x losses) up to which power is enumerated
-NORMAL_SUM = 2.8016  # quantiles of the standard normal at 0.975 and 0.80 (Bloom 1995, p. 547)
-Z_POWER = 0.8416  # the second of them
-NUM_DRAWS = 4000  # of studies with other seeds
-LEAST_DF = 6  # of groups: with 2 to 4, 66 to 73 % of simulated studies found the difference
+NORMAL_SUM = 2.8016  # sum of the normal quantiles at 0.975 and at 0.80 (Bloom 1995, p. 547)
+Z_POWER = 0.8416  # the latter
+NUM_DRAWS = 4000  # simulated studies with other seeds
+LEAST_DF = 6  # of groups: with 2 to 4, 66 to 73 % of simulated studies found the difference, not 80
 
 
 def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> float:
-    """The true difference in F1 that is found with 80 % power; NaN if no possible one is.
+    """The least true difference in F1 that is found with 80 % power; NaN if no possible one is.
 
-    NaN as well for groups of which few decide (`LEAST_DF`), as the variance of so few says little.
+    NaN as well where few groups decide (fewer degrees of freedom than `LEAST_DF`), as the variance
+    of so few says little. Holm's adjustment, which is not in it, requires a larger difference.
 
-    Documents: gains and losses are Poisson counts of events, tested by McNemar. Their product is
-    taken to stay as observed, as it does where an arm becomes better on every document alike. With
-    few documents this requires five or six gains and no loss, with many 2.8 standard errors (Bloom
-    1995, Evaluation Review 19, p. 547). Groups: the difference that both Student's t and the
-    exchange of whole groups find. Seeds: the 80 % quantile, over simulated studies, of the
-    interval's half-width minus the difference's error. Holm's adjustment requires more.
+    Documents
+        Gains and losses (`paired_spread`) are Poisson counts of events, tested by McNemar. Their
+        product is taken to stay as observed, as it does where an arm becomes better on every
+        document alike. With few documents five or six gains and no loss are required, with many
+        2.8 standard errors (Bloom 1995, Evaluation Review 19, p. 547).
+    Groups
+        The difference that both Student's t and the exchange of whole groups find.
+    Seeds
+        The 80 % quantile, over simulated studies, of the interval's half-width minus the
+        difference's error.
 
-    `spread` is the `paired_spread` of both arms' average; `mid_p` is true if the test is the mid-p
-    McNemar rather than one that counts p in full.
+    `spread` is `paired_spread` of `a` and `b`. `mid_p` is true if the test is the mid-p McNemar,
+    false if it is one in which the observed outcome counts in full.
     """
     num_units = len(a.pseudo)
     if spread is None or (a.grouped and 2.0 ** (1 - num_units) > ALPHA):
@@ -46,7 +51,7 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
     variance = float((a.pseudo - b.pseudo).var(ddof=1)) / num_units
     found = _of_documents(a, b, 0.0 if a.grouped else variance, mid_p=mid_p)
     if a.grouped:
-        equal = a.weights.sum() ** 2 / (a.weights**2).sum()  # groups that would decide as much
+        equal = a.weights.sum() ** 2 / (a.weights**2).sum()  # number of equal groups
         if (df := group_df(a, b)) < LEAST_DF:
             return math.nan
         needed = _standard_errors_of_groups(round(equal, 1), round(df, 1))
@@ -57,14 +62,15 @@ def min_detectable(a: Arm, b: Arm, spread: Spread | None, *, mid_p: bool) -> flo
 
 
 def _of_documents(a: Arm, b: Arm, variance: float, *, mid_p: bool) -> float:
-    """The difference that McNemar's test finds, at least 2.8 standard errors of that variance."""
+    """The difference that McNemar's test finds, at least about 2.8 roots of the `variance`."""
     # gains and losses as counts of events, each worth `event` in F1
     change = b.errors - a.errors  # (N,)
     event = 1 / effective_count(np.abs(change), a.weights)
     gains, losses = (np.maximum(x, 0).sum() / event for x in (change, -change))
     middle = math.sqrt((gains + 0.5) * (losses + 0.5))
     poisson_events = events = _events_needed(middle, mid_p)
-    # fewer than of Poisson counts, because the documents are N and their mean change is given
+    # changes of N documents vary less about their mean than Poisson counts do, so that fewer events
+    # are enough: a fixed point, in five rounds
     for _ in range(5):
         both = math.hypot(events, 2 * middle)
         centred = math.sqrt(max(1 - events**2 * event / both, 0))
@@ -75,9 +81,10 @@ def _of_documents(a: Arm, b: Arm, variance: float, *, mid_p: bool) -> float:
 def _of_studies(documents: float, spread: Spread) -> float:
     """The difference found in four of five studies with other seeds.
 
-    Standard deviations over seeds are too low on average by the factor c4 (Cureton 1968, American
-    Statistician 22(1), p. 22), while the quantile is convex in them. Dividing variances by c4
-    yields 80 % with two to five seeds, simulated.
+    `documents` is the variance over documents. Standard deviations over seeds are too low on
+    average by the factor c4 (Cureton 1968, American Statistician 22(1), p. 22), while the quantile
+    is convex in them. Variances are divided by c4, which is our choice: in simulations with two to
+    five seeds it yields a power of 80 %.
     """
     df, seeds = spread.df_seeds, spread.seeds
     c4 = np.sqrt(2 / df) * np.exp(gammaln((df + 1) / 2) - gammaln(df / 2))
@@ -92,7 +99,10 @@ def _of_studies(documents: float, spread: Spread) -> float:
 
 @cache
 def _draws(df: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Of studies with other seeds: chi-squared (K, NUM_DRAWS), and standard normal (NUM_DRAWS,)."""
+    """Draws for simulated studies: chi-squared (K, NUM_DRAWS), and standard normal (NUM_DRAWS,).
+
+    `df` are the degrees of freedom of K arms. The same draws in every call make results repeatable.
+    """
     generator = np.random.default_rng(0)
     chi_squared = generator.chisquare(df, (NUM_DRAWS, len(df))).T
     return chi_squared, generator.standard_normal(NUM_DRAWS)
@@ -100,11 +110,12 @@ def _draws(df: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _standard_errors_of_groups(num_groups: float, df: float) -> float:
-    """Standard errors that both Student's t and the randomization of whole groups find.
+    """The difference, in standard errors, that both Student's t and the exchange of groups find.
 
-    The noncentral t's parameter, with the `df` of `intervals.group_df`; and
-    D = z_0.975 sqrt(1 + D^2 / G) + z_0.80, as groups that are exchanged vary around zero rather
-    than around their mean. Infinite where so few groups decide that no D is enough.
+    For Student's t it is the parameter of the noncentral t with `df` (`intervals.group_df`). For
+    the exchange of G whole groups it is the D that solves D = z_0.975 sqrt(1 + D^2 / G) + z_0.80:
+    exchanged groups vary around zero rather than around their mean. Infinite where so few groups
+    decide that no D is enough.
     """
     least = student.ppf(1 - ALPHA / 2, df)
     by_t = brentq(lambda x: nct.sf(least, df, x) - POWER, 1, 20)
@@ -118,7 +129,7 @@ def _standard_errors_of_groups(num_groups: float, df: float) -> float:
 
 
 def _events_needed(middle: float, mid_p: bool) -> float:
-    """Expected gains minus losses that are found, if sqrt(gains x losses) is `middle`."""
+    """Gains minus losses, expected, found with 80 % power; `middle` is sqrt(gains x losses)."""
     if middle > MAX_ENUMERATED:
         squared = NORMAL_SUM**2  # events = 2.8 sqrt(gains + losses), solved
         return math.sqrt(squared * (squared + math.hypot(squared, 4 * middle)) / 2)
@@ -128,13 +139,13 @@ def _events_needed(middle: float, mid_p: bool) -> float:
 
 @cache
 def _table(mid_p: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithms of sqrt(gains x losses), (K,), and the events that are found there, (K,)."""
+    """Logarithms of 20 values of sqrt(gains x losses), and the events that are found there."""
     middles = np.geomspace(0.5, MAX_ENUMERATED, 20)
     return np.log(middles), np.array([_solve(middle, mid_p) for middle in middles])
 
 
 def _solve(middle: float, mid_p: bool) -> float:
-    """The events found with 80 % power, by bisection."""
+    """The same as `_events_needed`, by bisection over exact probabilities."""
     low, high = 0.0, 20 + 6 * math.sqrt(middle)
     for _ in range(16):  # halvings
         events = (low + high) / 2
@@ -152,7 +163,10 @@ def _solve(middle: float, mid_p: bool) -> float:
 
 @cache
 def _least_difference(mid_p: bool) -> np.ndarray:
-    """Gains minus losses from which on p is below 0.05, for 0, 1, 2, ... differing documents."""
+    """The least gains minus losses at which p is below 0.05, for 0 to `MAX_DIFFERING` differing.
+
+    Where no difference is enough, it is 2 more than there are differing documents.
+    """
     counts = np.arange(MAX_DIFFERING + 1)
     losses = np.arange(MAX_DIFFERING // 2)[:, None]
     tail = binom.cdf(losses, counts, 0.5)

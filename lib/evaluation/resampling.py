@@ -10,12 +10,13 @@ and a resample is a column of weights, so that F1 of all resamples is a few spar
 A unit is a document, or a whole group where the documents of a group (of one author, one source)
 are not independent: then groups are drawn and exchanged as wholes.
 
-Exchange of answers. Let u be the counts of a seed of arm a, v those of b, both (2 C, G), and s in
-{0, 1}^G mark the units whose answers change places. Then the counts over all units are
+Exchange of answers. Let u be the counts of a seed of arm a, v those of b, both (2 C, G). Let s in
+{0, 1}^G mark the units whose answers change places, and 1 be a vector of ones. Then the counts over
+all units are
     of a:  u 1 + (v - u) s        of b:  v 1 - (v - u) s
 so that the products u s and v s serve every pair that an arm is in. Labels whose row of v - u is 0
-have the same counts for a and b whatever s is: they cancel in macro-F1, and only their sums enter
-micro-F1.
+have the same counts for a and b whatever s is: they cancel in the difference of macro-F1, and only
+their sums enter micro-F1.
 """
 
 import math
@@ -37,7 +38,10 @@ Preds = np.ndarray | Sequence[Labels]  # (S, N, C) bool: dense, or S sparse (N, 
 
 
 def f1_by_seed(y_true: Labels, y_pred: Preds) -> np.ndarray:
-    """F1 of each seed, (2, S) float64 in [0, 1]: a row for each of `AVERAGES`."""
+    """F1 of each seed, (2, S) float in [0, 1]: a row for each of `AVERAGES`.
+
+    `y_true` is (N, C) bool, `y_pred` (S, N, C) bool.
+    """
     totals = [counts.sum(axis=1)[:, None] for counts in unit_counts(y_true, y_pred)]
     return np.stack([_f1(counts)[:, 0] for counts in totals], axis=1)
 
@@ -53,13 +57,13 @@ def group_codes(groups: Groups) -> np.ndarray | None:
 def resample_f1(
     y_true: Labels, y_preds: Mapping[str, Preds], *, num_resamples: int, groups: Groups = None
 ) -> dict[str, np.ndarray]:
-    """For each arm (2, S, R) float64: both averages of each seed on documents drawn anew.
+    """F1 of each arm on documents drawn anew, (2, S, R) float64: `AVERAGES` by seed and resample.
 
-    N of N documents, or G of G groups, with replacement (Efron & Tibshirani 1993, chapter 6;
-    Davison & Hinkley 1997, section 3.8), the same for every arm and seed. In macro-F1 a label that
-    a resample happens to miss is left out of that resample's mean, because a 0 for it would bias
-    every resample downwards; a label that the whole test split lacks counts 0, as it does in the
-    score itself. For parameters see `lib.evaluation.intervals.f1_intervals`.
+    N of N documents, or G of G groups, are drawn with replacement (Efron & Tibshirani 1993, chapter
+    6; Davison & Hinkley 1997, section 3.8), the same for every arm and seed. In macro-F1 a label
+    that a resample happens to miss is left out of the mean over labels, because a 0 for it would
+    bias every resample downwards. A label that the whole test split lacks counts 0, as in the score
+    itself. For parameters see `lib.evaluation.intervals.f1_intervals`.
     """
     codes = group_codes(groups)
     # counts once; then blocks of resamples, each a product with weights
@@ -89,16 +93,18 @@ def randomization(
     num_resamples: int,
     groups: Groups = None,
 ) -> np.ndarray:
-    """Two-sided p, (pairs, 2), that two arms' answers are exchangeable document by document.
+    """Two-sided p, (pairs, 2), of the test that two arms' answers are exchangeable.
 
-    Approximate randomization (Noreen 1989; Yeh 2000, arXiv cs/0008005): both arms' answers to a
-    document, or to all documents of a group, those of all seeds together, change places with
-    probability 1/2. p = (1 + count) / (1 + R), where count is the number of the R exchanges after
-    which F1, averaged over seeds, differs at least as much as it does now. The same units change
-    places in every pair. Where arms have different numbers of seeds, each is repeated up to their
-    least common multiple, which leaves its mean as it is.
+    A row per pair, a column for each of `AVERAGES`. Approximate randomization (Noreen 1989; Yeh
+    2000, arXiv cs/0008005): both arms' answers to a document, or to all documents of a group,
+    change places with probability 1/2, those of all seeds together. p = (1 + count) / (1 + R),
+    where count is the number of the R exchanges, `num_resamples`, after which F1, averaged over
+    seeds, differs at least as much as it does now. The same units change places in every pair.
+    Where arms have different numbers of seeds, the seeds of each are repeated up to the least
+    common multiple, which leaves means as they are.
 
-    The answers are those of the trained models at hand: other seeds are not asked about.
+    The test is about the trained models at hand, not about other seeds. For other parameters see
+    `lib.evaluation.intervals.f1_intervals`.
     """
     if not pairs:
         return np.empty((0, 2))
@@ -108,7 +114,7 @@ def randomization(
     num_rows, num_units = counts[pairs[0][0]][0].shape
 
     def differences(exchanged: np.ndarray) -> np.ndarray:
-        """Of each pair, (pairs, 2, R), after the exchange of units, (G, R)."""
+        """Absolute differences in F1, (pairs, 2, R), after the exchange of units, (G, R) 0 or 1."""
         moved = {arm: [u @ exchanged for u in of_seeds] for arm, of_seeds in counts.items()}
         of_pairs = zip(exchanges, pairs, strict=True)
         return np.abs([_mean_difference(x, moved[a], moved[b]) for x, (a, b) in of_pairs])
@@ -119,7 +125,7 @@ def randomization(
     for block in _blocks(num_resamples, num_rows, num_units):
         size = (num_units, block.stop - block.start)
         exchanged = generator.integers(0, 2, size=size, dtype=np.int8).astype(np.float32)
-        at_least += (differences(exchanged) >= observed - 1e-6).sum(axis=2)  # float32
+        at_least += (differences(exchanged) >= observed - 1e-6).sum(axis=2)  # rounding of float32
     return (1 + at_least) / (1 + num_resamples)
 
 
@@ -128,8 +134,8 @@ class _Exchange(NamedTuple):
 
     of_a: np.ndarray  # u 1 of the module docstring, (2 L, 1)
     of_b: np.ndarray  # v 1
-    rows: np.ndarray | slice  # of these labels in (2 C, ...)
-    elsewhere: np.ndarray  # (2,) sums over the other labels
+    rows: np.ndarray | slice  # rows of these labels in counts (2 C, ...)
+    elsewhere: np.ndarray  # (2,) sums over the other labels: 2 TP, and 2 TP + FP + FN
     num_labels: int  # C
 
 
@@ -153,7 +159,10 @@ def _exchange(counts_a: csr_array, counts_b: csr_array) -> _Exchange:
 def _mean_difference(
     exchanges: Sequence[_Exchange], moved_a: Sequence[np.ndarray], moved_b: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Both averages of a minus b, (2, R), after exchanges: u s and v s of each seed, (2 C, R)."""
+    """Both averages of a minus b, (2, R), after exchanges.
+
+    `moved_a` and `moved_b` are the products u s and v s of each seed, (2 C, R).
+    """
     total = np.zeros((2, moved_a[0].shape[1]))
     for x, (of_a, of_b) in zip(exchanges, _paired(moved_a, moved_b), strict=True):
         if len(x.of_a) == 0:
@@ -167,7 +176,11 @@ def _mean_difference(
 def _f1(
     counts: np.ndarray, *, elsewhere: Sequence[float] = (0, 0), num_labels: int = 0
 ) -> np.ndarray:
-    """Micro- and macro-F1, (2, R), of counts (2 C, R)."""
+    """Micro- and macro-F1, (2, R), of counts (2 C, R).
+
+    If counts lack some of `num_labels` labels, `elsewhere` has the sums over those (`_Exchange`),
+    and macro-F1 lacks their parts.
+    """
     double_tp, support = counts[: len(counts) // 2], counts[len(counts) // 2 :]
     of_all = support.sum(axis=0) + elsewhere[1]
     micro = (double_tp.sum(axis=0) + elsewhere[0]) / np.maximum(of_all, 1)
@@ -176,7 +189,7 @@ def _f1(
 
 
 def unit_counts(y_true: Labels, y_pred: Preds, codes: np.ndarray | None = None) -> list[csr_array]:
-    """For each seed (2 C, G) float32: 2 TP of each label and unit, then 2 TP + FP + FN.
+    """Counts of each seed, sparse (2 C, G) float32: rows of 2 TP by label, then of 2 TP + FP + FN.
 
     `codes` are those of `group_codes`; with None, each document is a unit and G = N.
     """
@@ -187,7 +200,10 @@ def unit_counts(y_true: Labels, y_pred: Preds, codes: np.ndarray | None = None) 
 
 
 def by_unit(of_documents: csr_array, codes: np.ndarray | None) -> csr_array:
-    """(M, N) as (M, G): the sum over each group's documents, whose `group_codes` are given."""
+    """Sums over each group's documents, (M, G), from (M, N); `codes` are those of `group_codes`.
+
+    Without codes, the input: each document is a unit.
+    """
     if codes is None:
         return of_documents
     ones = np.ones(len(codes), dtype=np.float32)
@@ -195,11 +211,12 @@ def by_unit(of_documents: csr_array, codes: np.ndarray | None) -> csr_array:
 
 
 def by_label(labels: Labels) -> csr_array:
-    """(N, C) bool, dense or sparse, as (C, N) float32."""
+    """Labels (N, C) bool, dense or sparse, transposed: sparse (C, N) float32."""
     return csr_array(csr_array(labels).T, dtype=np.float32)
 
 
 def _blocks(num_resamples: int, *rows: int) -> Iterator[slice]:
+    """Slices of resamples in which an array of so many rows has about `BLOCK` numbers."""
     size = int(np.clip(BLOCK // max(rows), 16, 1000))
     for start in range(0, num_resamples, size):
         yield slice(start, min(start + size, num_resamples))

@@ -1,6 +1,7 @@
-"""Scores of documents by labels: of every label or, of very many, of each document's best ones.
+"""Scores of documents by labels: of every label or, where there are very many, of the best ones.
 
-Only this module and `data.labels`, which encodes the truth, know one form from the other.
+Other code takes either form by the methods of `Scores`. The truth has two forms as well, dense and
+sparse, which `data.labels` makes.
 
     all labels (C = 4)              the K = 2 best of C = 50,000
     values  .1 .7 .0 .2             values  .7 .2
@@ -16,22 +17,22 @@ from scipy.sparse import csr_array
 from scipy.special import expit, softmax
 
 Labels = np.ndarray | csr_array  # (N, C) bool, multi-hot; sparse where there are very many labels
-Groups = Sequence[str] | np.ndarray | None  # (N,) of each document; None: independent documents
+Groups = Sequence[str] | np.ndarray | None  # (N,) each document's group; None: all independent
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Scores of N documents by C labels, the higher the likelier: logits, probabilities, margins.
 
-    `np.asarray` gives them as (N, C), if no label was left out.
+    `np.asarray` returns them as (N, C) and raises `ValueError` if labels were left out.
 
     Attributes
     ----------
     values, labels
-        (N, K) float and (N, K) int: of the K best of each document, in any order, or, where labels
-        are None, of all C in their order.
+        (N, K) float and (N, K) int: scores and labels of the K best of each document, in any order.
+        Where `labels` is None, `values` is (N, C), in the order of the labels.
     num_labels
-        C; need not be given with all labels.
+        C; it need not be given if `labels` is None.
     """
 
     values: np.ndarray
@@ -66,11 +67,11 @@ class Scores:
         return self.labels
 
     def softmax(self) -> Self:
-        """Probabilities over labels, float32, of logits or log-likelihoods, over the K kept."""
+        """Probabilities, float32, over the K labels kept, from logits or log-likelihoods."""
         return replace(self, values=softmax(self.values, axis=1).astype(np.float32))
 
     def sigmoid(self) -> Self:
-        """Probabilities of each label on its own, float32, of logits."""
+        """Probabilities of each label on its own, float32, from logits."""
         return replace(self, values=expit(self.values).astype(np.float32))
 
     def best(self) -> np.ndarray:
@@ -80,8 +81,8 @@ class Scores:
     def labels_above(self, threshold: float, *, may_be_empty: bool = False) -> Labels:
         """Label sets, (N, C) bool: every label that scores at least the threshold, and the best.
 
-        The best one is left out, too, where sets `may_be_empty` in the study (`LabelSpace.none`).
-        At an infinite threshold the best label alone is given.
+        Where a set `may_be_empty` (`LabelSpace.may_be_empty`), the best label is in it only if it
+        reaches the threshold. Otherwise an infinite threshold leaves the best label alone.
         """
         chosen = self.values >= threshold
         if not may_be_empty:
@@ -93,9 +94,9 @@ class Scores:
         return csr_array((np.ones(len(indices), dtype=bool), indices, starts), shape=self.shape)
 
     def ranked(self, y_true: Labels, k: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The k highest scores of each document, falling, and True where their label is true.
+        """The k highest scores of each document, falling, and bool: True where the label is true.
 
-        Both (N, k), or (N, K) without k; equal scores stay in their order.
+        Both are (N, k), or (N, K) without `k`; equal scores stay in order. `y_true` is (N, C) bool.
         """
         order = np.argsort(-self.values, axis=1, kind="stable")[:, :k]
         columns = np.take_along_axis(self.columns, order, axis=1)
@@ -112,6 +113,6 @@ class Scores:
 
     @classmethod
     def from_rows(cls, rows: Mapping[str, Sequence[np.ndarray]], num_labels: int) -> Self:
-        """Scores, float32, of a table with the columns that `to_rows` returns."""
+        """Scores from a table with the columns that `to_rows` returns."""
         labels = np.stack(list(rows["score_labels"])) if "score_labels" in rows else None
         return cls(np.stack(list(rows["scores"])), labels, num_labels)

@@ -23,12 +23,14 @@ COLUMNS = ("arm_a", "arm_b", "metric", "delta", "low", "high", "error",
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     """Two-sided mid-p that a and b are right equally often, from the documents they differ on.
 
-    McNemar's exact binomial test (1947) with half the probability of what was seen (Lancaster
-    1961). Of equal arms the exact test rejects far fewer than 5 % where few documents differ, and
-    so does the chi-square with a continuity correction; without one it rejects too many. The mid-p
-    stays near its level and finds more (Fagerland, Lydersen & Laake 2013, BMC Medical Research
-    Methodology 13:91). It agrees with the paired interval, which counts what was seen alike.
-    Both are (N,) bool, in the same order of documents.
+    It is McNemar's exact binomial test (1947) in which the observed outcome counts with half its
+    probability (Lancaster 1961). Of equal arms, the exact test rejects far fewer than 5 % where few
+    documents differ, and so does the chi-square test with a continuity correction; without the
+    correction, that test rejects too many. The mid-p stays near its level and finds more
+    (Fagerland, Lydersen & Laake 2013, BMC Medical Research Methodology 13:91). It agrees with the
+    paired interval, in which the observed outcome counts likewise.
+
+    `correct_a` and `correct_b` are (N,) bool, in the same order of documents.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
     if only_a == only_b:
@@ -45,7 +47,7 @@ def compare_all(
     groups: Groups = None,
     num_resamples: int = 5000,
 ) -> pd.DataFrame:
-    """Pairs of arms: paired F1 difference with its interval, tests, and what could be found at all.
+    """Pairs of arms: difference in F1 with its interval, two tests, and the detectable difference.
 
     Parameters
     ----------
@@ -53,17 +55,18 @@ def compare_all(
         See `f1_intervals`. McNemar takes an arm's first seed; a document is right if its whole
         label set is.
     reference
-        Compare every other arm with this one alone; "" for every pair.
+        The arm of `y_preds` with which alone every other is compared; "" for every pair.
     num_resamples
-        Of the randomization test.
+        Exchanges of the randomization test.
 
     Returns
     -------
     DataFrame
-        `COLUMNS`; a pair has a row for each average. `error` is the standard error of `delta`.
-        `p_holm` adjusts, over the pairs of its average (Holm 1979), the p that `test` names:
-        "mcnemar" for micro-F1 where every document has one label and one answer, both arms one seed
-        and documents no groups, because there micro-F1 is the share of right documents;
+        `COLUMNS`; a pair has a row for each average, the `metric`. `delta` is F1 of `arm_a` minus
+        that of `arm_b`, `error` its standard error, `low` and `high` its paired 95 % interval.
+        `p_holm` adjusts, over the pairs of its average (Holm 1979), the p that `test` names. That
+        is "mcnemar" for micro-F1 where every document has one label and one answer, both arms one
+        seed and documents no groups, because there micro-F1 is the share of right documents. It is
         "randomization" elsewhere, where McNemar would answer another question. For
         `min_detectable` see `lib.evaluation.power`.
     """
@@ -84,7 +87,7 @@ def compare_all(
             of_a, of_b = arms[a, average], arms[b, average]
             mid_p = average == "micro_f1" and accuracy[a] and accuracy[b]
             spread = paired_spread(of_a, of_b)
-            delta = round(of_a.values.mean() - of_b.values.mean(), 12)  # sums are off by less
+            delta = round(of_a.values.mean() - of_b.values.mean(), 12)  # rounding errors are less
             test, p_raw = ("mcnemar", p_mcnemar) if mid_p else ("randomization", p)
             found = min_detectable(of_a, of_b, spread, mid_p=mid_p)
             error = spread.error if spread else np.nan
@@ -96,7 +99,10 @@ def compare_all(
 
 
 def distinguishable(pairwise: pd.DataFrame | pd.Series) -> pd.Series | bool:
-    """True where the paired 95 % interval excludes zero and Holm's p is below 0.05."""
+    """True where the paired 95 % interval excludes zero and Holm's p is below 0.05.
+
+    `pairwise` is a table of `compare_all`, or one of its rows.
+    """
     return (pairwise["low"] * pairwise["high"] > 0) & (pairwise["p_holm"] < ALPHA)
 
 

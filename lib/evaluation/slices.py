@@ -11,14 +11,17 @@ from lib.evaluation.metrics import f1_scores
 
 
 def parts_by_support(train_counts: np.ndarray) -> pd.Categorical:
-    """The part of each label, (C,), by its training documents: the rarest labels first."""
+    """The part of each label, (C,), by its number of training documents, (C,) int; rarest first."""
     bounds = [-1, 0, 5, 20, 100, np.inf]
     names = ["unseen", "1–5 documents", "6–20", "21–100", "over 100"]
     return pd.cut(np.asarray(train_counts), bounds, labels=names)
 
 
 def parts_by_length(num_words: Sequence[int]) -> pd.Categorical:
-    """The quarter of each of N documents by its words; fewer parts if many are equally long."""
+    """The part of each document, (N,), by its number of words: quarters, the shortest first.
+
+    There are fewer parts if many documents are equally long.
+    """
     lengths = np.asarray(num_words)
     bounds = np.unique(np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1], method="lower"))
     upper = bounds[1:] if len(bounds) > 1 else bounds
@@ -40,8 +43,9 @@ def f1_by_part(
 ) -> pd.DataFrame:
     """Micro-F1 of each arm over parts of the documents, or of the labels, with 95 % intervals.
 
-    `arm part size micro_f1 low high`, means over seeds, parts in their order; `size` counts
-    documents or labels. Parts without a true label are left out, which may leave none.
+    A row per arm and part, parts in their order: `arm part size micro_f1 low high`. F1 is a mean
+    over seeds; `size` is the number of documents or labels of the part. A part without a true label
+    has no row, so that the table may be empty.
 
     Parameters
     ----------
@@ -53,7 +57,7 @@ def f1_by_part(
     Raises
     ------
     ValueError
-        Neither or both are given, or not one part for each document or label.
+        Neither or both of `documents` and `labels` are given, or their number is not N or C.
     """
     if (documents is None) == (labels is None):
         raise ValueError("f1_by_part: give the parts of the documents or those of the labels")
@@ -88,8 +92,8 @@ def f1_by_level(
     y_true, y_preds
         (N, C) bool, and for each arm (S, N, C) bool.
     levels
-        For each level, from the coarsest to that of the labels, which of its C' labels contains
-        each label, (C, C') bool (`LabelSpace.rolled_up`).
+        (C, C') bool for each level, from the coarsest to that of the labels: True where one of the
+        level's C' labels contains the label (`LabelSpace.rolled_up`).
     """
     table = pd.DataFrame(index=list(y_preds), columns=list(levels), dtype=float)
     for level, contains in levels.items():
@@ -106,8 +110,9 @@ def errors_by_level(
 ) -> pd.DataFrame:
     """The coarsest level at which answers are wrong: shares of documents, a row per arm.
 
-    `no answer`, `wrong section`, `right section, wrong class`, ..., `right`; a row sums to 1. For
-    parameters see `f1_by_level`; documents have one label, answers one at most.
+    Columns are `no answer`, `wrong section`, `right section, wrong class`, ..., `right`. A row is
+    over documents and seeds, and sums to 1. For parameters see `f1_by_level`; here documents have
+    one label, and answers one at most.
 
     Raises
     ------
