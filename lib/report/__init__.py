@@ -1,19 +1,24 @@
 """Tables, figures and sentences of 01_explore_data, 05_compare, 06_answer and 07_try_it.
 
+An arm is one way to classify that a study compares, such as "embedding", the head, or
+"instruction", the prompt. A run is an arm with one seed and one training size. Tables list their
+columns as `arm num_seeds micro_f1`; `micro_f1_low` and `micro_f1_high` are the ends of a 95 %
+interval.
+
 answer            many tasks pooled, for 06_answer
 study             results of a study, and the folder that its report is written to
 tables            finished runs side by side
-search            every candidate of their searches
+search            candidates of the searches for parameters that runs made
 recommendation    the arm to pick, by stated rules
-verdict           that in one sentence, and a line per arm
+verdict           the recommendation in one sentence, and a line per arm
 names             arms in words
 columns           tables with the meaning of their columns
-reading           the share of documents that arms cut
-sentences         what the numbers say, as templates
+reading           the share of documents that arms cut at their maximum length
+sentences         sentences about the numbers, as templates
 wording           numbers, names and lists in sentences
 calibration       confidence of arms
 disagreements     documents that one of two arms gets right
-template          what a report looks like as an HTML page; `lib.page` fills it
+template          the HTML page of a report and its style; `lib.page` fills it
 notebooks         executed notebooks beside the report
 explore, browse   documents and labels before anything is trained
 try_it, try_it_widgets    single texts: answers, the words behind them, errors

@@ -1,4 +1,8 @@
-"""The answer over many tasks: finished studies side by side, their effects pooled, in sentences."""
+"""The answer over many tasks: finished studies side by side, their effects pooled, in sentences.
+
+A task is a data set and a question to its documents; a cell is a task with one model and one number
+of training documents. An effect is a difference in micro-F1 between two arms in a cell.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,22 +26,24 @@ OTHERS = ("encoder", "tfidf", "frozen")
 NAMES = {HEAD: "head", PROMPT: "prompt", "encoder": "encoder", "tfidf": "TF-IDF",
          "frozen": "frozen"}  # fmt: skip
 IN_WORDS = {"encoder": "the encoder", "tfidf": "TF-IDF"}
-MIN_TASKS = 3  # of which a mean over tasks is made (our choice)
-MIN_FOR_NEW = 5  # tasks from which a new one is predicted: with fewer, anything is (our choice)
-NO_PARAMETERS = ["epochs", "micro_f1", "train_seconds", "chosen", "seed", "billions"]  # of a search
-MIN_VALUES = 3  # of a list whose best can stand within it
+MIN_TASKS = 3  # least number for a mean over tasks (our choice)
+MIN_FOR_NEW = 5  # tasks from which a new one is predicted: fewer leave anything open (our choice)
+# Columns of a search's table that are not parameters
+NO_PARAMETERS = ["epochs", "micro_f1", "train_seconds", "chosen", "seed", "billions"]
+MIN_VALUES = 3  # least number of values among which the best can be an inner one
 
 
 class AnswerResults:
-    """Finished studies of a list of tasks and models.
+    """Results of the finished studies "<task>-<model>" of a list of tasks and models.
 
     Attributes
     ----------
     folder
-        The place of the answer's tables and figures.
-    missing, incomplete
-        Studies of the list without results; arms, training sizes and seeds that studies lack, one
-        line per lack.
+        The folder of the answer's tables and figures.
+    missing
+        Names of the list's studies without results.
+    incomplete
+        Arms, training sizes and seeds that studies lack, a line for each with the studies' names.
 
     Raises
     ------
@@ -86,8 +92,9 @@ class AnswerResults:
     def effects(self, first: str, second: str) -> pd.DataFrame:
         """Differences in micro-F1 of two arms, first minus second, one row per cell.
 
-        `task kind model billions train_size num_labels effect low high error`; cells whose study
-        lacks one of the arms have none.
+        `task kind model billions train_size num_labels effect low high error`, with the 95 %
+        interval and the standard error of the effect. There is no row for a cell whose study lacks
+        one of the arms, or whose error is 0 or not known.
         """
         table = pd.concat(self._effects)
         pairs = []
@@ -100,7 +107,7 @@ class AnswerResults:
         return found.loc[found["error"] > 0, [*columns, "effect", "low", "high", "error"]]
 
     def _by_documents(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Rows of tasks, where tasks with the same documents count as one."""
+        """The rows, with one name for tasks that have the same documents: these count as one."""
         return table.assign(task=table["task"].replace(self.params.same_documents))
 
     @property
@@ -115,23 +122,24 @@ class AnswerResults:
         return self.effects(HEAD, PROMPT)
 
     def scores(self) -> pd.DataFrame:
-        """Micro-F1 of the arms, `task model train_size num_labels` and each arm by its name."""
+        """Micro-F1 by cell: `task model train_size num_labels`, and a column per arm of `NAMES`."""
         keys = ["task", "model", "train_size", "num_labels"]
         table = pd.concat(self._scores, ignore_index=True)
         table = table.pivot_table(index=keys, columns="arm", values="micro_f1", sort=False)
         return table[[arm for arm in NAMES if arm in table]].reset_index()
 
     def pooled(self, first: str, second: str) -> Pooled | None:
-        """The mean difference of two arms over tasks; None for fewer than `MIN_TASKS` tasks.
+        """The mean difference of two arms over tasks, first minus second.
 
-        Without a prediction for a new task for fewer than `MIN_FOR_NEW`.
+        None for fewer than `MIN_TASKS` tasks. With fewer than `MIN_FOR_NEW`, the prediction for a
+        new task is NaN.
         """
         return _pooled(per_task(self._by_documents(self.effects(first, second))))
 
     def by_part(self) -> pd.DataFrame:
         """Head minus prompt, pooled within each kind, model and training size.
 
-        `part`, `value`, `num_tasks`, `mean low high new_low new_high`; parts of fewer than
+        `part value num_tasks mean low high new_low new_high`, as in `Pooled`. Parts of fewer than
         `MIN_TASKS` tasks have no row.
         """
         rows = []
@@ -143,7 +151,10 @@ class AnswerResults:
         return pd.DataFrame(rows, columns=columns)
 
     def slopes(self) -> pd.DataFrame:
-        """Head minus prompt against properties of tasks: see `lib.evaluation.pooled.regress`."""
+        """Head minus prompt against properties of tasks: see `lib.evaluation.pooled.regress`.
+
+        Numbers are log2, so that a slope is per doubling.
+        """
         numbers = self.cells[["billions", "train_size", "num_labels"]]
         logs = np.log2(numbers).rename(columns=lambda x: f"log_{x.removeprefix('num_')}")
         cells = self._by_documents(self.cells.join(logs))
@@ -151,15 +162,19 @@ class AnswerResults:
         return regress(cells, of_cells=of_cells, of_tasks=of_tasks)
 
     def left_out(self) -> pd.DataFrame:
-        """Each task against what the others say: see `lib.evaluation.pooled.leave_one_out`."""
+        """Each task against all others pooled: see `lib.evaluation.pooled.leave_one_out`.
+
+        Empty for `MIN_TASKS` tasks or fewer.
+        """
         tasks = per_task(self._by_documents(self.cells))
         return leave_one_out(tasks) if len(tasks) > MIN_TASKS else pd.DataFrame()
 
     def ranks(self) -> tuple[pd.Series, float, float, int] | None:
         """Mean ranks of the arms, Friedman's p, the critical difference and the number of tasks.
 
-        Of the arms that all tasks have, by each arm's mean micro-F1 over the cells of a task that
-        all of these arms have. None for fewer than three arms or `MIN_TASKS` tasks.
+        Ranked are the arms that all tasks have, by their mean micro-F1 over those cells of a task
+        that contain all of these arms. None for fewer than three arms or `MIN_TASKS` tasks. For
+        the first three see `lib.evaluation.pooled.compare_ranks`.
         """
         table = self._by_documents(pd.concat(self._scores).assign(study=lambda x: x["task"]))
         table, keys = table[table["arm"].isin(NAMES)], ["task", "study", "model", "train_size"]
@@ -172,10 +187,11 @@ class AnswerResults:
         return *compare_ranks(table), len(table)
 
     def edges(self) -> pd.DataFrame:
-        """Searches whose best candidate is the outermost of its list, where a better may be beyond.
+        """Searches whose chosen value is the lowest or highest tried: a better one may be beyond.
 
-        `arm parameter searches lowest highest`, the last two in searches; of numbers of which an
-        arm tried at least `MIN_VALUES`.
+        A row per arm and parameter: `arm parameter searches lowest highest`, the last three numbers
+        of searches. Counted are parameters that are numbers, in searches that tried at least
+        `MIN_VALUES` different ones.
         """
         rows = []
         for tries in self._tries:
@@ -193,9 +209,9 @@ class AnswerResults:
         return table.groupby(columns[:2], sort=False).sum().astype(int).reset_index()
 
     def costs(self) -> pd.DataFrame:
-        """Seconds of training and documents per second of each arm over the head's.
+        """Seconds of training and documents per second of each arm, over the head's.
 
-        Geometric means over cells: `arm train_seconds infer_docs_per_second`.
+        `arm train_seconds infer_docs_per_second`, geometric means of the ratios over cells.
         """
         table = pd.concat(self._scores).set_index(["task", "model", "train_size"])
         own, costs = table[table["arm"] == HEAD], ["train_seconds", "infer_docs_per_second"]
@@ -203,12 +219,12 @@ class AnswerResults:
         for arm in (PROMPT, *OTHERS):
             other = table[table["arm"] == arm]
             logs = [np.log((other[cost] / own[cost]).dropna()).mean() for cost in costs]
-            if not np.isnan(logs).any():  # as of a cost that no cell of both has
+            if not np.isnan(logs).any():  # NaN: no cell has this cost of both arms
                 rows.append((arm, *np.exp(logs)))
         return pd.DataFrame(rows, columns=["arm", *costs])
 
     def answer(self) -> str:
-        """Three sentences and what intervals are over, written as `conclusion.md`."""
+        """`answer_in_words` and the units of its intervals, also written as `conclusion.md`."""
         models = [f"{billions:g}" for billions in sorted(self.cells["billions"].unique())]
         sizes = [f"{size:,}" for size in sorted(self.cells["train_size"].unique())]
         what = f"models of {join(models)} billion parameters and {join(sizes)} training documents"
@@ -226,7 +242,7 @@ class AnswerResults:
 
 
 def _pooled(tasks: pd.DataFrame) -> Pooled | None:
-    """`task effect error` pooled: see `AnswerResults.pooled`."""
+    """A table `task effect error`, pooled: see `AnswerResults.pooled`."""
     if len(tasks) < MIN_TASKS:
         return None
     pooled = pool(tasks["effect"], tasks["error"])
@@ -236,7 +252,7 @@ def _pooled(tasks: pd.DataFrame) -> Pooled | None:
 
 
 def _lacking_cells(planned: StudyParams, scores: pd.DataFrame) -> str:
-    """Training sizes and seeds that a study has not run, in words; "" if it has run all."""
+    """Training sizes and seeds that head or prompt has not run, in words; "" if none."""
     lacks, seeds = [], len(planned.seeds)
     table = scores.pivot_table(index="train_size", columns="arm", values="num_seeds")
     found = table.reindex(columns=[HEAD, PROMPT]).fillna(0).min(axis=1).astype(int)
@@ -249,16 +265,23 @@ def _lacking_cells(planned: StudyParams, scores: pd.DataFrame) -> str:
 
 
 def _side(low: float, high: float) -> int:
-    """The sign that an interval allows alone; 0 if it includes zero, or is not known."""
+    """1 or -1, the only sign in an interval; 0 if the interval includes zero or is not known."""
     return int(low > 0) - int(high < 0)
 
 
 def answer_in_words(
     where: str, pooled: Pooled | None, others: dict[str, Pooled | None], left_out: pd.DataFrame
 ) -> str:
-    """The answer in three sentences, of head minus prompt, `pooled`, and head minus `others`.
+    """The answer in three sentences, which are about micro-F1.
 
-    `where` names models and numbers of training documents; for `left_out` see `AnswerResults`.
+    Parameters
+    ----------
+    where
+        Models and numbers of training documents, in words.
+    pooled, others
+        Head minus prompt, and head minus each arm of `IN_WORDS`; None where it is not known.
+    left_out
+        See `AnswerResults.left_out`.
     """
     if pooled is None:
         return f"Fewer than {MIN_TASKS} tasks have finished: there is no answer over tasks yet."

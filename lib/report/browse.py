@@ -38,7 +38,7 @@ TWIN_CHARACTERS, HOVER_CHARACTERS = 160, 240  # of a text in the table of twins,
 
 
 def side_by_side(splits: DatasetDict, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of `find_duplicates` with both texts' beginnings, the most similar first."""
+    """Pairs of `lib.data.find_duplicates` with both texts' beginnings, the most similar first."""
     texts = {(n, i): t for n, s in splits.items() for i, t in zip(s["id"], s["text"], strict=True)}
     table = pairs.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
     for side in ("", "other_"):
@@ -52,8 +52,8 @@ def embed(
 ) -> np.ndarray:
     """Mean-pooled embeddings of N documents by a frozen encoder, (N, H) float32.
 
-    `max_length` tokens of a document are read, `token_budget` per micro-batch, on `device` "auto",
-    "cpu" or "cuda".
+    At most `max_length` tokens of a document are read, and `token_budget` tokens are in one
+    micro-batch. `device` is "auto", "cpu" or "cuda".
     """
     place = choose_device(device)
     dtype = choose_dtype(place)
@@ -67,18 +67,20 @@ def embed(
 def project(embeddings: np.ndarray, *, seed: int) -> np.ndarray:
     """Points in the plane, (N, 2) float32, of N >= 3 embeddings (N, H): t-SNE of cosine distance.
 
-    van der Maaten and Hinton (2008), JMLR 9; begun at the first principal components, which keeps
-    more of the large-scale order (Kobak and Berens 2019, Nature Communications 10:5416).
+    For t-SNE see van der Maaten and Hinton (2008), JMLR 9. It starts from the first principal
+    components, which keeps more of the large-scale order (Kobak and Berens 2019, Nature
+    Communications 10:5416).
     """
     perplexity = min(30, (len(embeddings) - 1) / 3)
     tsne = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=seed)
-    # Its thousands of short parallel steps wait for each other where other work shares the cores.
+    # One thread: thousands of short parallel steps wait for each other where other work shares the
+    # cores.
     with threadpool_limits(1):
         return tsne.fit_transform(embeddings)
 
 
 def set_up(params: StudyParams) -> None:
-    """Seeds, threads, and how a notebook shows figures, tables and maps."""
+    """Set seeds, threads, and the way in which a notebook shows figures, tables and maps."""
     configure_process(seed=params.seed, num_threads=params.threads)
     set_plot_style()
     draw_maps_locally()
@@ -89,7 +91,7 @@ def set_up(params: StudyParams) -> None:
 def draw_maps_locally() -> None:
     """Let JupyterLab draw plotly's figures with plotly's own extension, without a network.
 
-    There is no button that uploads a figure, and with it the texts in it, to Plotly's cloud.
+    The button that uploads a figure, with the texts in it, to Plotly's cloud is left out.
     """
     config = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False}
     plotly.io.renderers["plotly_mimetype"].config = config
@@ -99,8 +101,8 @@ def draw_maps_locally() -> None:
 def plot_map(points: np.ndarray, documents: Dataset) -> go.Figure:
     """Interactive map of N documents at `points`, (N, 2); hovering shows id, labels and text.
 
-    Colour and symbol follow the nine most frequent labels; a document that has several of these is
-    drawn as the rarest of them.
+    The nine most frequent labels have a colour and a symbol each; all others share "other". A
+    document with several of the nine is drawn as the rarest of these.
     """
     # Each document's label, by rank
     counts = Counter(chain.from_iterable(documents["labels"]))
@@ -133,8 +135,8 @@ def plot_map(points: np.ndarray, documents: Dataset) -> go.Figure:
 
 
 def document_html(document: Mapping, *, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
-    """One document as HTML, escaped: id, labels, and its text, in grey from `max_length` on."""
-    text = printable(document["text"])  # as long as before
+    """One document as HTML, escaped: id, labels, and text, pale behind `max_length` tokens."""
+    text = printable(document["text"])  # of the same length, so that offsets are those of the text
     offsets = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     ).offset_mapping

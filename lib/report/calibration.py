@@ -1,4 +1,4 @@
-"""Calibration of finished runs, read from their predictions, as a table."""
+"""Calibration of finished runs as a table, from the predictions that they wrote."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,18 +12,18 @@ from lib.evaluation.design import effective_documents, share_interval
 from lib.evaluation.scores import Scores
 from lib.runs.finished import read_label_space, read_predictions
 
-WANTED = (0.9, 0.95)  # precisions at which answers might be given without a person (our choice)
+WANTED = (0.9, 0.95)  # precisions at which a user may automate answers (our choice)
 
 
 class ScoredRun(NamedTuple):
-    """A run's scores on the splits that choose and that judge."""
+    """A run's scores on validation, which chooses thresholds, and on test, which judges them."""
 
     validation: ScoredSplit
     test: ScoredSplit
 
 
 def read_scores(runs: pd.DataFrame) -> dict[str, list[ScoredRun]]:
-    """The scores of each arm's runs, by seed, of a table `arm seed folder`."""
+    """The scores of each arm's runs, in the order of seeds; `runs` has `arm seed folder`."""
     by_arm = runs.sort_values("seed").groupby("arm", sort=False)["folder"]
     return {arm: [ScoredRun(*_read_splits(f)) for f in folders] for arm, folders in by_arm}
 
@@ -46,13 +46,15 @@ def calibration_table(
 ) -> pd.DataFrame:
     """Calibration of each arm on test, before and after temperature scaling, mean over seeds.
 
-    A row per arm: `arm num_seeds ece ece_scaled temperature brier brier_scaled`, NaN without
-    probabilities; of label sets, ECE is that of pairs of document and label with a probability of
-    0.01 or more. For single labels also, for 0.9 and 0.95, `share_at_90`, the share of test
-    documents above the confidence that reached this precision on validation, and `reached_at_90`,
-    their precision on test, which may fall short of it; both with 95 % Wilson intervals `_low` and
-    `_high` over documents or their groups (not seeds). Any confidence can rank answers: decision
-    values too.
+    A row per arm: `arm num_seeds ece ece_scaled temperature brier brier_scaled`, the last five NaN
+    without probabilities. For label sets, the ECE is over pairs of document and label with a
+    probability of 0.01 or more.
+
+    Single labels have two more numbers for each precision of `WANTED`. `share_at_90` is the share
+    of test documents at or above the confidence with which answers were 90 % right on validation.
+    `reached_at_90` is the precision of these answers on test, which may fall short of 90 %. Both
+    have 95 % Wilson intervals, `_low` and `_high`, over documents or their groups, not over seeds.
+    Decision values are a confidence as well: it need only rank answers.
     """
     rows = []
     for arm, runs in scored.items():
@@ -74,7 +76,7 @@ def _mean_measures(runs: Sequence[ScoredRun], multi_label: bool) -> dict[str, fl
 def _mean_automated(runs: Sequence[ScoredRun], wanted: float) -> dict[str, float]:
     """Share of answers that are `automated` and their precision, means over runs, with intervals.
 
-    Answers of all runs to a document, and all documents of a group, count as one unit.
+    The unit of the intervals is a document, with the answers of all runs to it, or a whole group.
     """
     share, reached = (f"{name}_at_{round(100 * wanted)}" for name in ("share", "reached"))
     given = [automated(*run, wanted) for run in runs]
@@ -91,7 +93,7 @@ def _mean_automated(runs: Sequence[ScoredRun], wanted: float) -> dict[str, float
 def _with_interval(
     name: str, hits: Sequence[np.ndarray], groups: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """The mean share of each run's hits with its 95 % interval, NaN where none has an answer."""
+    """The mean over runs of the share of hits, with its 95 % interval; NaN if none has answers."""
     share, low, high = np.nan, np.nan, np.nan
     if sum(map(len, hits)):
         share = float(np.mean([of_run.mean() for of_run in hits if len(of_run)]))

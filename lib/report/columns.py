@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 from lib.report.wording import printable
 
 ARM_COLUMNS = ("arm", "arm_a", "arm_b", "student", "teacher", "ahead", "behind", "system")
-SMALL = ("learning_rate", "head_learning_rate", "weight_decay")  # whose third decimal is too late
+SMALL = ("learning_rate", "head_learning_rate", "weight_decay")  # three decimals would show 0
 LOW, HIGH = "lower end of the 95 % interval", "upper end of the 95 % interval"
 MEANINGS = {
     "num_seeds": "training runs; a score is their mean",
@@ -57,17 +57,17 @@ def show_table(
 ) -> Styler:
     """A table for a report: no index, three decimals, spaces in the names of columns.
 
-    Numbers of `SMALL` have all their decimals. A column's meaning is its tooltip, and so is the key
-    of an arm that is named in words.
+    Columns of `SMALL` have six significant digits. The tooltip of a column is its meaning, that of
+    an arm which is named in words its key.
 
     Parameters
     ----------
     formats, options
-        Of single columns, and of all, as `Styler.format` takes them.
+        Formats of single columns, and options for all, as `Styler.format` takes them.
     names
-        See `lib.report.names.arm_names`.
+        Arms in words (`lib.report.names.arm_names`); None: their keys.
     na_rep
-        Text of a missing number; None: the column's format decides.
+        Text for a missing value; None: the column's format decides.
     """
     table = table.map(lambda x: printable(x) if isinstance(x, str) else x)
     words = {column: lambda x: name_html(unescape(x), names or {}) for column in ARM_COLUMNS}
@@ -79,12 +79,12 @@ def show_table(
 
 
 def name_html(arm: str, names: Mapping[str, str]) -> str:
-    """The arm in words, with its key as tooltip."""
+    """The arm in words as HTML, escaped, with its key as tooltip."""
     name = names.get(arm, arm)
     return escape(name) if name == arm else f'<span title="{escape(arm)}">{escape(name)}</span>'
 
 
 def _head(column: str) -> str:
-    """The name of a column, with its meaning as tooltip."""
+    """The name of a column as HTML, escaped, with its meaning as tooltip."""
     name, meaning = escape(column.replace("_", " ")), MEANINGS.get(column)
     return f'<span title="{escape(meaning)}">{name}</span>' if meaning else name

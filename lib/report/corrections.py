@@ -1,4 +1,4 @@
-"""Corrected labels, collected in a CSV file that people keep: nothing in it is lost silently."""
+"""Corrected labels, collected in a CSV file that users keep: no row is replaced unasked."""
 
 import csv
 from collections.abc import Sequence
@@ -26,26 +26,33 @@ def write_correction(
     replace: bool = False,
     may_be_empty: bool = False,
 ) -> pd.DataFrame:
-    """Add a document's new labels to the file, as a whole or not at all; returns all corrections.
+    """All corrections, after the new labels of a document are added to the file.
+
+    The file is written as a whole or not at all.
 
     Parameters
     ----------
     file
-        CSV with the `COLUMNS`; made where it is not there.
+        CSV with the `COLUMNS`; it is made if it does not exist.
     document
-        The document's id; "" of a text that is none of the study's, which its text identifies.
-    old, new, known
-        Labels before and after, joined by `delimiter` if there are several; and those of the study.
-    allow_new, replace, may_be_empty
-        Take labels that the study does not have; these where the file has others for the document;
-        no label at all.
+        The document's id; "" for a text that is not one of the study's: `text` identifies that.
+    old, new
+        Labels of the document before and after; `delimiter` joins several in the file.
+    known
+        Labels of the study.
+    allow_new
+        Accept labels that are not among `known`.
+    replace
+        Replace other new labels that the file has for the document.
+    may_be_empty
+        Accept that `new` is empty.
 
     Raises
     ------
     InputError
         A label is unknown, nothing changes, or the file has other labels for the document.
     DataError
-        The file holds something else.
+        The file is not a CSV file of corrections.
     """
     for label in new:
         if not allow_new and label not in known:
@@ -67,13 +74,16 @@ def write_correction(
         )
     corrections = pd.concat([found[~same], pd.DataFrame([row])], ignore_index=True)
     with atomic_path(file) as path:
-        # All are quoted: pandas does not quote a lone carriage return, and would read two rows.
+        # All fields are quoted: pandas does not quote a lone carriage return, and reads two rows.
         corrections.to_csv(path, index=False, quoting=csv.QUOTE_ALL)
     return corrections
 
 
 def read_corrections(file: Path) -> pd.DataFrame:
-    """The corrections of a file, all columns texts; none where there is no file."""
+    """The corrections of a file, `COLUMNS` of text; empty if there is no file.
+
+    Raises `DataError` if the file is not one of corrections.
+    """
     if not file.exists():
         return pd.DataFrame(columns=list(COLUMNS), dtype=str)
     try:

@@ -14,12 +14,14 @@ MAX_CHARACTERS, MAX_DOCUMENTS = 400, 30
 
 
 def choose_pair(arms: Sequence[str]) -> tuple[str, str]:
-    """The head and the prompt, or else the two best `arms`, of which the best is first.
+    """The head and the prompt if both are among `arms`, else the first two.
+
+    `arms` are sorted from the best on.
 
     Raises
     ------
     ValueError
-        There is one arm alone.
+        There are fewer than two arms.
     """
     if set(QUESTION) <= set(arms):
         return QUESTION
@@ -33,8 +35,9 @@ def find_disagreements(
 ) -> pd.DataFrame:
     """Documents whose whole label set one arm gets right and the other wrong.
 
-    `right` (the arm) and the columns of `answers_side_by_side`. By arm, and within it those first
-    of which the other arm was surest.
+    A row per document: `right`, the arm that is right, and the columns of `answers_side_by_side`,
+    which describes the parameters. Rows are sorted by `right`; of equal ones, those first whose
+    wrong answer has the highest score.
     """
     table, right = answers_side_by_side(documents, a, b)
     # Those that one alone gets right, by the score of the other
@@ -51,9 +54,10 @@ def answers_side_by_side(
 ) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
     """The answers of arms to the same documents, and True where an arm's whole label set is right.
 
-    `id`, `text`, `true`, and for each arm its answer and its highest score ("<arm>",
-    "<arm> score"; a probability where the arm has any), from the test split and arms' names with
-    their `read_predictions` of one seed.
+    The table has a row per document: `id text true`, and for each arm "<arm>", its answer, and
+    "<arm> score", its highest score, which is a probability where the arm has any. Long texts and
+    label sets are cut. The bool series are by arm. `documents` are the test split; an arm is given
+    by its name and the `read_predictions` of one seed.
 
     Raises
     ------
@@ -75,9 +79,10 @@ def answers_side_by_side(
 
 
 def disagreements_html(table: pd.DataFrame) -> str:
-    """Two tables that fold out, of up to 30 documents each, as HTML that needs nothing else.
+    """The table of `find_disagreements` as HTML: a table that folds out for each arm.
 
-    The texts and labels of `find_disagreements` are escaped and not read as formulas.
+    Each has `MAX_DOCUMENTS` rows at most. Texts and labels are escaped and not read as formulas;
+    the HTML needs no script and no style sheet.
     """
     arms = [name for name in table.columns if f"{name} score" in table.columns]
     found = {}

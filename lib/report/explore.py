@@ -27,14 +27,15 @@ from lib.report.figures.fonts import tick_labels
 MAX_LABELS, MAX_COOCCURRING = 45, 20  # labels of a figure of counts, and of a heat map
 SPLIT_MARKERS = "osD"
 MAX_WORDS = 8  # words per label
-MIN_Z = 1.96  # standard deviations from which a word is shown: two-sided 5 % of one test
-PRIOR = 10.0  # weight of the prior: documents that contain each word at its overall rate
+MIN_Z = 1.96  # standard deviations from which a word is certain: two-sided 5 % of one test
+PRIOR = 10.0  # weight of the prior, in documents that contain each word at its overall rate
 
 
 def plot_class_counts(splits: DatasetDict, label_space: LabelSpace) -> Figure:
     """Documents of each label in each split, on a log scale, the most frequent labels first.
 
-    With more than 45 labels, a second panel shows the training documents of all of them.
+    With more than `MAX_LABELS`, a second panel shows the training documents of all labels by rank.
+    `splits` are those of `lib.data.load_splits`.
     """
     # Counts per label and split
     table = pd.DataFrame(
@@ -84,7 +85,7 @@ def plot_labels_per_document(splits: DatasetDict) -> Figure:
 
 
 def cooccurrence(y: np.ndarray) -> np.ndarray:
-    """P(column | row), (C, C) float: the share of a row label's documents that have the column's.
+    """P(column | row), (C, C) float32: the share of a row label's documents with the column label.
 
     `y` is (N, C) bool. The row of a label without documents is 0.
     """
@@ -93,7 +94,10 @@ def cooccurrence(y: np.ndarray) -> np.ndarray:
 
 
 def plot_cooccurrence(y: np.ndarray, names: Sequence[str]) -> Figure:
-    """Heat map of P(column | row) among the 20 most frequent labels; the diagonal is left out."""
+    """Heat map of `cooccurrence` among the 20 most frequent labels, without the diagonal.
+
+    `y` is (N, C) bool, dense or sparse; `names` are those of the C labels.
+    """
     top = np.argsort(-y.sum(axis=0), kind="stable")[:MAX_COOCCURRING]
     ticks = tick_labels(names[c] for c in top)
     size = 2.4 + 0.24 * len(top)
@@ -112,13 +116,13 @@ def plot_cooccurrence(y: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
-    """Tokens of each of N texts, (N,) int, without the frame that the model puts around them."""
+    """The number of tokens of each of N texts, (N,) int, without special tokens around them."""
     ids = encode_documents(tokenizer, texts, max_length=10_000_000, add_special_tokens=False)
     return np.array([len(document) for document in ids], dtype=int)
 
 
 def plot_token_lengths(lengths: Sequence[int], max_length: int) -> Figure:
-    """Histogram of tokens per document, with the line behind which texts are cut."""
+    """Histogram of `lengths`, in tokens per document; the line shows where texts are cut."""
     fig, ax = plt.subplots(figsize=(6, 2.8))
     bins = int(np.clip(2 * np.sqrt(len(lengths)), 8, 60))
     sns.histplot(np.maximum(lengths, 1), ax=ax, bins=bins, log_scale=True)
@@ -134,15 +138,16 @@ def plot_token_lengths(lengths: Sequence[int], max_length: int) -> Figure:
 def distinctive_words(texts: Sequence[str], y: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
     """The most distinctive words of each label, the label with most documents first.
 
-    Log-odds of a word in the label's documents against all others, with a Dirichlet prior in
-    proportion to the whole, over their standard deviation: Monroe, Colaresi and Quinn (2008),
-    "Fightin' Words", Political Analysis 16(4), equations 16, 20 and 22. A word counts once per
-    document and must be in two of the label's, so that no single text decides. Stop words need no
-    list: they are seldom distinctive, and where they are ("who", "where"), they are shown. Texts
-    without spaces are cut into pairs of characters.
+    A row per label: `label documents words`. `words` are joined by spaces, "" if none is certain.
 
-    `label`, `documents` and `words`, joined by spaces, "" if nothing is certain, of N `texts` with
-    the labels `y`, (N, C) bool, of C `names`.
+    Words are ranked by the log-odds of a word in the label's documents against all others, with a
+    Dirichlet prior in proportion to the whole, over its standard deviation: Monroe, Colaresi and
+    Quinn (2008), "Fightin' Words", Political Analysis 16(4), equations 16, 20 and 22. A word counts
+    once per document and must be in two documents of the label, so that no single text decides.
+    There is no list of stop words: they are seldom distinctive, and where they are ("who",
+    "where"), they are shown. Texts without spaces are cut into pairs of characters.
+
+    `texts` are N, `y` is (N, C) bool, dense or sparse, and `names` are those of the C labels.
     """
     support = y.sum(axis=0)
     order = np.argsort(-support, kind="stable")
@@ -166,7 +171,10 @@ def distinctive_words(texts: Sequence[str], y: np.ndarray, names: Sequence[str])
 
 
 def _z_scores(y_kw: coo_array, counts: csr_array) -> np.ndarray:
-    """Log-odds ratio over its standard deviation, of each entry of `y_kw`: in the paper's names."""
+    """Log-odds ratio over its standard deviation for each entry of `y_kw`, (label k, word w).
+
+    Names are those of the paper: y are counts, n their sums, alpha the prior. `counts` is (N, V).
+    """
     y_w = counts.sum(axis=0)  # (V,)
     n = y_w.sum()
     alpha_w = PRIOR * y_w[y_kw.col] / counts.shape[0]
@@ -181,7 +189,10 @@ def _z_scores(y_kw: coo_array, counts: csr_array) -> np.ndarray:
 
 
 def _cutter(texts: Sequence[str]) -> Callable[[str], list[str]]:
-    """Words of at least two characters; of texts without spaces pairs of characters with marks."""
+    """A function that cuts a text into words of at least two characters.
+
+    If most texts have no spaces, it cuts into pairs of characters, with their combining marks.
+    """
     if np.median([len(text) / max(len(text.split()), 1) for text in texts]) < 20:
         return partial(find_words, least=2)
     return lambda text: list(map("".join, pairwise(regex.findall(r"\X", normal_form(text)))))

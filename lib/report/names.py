@@ -9,15 +9,15 @@ import pandas as pd
 
 from lib.report.wording import shorten
 
-# Endings of a model's name that say how its file is stored, and not which model it is
+# Endings of a model's name about the storage of its file, such as ".Q4_K_M.gguf"
 STORED = re.compile(r"([.-](I?Q\d\w*|B?F(16|32)))?(\.gguf)?$", re.IGNORECASE)
 
 
 def arm_names(runs: pd.DataFrame) -> dict[str, str]:
-    """The name of each arm in words, such as "head on SmolLM2-135M".
+    """The name of each arm in words, such as "head on SmolLM2-135M", by the arm's key.
 
-    Arms that would be called the same have their key before the words, or, where all of them would
-    be, the key alone.
+    Arms with the same words have their key before them. Where all arms have the same words, each is
+    called by its key alone. `runs` has `arm params`.
     """
     first = runs.groupby("arm", sort=False)["params"].first()
     words = {arm: describe_arm(params) for arm, params in first.items()}
@@ -30,13 +30,13 @@ def arm_names(runs: pd.DataFrame) -> dict[str, str]:
 def name_model(model_id: str) -> str:
     """The model's name without folders, the storage of its file, and "Instruct"."""
     *folders, name = [part for part in re.split(r"[:/]", model_id) if part]
-    if name == "model" and folders:  # a package's: that of the package, behind its prefix
+    if name == "model" and folders:  # of a package "<prefix>_<model>/model"
         name = folders[-1].partition("_")[2].replace("_", "-") or folders[-1]
     return shorten(STORED.sub("", name).removesuffix("-Instruct"))
 
 
 def describe_arm(params: Mapping[str, Any]) -> str:
-    """The approach of a run in words, from its parameters."""
+    """The approach of a run in words, from its parameters: method, model, teacher or examples."""
     model, notebook = name_model(params["model_id"]), params.get("notebook", "")
     adapted = params.get("lora_r", 1) > 0
     if notebook.startswith("02"):

@@ -10,12 +10,13 @@ from lib.storage import ROOT, atomic_path
 
 
 def publish_notebooks(executed: Mapping[str, Path], folder: Path) -> None:
-    """Copy notebooks that papermill has executed, without what belongs to the machine.
+    """Copy notebooks that papermill has executed into a folder, as `<name>.ipynb`.
 
-    Folders of this machine, timings of cells, the state of widgets and what the kernel wrote
-    about itself are left out; code, results, figures and the run's own log stay. A notebook that is
-    missing or older than its run's predictions is left out: its run was made by hand.
+    Folders of this machine, papermill's timings and the state of widgets are left out; code,
+    results, figures and the run's own log stay. A notebook that is missing or older than its run's
+    predictions is left out: its run was made by hand. `executed` has the notebooks' paths by name.
     """
+    # the folder that contains all of these; it is cut from paths in the text, as are ROOT and home
     together = os.path.commonpath([path.resolve() for path in (*executed.values(), folder)])
     for name, source in executed.items():
         results = source.with_name("predictions.parquet")  # of an arm; the comparison has none

@@ -27,9 +27,10 @@ A difference between them may come from that.
 
 
 def describe_reading(runs: pd.DataFrame) -> str:
-    """The share of test documents that arms cut, in words; "" where all arms read the same.
+    """Tokens and windows that arms read, and the share of test documents that they cut, in words.
 
-    `test_cut_share` is missing in runs of earlier versions.
+    "" where all arms read alike, or none cuts any. `runs` has `arm params test_cut_share`; the last
+    is missing in runs of earlier versions, whose share is then called unrecorded.
     """
     ways: dict[tuple[int, int], dict[str, list]] = {}
     for arm, some in runs.groupby("arm", sort=False):
@@ -43,13 +44,13 @@ def describe_reading(runs: pd.DataFrame) -> str:
 
 
 def _way(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Tokens and windows of an arm; no tokens for whole texts."""
+    """Tokens per window and windows per document that an arm reads; 0 tokens: whole texts."""
     if params.get("method") == "tfidf" and params.get("read", "all") == "all":
         return 0, 1
     return params["max_length"], params.get("windows", 1)
 
 
 def _facts(max_length: int, windows: int, *, arms: list[str], shares: list[float]) -> dict:
-    """Facts of one way of reading; shares from the smallest to the largest, each once."""
+    """Facts for `READING` on one way to read; shares from the smallest on, each once."""
     known = dict.fromkeys(map(format_share, sorted(share for share in shares if share == share)))
     return {"max_length": max_length, "windows": windows, "arms": arms, "shares": list(known)}

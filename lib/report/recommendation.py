@@ -1,4 +1,4 @@
-"""The arm to pick: a recommendation by stated rules.
+"""The arm to pick: a recommendation by rules, which `sentences.RULES` states.
 
 Limits without a source are our choices.
 """
@@ -16,11 +16,11 @@ from lib.report.sentences import describe_rules, give_reason
 from lib.report.wording import format_saving
 
 HEAD, PROMPT = QUESTION = ("embedding", "instruction")  # the arms of the study's question
-MARGIN = 0.05  # micro-F1 that one would mind losing
+MARGIN = 0.05  # the least loss in micro-F1 that matters to a user
 COST_FACTOR = 1.5  # costs within this factor of each other count as equal
 NUM_DOCUMENTS = 10_000  # documents that a model is to classify after its training
-# Dollars per hour of a CPU core, and of a GPU with the machine around it, in the range of what
-# clouds ask: they decide only between a CPU and a GPU.
+# Dollars per hour of a CPU core, and of a GPU with the machine around it, in the range of clouds'
+# prices. Between arms on the same kind of device they cancel out.
 PRICES = {"cpu": 0.05, "cuda": 2.0}
 THRESHOLDS = {
     "alpha": ALPHA, "margin": MARGIN, "cost_factor": COST_FACTOR, "num_documents": NUM_DOCUMENTS,
@@ -32,37 +32,42 @@ RULES = describe_rules(THRESHOLDS)
 def recommend(
     comparison: pd.DataFrame, pairwise: pd.DataFrame, names: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The recommendation by `RULES`, of plain values: the content of `recommendation.json`.
+    """The recommendation by `RULES`, in plain values: the content of `recommendation.json`.
 
     Parameters
     ----------
     comparison
-        A row per arm: `arm num_seeds micro_f1 micro_f1_low micro_f1_high`, and of its costs
-        `train_seconds infer_docs_per_second device num_threads num_processes` (without the last
-        two: one).
-    pairwise, names
-        As `compare_all` returns it for every pair; what the reason calls the arms.
+        A row per arm: `arm num_seeds micro_f1 micro_f1_low micro_f1_high`, and for its costs
+        `train_seconds infer_docs_per_second device num_threads num_processes`. The last two are 1
+        if they are missing.
+    pairwise
+        The table of `compare_all` for every pair.
+    names
+        The arms' names in `reason`; None: their keys.
 
     Returns
     -------
     dict
-        `kind` ("clear_winner", "cheaper_tie", "tie" or "too_little_data"); `arm`, the recommended
-        one or None; `best`, that of the highest micro-F1; `reason`; `micro_f1` with `low` and
-        `high`, `cost_seconds`, `cost_dollars` and `num_seeds` of each arm; `certain_against` and
-        `not_distinguishable_from`, best minus each other arm; `head_or_prompt`, of `HEAD` and
-        `PROMPT`, or None; `rules`, their thresholds. Numbers that are not known are None.
+        `kind`: "clear_winner", "cheaper_tie", "tie" or "too_little_data"; `arm`, the recommended
+        one or None; `reason`, in words; `best`, the arm of the highest micro-F1. By arm: `micro_f1`
+        (`f1 low high`), `cost_seconds` and `cost_dollars` of training and of classifying
+        `NUM_DOCUMENTS`, `num_seeds`. Lists of `difference`, best minus each other arm:
+        `certain_against` and `not_distinguishable_from`. `head_or_prompt`: the same of `HEAD` minus
+        `PROMPT`, None unless both have run. `rules`: `THRESHOLDS`. Numbers that are not known are
+        None.
 
     Raises
     ------
     ValueError
-        A pair is missing: of a study with a reference, see `sentences.conclude_effects`.
+        A pair is missing, as in a study that compares with a reference alone; for that see
+        `sentences.conclude_effects`.
     """
     # Arms from the best on, and the differences of the best arm to all others
     ranked = comparison.sort_values(["micro_f1", "arm"], ascending=[False, True]).set_index("arm")
     best, *others = ranked.index
     pairs = [difference(pairwise, best, arm) for arm in others]
     beaten = {b for a, b in permutations(others, 2) if _wins(difference(pairwise, a, b))}
-    # What each arm scores and costs
+    # Scores and costs of each arm
     columns = {"micro_f1": "f1", "micro_f1_low": "low", "micro_f1_high": "high"}
     f1 = ranked[list(columns)].rename(columns=columns).map(_number)
     micro_f1 = f1.astype(object).where(f1.notna(), None).to_dict("index")
@@ -93,9 +98,10 @@ def _choose(
     dollars: pd.Series,
     names: Mapping[str, str],
 ) -> tuple[str, str | None, str]:
-    """`kind`, `arm` and `reason` by `RULES`, of arms from the best on.
+    """`kind`, `arm` and `reason` by `RULES`.
 
-    `beaten` are those than which some arm is distinguishably better.
+    `micro_f1` has the arms from the best on; `pairs` are the best minus each other arm; `beaten`
+    are the arms than which another arm is distinguishably better; `dollars` are costs by arm.
     """
     best = next(iter(micro_f1))
     tied = [pair for pair in pairs if not pair["distinguishable"]]
@@ -118,7 +124,7 @@ def _choose(
     costs = dollars[[best, *loss]].dropna()
     if best not in costs or len(costs) < 2:
         return "tie", None, give_reason("costs unknown")
-    # The best of those that are about as cheap as the cheapest
+    # The best of the arms that are about as cheap as the cheapest
     cheaper = costs[(costs < costs[best]) & (COST_FACTOR * costs <= costs[best])]
     if len(cheaper):
         cheap = set(cheaper[cheaper <= COST_FACTOR * cheaper.min()].index)
@@ -152,7 +158,7 @@ def _detectable(pair: Mapping[str, Any]) -> float:
 
 
 def _number(value: float) -> float | None:
-    """A plain number without the noise of rounding, None of what is missing or infinite."""
+    """A plain number, rounded to 12 decimals; None for one that is missing or infinite."""
     return round(float(value), 12) if np.isfinite(value) else None
 
 
@@ -164,17 +170,17 @@ def _seconds(ranked: pd.DataFrame) -> pd.Series:
 
 
 def _dollars(ranked: pd.DataFrame, seconds: pd.Series) -> pd.Series:
-    """Dollars of those seconds by `PRICES`; NaN where they are not known."""
+    """Dollars, by `PRICES`, of the seconds that `_seconds` returns; NaN where not known."""
     threads = ranked.get("num_threads", pd.Series(1, ranked.index)).astype(float)
     on_cpu = ranked["device"] == "cpu"
     gpus = ranked.get("num_processes", pd.Series(1, ranked.index)).where(~on_cpu, 1).astype(float)
-    seconds = seconds + (gpus - 1) * ranked["train_seconds"].astype(float)  # one of them classifies
+    seconds = seconds + (gpus - 1) * ranked["train_seconds"].astype(float)  # one GPU classifies
     units = threads.where(threads > 0).where(on_cpu, 1)
     return seconds / 3600 * units * ranked["device"].map(PRICES).astype(float)
 
 
 def _head_or_prompt(pairwise: pd.DataFrame) -> dict[str, Any]:
-    """The pair's difference, head minus prompt, and which of both is certain to be better."""
+    """The difference, head minus prompt, and `arm`, the one that is distinguishably better."""
     pair = difference(pairwise, HEAD, PROMPT)
     better = HEAD if (pair["delta"] or 0) > 0 else PROMPT
     names = {"head": HEAD, "prompt": PROMPT, "arm": better if pair["distinguishable"] else None}
@@ -187,7 +193,12 @@ def _wins(pair: Mapping[str, Any]) -> bool:
 
 
 def difference(pairwise: pd.DataFrame, a: str, b: str) -> dict[str, Any]:
-    """The pair's difference in micro-F1, turned so that it reads a minus b; see `recommend`."""
+    """The difference in micro-F1, a minus b, in whichever order `pairwise` has the pair.
+
+    `arm` is b; `delta low high p_holm test min_detectable` are those of `compare_all`;
+    `distinguishable` is true where the difference is certain. Raises `ValueError` if the pair is
+    missing.
+    """
     micro = pairwise[pairwise["metric"] == "micro_f1"]
     for x, y, sign in ((a, b, 1), (b, a, -1)):
         found = micro[(micro["arm_a"] == x) & (micro["arm_b"] == y)]

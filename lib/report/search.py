@@ -1,4 +1,4 @@
-"""Searches of a study's runs: every candidate, and whether arms had equally many."""
+"""Searches of a study's runs for the best parameters: every candidate, and their numbers by arm."""
 
 import pandas as pd
 
@@ -7,9 +7,11 @@ from lib.report.tables import read_table
 
 
 def read_tries(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every candidate of the runs' searches: `arm seed`, their values, scores and cost.
+    """Every candidate of the runs' searches: `arm seed`, its values, score and cost.
 
-    A candidate that names no learning rate has that of its arm's file.
+    The other columns are the searched parameters and `epochs micro_f1 train_seconds chosen`, on
+    validation. A candidate without a learning rate of its own has that of its run. The
+    table is empty if no run has searched.
     """
     table = read_table(runs, "search.csv")
     if "learning_rate" in table:
@@ -21,7 +23,10 @@ def read_tries(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def unequal_tries(runs: pd.DataFrame) -> str:
-    """The number of candidates of each arm that is trained in epochs; "" if all have as many."""
+    """The number of candidates of each arm that is trained in epochs; "" if all have equally many.
+
+    An arm without a search has one. `runs` has `arm seed folder params`.
+    """
     trained = runs[[run.get("num_epochs", 0) > 0 for run in runs["params"]]]
     tried = read_table(trained, "search.csv")
     count = dict.fromkeys(trained["arm"], 1)

@@ -162,7 +162,7 @@ Intervals are 95 %, over test documents
 
 
 def fill(template: str, **facts: Any) -> str:
-    """A template's text with these facts, on one line."""
+    """A template's text, filled with these facts, on one line; a fact that is missing raises."""
     return " ".join(_compile(template).render(facts).split())
 
 
@@ -177,13 +177,13 @@ def _compile(template: str) -> Template:
 
 
 def _with_deltas(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """List as "tfidf (+0.036) and frozen (no difference)"."""
+    """Arms with their differences, as "tfidf (+0.036) and frozen (no difference)"."""
     deltas = ["no difference" if p["delta"] == 0 else format_delta(p["delta"]) for p in pairs]
     return join([f"{pair['arm']} ({delta})" for pair, delta in zip(pairs, deltas, strict=True)])
 
 
 def describe_rules(thresholds: Mapping[str, float]) -> str:
-    """The rules of the recommendation with its `THRESHOLDS`, as a Markdown list."""
+    """`RULES` with the `thresholds` of `lib.report.recommendation`, as a Markdown list."""
     return _compile(RULES).render(thresholds)
 
 
@@ -195,7 +195,10 @@ def give_reason(name: str, **facts: Any) -> str:
 def three_sentences(
     recommendation: Mapping[str, Any], names: Mapping[str, str] | None = None
 ) -> str:
-    """The answer of `recommend` as a Markdown list: the best arm, head or prompt, which to pick."""
+    """The answer of `recommend` as a Markdown list of three: best arm, head or prompt, arm to pick.
+
+    `names` are the arms in words; None: their keys.
+    """
     best, arm = recommendation["best"], recommendation["arm"]
     seeds, f1 = recommendation["num_seeds"][best], recommendation["micro_f1"]
     names = names or {name: name for name in f1}
@@ -211,7 +214,10 @@ def three_sentences(
 
 
 def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:
-    """A paragraph, in Markdown, on which arms of `compare_all` differ from its reference."""
+    """A paragraph, in Markdown, on the arms that differ from the reference and those that do not.
+
+    `pairwise` is the table of `compare_all` with this reference.
+    """
     micro = pairwise[pairwise["metric"] == "micro_f1"].sort_values("delta", ascending=False)
     if micro.empty:
         return give_reason("alone", best=reference) + "."
@@ -232,9 +238,9 @@ def conclude_effects(pairwise: pd.DataFrame, reference: str) -> str:
 
 
 def describe_curves(table: pd.DataFrame, curves: Mapping[str, Curve], crossed: pd.DataFrame) -> str:
-    """A Markdown list: who leads with few and with many documents, and crossings.
+    """A Markdown list: the leaders with few and with many training documents, and crossings.
 
-    From what `learning_curves`, `resample_curves` and `crossings` return.
+    `table`, `curves` and `crossed` are from `learning_curves`, `resample_curves` and `crossings`.
     """
     sizes = np.unique(np.concatenate([c.sizes for c in curves.values() if c.uses_training_data]))
     ends = [int(size) for size in dict.fromkeys((sizes[0], sizes[-1]))]
@@ -247,7 +253,7 @@ def describe_curves(table: pd.DataFrame, curves: Mapping[str, Curve], crossed: p
 
 
 def _describe_leader(table: pd.DataFrame, curves: Mapping[str, Curve], size: int) -> str:
-    """The leader at a size, and what the others reach; certain leads are not marked here."""
+    """The leader at a size and the F1 of the others, whether or not the lead is certain."""
     present = [name for name, c in curves.items() if not c.uses_training_data or size in c.sizes]
     at_size = table[table["train_size"].isin([0, size]) & table["approach"].isin(present)]
     best, *others = at_size.sort_values("micro_f1", ascending=False).to_dict("records")

@@ -45,13 +45,17 @@ class StudyResults:
     Attributes
     ----------
     every_run, runs_by_size, runs
-        See `lib.runs.finished.read_runs`: of all training sizes, by size, and of the largest.
+        Tables of `lib.runs.finished.read_runs`: of all training sizes, by size, and of the largest.
     shared
-        Parameters of the run with the most training documents.
+        Parameters of the run with the most training documents, which stand for all runs.
     resampling
-        `num_resamples` and `groups`, as all resampling functions take them.
-    y_true, y_preds, comparison, pairwise, names
-        See `stack_predictions` and `compare_runs` of `lib.report.tables`, and `arm_names`.
+        Options `num_resamples` and `groups`, as all resampling functions take them.
+    y_true, y_preds
+        Truth and predictions on the test split: see `lib.report.tables.stack_predictions`.
+    comparison, pairwise
+        F1 and costs by arm, differences by pair: see `lib.report.tables.compare_runs`.
+    names
+        Arms in words: see `lib.report.names.arm_names`.
     """
 
     def __init__(self, params: CompareParams) -> None:
@@ -80,7 +84,7 @@ class StudyResults:
 
     @cached_property
     def about(self) -> str:
-        """The data and the command, for captions."""
+        """Numbers of documents and labels, and the command that runs the study, for captions."""
         absent = self.comparison["num_labels_without_test"].max()
         none = f" ({absent:.0f} without a test document: 0 in macro-F1)" if absent else ""
         folder = self.params.params_dir
@@ -93,7 +97,7 @@ class StudyResults:
 
     @property
     def num_train(self) -> int:
-        """Training documents at the largest size; 0 for all, of a run of an earlier version."""
+        """Training documents at the largest size; 0, for all, in runs of an earlier version."""
         asked = self.shared.get("train_size") or self.shared["num_train"]
         return asked or int(pd.to_numeric(self.runs["train_documents"]).fillna(0).max())
 
@@ -106,7 +110,7 @@ class StudyResults:
 
     @property
     def gaps(self) -> str:
-        """Markdown on missing runs, other parameters than asked, unequal search; "" if none."""
+        """Markdown on missing runs, parameters other than in files, unequal search; "" if none."""
         params, runs, parts = self.params, self.every_run, []
         if missing := tables.missing_runs(runs, arms=params.arms, seeds=params.seeds):
             parts.append(f"**Not all of the study has run.** Missing: {missing}.")
@@ -132,7 +136,7 @@ class StudyResults:
             show_figure(fig, self.folder, name, caption, about=self.about)
 
     def table(self, table: pd.DataFrame, formats: Mapping | None = None, **options: Any) -> Styler:
-        """See `show_table`; arms are named in words."""
+        """The table for a report: see `show_table`; arms are named in words."""
         return show_table(table, formats, names=self.names, **options)
 
     @cached_property
@@ -146,7 +150,11 @@ class StudyResults:
         return f"> {verdict.give_verdict(self._recommendation, self.names)}"
 
     def lines(self) -> None:
-        """Show how each arm stands to the recommended, best or reference arm, and what it costs."""
+        """Show a line per arm (`verdict.arm_lines`), and below them their meaning.
+
+        Arms are judged by the reference if there is one, else by the recommended arm, else by the
+        one of the highest micro-F1.
+        """
         anchor, title = self.params.reference, verdict.REFERENCE
         if not anchor:
             anchor, title = self._recommendation["arm"], verdict.RECOMMENDED
@@ -160,9 +168,10 @@ class StudyResults:
         display(Markdown(verdict.explain_lines(self.names[anchor], kinds=kinds, **single)))
 
     def answer(self) -> str:
-        """The study's answer in Markdown, written as `conclusion.md` and `recommendation.json`.
+        """The study's answer in Markdown, also written as `conclusion.md`.
 
-        It ends with what arms read, where they do not read the same.
+        It ends with the parts of documents that arms read, where these differ. Without a reference,
+        `recommendation.json` is written too.
         """
         if reference := self.params.reference:
             pairs = self._in_words(self.pairwise, "arm_a", "arm_b")
@@ -186,7 +195,10 @@ class StudyResults:
         return self.every_run["arm"].str.contains("@").any()
 
     def learning_curves(self) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-        """Tables of curves and of crossings, and what they say; all written into the folder."""
+        """Tables of `learning_curves` and `crossings`, and `describe_curves` in Markdown.
+
+        They are written as `curves.csv`, `crossings.csv` and `curves.md`.
+        """
         y_true, y_preds = tables.stack_predictions(self.every_run)
         table = learning_curves(y_true, y_preds, groups=self.resampling["groups"])
         curves = resample_curves(y_true, y_preds, **self.resampling)
@@ -201,11 +213,14 @@ class StudyResults:
 
     @cached_property
     def scored(self) -> dict[str, list[ScoredRun]]:
-        """See `read_scores`."""
+        """Scores by arm and seed: see `read_scores`."""
         return read_scores(self.runs)
 
     def save_sizes(self) -> None:
-        """Write `comparison` and `pairwise` of every training size, as `sizes` and `effects`."""
+        """Write `comparison` and `pairwise` of every training size, as `sizes` and `effects`.
+
+        06_answer reads these two files.
+        """
         found: dict[str, list[pd.DataFrame]] = {"sizes": [], "effects": []}
         for size, runs in self.runs_by_size.items():
             if runs is self.runs:
@@ -220,16 +235,16 @@ class StudyResults:
             self.save(pd.concat(parts, ignore_index=True), name)
 
     def calibration(self) -> pd.DataFrame:
-        """See `calibration_table`; written into the folder."""
+        """The table of `calibration_table`, also written as `calibration.csv`."""
         table = calibration_table(self.scored, multi_label=self.multi_label)
         self.save(table, "calibration")
         return table
 
     @cached_property
     def documents(self) -> Dataset | None:
-        """The test documents that the runs have answered; None where these are not at hand.
+        """The test documents that the runs have answered; None where they cannot be read.
 
-        A report needs predictions alone.
+        Then a line is printed, and the report leaves out what needs texts.
         """
         try:
             splits = load_splits(self.params)
@@ -242,7 +257,7 @@ class StudyResults:
             return None
 
     def slices(self) -> dict[str, pd.DataFrame]:
-        """F1 by parts of the labels and, where they are at hand, of the documents."""
+        """Tables of `f1_by_part` by title: parts of labels and, if `documents`, of documents."""
         of = partial(f1_by_part, self.y_true, self.y_preds, groups=self.resampling["groups"])
         support = parts_by_support(read_train_counts(self._largest))
         found = {"training documents of a label": of(labels=support)}
@@ -255,7 +270,10 @@ class StudyResults:
         return found
 
     def levels(self) -> dict[str, pd.DataFrame]:
-        """F1 and, of single labels, errors by level of the label hierarchy; empty without one."""
+        """F1 and, for single labels, errors by level of the label hierarchy; empty without one.
+
+        Tables of `f1_by_level` and `errors_by_level` by their titles.
+        """
         level = self.shared["label_level"]
         levels = LEVELS[: LEVELS.index(level) + 1] if level else ()
         if len(levels) < 2:
@@ -270,12 +288,12 @@ class StudyResults:
         return found
 
     def answers_of(self, arm: str) -> tuple[str, pd.DataFrame]:
-        """An arm's name in words and its predictions on test, of its first seed."""
+        """An arm's name in words, and the predictions on test of its first seed."""
         runs = self.runs[self.runs["arm"] == arm].sort_values("seed")
         return self.names[arm], read_predictions(runs["folder"].iloc[0])
 
     def histories(self) -> dict[str, list[pd.DataFrame]]:
-        """Training histories by arm, of the arms that are trained in epochs."""
+        """Training histories by arm, one per seed, of the arms that are trained in epochs."""
         found = defaultdict(list)
         for arm, folder in zip(self.runs["arm"], self.runs["folder"], strict=True):
             history = pd.read_parquet(folder / "history.parquet")
@@ -289,7 +307,7 @@ def parts_by_truncation(
 ) -> pd.Categorical:
     """The part of each document, (N,): read as a whole, or cut behind `max_length` tokens.
 
-    Another arm's tokenizer may cut elsewhere, and TF-IDF reads whole texts.
+    It is that of one tokenizer: another arm's may cut elsewhere, and TF-IDF reads whole texts.
     """
     cut = are_cut(tokenizer, texts, max_length=max_length)
     names = [f"up to {max_length} tokens", "cut"]

@@ -22,15 +22,16 @@ from lib.storage import ROOT
 
 log = logging.getLogger(__name__)
 
-# Parameters of one run alone, or of its place on disk.
+# Parameters of one run alone, or of its place on disk: differences in them are no change.
 OF_A_RUN = {"seed", "train_size", "params_dir", "runs_dir", "figures_dir", "report_to"}
 
 
 def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int]) -> str:
     """The study's runs that are missing, such as "embedding: seed 2"; "" if none is.
 
-    No `arms` for those that have run. An arm that is not trained runs with the first seed alone if
-    others have training sizes ("embedding@64").
+    Expected are all `arms` with all `seeds`; without `arms`, those that have run at all. If arms
+    have training sizes ("embedding@64"), one without a size is not trained and has the first seed
+    alone.
     """
     arms = list(arms) or list(runs["arm"].unique())
     sized = any("@" in arm for arm in arms)
@@ -46,8 +47,8 @@ def missing_runs(runs: pd.DataFrame, *, arms: Sequence[str], seeds: Sequence[int
 def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
     """Parameters of runs that differ from the study's files; "" if there are none.
 
-    Such as "embedding: learning_rate is 0.004, in its file 0.002", of a run that was made by hand.
-    `study_dir` contains the study's parameters files; without it no run differs.
+    An example is "embedding: learning_rate is 0.004, in its file 0.002", of a run that was made by
+    hand. `study_dir` contains the study's parameter files; if it does not exist, no run differs.
     """
     arms = load_study(study_dir) if study_dir.is_dir() else {}
     changed = dict.fromkeys(
@@ -58,16 +59,16 @@ def changed_params(runs: pd.DataFrame, study_dir: Path) -> str:
         if key not in OF_A_RUN
         and not (key in searched(arms[arm]) and run.params.get("search") == arms[arm].search)
         and run.params.get(key, asked) != asked
-        and not (key == "num_epochs" and run.params.get("min_steps"))  # which raises it
-        and not (key == "max_length" and asked == "auto")  # which a run makes a number
+        and not (key == "num_epochs" and run.params.get("min_steps"))  # min_steps raises it
+        and not (key == "max_length" and asked == "auto")  # a run makes it a number
     )  # once for all seeds
     return "; ".join(changed)
 
 
 def by_size(runs: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    """The runs at each training size, "embedding@64" called "embedding", the largest size last.
+    """The runs at each training size, the largest last; "embedding@64" is named "embedding" there.
 
-    Arms without a size are at every size. A study without sizes has one, 0, with all runs.
+    Arms without a size are at every size. A study without sizes has the one size 0 with all runs.
     """
     names = runs["arm"].str.partition("@")
     sizes = pd.to_numeric(names[2]).fillna(0).astype(int)
@@ -79,7 +80,7 @@ def by_size(runs: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 
 def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
-    """The parameters in which arms that have them differ: a row per parameter, a column per arm."""
+    """Parameters that differ between the arms that have them, a row each, a column per arm."""
     first = runs.groupby("arm", sort=False)["params"].first()
     table = pd.DataFrame(first.tolist(), index=first.index).astype(object).T
     table = table.drop(index=["arm", "seed", "notebook", *INPUTS], errors="ignore")
@@ -88,7 +89,7 @@ def differing_params(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_table(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A CSV file that some runs have written, with their `arm` and `seed`; empty if none has."""
+    """The CSV files `name` of all runs that have one, with `arm` and `seed`; empty if none has."""
     tables = [
         pd.read_csv(run["folder"] / name).assign(arm=run["arm"], seed=run["seed"])
         for _, run in runs.iterrows()
@@ -98,9 +99,9 @@ def read_table(runs: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def drop_unsized(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without those of an arm at no size that has run at sizes too, which a line names.
+    """The runs without those of an arm at no training size that has run at sizes too.
 
-    They are left from before the study had training sizes.
+    Such runs are left from before the study had training sizes; a warning names each.
     """
     parts = runs["arm"].str.partition("@")
     left = runs["arm"].isin(parts[0][parts[1] == "@"])
@@ -110,9 +111,10 @@ def drop_unsized(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def stack_predictions(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Truth (N, C) bool of the test split, and each arm's predictions (S, N, C) bool by seed.
+    """Truth of the test split, (N, C) bool, and predictions by arm, (S, N, C) bool.
 
-    Best mean micro-F1 first.
+    Arms are sorted by mean micro-F1, the best first; seeds ascend. `runs` has `arm seed folder
+    micro_f1`.
     """
     label_space = read_label_space(runs["folder"].iloc[0])
 
@@ -167,13 +169,17 @@ def compare_runs(
     groups: np.ndarray | None = None,
     reference: str = "",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables behind the figures, of `stack_predictions` and `read_groups`; see `compare_all`.
+    """The two tables behind most figures: F1 and costs by arm, and differences by pair.
+
+    `y_true` and `y_preds` are those of `stack_predictions`, `groups` those of `read_groups`; for
+    the other parameters see `compare_all`. Raises `ParamsError` if the `reference` has not run.
 
     Returns
     -------
     comparison
-        A row per arm, best micro-F1 first: F1 with 95 % intervals (`intervals.f1_intervals`),
-        accuracy and mean resources. `num_labels_without_test` labels count 0 in `macro_f1`, and
+        A row per arm, best micro-F1 first: F1 with 95 % intervals
+        (`lib.evaluation.intervals.f1_intervals`), accuracy, ranking metrics and resources, means
+        over seeds. The `num_labels_without_test` labels count 0 in `macro_f1`;
         `macro_f1_supported` leaves them out.
     pairwise
         See `compare_all`.
@@ -204,15 +210,21 @@ def compare_with_teachers(
     groups: np.ndarray | None = None,
     num_resamples: int,
 ) -> pd.DataFrame:
-    """The F1 that students keep of their teachers' and what that costs, a row per student.
+    """The share of their teachers' F1 that students keep, and its cost: a row per student.
 
-    `student`, `teacher`; `micro_f1_kept` and `macro_f1_kept`, the student's mean F1 over the
-    teacher's, each with a 95 % percentile interval, `_low` and `_high`, over the same resampled
-    documents (or whole groups, then widened by `stretch`) for both, the mean over seeds taken;
-    `speedup`, of documents/s at inference; `params_share`, the student's parameters over the
-    teacher's; `train_seconds`, in which the teacher has scored the documents, and
-    `train_seconds_with_teacher`, with its own training. A student whose teacher has not run has no
-    row. For parameters see `compare_runs`.
+    A student is an arm trained on the answers of another, its teacher (parameter `teacher`); one
+    whose teacher has not run has no row. For parameters see `compare_runs`.
+
+    Returns
+    -------
+    DataFrame
+        `student teacher`. `micro_f1_kept` and `macro_f1_kept`: the student's F1 over the teacher's,
+        means over seeds, each with a 95 % percentile interval, `_low` and `_high`. For that, both
+        are scored on the same resampled documents, or on whole groups, whose interval is widened by
+        `lib.evaluation.intervals.stretch`. `speedup`: ratio of documents/s at inference.
+        `params_share`: the student's parameters over the teacher's. `train_seconds`: those of the
+        student, with the teacher's scoring of its documents; `train_seconds_with_teacher`: with the
+        teacher's own training too.
     """
     columns = [*AVERAGES, "infer_docs_per_second", "total_params", "train_seconds"]
     means = runs.groupby("arm")[columns].mean()
@@ -246,10 +258,10 @@ def compare_with_teachers(
 def paper_context(comparison: pd.DataFrame, *, data: str) -> pd.DataFrame:
     """Our arms, the best first, and below them the paper's (arXiv 2512.12677), for orientation.
 
-    None of the paper's rows is a target for ours: its data, models, splits and average of F1 are
-    others or unknown (05_compare says which). `source system data f1 f1_low f1_high
-    trainable_params`; `source` is "this study" or "context: other data"; our F1 is micro-F1, and
-    `data` the name of our documents.
+    `source system data f1 f1_low f1_high trainable_params`, where `source` is "this study" or
+    "context: other data". Our F1 is micro-F1, and `data` the name of our documents. None of the
+    paper's rows is a target for ours: its data, models, splits and average of F1 differ or are
+    unknown (05_compare says which).
     """
     ours = comparison.rename(columns=lambda name: name.removeprefix("micro_"))
     ours = ours.rename(columns={"arm": "system"}).assign(source="this study", data=data)

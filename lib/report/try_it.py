@@ -1,4 +1,4 @@
-"""Single answers, for 07_try_it: what each approach says about a text, why, and where it errs.
+"""Single answers, for 07_try_it: each approach's answer to a text, the words behind it, and errors.
 
 Limits without a source are our choices.
 """
@@ -26,15 +26,18 @@ from lib.runs.finished import read_label_space, read_predictions, read_runs
 from lib.storage import ROOT
 
 TOP = 3  # labels of each arm that are shown
-MAX_SHARE = 0.55  # of black in the darkest shade, on which black text is read
-SHADES = {True: "31, 119, 180", False: "214, 120, 39"}  # for the answer, and against it
+MAX_SHARE = 0.55  # opacity of the darkest shade, on which black text can still be read
+SHADES = {True: "31, 119, 180", False: "214, 120, 39"}  # RGB of words for the answer, and against
+# Methods of attribution, of runs with a head (`has_head`) and of others
 HOW = {True: "integrated gradients", False: "leaving each word out"}
 
 
 class TryIt:
-    """Finished runs of a study that answer single texts: `runs`, one per chosen arm, by arm.
+    """Finished runs of a study that answer single texts, one per chosen arm.
 
-    `documents` are the test split.
+    `runs` is the table of `read_runs` by arm; `documents` are the test split. Without `params.arms`
+    the arms are head and prompt, or else the two best (`choose_pair`). Raises `InputError` if an
+    arm has no finished run with the seed, or if the documents are not those of the runs.
     """
 
     def __init__(self, params: TryItParams) -> None:
@@ -74,9 +77,9 @@ class TryIt:
         return load_classifier(self.runs.loc[arm, "folder"])
 
     def example(self) -> tuple[str, str]:
-        """The id and the text of the first test document that some arm gets wrong, or of the first.
+        """The id and the text of the first test document that an arm gets wrong, else of the first.
 
-        If there is a parameter `text`, that one, and no id.
+        If the parameter `text` is given, the id is "" and the text is that of the parameter.
         """
         if self.params.text.strip():
             return "", self.params.text.strip()
@@ -85,13 +88,13 @@ class TryIt:
         return document["id"], document["text"]
 
     def answers(self, text: str) -> pd.DataFrame:
-        """One row per arm: its `answer` and its best labels, each with its score."""
+        """A row per arm: `arm answer`, and "label 1" to "label 3", the best with their scores."""
         rows = []
         for arm in self.runs.index:
             classifier = self.classifier(arm)
             scores, answer = classifier.predict_scores([text]), classifier.predict([text])[0]
             best = np.argsort(-scores.values[0], kind="stable")[:TOP]
-            if not classifier.ranks:  # the others have no score of their own
+            if not classifier.ranks:  # only labels in the answer have a score
                 best = best[scores.values[0, best] > 0]
             row = {"arm": arm, "answer": "; ".join(answer) if self.multi_label else answer}
             for rank, place in enumerate(best, 1):
@@ -101,13 +104,13 @@ class TryIt:
         return pd.DataFrame(rows)
 
     def show_answers(self, text: str) -> Styler:
-        """`answers` as a table, escaped."""
+        """The table of `answers` for a page, escaped."""
         shown = self.answers(text).style.hide(axis="index")
         shown = shown.format(lambda x: printable(str(x)), escape="html", na_rep="–")
         return shown.set_properties(**{"text-align": "left"})
 
     def explain(self, text: str) -> dict[str, Attribution]:
-        """The attribution of each arm: gradients of a head, deletions of any other."""
+        """The attribution of each arm: integrated gradients of a head, deletion for any other."""
         found = {}
         for run in self.runs.itertuples():
             if has_head(run.folder):
@@ -118,7 +121,7 @@ class TryIt:
         return found
 
     def figure(self, text: str) -> str:
-        """The text of each arm as HTML, each word shaded by its attribution: see `words_html`."""
+        """The text as HTML, once per arm, each word shaded by its attribution: see `words_html`."""
         return "".join(
             words_html(text.strip(), found, title=f"{arm}: {found.label or 'no label'}")
             for arm, found in self.explain(text).items()
@@ -126,9 +129,9 @@ class TryIt:
 
     @cached_property
     def errors(self) -> pd.DataFrame:
-        """Test documents that some arm gets wrong, by their place in `documents`.
+        """Test documents that some arm gets wrong; the index is their place in `documents`.
 
-        Columns of `answers_side_by_side`, and "<arm> right", bool.
+        Columns are those of `answers_side_by_side`, and "<arm> right", bool.
         """
         answered = [(arm, read_predictions(run)) for arm, run in self.runs["folder"].items()]
         table, right = answers_side_by_side(self.documents, *answered)
@@ -136,9 +139,10 @@ class TryIt:
         return table[~np.all(list(right.values()), axis=0)]
 
     def errors_of(self, arm: str, *, label: str = "", least: float = -np.inf) -> pd.DataFrame:
-        """Errors of an arm, the surest first.
+        """Rows of `errors` that the arm gets wrong, those of the highest score first.
 
-        With one of the true labels, or "" for all, and answers that score at least `least`.
+        They are limited to documents with the true `label`, if it is not "", and to answers that
+        score at least `least`.
         """
         table = self.errors[~self.errors[f"{arm} right"]]
         table = table[table[f"{arm} score"] >= least]
@@ -148,7 +152,7 @@ class TryIt:
         return table.sort_values(f"{arm} score", ascending=False, kind="stable")
 
     def errors_html(self) -> str:
-        """The surest errors of each arm, as tables that fold out."""
+        """The surest errors of each arm as HTML: tables that fold out (`folded_html`)."""
         arms = self.runs.index
         hidden = [f"{arm} right" for arm in arms]
         tables = {f"Errors of {arm}": self.errors_of(arm).drop(columns=hidden) for arm in arms}
@@ -163,8 +167,8 @@ class TryIt:
 def words_html(text: str, found: Attribution, *, title: str) -> str:
     """A text as HTML, every word shaded by its attribution, with the number below it.
 
-    Words for the answer are underlined, words against it dotted, so that grey print tells them
-    apart; words that are not read are pale. All of the text is escaped.
+    Words for the answer have a solid line below, words against it a dotted one, so that grey print
+    shows the difference; words that are not read are pale. All of the text is escaped.
     """
     largest = np.nanmax(np.abs(found.values), initial=1e-9)
     words = []
@@ -187,7 +191,7 @@ def words_html(text: str, found: Attribution, *, title: str) -> str:
 
 
 def describe(found: Attribution) -> str:
-    """One line on the numbers of an attribution: their unit, and what they add up to."""
+    """One line on the numbers of an attribution: their unit and, of gradients, their sum."""
     if np.isnan(found.total):
         return f"change in {found.unit} of the answer where the word is left out"
     holds = f"within {max(found.gap, 0.001):.1%}"

@@ -30,7 +30,7 @@ class Controls(widgets.VBox):
 
 
 def ask(trial: TryIt, text: str) -> Controls:
-    """A text field whose text all arms answer and explain, at the press of a button."""
+    """A field with a `text` that all arms answer and explain, at the press of a button."""
     field = widgets.Textarea(text, layout={"width": "60em", "height": "8em"})
     button = widgets.Button(description="answer", tooltip="answer and explain")
     message, shown = widgets.HTML(), widgets.HTML()
@@ -46,7 +46,10 @@ def ask(trial: TryIt, text: str) -> Controls:
 
 
 def review(trial: TryIt) -> Controls:
-    """Errors by approach, label and confidence, one by one, with a field for a better label."""
+    """Errors by approach, label and least score, one by one, with a field for a better label.
+
+    A saved label is added to `TryIt.corrections_file`.
+    """
     # Controls
     space = trial.label_space.names
     arm = widgets.Dropdown(options=list(trial.runs.index), description="approach")
@@ -108,7 +111,10 @@ def review(trial: TryIt) -> Controls:
 
 
 def error_html(trial: TryIt, row: int) -> str:
-    """A test document as HTML, escaped: its id, its labels, each arm's answer, its text."""
+    """A test document as HTML, escaped: its id, its labels, each arm's answer, its text.
+
+    `row` is a place in `trial.documents`, of a document in `trial.errors`.
+    """
     document, answered = trial.documents[row], trial.errors.loc[row]
     lines = [f"<b>{escape(answered['id'])}</b> · labelled {escape(answered['true'])}"]
     lines += [
@@ -119,7 +125,7 @@ def error_html(trial: TryIt, row: int) -> str:
 
 
 def _in_one_line(react: Callable[[Any], None], message: widgets.HTML) -> Callable[[Any], None]:
-    """The reaction, whose errors of the input are shown as a line."""
+    """The reaction, with its `InputError` shown as a line in `message`."""
 
     def safe(event: Any) -> None:
         try:

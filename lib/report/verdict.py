@@ -1,6 +1,6 @@
 """The verdict of a study: one sentence for a reader without statistics, and a line per arm.
 
-Both say what `lib.report.recommendation` and the tests say, and no more.
+Both rest on `lib.report.recommendation` and the tests behind it alone.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,8 @@ nothing else has run.
 {%- endif %}
 """
 
-# How an arm stands to the one that all lines are judged by: class, sign and words
+# Signs and words of an arm beside the anchor, the arm that all others are judged by. The keys of
+# `STANDS` are classes of `template/style.css`.
 RECOMMENDED, HIGHEST, REFERENCE = "★ recommended", "◆ highest score", "◆ reference"
 STANDS = {"better": "▲ better", "open": "● not shown to differ", "worse": "▼ worse"}
 
@@ -85,7 +86,7 @@ All are variants of one approach: {{ kinds[0] }}.
 
 
 def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """The recommendation of `recommend` as one sentence of Markdown, with arms in words."""
+    """The result of `recommend` as one sentence of Markdown; `names` are the arms in words."""
     arm, best, f1 = (recommendation[x] for x in ("arm", "best", "micro_f1"))
     tied = [names[pair["arm"]] for pair in recommendation["not_distinguishable_from"]]
     kind, dollars = recommendation["kind"], recommendation["cost_dollars"]
@@ -95,7 +96,7 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
         kind = "nothing right"
     elif f1[best]["f1"] < recommendation["rules"]["margin"]:
         kind = "hardly right"
-    # A headline rests on three seeds or more
+    # With fewer than three seeds, the sentence says so
     few = min(recommendation["num_seeds"][name] for name in {best, arm or best})
     runs = {1: "one training run of each", 2: "two training runs of each"}.get(few, "")
     cheaper = kind == "cheaper_tie" and arm != best
@@ -107,7 +108,10 @@ def give_verdict(recommendation: Mapping[str, Any], names: Mapping[str, str]) ->
 
 
 def judge_changes(pairwise: pd.DataFrame, reference: str, names: Mapping[str, str]) -> str:
-    """The differences from the reference of `compare_all` as one sentence of Markdown."""
+    """The differences from the reference as one sentence of Markdown.
+
+    `pairwise` is the table of `compare_all` with this reference; `names` are the arms in words.
+    """
     micro = pairwise[pairwise["metric"] == "micro_f1"].sort_values("delta", ascending=False)
     certain = micro[distinguishable(micro)] if len(micro) else micro
     better = [names[arm] for arm in certain["arm_a"][certain["delta"] > 0]]
@@ -117,7 +121,7 @@ def judge_changes(pairwise: pd.DataFrame, reference: str, names: Mapping[str, st
 
 
 def _few(names: list[str]) -> list[str]:
-    """Names that one sentence can hold, and how many there are besides."""
+    """Up to `MAX_NAMED` names; of more, the last is the number of those left out."""
     if len(names) <= MAX_NAMED:
         return names
     return [*names[: MAX_NAMED - 1], f"{len(names) - MAX_NAMED + 1} others"]
@@ -132,10 +136,20 @@ def arm_lines(
     right: Mapping[str, str],
     names: Mapping[str, str],
 ) -> str:
-    """A line per arm, as an HTML table: how it stands to one of them, its score and its cost.
+    """A line per arm, as an HTML table: better or worse than the anchor, its score and its cost.
 
-    Signs and words carry the meaning; colours repeat it. The others are judged by the `anchor`,
-    whose line has the `title` `RECOMMENDED`, for example; `right` is that of `count_right`.
+    Signs and words carry the meaning; colours repeat it.
+
+    Parameters
+    ----------
+    comparison, pairwise
+        See `lib.report.tables.compare_runs`.
+    anchor, title
+        The arm that all others are judged by, and the words in its line, such as `RECOMMENDED`.
+    right
+        `count_right` of each arm.
+    names
+        Arms in words.
     """
     head = ("verdict", "approach", "right", "micro-F1", "training", "documents/s")
     titles = "".join(f'<th scope="col">{name}</th>' for name in head)
@@ -169,15 +183,20 @@ def _speed(documents: float) -> str:
 
 
 def explain_lines(anchor: str, *, single: bool, kinds: set[str]) -> str:
-    """The meaning of the lines, in Markdown: of `single` labels, and of these kinds of arms."""
+    """The meaning of the lines, in Markdown.
+
+    `anchor` is named in words; `single` is true for single labels. A single member of `kinds`
+    (`names.describe_arm`) shows that all arms are variants of one approach.
+    """
     return fill(LEGEND, anchor=anchor, single=single, kinds=list(kinds))
 
 
 def count_right(y_true: np.ndarray, y_pred: np.ndarray, *, single: bool) -> str:
-    """The right answers of an arm, of a hundred, from (N, C) and (S, N, C) bool; means over seeds.
+    """The right answers of an arm, of a hundred, in words; means over seeds.
 
-    Documents of a study with one label each ("92 of 100"), else labels given and labels that apply
-    ("85 of 100 given, 78 of 100 found").
+    With `single` labels they are of documents ("92 of 100"), else of labels given and of labels
+    that apply ("85 of 100 given, 78 of 100 found"). `y_true` is (N, C) bool, `y_pred` (S, N, C)
+    bool.
     """
     if single:
         right = (y_pred == y_true).all(axis=2)  # (S, N)
@@ -190,14 +209,14 @@ def count_right(y_true: np.ndarray, y_pred: np.ndarray, *, single: bool) -> str:
 
 
 def _of_hundred(share: float) -> str:
-    """A share as a number of a hundred; 0 and 100 of nothing and of all alone."""
+    """A share as a number of a hundred; "0" and "100" only where it is exactly none or all."""
     if share in (0, 1):
         return f"{100 * share:.0f}"
     return "fewer than 1" if share < 0.005 else f"{min(round(100 * share), 99)}"
 
 
 def _stand(pair: Mapping[str, Any]) -> tuple[str, str]:
-    """A key of `STANDS` and the numbers behind it."""
+    """A key of `STANDS`, and in words the numbers behind it, from a `difference`."""
     kind = "open"
     if pair["distinguishable"]:
         kind = "better" if pair["delta"] > 0 else "worse"

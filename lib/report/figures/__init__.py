@@ -1,5 +1,8 @@
 """Figures of the comparison, each a function of tables that returns a figure.
 
+Tables are those of `lib.report.tables` and `lib.evaluation`. A function that may have nothing to
+show returns None then.
+
 style         colours, markers, legends, scales, and how a figure is saved
 scores        F1 of each arm, and differences between pairs
 curves        F1 by training documents

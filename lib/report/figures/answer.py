@@ -17,9 +17,9 @@ MARKERS = "osD^vP"
 def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
     """Head minus prompt, in micro-F1: a row per task, a point per cell, and the mean over tasks.
 
-    Points, of `task model train_size effect low high`, have 95 % intervals; colours are models,
-    filled points the largest training size. Below, if tasks are not too few: the mean over tasks
-    with its interval, and the prediction interval of a new task.
+    `cells`, `task model train_size effect low high`, are points with 95 % intervals. Colours are
+    models; points of the largest training size are filled. Below are, unless `pooled` is None, the
+    mean over tasks with its interval, and the prediction interval of a new task.
     """
     order = cells.groupby("task")["effect"].mean().sort_values().index
     models, sizes = list(cells["model"].unique()), sorted(cells["train_size"].unique())
@@ -46,7 +46,8 @@ def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
         ax.hlines(-1, pooled.low, pooled.high, color="black", lw=2.5)
         ax.plot(pooled.mean, -1, "D", color="black", ms=7)
         ax.annotate(format_delta(pooled.mean), (pooled.mean, -1), (0, 9), ha="center",
-                    textcoords="offset points", bbox={"fc": "white", "ec": "none", "pad": 0})  # fmt: skip
+                    textcoords="offset points",
+                    bbox={"fc": "white", "ec": "none", "pad": 0})  # fmt: skip
         ax.axhline(-0.5, color="0.6", lw=0.8)
         labels = ["mean" if np.isnan(pooled.new_low) else "mean (grey: a new task)", *labels]
         bottom = -1
@@ -64,7 +65,8 @@ def plot_tasks(cells: pd.DataFrame, pooled: Pooled | None) -> Figure:
 def plot_ranks(ranks: pd.Series, critical: float) -> Figure:
     """Mean rank of each arm over tasks, the best first, with the critical difference from the best.
 
-    Arms within this distance of each other are not distinguishable (Demšar 2006).
+    Arms within this distance of each other are not distinguishable (Demšar 2006). The parameters
+    are results of `lib.evaluation.pooled.compare_ranks`.
     """
     styles = arm_styles(list(ranks.index))
     fig, ax = plt.subplots(figsize=(7.2, 0.9 + 0.3 * len(ranks)), layout="constrained")

@@ -1,4 +1,4 @@
-"""Figures of confidence: against accuracy, and by the share of documents that it answers."""
+"""Figures of confidence: accuracy by confidence, and precision by the share of answers given."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,9 +32,10 @@ def plot_reliability(
 ) -> Figure | None:
     """Accuracy against confidence, a panel for each arm that has probabilities; None without any.
 
-    Filled: as the model says it; hollow: after temperature scaling on validation. On the diagonal
-    confidence means what it says, below it the model is too sure. 95 % intervals over documents.
-    The first six arms that have probabilities are drawn.
+    Filled points are confidences as given, hollow ones after temperature scaling on validation. On
+    the diagonal, confidence is the share of right answers; below it, the model is too sure.
+    Intervals are 95 %, over documents. Of `arms`, the first six that have probabilities are drawn;
+    `scored` is that of `lib.report.calibration.read_scores`.
     """
     panels = {}
     for arm in arms:
@@ -62,7 +63,7 @@ def plot_reliability(
 
 
 def _pooled(runs: Sequence[ScoredRun], multi_label: bool) -> list[pd.DataFrame]:
-    """Reliability of an arm over all its seeds, before and after scaling; empty without it."""
+    """`reliability` over all seeds, before and after scaling; empty without probabilities."""
     calibrated = [Calibrated.fit(*run, multi_label=multi_label) for run in runs]
     if None in calibrated:
         return []
@@ -77,9 +78,10 @@ def plot_risk_coverage(
 ) -> Figure | None:
     """Precision against the share of test documents that are answered, the surest first.
 
-    Single labels. The first seed of the first six arms that have a confidence; None without any.
-    Markers: the confidence that reached a wanted precision (dotted) on validation. An arm with less
-    than half the median precision is off the scale.
+    It is for single labels. Of `arms`, the first six that have a confidence are drawn, by their
+    first seeds; None without any. Markers show the confidence that reached a precision of `WANTED`
+    (dotted) on validation. An arm with less than half the median precision is off the scale.
+    `scored` is that of `lib.report.calibration.read_scores`.
     """
     chosen = {}
     for arm in arms:

@@ -1,4 +1,4 @@
-"""F1 against what it costs."""
+"""F1 against costs: time, energy, memory, parameters, disk."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from lib.report.figures.style import add_legend, arm_styles, call, on_scale
 from lib.report.wording import format_f1
 
-# A cost's name, True if less of it is better, True if it depends on the machine.
+# By column: the cost's name, True if less of it is better, and True if it depends on the machine.
 COSTS = {
     "train_seconds": ("training (seconds)", True, True),
     "train_joules": ("training (joules)", True, True),
@@ -25,9 +25,10 @@ COSTS = {
 
 
 def pareto_front(cost: np.ndarray, f1: np.ndarray) -> np.ndarray:
-    """True for arms, (A,), that none beats: less costly at no lower F1, or better at no higher cost.
+    """True for each of A arms, (A,), that no other beats.
 
-    An arm whose cost is NaN is not on the front.
+    One arm beats another if it costs less at no lower F1, or has a higher F1 at no higher cost. An
+    arm whose cost is NaN is not on the front. `cost` and `f1` are (A,) float.
     """
     cost, f1 = np.asarray(cost, float), np.asarray(f1, float)
     no_worse = (cost[:, None] <= cost) & (f1[:, None] >= f1)  # (A, A): row beats or equals column
@@ -36,12 +37,13 @@ def pareto_front(cost: np.ndarray, f1: np.ndarray) -> np.ndarray:
 
 
 def plot_cost(comparison: pd.DataFrame) -> Figure | None:
-    """Micro-F1 with 95 % intervals against what it cost: time, energy, memory, parameters, disk.
+    """Micro-F1 with 95 % intervals against each cost of `COSTS`: time, energy, memory, size.
 
-    A panel for each cost that any arm has, unless all have the same; None without any. The dashed
-    line is the Pareto front: what no other arm beats in both. An arm that is not `on_scale` is at
-    the bottom, with its number, and off the front. Hollow: on another device than most arms, so
-    that its time, speed and memory are not comparable; such an arm is on no front of these.
+    A cost has a panel if any arm has it and arms differ in it; None without a panel. The dashed
+    line is the Pareto front, the arms that no other beats in both. An arm that is not `on_scale` is
+    at the bottom, with its F1 as a number, and not on the front. A hollow arm ran on another device
+    than most arms, so that its time, energy and memory are not comparable: it is on no front of
+    these.
     """
     # Costs that are known and differ; an infinite speed is a time that was not measured
     known = {key: comparison[key].astype(float) for key in COSTS if key in comparison}
@@ -56,7 +58,7 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
                             figsize=(max(5, 2.9 * columns), 2.7 * max(rows, 2)))  # fmt: skip
     for ax in axs.flat[len(panels) :]:
         ax.set_axis_off()
-    # What all panels share: intervals, the lower end, and the arms on another device
+    # Shared by all panels: intervals, the lower end, and the arms on another device
     f1, shown = comparison["micro_f1"], on_scale(comparison["micro_f1"])
     lows, highs = (comparison[f"micro_f1_{x}"].fillna(f1) for x in ("low", "high"))
     table = comparison.assign(low=lows, high=highs, shown=shown)
@@ -78,7 +80,7 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
 
 
 def _differs(values: pd.Series) -> bool:
-    """True if arms differ in a cost by more than a hundredth; of one arm, if it has the cost."""
+    """True if arms differ in a cost by more than a hundredth, or a single arm has it."""
     known = values.dropna()
     return len(values) == len(known) == 1 or known.max() - known.min() > 0.01 * known.max()
 
@@ -86,7 +88,7 @@ def _differs(values: pd.Series) -> bool:
 def _draw_panel(
     ax: plt.Axes, key: str, table: pd.DataFrame, bottom: float, styles: Mapping[str, dict]
 ) -> None:
-    """Every arm by one cost, and the Pareto front."""
+    """Draw every arm by one cost, and the Pareto front; arms below `bottom` are drawn there."""
     values = table[key] * (1024 if key == "model_disk_gib" else 1)
     values = _cost_axis(ax, values, linear=key == "peak_memory_gib")
     for i, row in table.iterrows():
@@ -108,7 +110,7 @@ def _draw_panel(
 
 
 def _cost_axis(ax: plt.Axes, values: pd.Series, *, linear: bool) -> pd.Series:
-    """Scale and ticks of a cost; returns the place of each value, 0 left of all others."""
+    """The place of each value on the axis, which gets its scale and ticks; 0 is at the left."""
     positive = values[values > 0]
     if linear or not len(positive):
         ax.set_xlim(0, 1.1 * values.max() or 1)

@@ -11,16 +11,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from lib.evaluation.curves import seed_points
 from lib.report.figures.style import arm_styles, label_ends
 
-LINES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)))  # for a reader in grey
-BESIDE, WIDEST = 0.035, 0.3  # of a doubling: between two intervals, in all (our choice)
+LINES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)))  # dashes, for print in grey
+# Doublings of the size between neighbouring intervals, and at most between the outer (our choice)
+BESIDE, WIDEST = 0.035, 0.3
 
 
 def plot_learning_curves(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Micro-F1 against training documents: a line per approach, its intervals and its seeds.
 
-    Means over seeds with 95 % intervals, a little apart so that they can be told from each other;
-    seeds are small rings. An approach that is not trained is a level line. Names are at the ends
-    of lines. `table` is that of `learning_curves`; `runs` has `arm seed micro_f1 macro_f1`.
+    Points are means over seeds with 95 % intervals, those of two approaches a little apart so that
+    none hides the other; seeds are small rings. An approach that is not trained is a level line.
+    Names are at the ends of lines. `table` is that of `learning_curves`; `runs` has `arm seed
+    micro_f1 macro_f1`.
     """
     # Approaches from the worst at the largest size to the best
     trained, level = table[table["train_size"] > 0], table[table["train_size"] == 0]
@@ -58,7 +60,10 @@ def plot_learning_curves(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 def _draw_curve(
     ax: plt.Axes, curve: pd.DataFrame, points: pd.DataFrame, shift: float, style: Mapping
 ) -> None:
-    """A line through means, their intervals, and a ring per seed."""
+    """Draw a line through means, their intervals, and a ring per seed.
+
+    Training sizes are multiplied by `shift`, which puts the curve beside the others.
+    """
     x, f1, colour = curve["train_size"] * shift, curve["micro_f1"], style["color"]
     spread = np.abs([f1 - curve["micro_f1_low"], curve["micro_f1_high"] - f1])
     ax.errorbar(x, f1, yerr=spread, lw=1.6, elinewidth=1.2, capsize=2, color=colour,

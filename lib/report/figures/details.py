@@ -37,7 +37,8 @@ def plot_class_f1(
 ) -> Figure:
     """Heat map of F1 by arm and label, the labels with most test documents first.
 
-    `y_true` is (N, C) bool, each of `y_preds` (S, N, C) bool: the mean over seeds is shown.
+    `y_true` is (N, C) bool, each of `y_preds` (S, N, C) bool, of which the mean over seeds is
+    shown; `names` are those of the C labels. More than `MAX_LABELS` labels are cut.
     """
     support = y_true.sum(axis=0)
     order = np.argsort(-support, kind="stable")[:MAX_LABELS]
@@ -60,7 +61,7 @@ def plot_class_f1(
 
 
 def _heat_map(ax: Axes, table: pd.DataFrame | np.ndarray, **options: Any) -> None:
-    """A heat map whose numbers are white or dark grey, whichever is easier to read (WCAG 2)."""
+    """Draw a heat map whose numbers are white or dark grey, for contrast as by WCAG 2."""
     usual = {"vmin": 0, "cmap": "cividis", "annot_kws": {"size": 8}}
     sns.heatmap(table, ax=ax, **usual | options)
     ax.tick_params(axis="y", labelrotation=0)
@@ -71,9 +72,10 @@ def _heat_map(ax: Axes, table: pd.DataFrame | np.ndarray, **options: Any) -> Non
 def plot_confusion(
     y_true: np.ndarray, y_preds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> Figure:
-    """Row-normalised confusion of each given arm's first seed, over the most frequent labels.
+    """Confusion of the first seed of each arm, in % of a row, over the most frequent labels.
 
-    Rarer labels share "other"; "none" are answers outside the label set.
+    Labels behind the first `MAX_CONFUSED` share "other"; "none" are answers outside the label set.
+    For parameters see `plot_class_f1`.
     """
     frequent = np.argsort(-y_true.sum(axis=0), kind="stable")[:MAX_CONFUSED]
     index = {label: i for i, label in enumerate(frequent)}
@@ -106,8 +108,8 @@ def plot_confusion(
 def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """Training loss and validation micro-F1 against epochs, a line for each run of each arm.
 
-    Of more than six arms, the first seed alone, and those that are best on validation are named;
-    the others are grey. A run's history has `epoch loss eval_micro_f1`.
+    Of more than six arms only the first seeds are drawn; the six that are best on validation are
+    named, the others grey. The history of a run has `epoch loss eval_micro_f1`.
     """
     few = len(histories) <= MAX_LINES
     best = {arm: runs[0]["eval_micro_f1"].max() for arm, runs in histories.items()}
@@ -134,8 +136,8 @@ def plot_history(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
 def plot_sweep(sweep: pd.DataFrame) -> Figure:
     """Heat maps of frozen embeddings' validation micro-F1 by pooling and layer, one per arm.
 
-    Of `arm seed`, `features` ("<pooling> of layer -<layer>"), `C` and `micro_f1`: that of the best
-    C, mean over seeds.
+    `sweep` has `arm seed`, `features` ("<pooling> of layer -<layer>"), `C`, the inverse of the
+    regularization, and `micro_f1`. Shown is the F1 of the best C, mean over seeds.
     """
     parts = sweep["features"].str.extract(r"(?P<pooling>\w+) of layer -(?P<layer>\d+)")
     table = pd.concat([sweep[["arm", "seed", "micro_f1"]], parts.astype({"layer": int})], axis=1)
@@ -158,10 +160,10 @@ def plot_sweep(sweep: pd.DataFrame) -> Figure:
 
 
 def plot_ladder(rungs: pd.DataFrame) -> Figure:
-    """Micro-F1, share of answers outside the label set, and speed, by how an answer is decoded.
+    """Micro-F1, share of answers outside the label set, and speed, by the decoding of answers.
 
-    Of `arm`, `decoding` (from free to forced, in that order), `micro_f1`, `out_of_set_rate` and
-    `docs_per_second`; several seeds of an arm are several points.
+    `rungs` has `arm decoding micro_f1 out_of_set_rate docs_per_second`, its rows sorted from free
+    generation to answers that must be labels. Several seeds of an arm are several points.
     """
     order = list(dict.fromkeys(rungs["decoding"]))[::-1]
     styles = arm_styles(list(rungs["arm"].unique()))
@@ -188,8 +190,8 @@ def plot_search(tries: pd.DataFrame) -> Figure:
     """Validation micro-F1 against the learning rate: a line per arm and other searched values.
 
     A candidate that was stopped early is hollow, the chosen one has a black edge. With several
-    seeds the points are means over those in which the loss was finite. Of `read_tries`; arms that
-    have searched over other parameters alone have no line.
+    seeds the points are means over those in which the loss was finite. `tries` is the table of
+    `lib.report.search.read_tries`, with a column `learning_rate`; arms without a rate have no line.
     """
     known = ["arm", "seed", "epochs", "micro_f1", "train_seconds", "chosen", "learning_rate"]
     others = [name for name in tries if name not in known]

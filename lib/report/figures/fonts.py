@@ -1,4 +1,4 @@
-"""Fonts for the texts of figures: an installed one for each character that the usual one lacks.
+"""Fonts for the texts of figures: an installed one for each character that the default lacks.
 
 matplotlib draws a character with the first of a text's font families that has it, and a box where
 none has. Label names come in any script, so the families are chosen by the characters.
@@ -24,9 +24,10 @@ MAX_NAMED = 12  # characters that a message names (our choice)
 
 
 def tick_labels(names: Iterable[str], characters: int = 32) -> list[str]:
-    """Names of labels for an axis: shortened, on one line, their "$" no mathematics.
+    """Names of labels for an axis: shortened, on one line, "$" escaped as no formula.
 
-    Texts that are made after this call are drawn in fonts that have the names' characters.
+    Fonts that have the names' characters are added to matplotlib's `font.family`, in which all
+    later texts are drawn.
     """
     names = [shorten(" ".join(name.split()), characters) for name in names]
     plt.rcParams["font.family"], _ = _families(plt.rcParams["font.family"], names)
@@ -34,7 +35,7 @@ def tick_labels(names: Iterable[str], characters: int = 32) -> list[str]:
 
 
 def cover(fig: Figure) -> str:
-    """Give each text of a figure fonts that have its characters; returns those that none has."""
+    """The characters of a figure's texts that no font has; texts get fonts for all others."""
     texts = [text for text in fig.findobj(Text) if text.get_text()]
     by_families: dict[tuple[str, ...], list[Text]] = {}
     for text in texts:
@@ -59,7 +60,7 @@ def describe_missing(characters: str) -> str:
 
 
 def _families(families: Sequence[str], texts: Iterable[str]) -> tuple[list[str], str]:
-    """The families and as many more as the texts need, and the characters that no font has."""
+    """The families with those that the texts need besides, and the characters that no font has."""
     needed = dict.fromkeys(c for text in texts for c in text if not _is_invisible(c))
     present = [font for family in families if (font := _font_of(family))]
     lacking = [c for c in needed if not any(_has(*font, c) for font in present)]
@@ -70,19 +71,19 @@ def _families(families: Sequence[str], texts: Iterable[str]) -> tuple[list[str],
             found, lacking = [*found, entry.name], left
         if not lacking:
             break
-    if len(found) > len(families):  # that one of them has no bold style is no news
+    if len(found) > len(families):  # no warning that one of them has no bold style
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     missing = "".join(lacking)
     if missing:
         _report(missing)
-        # the one line above replaces matplotlib's, of which each text and file has one
+        # the line that was logged replaces matplotlib's warnings, one per text and file
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
     return found, missing
 
 
 @functools.cache
 def _report(characters: str) -> None:
-    """Log the sentence, once for the same characters."""
+    """Log `describe_missing`, once per process for the same characters."""
     log.warning("figures: %s", describe_missing(characters))
 
 
@@ -102,7 +103,7 @@ def _font_of(family: str) -> tuple[str, int] | None:
 
 
 def _has(file: str, face: int, character: str) -> bool:
-    """True if a font draws a character: fonts of coloured pictures have it without an outline."""
+    """True if a font has an outline of a character: matplotlib draws no coloured pictures."""
     font = _open(file, face)
     if font is None or not font.get_char_index(ord(character)):
         return False
@@ -119,9 +120,10 @@ def _open(file: str, face: int) -> FT2Font | None:
 
 
 def _installed() -> list[FontEntry]:
-    """Fonts of this machine, plain ones first, with those installed since matplotlib's list."""
+    """Fonts of this machine, plain ones first, with those that matplotlib has not listed yet."""
     for file in set(findSystemFonts()) - {entry.fname for entry in fontManager.ttflist}:
-        with contextlib.suppress(Exception):  # one that cannot be read hides no other
+        with contextlib.suppress(Exception):  # a font that cannot be read is left out
             fontManager.addfont(file)
+    # "Last Resort" has a box for every character
     entries = [e for e in fontManager.ttflist if not e.name.startswith("Last Resort")]
     return sorted(entries, key=lambda e: (e.style != "normal", "Sans" not in e.name, e.name))

@@ -18,8 +18,9 @@ MAX_PAIRS = 20  # pairs of arms that one figure holds (our choice)
 def plot_forest(comparison: pd.DataFrame, runs: pd.DataFrame | None = None) -> Figure:
     """Micro- and macro-F1 of every arm with 95 % intervals, best on top.
 
-    An arm that is not `on_scale` is an arrow at the edge, with its number, so that the others can
-    be told apart. Of arms with several seeds, each of the `runs` is a small circle.
+    An arm that is not `on_scale` is an arrow at the edge, with its F1 as a number, so that the
+    other arms are not crowded. Where an arm has several seeds, each of its `runs` is a small
+    circle.
     """
     table = comparison.iloc[::-1].reset_index(drop=True)
     names = [wrap(call(arm)) for arm in table["arm"]]
@@ -41,7 +42,7 @@ def plot_forest(comparison: pd.DataFrame, runs: pd.DataFrame | None = None) -> F
 def _draw_scores(
     ax: plt.Axes, table: pd.DataFrame, average: str, by_seed: dict[str, list[float]]
 ) -> None:
-    """One average of every arm: point, interval, number, and the scores of its seeds below."""
+    """Draw one average of every arm: point, interval, number, and below them its seeds' scores."""
     styles = arm_styles(list(table["arm"]))
     # Limits: everything that is on the scale, and room for the numbers
     low, high = (table[f"{average}_{x}"].fillna(table[average]) for x in ("low", "high"))
@@ -66,10 +67,10 @@ def _draw_scores(
 
 
 def choose_pairs(pairwise: pd.DataFrame) -> pd.DataFrame:
-    """The micro-F1 rows that one figure can hold.
+    """The rows on micro-F1 that one figure can hold.
 
-    Of more than 20 pairs, those with the best arm, turned so that it comes first, and the head
-    against the prompt.
+    Of more than `MAX_PAIRS` they are the pairs with the best arm, turned so that it comes first,
+    and head and prompt. A comparison with one reference keeps all pairs.
     """
     table = pairwise[pairwise["metric"] == "micro_f1"].reset_index(drop=True)
     if len(table) <= MAX_PAIRS or table["arm_b"].nunique() == 1:
@@ -86,10 +87,11 @@ def choose_pairs(pairwise: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_pairwise(pairwise: pd.DataFrame) -> Figure:
-    """Paired micro-F1 differences with 95 % intervals; hollow and grey where nothing is certain.
+    """Paired micro-F1 differences with 95 % intervals; hollow and grey if not `distinguishable`.
 
-    If all are differences from one arm, it is named once. Those of more than four times the median
-    difference are an arrow at the edge, if no other interval reaches as far. See `choose_pairs`.
+    The rows are those of `choose_pairs`. If all are differences from one arm, it is named once. A
+    difference of more than four times the median is an arrow at the edge, if no interval of the
+    others reaches as far.
     """
     table = choose_pairs(pairwise).iloc[::-1].reset_index(drop=True)
     certain = distinguishable(table)

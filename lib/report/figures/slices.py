@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 
 from lib.report.figures.style import MAX_LINES, arm_styles, label_ends, lowest_shown
 
-BESIDE = 0.09  # distance between the points of two arms, in parts (our choice)
+BESIDE = 0.09  # distance of two arms' points; two parts are 1 apart (our choice)
 
 
 def plot_slices(tables: Mapping[str, pd.DataFrame]) -> Figure | None:
     """Micro-F1 with 95 % intervals by part, a panel for each way to cut the test split.
 
-    `tables` are those of `f1_by_part` by the panel's name ("training documents of the label"); None
-    where none has a part. The first six arms are drawn; one with less than half the median F1 is
-    off the scale.
+    `tables` are those of `f1_by_part`, by the panel's title, such as "training documents of a
+    label". None if all are empty. The first six arms are drawn; the scale leaves out an arm with
+    less than half the median F1.
     """
     tables = {what: table for what, table in tables.items() if len(table)}
     if not tables:

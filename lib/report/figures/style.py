@@ -34,13 +34,16 @@ KNOWN_ARMS = {
 }
 OTHER_COLOURS, OTHER_MARKERS = (4, 5, 8, 6, 2, 3, 0, 9, 1, 7), "X<>*hpd8"
 INCH = 96  # pixels of a page per inch of a figure
-FINE = 1.5  # pixels of a shown picture per pixel of the page; the file beside the report has 2
-NAMES: dict[str, str] = {}  # of arms, in every figure of this process, as rcParams are
-MAX_LINES = 6  # arms whose lines can be told apart in one panel
+FINE = 1.5  # pixels of a shown picture per pixel of the page; the saved file has 200 / 96
+NAMES: dict[str, str] = {}  # arms in words, for all figures of the process, like rcParams
+MAX_LINES = 6  # arms whose lines a reader can distinguish in one panel
 
 
 def set_plot_style(names: Mapping[str, str] | None = None) -> None:
-    """Seaborn's "paper" context with the colour-blind palette; arms are called by their `names`."""
+    """Set seaborn's "paper" context with the colour-blind palette, and the `names` of arms.
+
+    Without names, arms are called by their keys.
+    """
     NAMES.clear()
     NAMES.update(names or {})
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.05)
@@ -49,10 +52,10 @@ def set_plot_style(names: Mapping[str, str] | None = None) -> None:
 
 
 def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
-    """Colour and marker of each arm; the arms of the quick study keep theirs in every study.
+    """`color` and `marker` of each arm; those of `KNOWN_ARMS` are the same in every study.
 
-    Others take colours that none of these has here; of more than there are, colours go round the
-    circle of hues.
+    Other arms get colours that no known arm among `arms` has. If the palette has too few, their
+    colours are evenly spaced hues.
     """
     colours = sns.color_palette("colorblind", 10)
     others = sorted(set(arms) - set(KNOWN_ARMS))
@@ -66,18 +69,18 @@ def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
 
 
 def call(arm: str) -> str:
-    """The name of an arm in figures: in words where `set_plot_style` got them."""
+    """The name of an arm in figures: in words if `set_plot_style` got some, else its key."""
     return NAMES.get(arm, arm)
 
 
 def wrap(name: str, characters: int = 28) -> str:
-    """The name in lines of about `characters`, cut behind "_" if it can be, nothing lost."""
+    """The whole name in lines of about so many `characters`, broken at spaces or behind "_"."""
     lines = textwrap.wrap(name.replace("_", "_ "), characters)
     return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def row_height(names: Sequence[str], single: float) -> float:
-    """Inches of a row that holds any of the wrapped names, `single` if they take one line."""
+    """The height in inches of a row for any of the wrapped names, at least `single`."""
     return max(single, 0.23 + 0.15 * max(name.count("\n") for name in names))
 
 
@@ -86,7 +89,8 @@ def panel_grid(
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its axes, (rows, columns), for `count` square panels; spare axes are empty.
 
-    A panel's side is `inches`, and the figure has a `margin` besides; `options` of `plt.subplots`.
+    A panel has a side of `inches`; `margin`, in inches, is added to the figure's width and height.
+    `options` are those of `plt.subplots`.
     """
     columns = min(max_columns, count)
     rows = math.ceil(count / columns)
@@ -98,7 +102,7 @@ def panel_grid(
 
 
 def add_legend(fig: Figure, ax: plt.Axes) -> None:
-    """Names above the panels, in as many rows as they need; the figure grows by them."""
+    """Add the legend of `ax` above all panels; the figure grows by its height."""
     handles, labels = ax.get_legend_handles_labels()
     labels = list(map(wrap, labels))
     width, panels = fig.get_size_inches()
@@ -115,12 +119,18 @@ def add_legend(fig: Figure, ax: plt.Axes) -> None:
 
 
 def on_scale(f1: pd.Series) -> pd.Series:
-    """True for each arm with at least half the median F1: a panel shows little that is lower."""
+    """True for each arm with at least half the median F1.
+
+    A panel that went down to lower ones would crowd all others.
+    """
     return f1 >= 0.5 * f1.median()
 
 
 def lowest_shown(f1: Mapping[str, float], lows: Mapping[str, float]) -> float:
-    """The lower end of a panel: below the lowest value, of `lows`, of arms that are `on_scale`."""
+    """The lower end of a panel: 0.02 below the least of `lows` of arms that are `on_scale`.
+
+    `f1` and `lows` are by arm: the F1, and the lowest value that is drawn.
+    """
     f1 = pd.Series(f1)
     return max(min(lows[arm] for arm in f1.index[on_scale(f1)]) - 0.02, 0.0)
 
@@ -128,10 +138,11 @@ def lowest_shown(f1: Mapping[str, float], lows: Mapping[str, float]) -> float:
 def label_ends(
     ax: plt.Axes, ends: Mapping[str, tuple[float, float]], styles: Mapping[str, dict]
 ) -> None:
-    """Names right of the panel, each joined to the end of its line, none over another.
+    """Add names right of the panel, each joined to the end of its line, without overlap.
 
-    A line that ends in the left half is not joined: that would look as if it went on. `ends` of the
-    arms' lines are (x, y) in data coordinates, with the panel's limits set.
+    A line that ends in the left half of the panel is not joined to its name, because the connection
+    would look like a part of it. `ends` are the (x, y) of each arm's line in data coordinates;
+    `styles` are those of `arm_styles`. The limits of the panel must be set before.
     """
     if not ends:
         return
@@ -146,7 +157,7 @@ def label_ends(
     lines = np.array([wrap(call(arm)).count("\n") + 1 for arm in arms])
     gaps = 5.5 * (lines[1:] + lines[:-1]) / points
     steps = np.concatenate([[0], np.cumsum(gaps)])
-    # Heights as near to the ends of the lines as these distances allow
+    # Heights as near to the ends of the lines as these distances allow: least squares, in order
     to_panel = ax.transData + ax.transAxes.inverted()
     reached, heights = np.array([to_panel.transform(ends[arm]) for arm in arms]).reshape(-1, 2).T
     heights = isotonic_regression(heights - steps) + steps
@@ -178,15 +189,15 @@ def save_figure(fig: Figure, folder: Path, name: str, caption: str) -> None:
 
 
 def _in_few_colours(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture in 256 colours: a third of the bytes, which every report and notebook has."""
+    """The picture in 256 colours: a third of the bytes, which each report and notebook contains."""
     return picture.convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
 
 
 def show_figure(fig: Figure, folder: Path, name: str, caption: str, *, about: str = "") -> None:
-    """Save a figure, and show it with its caption below; the saved one says `about` besides."""
+    """Save a figure and show it with its caption below; the saved caption ends with `about`."""
     save_figure(fig, folder, name, f"{caption} {about}".strip())
     width = round(INCH * fig.get_size_inches()[0])
-    plt.close(fig)  # else the notebook shows it a second time
+    plt.close(fig)  # otherwise the notebook shows the figure twice
     picture = PIL.Image.open(folder / f"{name}.png").convert("RGB")
     picture.thumbnail((round(FINE * width), picture.height))
     shown = io.BytesIO()
