@@ -24,10 +24,11 @@ from lib.model.weights import unusable
 
 log = logging.getLogger(__name__)
 
-# Kinds of linear layer whose weight the fused adapters know.
+# Kinds of linear layer whose weights the fused adapters (`lora_linear`) can read.
 PLAIN_LAYERS = {nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear, bnb.nn.Linear4bit}
-# peft would take the names of dense layers for those of a mixture's fused experts, and adapt these
-# instead, in all layers. Fused experts are no linear layers: they stay without adapters.
+# In a mixture of experts, peft replaces names of dense layers in `target_modules` by those of the
+# fused experts and adapts the experts of all layers instead. An empty table keeps the names as they
+# are. Fused experts are no linear layers and stay without adapters.
 _MOE_TARGET_MODULE_MAPPING.clear()
 
 
@@ -36,15 +37,19 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
 
     Variants are "lora"; "rslora", with scale alpha / sqrt(r) (arXiv 2312.03732); and "dora",
     direction and magnitude apart (arXiv 2402.09353). All linear layers but the heads are adapted,
-    unless `target_modules` names some; the head of an `EmbeddingModel` is trained in full and
-    saved with the adapter. With `lora_layers`, no gradient goes below the first of these layers.
-    Fused experts of a mixture have no adapters. Those that the states do not depend on, such as a
-    pooler's, are frozen. Under `lib.machine.mixed_precision` adapters multiply in bfloat16.
+    unless `target_modules` names some. Fused experts of a mixture have no adapters. Adapters that
+    the hidden states do not depend on, such as a pooler's, are frozen. `lora_layers` is the number
+    of adapted blocks, the last ones (0: all); no gradient goes below the first of these blocks.
+    Under `lib.machine.mixed_precision` adapters multiply in bfloat16.
+
+    `model` is a backbone, or an `EmbeddingModel`, whose head is then trained in full and saved with
+    the adapters. It is changed in place.
 
     Raises
     ------
     ModelError
-        The model has none of the named layers, or fewer layers, or cannot be trained with them.
+        The model lacks one of the named layers, has fewer than `lora_layers` blocks, has 8-bit
+        weights ("dora" alone), or cannot be trained with these adapters.
     """
     inner = pretrained(model)
     variant, last_layers = params.lora_variant, params.lora_layers
@@ -53,8 +58,9 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
     depth = model.config.get_text_config().num_hidden_layers
     if last_layers > depth:
         raise ModelError(f"lora_layers: {last_layers} were asked for, but the model has {depth}")
-    # Layers by the last part of their names, with its number in a list: all but those of heads.
-    own = model.head if model is not inner else None  # on the states, trained in full
+    # Linear layers outside heads, by the last part of their names, and its number in a list:
+    # "q_proj", "experts.3".
+    own = model.head if model is not inner else None  # an `EmbeddingModel`'s, on the hidden states
     head = inner.get_output_embeddings() if own is None else own
     inside = set(head.modules()) if isinstance(head, nn.Module) else set()
     linear = {
@@ -97,7 +103,7 @@ def add_lora(model: nn.Module, params: LoraParams) -> PeftModel:
 
 
 def _is_taken(config: LoraConfig, inner: nn.Module, name: str) -> bool:
-    """True if peft adapts layers of this name in such a model; some of Mamba's it cannot."""
+    """True if peft adapts layers of this name in such a model; it refuses some of Mamba's."""
     try:
         _check_lora_target_modules_mamba(config, inner, name)
     except ValueError:
@@ -124,11 +130,13 @@ def _is_linear(module: nn.Module) -> bool:
 def load_lora(model: nn.Module, folder: str | Path, params: LoraParams) -> PeftModel:
     """The model with the adapters (and head) that `save_pretrained` wrote into the folder.
 
+    `params` are those that the adapters were made with.
+
     Raises
     ------
     ModelError
-        The folder has no adapters, lacks some of their tensors or has others, or they were made
-        with other parameters.
+        The folder has no adapters, lacks some of their tensors or has tensors of others, or the
+        adapters were made with another rank, scale or variant than `params` say.
     """
     file = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     try:
@@ -156,10 +164,11 @@ def load_lora(model: nn.Module, folder: str | Path, params: LoraParams) -> PeftM
 
 
 def _use_fused_layers(config: LoraConfig, model: nn.Module) -> None:
-    """Let adapters be `FUSED_LAYERS`, unless some layer's weight is in another format.
+    """Let adapters be `FUSED_LAYERS`, unless some linear layer of the backbone is of another kind.
 
-    A backbone with other kinds of linear layer (int8, fp8) is left to peft, which asks for a
-    layer's base class only; and so is one that was loaded with `fast=False`. A head is not adapted.
+    peft picks an adapter class by the base class of a layer alone, so that one layer in int8 or fp8
+    would get a fused adapter that cannot read its weight: peft's own adapters then serve all
+    layers. They also do for a backbone that was loaded with `fast=False`.
     """
     backbone = pretrained(model)
     if not getattr(backbone, "fast", True):

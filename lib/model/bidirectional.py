@@ -9,23 +9,24 @@ from lib.model.fast.blocks import blocks_of
 def bidirectional_config(config: PretrainedConfig) -> PretrainedConfig:
     """The config of a decoder in which every token also attends to those after it.
 
-    The change of mask of LLM2Vec (arXiv 2404.05961, section 2.1), by the switches that the mask
-    functions of transformers read. The model made of it needs `disable_causal_mask`.
+    It changes the mask as LLM2Vec does (arXiv 2404.05961, section 2.1), by the switches that the
+    mask functions of transformers read. A model made from it needs `disable_causal_mask` as well,
+    since attention layers have a switch of their own.
     """
     changes = {"is_causal": False}
-    if hasattr(config, "use_bidirectional_attention"):  # Gemma's own; it halves the window too
+    if hasattr(config, "use_bidirectional_attention"):  # Gemma's own switch; also halves its window
         changes["use_bidirectional_attention"] = True
     return type(config).from_dict(config.to_dict() | changes)
 
 
 @torch.no_grad()
 def disable_causal_mask(model: PreTrainedModel) -> None:
-    """Switch the attention of a model that was made with a `bidirectional_config`.
+    """Make the attention of every layer non-causal, in a model with a `bidirectional_config`.
 
     Raises
     ------
     ValueError
-        Some layers have no attention; or the first token still cannot see the last one, because
+        Some layers have no attention; or the first token still does not see the last one, because
         the model builds its mask by itself.
     """
     attend = [any(hasattr(m, "is_causal") for m in b.modules()) for b in blocks_of(model)]

@@ -1,6 +1,7 @@
 """Checks of a loaded model: a first pass over two documents, before anything is trained.
 
-Each check raises what is wrong, so that a model fails at once and in one line.
+A fault raises an error, so that an unusable model fails at once and in one line. A shortcut that is
+not exact for the model returns False, so that the shortcut is not used.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,13 +30,13 @@ from lib.model.probes import (
 
 @torch.no_grad()
 def check_logits(model: PreTrainedModel) -> bool:
-    """True if `next_token_logits` are those of the model itself, so that it can answer a prompt.
+    """True if `next_token_logits` equal the logits of the model's own pass: it can answer a prompt.
 
     Raises
     ------
     ValueError
-        They are not, or they depend on tokens that follow. An error of the model's own pass is
-        raised as it is.
+        The logits differ, or the model's own depend on later tokens. An error of the model's own
+        pass is raised as it is.
     """
     name = type(model).__name__
     if not isinstance(model.get_output_embeddings(), nn.Module):
@@ -65,12 +66,13 @@ def check_logits(model: PreTrainedModel) -> bool:
 
 
 def _near(ours: Tensor, theirs: Tensor) -> bool:
+    """True if logits differ by rounding alone, in 16 bits as well (our choice)."""
     return torch.allclose(ours.float(), theirs.float(), rtol=0.01, atol=0.01)
 
 
 @torch.no_grad()
 def suits_eager(model: PreTrainedModel) -> bool:
-    """True if plain attention gives the states that the model's own default gives."""
+    """True if plain ("eager") attention gives the states of the model's default attention."""
     decoder, own = decoder_of(model), model.config._attn_implementation
     if own == "eager" or not model._can_set_attn_implementation():
         return own == "eager"
@@ -92,7 +94,7 @@ def check_padding(model: PreTrainedModel) -> bool:
     Raises
     ------
     ValueError
-        They have not, or states have another width than the config says.
+        The states differ, or have another width than the config says.
     """
     decoder, name = decoder_of(model), type(model).__name__
     ids, mask = document_rows(decoder, 3, 11)
@@ -110,7 +112,10 @@ def check_padding(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def reads_last_block(model: PreTrainedModel) -> bool:
-    """True if `skip_unread_positions` is exact for the model."""
+    """True if the last block may compute the states that are read, and no others.
+
+    That is, if `lib.model.fast.blocks.skip_unread_positions` is exact for the model.
+    """
     decoder = decoder_of(model)
     ids, mask = document_rows(decoder, 3, 7)
     last = mask.bool() & (mask.flip(1).cumsum(dim=1).flip(1) == 1)
@@ -125,10 +130,11 @@ def reads_last_block(model: PreTrainedModel) -> bool:
 
 
 def check_training(model: PreTrainedModel) -> list[str]:
-    """Names of trained parameters without a gradient, by a pass over two documents and back.
+    """Names of trained parameters without a gradient, after a pass over two documents and back.
 
-    Empty if layers are dropped at random, which leaves some without one by chance. Gradients and
-    random generators are afterwards as they were. Any error means that training is impossible.
+    The list is empty for a model with LayerDrop, in which a layer may lack a gradient by chance.
+    Gradients are None afterwards, and random generators as before. An exception of any kind means
+    that the model cannot be trained.
     """
     decoder = decoder_of(model)
     ids, mask = document_rows(decoder, 3, 7)
@@ -148,7 +154,10 @@ def check_training(model: PreTrainedModel) -> list[str]:
 
 @torch.no_grad()
 def generates_padded(model: PreTrainedModel) -> bool:
-    """True if a prompt padded on the left gets the logits that it has alone, two tokens later."""
+    """True if left padding leaves a prompt's logits as they are, for the second generated token.
+
+    The second token is the first one that is computed with the cache of padded keys.
+    """
     prompts = made_up_tokens(model, 3, 11)
     with in_float32(model) as exact:
         padded = _second_logits(model, prompts)
@@ -158,7 +167,7 @@ def generates_padded(model: PreTrainedModel) -> bool:
 
 
 def _second_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Logits (B, V) of the second generated token: behind the prompt and the cache."""
+    """Logits (B, V) of the second generated token behind each of B prompts."""
     pad_token = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     ids, mask = pad(prompts, pad_token, side="left")
     with greedily(model):
@@ -175,7 +184,7 @@ def _second_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> 
 
 @contextmanager
 def greedily(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model generate its most probable tokens, whatever its own settings ask for."""
+    """Let a model generate the most probable tokens, whatever its saved generation settings are."""
     before = model.generation_config
     ends = {name: getattr(before, name) for name in ("eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(do_sample=False, **ends)

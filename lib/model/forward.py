@@ -8,7 +8,7 @@ input_ids, attention_mask   (B, T), padded on the right
         |  packed: the S real tokens of all documents in one row, no padding computed
         v
 [ lower layers | block, block, ... | last block ]
-  cached states  compiled            at the positions that are read alone
+  cached states  compiled            only at the positions that are read
         |
         v
 last hidden states          (B, T, H)
@@ -44,7 +44,8 @@ def last_hidden_states(
 ) -> Tensor:
     """Hidden states after the last layer and its norm, (B, T, H), of right-padded input.
 
-    What is returned at padding, and where `read` is false, has no meaning.
+    Their dtype is the one that the decoder returns, float32 or bfloat16. Values at padding, and
+    where `read` is false, have no meaning.
 
     Parameters
     ----------
@@ -52,18 +53,21 @@ def last_hidden_states(
         A decoder or an encoder, with or without adapters and a language-model head.
     input_ids, attention_mask
         (B, T) int64; every row holds a token.
+    compute_dtype
+        Of matrix products: bfloat16 (autocast), or float32.
     read
         (B, T) bool, true where a state will be used; None for all positions.
     cached
         (S, H) states that enter the first adapted layer, of all S real tokens, row after row
-        (`lib.model.fast.cached_layers`); the layers below are then left out.
+        (`lib.model.fast.cached_layers`); the layers below that layer are then left out.
 
     Raises
     ------
     ModelError
-        States depend on the length of another text of the batch, and cannot be computed alone.
+        A text is so long that the model, with dynamic rotary positions, computes its states by the
+        texts that it read before.
     ValueError
-        A row holds no token.
+        A row holds no token, and the model is packed (`lib.model.fast.attention`).
     """
     decoder = decoder_of(model)
     if cached is not None:
@@ -81,7 +85,10 @@ def hidden_layers(
     num_layers: int,
     compute_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
-    """Hidden states of the last `num_layers` layers, each as in `last_hidden_states`."""
+    """Hidden states of the last `num_layers` layers, each as in `last_hidden_states`.
+
+    They are in the order of the layers; the last ones are after the model's final norm.
+    """
     with mixed_precision(input_ids.device, compute_dtype):
         return _layers(decoder_of(model), input_ids, attention_mask, num_layers, None)
 
@@ -89,8 +96,8 @@ def hidden_layers(
 def _layers(
     decoder: PreTrainedModel, ids: Tensor, mask: Tensor, num_layers: int, embeds: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """`hidden_layers` of a decoder's tokens, or of (S, H) `embeds` in their place."""
-    # Texts that would change the states of those beside them have a pass of their own.
+    """`hidden_layers` of token ids, or of (S, H) `embeds` in the place of their embeddings."""
+    # In a batch with a text that would change the states of the others, each has its own pass.
     if _depends_on_others(decoder, mask) and len(ids) > 1:
         return _each_alone(decoder, ids, mask, num_layers, embeds)
     packed, real = is_packed(decoder), mask.bool()
@@ -113,18 +120,22 @@ def _layers(
 
 @lru_cache
 def _without_cache(kind: type) -> dict[str, bool]:
-    """The option that keeps a decoder from filling a cache: checkpointed layers would do it twice.
+    """Option that keeps a decoder from filling a cache; none for decoders that do not know it.
 
-    Some decoders do not have it.
+    Checkpointed layers run twice and would fill a cache twice.
     """
     return {"use_cache": False} if "use_cache" in signature(kind.forward).parameters else {}
 
 
 def _depends_on_others(decoder: PreTrainedModel, attention_mask: Tensor) -> bool:
-    """True if some text is so long that its batch decides about its states."""
+    """True if some text is so long that its states depend on the rest of the batch.
+
+    Raises `ModelError` where a pass of its own would not help.
+    """
     limit = alone_beyond(decoder)
     if limit is None or int(attention_mask.sum(dim=1).max()) <= limit:
         return False
+    # Dynamic rotary positions keep the scale of the longest text so far, also for later passes.
     if any(getattr(m, "rope_type", None) == "dynamic" for m in decoder.modules()):
         raise ModelError(
             f"max_length: {type(decoder).__name__} has dynamic rotary positions, so texts of "
@@ -159,7 +170,9 @@ def masked_states(
     cache: DynamicCache | None = None,
     lower: Tensor | None = None,
 ) -> Tensor:
-    """The n last hidden states that are read, (n, H), under a mask of the caller's.
+    """The n last hidden states that are read, (n, H), row after row, under the caller's own mask.
+
+    It serves branches behind a prompt (`lib.prompt.label_scores`).
 
     Parameters
     ----------
@@ -172,7 +185,8 @@ def masked_states(
     cache
         Keys and values of each row, to which those of these tokens are added.
     lower
-        (B, T, H) of `masked_states_below`; the layers below are then left out.
+        (B, T, H) of `masked_states_below`; the layers below the first adapted one are then left
+        out.
     """
     decoder, device = decoder_of(model), input_ids.device
     tokens = {"input_ids": input_ids}
@@ -196,9 +210,9 @@ def masked_states(
 def masked_states_below(
     model: nn.Module, input_ids: Tensor, *args: Tensor, **options: Any
 ) -> Tensor:
-    """Hidden states that enter the first adapted layer, (B, T, H).
+    """Hidden states that enter the first adapted layer, (B, T, H), in the decoder's dtype.
 
-    Arguments are those of `masked_states` but `read`, `cache` and `lower`.
+    Arguments are those of `masked_states`, without `read`, `cache` and `lower`.
     """
     decoder = decoder_of(model)
     view = decoder_slice(decoder, range(first_adapted_layer(model)))
@@ -208,7 +222,10 @@ def masked_states_below(
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, T, keys) bool as what transformers adds to attention scores, (B, 1, T, keys)."""
+    """Mask that transformers adds to attention scores, (B, 1, T, keys), of (B, T, keys) bool.
+
+    Hidden keys have the least finite number, not -inf: a row that sees nothing would become NaN.
+    """
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
 
@@ -216,13 +233,17 @@ def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
 def prefill(
     model: nn.Module, tokens: Sequence[int], *, compute_dtype: torch.dtype
 ) -> DynamicCache | None:
-    """Keys and values of a beginning that all rows of `masked_states` share; None if impossible."""
+    """Keys and values of the tokens that all rows of `masked_states` begin with.
+
+    None if there are no tokens, or if the model is not packed (`lib.model.fast.attention`): other
+    attention cannot read a prefix that rows share.
+    """
     decoder = decoder_of(model)
     if not tokens or not is_packed(decoder):
         return None
     ids = torch.tensor([list(tokens)], device=decoder.device)
     with mixed_precision(decoder.device, compute_dtype):
-        # With its mask, from which a model with a sliding window makes its own.
+        # A model with a sliding window makes the mask of its windows out of the given one.
         output = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
     return output.past_key_values
 
@@ -230,12 +251,15 @@ def prefill(
 def next_token_logits(
     model: nn.Module, states: Tensor, compute_dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Logits (..., V) of the token behind each of a causal model's last hidden states (..., H)."""
+    """Logits (..., V) of the token behind each of a causal model's last hidden states (..., H).
+
+    `lib.model.checks.check_logits` compares them with the model's own.
+    """
     model = pretrained(model)
     config = model.config.get_text_config()
     with mixed_precision(states.device, compute_dtype):
         logits = model.get_output_embeddings()(states)
-        # Some scale it (Granite, Cohere, Falcon-H1) or bound it by tanh (Gemma 2).
+        # Some models scale logits (Granite, Cohere, Falcon-H1) or bound them by tanh (Gemma 2).
         if divisor := getattr(config, "logits_scaling", None):
             logits = logits / divisor
         for name in ("logit_scale", "lm_head_multiplier"):
@@ -252,12 +276,12 @@ def skips_padding(model: nn.Module) -> bool:
 
 @contextmanager
 def maybe_compiled(model: nn.Module, num_tokens: int) -> Iterator[None]:
-    """Compute `num_tokens` tokens, in training or in prediction, with compiled blocks or without.
+    """Context for `num_tokens` tokens of training or prediction: compiled blocks if they pay.
 
     Compiled blocks fuse norms, rotary positions, activations and residuals into few passes over
     memory. One compilation serves all blocks and all lengths. It takes 10 to 40 seconds, and pays
-    from some number of tokens on (`lib.model.fast.blocks.COMPILE_FROM`). Nothing else but the
-    machine decides, so that the same work is always done in the same arithmetic.
+    from some number of tokens on (`lib.model.fast.blocks.COMPILE_FROM`). The model, this number and
+    the machine decide alone, so that the same work is always done in the same arithmetic.
     """
     compiled = wrap_for_compiling(model, num_tokens=num_tokens)
     with torch.compiler.set_stance("default" if compiled else "force_eager"):

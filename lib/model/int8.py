@@ -31,19 +31,21 @@ from lib.model.windows import Documents
 log = logging.getLogger(__name__)
 
 # Our choices.
-NUM_TIMED, LENGTH = 8, 64  # documents of the pass that is timed, and their tokens at most
-REPEATS = 5
-GAIN = 1.1  # times as fast, from which int8 is used
-RARE = 0.1  # of the median channel: the least that a channel's largest input counts as
-INPUT_LEVELS = 127  # on either side of zero
+NUM_TIMED, LENGTH = 8, 64  # documents of the pass that is timed, and most tokens of each
+REPEATS = 5  # of that pass, beside a warm-up
+GAIN = 1.1  # int8 is used if it is at least this many times as fast
+# A channel's largest input counts as at least this share of the median channel's: channels that
+# the few documents hardly use would get a factor near zero.
+RARE = 0.1
+INPUT_LEVELS = 127  # of a rounded input, on either side of zero
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with int8 weights, by oneDNN's product of integers.
+    """A linear layer with int8 weights, by oneDNN's product of integers, on a CPU.
 
-    Processors without VNNI add two products in 16 bits: 2 * 255 * 64 fits, so that weights have
-    only 64 levels on either side of zero there. `largest`, (in,), is the largest absolute input of
-    each channel.
+    `largest`, (in,), is the largest absolute input of each channel. Processors without VNNI add two
+    products in 16 bits, and 2 * 255 * 64 is less than 2^15: weights have only 64 levels on either
+    side of zero there, and 127 elsewhere.
     """
 
     def __init__(self, layer: nn.Linear, largest: Tensor) -> None:
@@ -58,7 +60,7 @@ class Int8Linear(nn.Module):
         self.scale = (weight.abs().amax(1) / levels).clamp(min=tiny)
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
         rounded = (weight / self.scale[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)  # in a layout of oneDNN's
         self.bias = None if layer.bias is None else layer.bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ class Int8Linear(nn.Module):
         largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
         scale = largest.clamp_(min=1e-30).div_(INPUT_LEVELS)
         zero = INPUT_LEVELS + 1
-        rounded = rows.div_(scale).add_(zero + 0.5).to(torch.uint8)
+        rounded = rows.div_(scale).add_(zero + 0.5).to(torch.uint8)  # cutting x + 0.5 rounds x
         out = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, zero, self.weight, self.scale, self.zeros, None,
             1.0, 0, torch.float32, "none", [], "",
@@ -79,9 +81,10 @@ class Int8Linear(nn.Module):
 
 @torch.no_grad()
 def use_int8(model: nn.Module, documents: Documents, *, compute_dtype: torch.dtype) -> None:
-    """Put the linear layers of a dense backbone on a CPU into int8, where that is faster here.
+    """Put the linear layers of an unquantized backbone on a CPU into int8, if that is faster here.
 
-    The largest input of each channel is read from a few tokenized documents. Heads stay.
+    The largest input of each channel is read from a few tokenized documents. Heads stay as they
+    are. The log says which layers were replaced, or why none was.
 
     Raises
     ------
@@ -113,7 +116,7 @@ def use_int8(model: nn.Module, documents: Documents, *, compute_dtype: torch.dty
         return
     plain = {name: layers[name] for name in largest}
     quantized = {name: Int8Linear(plain[name], most) for name, most in largest.items()}
-    # A whole pass decides: attention and rounding take as long as before.
+    # The time of a whole pass decides: attention is no faster, and inputs have to be rounded.
     length = min(LENGTH, position_limit(model.config) or LENGTH)
     rows = [(list(d) * length)[:length] for d in documents if d]
     ids = torch.tensor([rows[i % len(rows)] for i in range(NUM_TIMED)])
@@ -131,7 +134,7 @@ def use_int8(model: nn.Module, documents: Documents, *, compute_dtype: torch.dty
         log.info("int8: %.1f times as fast on this machine; weights stay as they are", gain)
         return
     for own in map(BlockForward.of, blocks_of(decoder)):
-        own.compiled = own.original  # never compiled: weights are packed in a form of oneDNN
+        own.compiled = own.original  # never compiled: weights are in a layout of oneDNN's
     log.info("int8: %d layers; a pass is %.1f times as fast", len(largest), gain)
 
 

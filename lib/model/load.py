@@ -53,6 +53,9 @@ def load_backbone(
 ) -> PreTrainedModel:
     """The pretrained model in eval mode, frozen, with its pad token set.
 
+    Its attributes `quantization`, `nf4_share` and `fast` say how it was loaded; `probes` remembers
+    which shortcuts are exact for it (`lib.model.probes`).
+
     Parameters
     ----------
     model_id, revision
@@ -61,30 +64,33 @@ def load_backbone(
         "nf4": linear layers in 4-bit NormalFloat with double quantization (QLoRA, arXiv
         2305.14314, sections 2-3), computing in `dtype`. "none": weights as stored.
     dtype, device
-        "auto" lets the machine choose (`lib.machine`); the choice is logged.
+        Of the arithmetic and of unquantized weights; "auto" lets the machine choose
+        (`lib.machine`). The choice is logged.
     head
         "none": the backbone, which returns hidden states. "lm": with its language-model head.
     bidirectional
-        Let every token attend to those after it too: see `bidirectional_config`.
+        True if every token also attends to those after it: see `bidirectional_config`.
     max_length
-        Longest input in tokens. Up to 512 on a CPU, models that are not packed use plain attention,
-        which then trains faster than the fused kernel, if it gives the same states; elsewhere the
-        model's own default, mostly `sdpa`.
+        Longest input in tokens. For up to 512 tokens on a CPU, a model that is not packed
+        (`lib.model.fast.attention`) uses plain attention, which then trains faster than the fused
+        kernel, if it gives the same states. Other models keep their default, mostly `sdpa`.
     memory_gib
-        Target of the run; 0 for what the device has. Where there is room (`should_dequantize`),
-        4-bit weights are dequantized once instead of in every pass: the same values, bit for bit.
+        GiB that the run may take; 0 for what the device has. Where there is room
+        (`should_dequantize`), 4-bit weights are dequantized once instead of in every pass: the same
+        values, bit for bit.
     depth
-        Blocks that are kept, the first ones; 0 for all.
+        Number of blocks that are kept, the first ones; 0 for all.
     fast
-        Take this and the shortcuts of `lib.model.fast` where they are exact for the model. False:
-        padding, peft's own adapters and every layer in every pass; equal within rounding.
+        True for weights that are dequantized once, and for the shortcuts of `lib.model.fast` that
+        are exact for the model. False for padding, peft's own adapters and every layer in every
+        pass: equal within rounding.
 
     Raises
     ------
     ModelError
         The model cannot be found, its weights cannot be read or are stored in another format than
-        asked, its tokenizer has tokens without a row, it cannot attend in both directions, or a
-        first pass over two documents fails (`lib.model.checks`).
+        asked, its tokenizer has tokens without a row in the embedding, `depth` or `bidirectional`
+        does not suit it, or a first pass over two documents fails (`lib.model.checks`).
     """
     device = choose_device(str(device))
     dtype = choose_dtype(device, dtype) if isinstance(dtype, str) else dtype
@@ -134,7 +140,8 @@ def load_backbone(
     model.fast = fast
     for module in model.modules():
         if device.type == "cpu" and isinstance(module, bnb.nn.Linear4bit):
-            # Else the first evaluation repacks weights, and training goes on in another arithmetic.
+            # bitsandbytes would repack the weights in the first evaluation, and training would go
+            # on in another arithmetic.
             module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
@@ -144,7 +151,7 @@ def load_backbone(
         _check(model, head=head, bidirectional=bidirectional, eager=eager)
     except Exception as error:
         what = "cannot be used"
-        if share and type(error) is not ValueError:  # of the model's own pass, not of our checks
+        if share and type(error) is not ValueError:  # our checks raise ValueError, its pass others
             remedy = 'write quantization: "none"' if stored == "none" else "name another model"
             what = f"cannot compute with weights in NF4; {remedy}"
         raise unusable(model_id, error, what) from error
@@ -172,7 +179,10 @@ def _refuse(config: PretrainedConfig, head: str, quantization: str, stored: str)
 
 
 def _require_same_blocks(config: PretrainedConfig, whole: PretrainedConfig, head: str) -> None:
-    """Raise `ValueError` if a shorter model's blocks are not those that the whole model has."""
+    """Raise `ValueError` if the blocks of a model cut short differ from the whole model's first.
+
+    In some architectures a block's sizes or values depend on the number of blocks.
+    """
     try:
         shorter, longer = (_anatomy(c, head) for c in (config, whole))
         same = shorter.items() <= longer.items()
@@ -198,7 +208,7 @@ def _anatomy(config: PretrainedConfig, head: str) -> dict[str, Any]:
 
 
 def _auto_class(config: PretrainedConfig, head: str) -> type:
-    """The class that loads a config's model: its decoder or encoder alone, or with its head."""
+    """The class that loads a config's model: alone, or with its language-model head ("lm")."""
     if head == "none":
         return AutoModel
     text_alone = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
@@ -206,11 +216,11 @@ def _auto_class(config: PretrainedConfig, head: str) -> type:
 
 
 def _check(model: PreTrainedModel, *, head: str, bidirectional: bool, eager: bool) -> None:
-    """Switch attention, and raise `ValueError` if two documents show that a model is unusable."""
+    """Choose a model's attention; raise `ValueError` if a pass over two documents goes wrong."""
     if bidirectional:
         disable_causal_mask(model)
     probes = model.probes
-    with in_float32(model) if probes.is_new else nullcontext():  # once, not for each of them
+    with in_float32(model) if probes.is_new else nullcontext():  # cast once, not for each question
         is_packed = model.fast and use_packing(model)  # with attention of its own
         if eager and not is_packed and probes.ask("eager", lambda: suits_eager(model)):
             model.set_attn_implementation("eager")
@@ -224,7 +234,7 @@ def _check(model: PreTrainedModel, *, head: str, bidirectional: bool, eager: boo
 
 
 def _structure(model: PreTrainedModel, how: str) -> str:
-    """A hash of what decides whether shortcuts are exact for a model: all but its weights."""
+    """A hash of what decides if shortcuts are exact for a model: all but the values of weights."""
     about = (type(model).__name__, model.config.to_json_string(), how, model.fast,
              str(model.dtype), model.device.type, str(model.config._attn_implementation),
              computing_fingerprint("model.load", "model.adapters", "prompt.decode"))  # fmt: skip

@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 # intermediate size. Fitted to SmolLM2-135M on CPUs and to shapes of 1, 3 and 8 billion weights on
 # one H200; compiled blocks keep less (9 times the hidden size on a CPU; 6 and 3 times on a GPU).
 KEPT = {"cpu": (14, 4), "cuda": (9, 4)}
-BUSY_TOKENS = {"cpu": 512, "cuda": 2048}  # of a micro-batch, below which a token costs more
+BUSY_TOKENS = {"cpu": 512, "cuda": 2048}  # in a micro-batch; in a smaller one a token costs more
 USABLE = 0.9  # of a device's memory; the rest is the driver's and lost to fragmentation
-ROW_BYTES = 10  # of a logit under a loss: itself, its fp32 copy and its gradient
+ROW_BYTES = 10  # per logit under a loss: in bfloat16, its fp32 copy and its fp32 gradient
 PROCESS_GIB = 0.9  # Python, torch and transformers, imported (measured)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / 64 / 256  # weight, 8-bit scale of 64, fp32 scale of 256 scales
-OPTIMIZER_BYTES = 12  # of a weight that trains: fp32 gradient and AdamW's two moments
+OPTIMIZER_BYTES = 12  # per weight that trains: fp32 gradient and AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Shape:
     attention_width: int
     vocabulary: int
     linear: tuple[tuple[int, int], ...]  # (out, in) of every linear layer of its blocks
-    embedding_params: int  # parameters outside them
-    lm_head_params: int  # that a language-model head adds; 0 where it is tied to the embedding
+    embedding_params: int  # all parameters but those of `linear`, most of them the embedding's
+    lm_head_params: int  # of a language-model head; 0 if it is tied to the embedding
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
@@ -80,23 +80,25 @@ class Shape:
 
     @property
     def linear_params(self) -> int:
-        """Weights that NF4 packs and every token is multiplied with."""
+        """Number of weights that NF4 packs; every token is multiplied with each of them."""
         return sum(o * i for o, i in self.linear)
 
     def lora_params(self, r: int) -> int:
-        """Parameters of adapters of rank r on all linear layers."""
+        """Number of parameters of adapters of rank r on all linear layers."""
         return r * sum(o + i for o, i in self.linear)
 
 
 def unpacked_gib(shape: Shape, itemsize: int) -> float:
-    """GiB of all weights where none is quantized."""
+    """GiB of all weights but a language-model head's, at `itemsize` bytes each: none quantized."""
     return (shape.linear_params + shape.embedding_params) * itemsize / GIB
 
 
 def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) -> float:
     """GiB of the base model and of what trains, with gradients and AdamW's moments.
 
-    Adapters of rank r, everything (`r` = 0; 16 bytes per weight), or nothing (`r` = None).
+    `r` is the rank of the adapters that train, 0 if all weights train (16 bytes each), or None if
+    nothing trains. `itemsize` is the bytes of a weight that is not quantized. A language-model head
+    is not counted.
     """
     if r == 0:
         return unpacked_gib(shape, 4 + OPTIMIZER_BYTES)
@@ -106,7 +108,10 @@ def weights_gib(shape: Shape, *, r: int | None, quantized: bool, itemsize: int) 
 
 
 def should_dequantize(unpacked_gib: float, allowed_gib: float) -> bool:
-    """True if 4-bit weights are unpacked for good: four times as much leaves room for training."""
+    """True if 4-bit weights are dequantized once, for good, instead of in every pass.
+
+    Dequantized, they then take at most a quarter of what is allowed; the rest is for training.
+    """
     return 4 * unpacked_gib <= allowed_gib
 
 
@@ -121,8 +126,9 @@ def activation_gib(
 ) -> float:
     """GiB that a micro-batch of `num_tokens` keeps from its forward for its backward pass.
 
-    `KEPT` elements for each token and each of the `num_layers` that train (0: all). Of the
-    `checkpointed` ones among them the hidden size alone is kept, and all of it for one at a time.
+    Each token keeps `KEPT` elements of `itemsize` bytes in each of the `num_layers` that train (0:
+    all). A checkpointed layer keeps its input alone, of the hidden size. In the backward pass the
+    layers are computed again one by one, so that one of them has all its elements at a time.
     """
     hidden, intermediate = KEPT[device]
     per_layer = hidden * shape.hidden + intermediate * shape.intermediate
@@ -142,14 +148,19 @@ def fit_micro_batch(
 ) -> tuple[int, int]:
     """Tokens of a micro-batch, and the number of layers to checkpoint, for `room_gib`.
 
-    See the picture above; `BUSY_TOKENS` is the size down to which micro-batches may shrink first.
-    Checkpointing: arXiv 1604.06174.
+    The steps are those of the picture above: micro-batches shrink to `BUSY_TOKENS` first, then
+    layers are checkpointed (arXiv 1604.06174), then micro-batches shrink further, down to
+    `longest`, which is returned even if it does not fit.
 
     Parameters
     ----------
     num_tokens, longest
         Tokens of the largest micro-batch that is wanted, and of the longest document, which a
         micro-batch has to hold.
+    num_layers
+        Number of layers that train.
+    itemsize
+        Bytes of an element of the states.
     """
     options = {"itemsize": itemsize, "device": device, "num_layers": num_layers}
     kept = partial(activation_gib, shape, **options)
@@ -168,8 +179,9 @@ def fit_into_memory(
 ) -> int:
     """Tokens of a micro-batch with which training fits into memory; checkpoints layers if need be.
 
-    `memory_gib` is 0 for what the device has; `reserved_gib` is what training takes beside the
-    model and its layers. The rest is as in `fit_micro_batch`.
+    `memory_gib` is what the run may take, 0 for what the device has. `reserved_gib` is what
+    training takes beside the model and its layers, such as logits. Other arguments are those of
+    `fit_micro_batch`. Nothing stops a run that needs more than was estimated.
     """
     base = pretrained(model)
     device = base.device.type

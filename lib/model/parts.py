@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 
 def pretrained(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside adapters or under a head, its adapters active; or itself."""
+    """The transformers model inside adapters or under a head, with its adapters; or the model."""
     return next(m for m in model.modules() if isinstance(m, PreTrainedModel))
 
 
@@ -15,6 +15,7 @@ def decoder_of(model: nn.Module) -> PreTrainedModel:
     if model.get_output_embeddings() is None:
         return model
     inner = model.get_decoder()
+    # Of some models, `get_decoder` returns the model itself, or a part that is no model.
     named = inner is not model and isinstance(inner, PreTrainedModel)
     return inner if named else getattr(model, "model", model)
 
@@ -25,7 +26,10 @@ def first_adapted_layer(model: nn.Module) -> int:
 
 
 def keep_text_only(model: PreTrainedModel) -> None:
-    """Drop what holds neither the decoder nor the language-model head, such as a vision tower."""
+    """Drop what holds neither the decoder nor the language-model head, such as a vision tower.
+
+    A tower would take memory, get adapters and be counted.
+    """
     _drop(model, {id(model.get_decoder()), id(model.get_output_embeddings())})
 
 

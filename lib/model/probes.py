@@ -1,8 +1,9 @@
 """Short passes that find out which shortcuts are exact for a loaded model, remembered on disk.
 
 Shortcuts (packed documents, label trees, padded batches) rest on what a model's layers do with
-positions, masks and caches. The name of an architecture does not say, so each shortcut is compared
-with plain passes, one text at a time, on a few made-up tokens. Shortcuts that differ are not used.
+positions, masks and caches. The name of an architecture does not show that. Each shortcut is
+therefore compared with plain passes, one text at a time, on a few made-up tokens. A shortcut that
+gives other values is not used.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,14 +19,13 @@ from lib.model.batches import pad
 from lib.model.parts import pretrained
 from lib.model.windows import Documents
 
-WINDOW = 6  # of a sliding window while packing is probed
-CASTABLE = 2**29  # bytes of 16-bit weights up to which a probe computes in float32
-# Largest deviations that count as rounding (our choice), in float32 and in 16 bits, where the same
-# pass in another batch differs by as much: of states relative to their norm, of log-probabilities
-# in nats.
+WINDOW = 6  # tokens of a sliding window while packing is probed (our choice)
+CASTABLE = 2**29  # bytes of 16-bit weights up to which a probe computes in float32 (our choice)
+# Largest deviations that count as rounding (our choice): of states relative to their norm, of
+# log-probabilities in nats. True: in float32. False: in 16 bits, where the same pass in another
+# batch differs by as much.
 STATE_TOLERANCE = {True: 1e-3, False: 0.1}
 SCORE_TOLERANCE = {True: 2e-3, False: 0.3}
-
 
 # Errors of a pass that a model cannot make.
 UNABLE = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
@@ -34,8 +34,8 @@ UNABLE = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 class Probes:
     """Answers to questions about one model, by name: yes or no, or a list of names.
 
-    `structure` is a hash of all that decides the answers, code included, by which they are cached
-    on disk; "" to remember them in this object alone.
+    `structure` is a hash of all that decides the answers, code included. Answers are cached on disk
+    by this hash; with "" they are remembered in this object alone.
     """
 
     def __init__(self, structure: str = "") -> None:
@@ -44,7 +44,7 @@ class Probes:
 
     @property
     def is_new(self) -> bool:
-        """True if no question about such a model was ever answered on this disk."""
+        """True if the disk has no answer about a model of this structure."""
         return not (storage.CACHE / self._kind).exists()
 
     @property
@@ -71,7 +71,7 @@ def probes_of(model: nn.Module) -> Probes:
 
 
 def made_up_tokens(model: PreTrainedModel, *lengths: int) -> list[list[int]]:
-    """Token ids of documents of these lengths: always the same, none of them a special token."""
+    """Token ids of documents of these lengths: the same in each call, none a special token."""
     config = model.config.get_text_config()
     generator = torch.Generator().manual_seed(0)
     special = set()
@@ -92,9 +92,11 @@ def document_rows(model: PreTrainedModel, *lengths: int) -> tuple[Tensor, Tensor
 
 @contextmanager
 def in_float32(model: PreTrainedModel) -> Iterator[bool]:
-    """Let a small model that is not packed in 4 bits compute in float32; true if it does.
+    """Let a small model (`CASTABLE`) without packed weights compute in float32.
 
-    Rounding then hides nothing. Weights are taken back afterwards as they were, bit for bit.
+    Rounding then hides no difference. It yields True if the model computes in float32 meanwhile,
+    False if it goes on in 16 bits or is packed in 4. Afterwards the weights are the tensors that
+    they were before.
     """
     tensors = [*model.parameters(), *model.buffers()]
     low = [t for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
@@ -137,7 +139,8 @@ def states_alone(model: PreTrainedModel, documents: Documents) -> list[Tensor]:
 def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
     """True if states of the same tokens, (T, H), differ by rounding alone.
 
-    In 16 bits the median token decides: one between two experts may go to the other.
+    With `exact` (float32) the token that differs most decides, otherwise the median one: in 16 bits
+    rounding alone may send a token to another expert.
     """
     if ours.shape != theirs.shape or not torch.isfinite(ours).all():
         return False
@@ -147,7 +150,7 @@ def states_agree(ours: Tensor, theirs: Tensor, *, exact: bool) -> bool:
 
 @contextmanager
 def entering_states(decoder: PreTrainedModel, layer: int) -> Iterator[list[Tensor]]:
-    """Hidden states that enter a block, (tokens, H) float32 for each pass made meanwhile.
+    """List of the hidden states that enter a block, (tokens, H) float32 for each pass meanwhile.
 
     The list stays empty for a decoder that does not keep its blocks in `layers`.
     """
@@ -166,7 +169,7 @@ def entering_states(decoder: PreTrainedModel, layer: int) -> Iterator[list[Tenso
 
 
 def window_of(model: PreTrainedModel) -> int | None:
-    """Longest text, in tokens, in which every layer sees all that comes before; None if any."""
+    """Longest text, in tokens, in which every layer sees all tokens before; None without limit."""
     config = model.config.get_text_config()
     names = ("sliding_window", "attention_chunk_size", "window_size")
     if set(getattr(config, "layer_types", None) or ()) == {"full_attention"}:
@@ -177,7 +180,7 @@ def window_of(model: PreTrainedModel) -> int | None:
 
 
 def alone_beyond(model: PreTrainedModel) -> int | None:
-    """Longest text, in tokens, whose states do not depend on the rest of its batch; None if any.
+    """Longest text, in tokens, that the rest of its batch does not change; None without limit.
 
     Rotary positions of some types follow the longest text of a batch, and some layers choose the
     columns that they attend to among all columns of a batch.

@@ -30,7 +30,10 @@ def count_weights(parameter: nn.Parameter) -> int:
 
 
 def nf4_share(model: nn.Module) -> float:
-    """Share of a model's weights that are in NF4, in [0, 1]: those of linear layers, if any."""
+    """Share of a model's weights that are in NF4, in [0, 1].
+
+    Linear layers alone can be: embeddings, and the experts of many mixtures, are not.
+    """
     states = [(p, getattr(p, "quant_state", None)) for p in model.parameters()]
     packed = sum(count_weights(p) for p, s in states if s is not None and s.quant_type == "nf4")
     return packed / max(1, sum(count_weights(p) for p, _ in states))

@@ -1,4 +1,8 @@
-"""Texts as token ids, none of them read as structure; and the lengths that a model takes."""
+"""Texts as token ids, and the lengths that a model takes.
+
+Tokens of structure are those that mark parts of an input, such as [SEP] or <|im_end|>. A document
+may spell one, but never gets its id.
+"""
 
 import json
 import unicodedata
@@ -17,9 +21,9 @@ from lib.fingerprints import computing_fingerprint
 from lib.model.windows import Documents, as_document, longest_window, window_lengths
 from lib.storage import cached, content_hash
 
-TEXTS_AT_ONCE = 1000  # the tokenizer keeps much more of each text than its ids
+TEXTS_AT_ONCE = 1000  # the tokenizer keeps much more of each text than its ids (our choice)
 UNREADABLE = "\x00token {}\x00"  # name of a token that no text spells
-# Models that number positions from the padding token's id on.
+# Models that number positions from the padding token's id on, and so have fewer of them for tokens.
 COUNTS_FROM_PADDING = (
     "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke",
     "markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -27,10 +31,11 @@ COUNTS_FROM_PADDING = (
 
 
 def structure_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids of structure: a template, a frame or padding writes them, and a text never does.
+    """Ids of tokens that a chat template, the model's frame ([CLS], [SEP]) or padding writes.
 
-    They are the special tokens and other added ones (`<think>`), but not unflagged ones without
-    punctuation: runs of spaces (GPT-NeoX, Gemma) and words of a field.
+    No text is tokenized into them. They are the special tokens and other added ones (`<think>`).
+    Added tokens that are not marked as special and have no punctuation are text: runs of spaces
+    (GPT-NeoX, Gemma) and words of a field.
     """
     added = tokenizer.added_tokens_decoder
     words = {i for i, token in added.items() if not token.special and _is_word(token.content)}
@@ -46,14 +51,14 @@ def _is_word(content: str) -> bool:
 class TextEncoder:
     """A tokenizer that reads every text as plain text.
 
-    A text that spells a token of structure ("</s>", "<think>"), be it after normalization only
-    ("＜/s＞"), is tokenized like any other text. All other texts have the tokenizer's own ids.
-    Saved settings for padding and truncation have no effect.
+    A text that spells a token of structure ("</s>", "<think>") is tokenized like any other text,
+    also if it does so only after normalization ("＜/s＞"). All other texts have the tokenizer's own
+    ids. Saved settings for padding and truncation have no effect.
 
     Raises
     ------
     ModelError
-        The tokenizer is of a kind in which text and structure look the same.
+        The tokenizer is of a class whose texts cannot be kept apart from structure.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -77,16 +82,16 @@ class TextEncoder:
         frame: bool = False,
         windows: int = 1,
     ) -> list[list[int]]:
-        """Up to `max_length` ids of each text, and the model's frame ([CLS], [SEP]) with `frame`.
+        """Up to `max_length` ids of each text, with the model's frame ([CLS], [SEP]) if `frame`.
 
-        With several `windows`, up to `max_length` ids in each: windows follow each other in the
-        text, and each has its own frame (`lib.model.windows`). A text is cut at its end, or at its
-        beginning if the tokenizer's `truncation_side` is "left".
+        The frame comes on top of `max_length`. Up to `windows` windows of `max_length` ids follow
+        each other in a text, each with its own frame (`lib.model.windows`). A longer text is cut at
+        its end, or at its beginning if the tokenizer's `truncation_side` is "left".
         """
         if not self.tokenizer.is_fast:
             return [self._slow_ids(text, max_length, frame, windows) for text in texts]
         backend, side = self.backend, self.tokenizer.truncation_side
-        if frame:  # its settings, such as add_bos_token, may have changed
+        if frame:  # settings of the tokenizer, such as add_bos_token, may have changed meanwhile
             backend.post_processor = self.tokenizer.backend_tokenizer.post_processor
         if max_length is None:
             backend.no_truncation()
@@ -96,7 +101,7 @@ class TextEncoder:
         documents = []
         for chunk in _chunks(texts):
             for encoding in backend.encode_batch_fast(chunk, add_special_tokens=frame):
-                # What is cut off overflows, next to the kept part first.
+                # Parts that were cut off, the one next to the kept part first.
                 cut_off = encoding.overflowing[: windows - 1] if windows > 1 else []
                 parts = [part.ids for part in (encoding, *cut_off)]
                 documents.append(as_document(parts[::-1] if side == "left" else parts))
@@ -111,7 +116,7 @@ class TextEncoder:
         ids = self.tokenizer.convert_tokens_to_ids(spelled)
         size = max_length or max(len(ids), 1)
         left = self.tokenizer.truncation_side == "left"
-        # From the side that is kept on, window by window.
+        # Windows are cut from the side of the text that is kept.
         starts = range(0, max(len(ids), 1), size)[:windows]
         parts = [ids[i : i + size] for i in starts]
         if left:
@@ -144,7 +149,7 @@ def _text_backend(rules: dict[str, Any], structure: frozenset[int]) -> Tokenizer
     # Structure gets names that no text spells: as added tokens, in the vocabulary, in merges.
     names = {index: UNREADABLE.format(index) for index in structure}
     for token in rules["added_tokens"]:
-        if token["id"] in names:  # read as it is: a normalizer could make it one that texts spell
+        if token["id"] in names:  # not normalized, which could make it a name that texts spell
             token |= {"content": names[token["id"]], "normalized": False}
     model = rules["model"]
     if isinstance(model["vocab"], list):  # Unigram: pairs of piece and score
@@ -167,7 +172,7 @@ def _text_backend(rules: dict[str, Any], structure: frozenset[int]) -> Tokenizer
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
-    """The tokenizer's encoder of texts, built once as long as no token is added."""
+    """The tokenizer's encoder of texts, built again only if tokens were added meanwhile."""
     return _text_encoder(tokenizer, len(tokenizer), structure_ids(tokenizer))
 
 
@@ -184,9 +189,10 @@ def encode_documents(
     add_special_tokens: bool,
     windows: int = 1,
 ) -> list[list[int]]:
-    """Up to `max_length` ids of each text, none of them read as structure (`TextEncoder`).
+    """Up to `max_length` ids of each text, or of each of its `windows`, by its `TextEncoder`.
 
-    With `add_special_tokens`, the model's frame is added to them.
+    With `add_special_tokens`, the model's frame ([CLS], [SEP]) is added to them. Documents of
+    several windows are `lib.model.windows.Windows`.
     """
     encode = text_encoder(tokenizer)
     return encode(texts, max_length=max_length, frame=add_special_tokens, windows=windows)
@@ -195,12 +201,14 @@ def encode_documents(
 def shorten_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int
 ) -> list[str]:
-    """The part of each text that `encode_documents` reads: of its first `max_length` tokens.
+    """The part of each text that `encode_documents` reads in one window.
+
+    That is its first `max_length` tokens, or its last ones if the tokenizer truncates on the left.
 
     Raises
     ------
     ModelError
-        The tokenizer does not tell the places of its tokens.
+        The tokenizer is one in Python, which does not know the places of its tokens in a text.
     """
     encoder = text_encoder(tokenizer)
     if not tokenizer.is_fast:
@@ -227,7 +235,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
 def are_cut(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int
 ) -> np.ndarray:
-    """True for each of N texts of more than `max_length` tokens, (N,) bool, without any frame."""
+    """(N,) bool, true for texts of more than `max_length` tokens, those of a frame not counted."""
     ids = encode_documents(tokenizer, texts, max_length=max_length + 1, add_special_tokens=False)
     return np.array([len(row) > max_length for row in ids], dtype=bool)
 
@@ -291,7 +299,7 @@ def require_context(config: PretrainedConfig, prompt_length: int, answer_length:
 def require_positions(config: PretrainedConfig, documents: Documents) -> None:
     """Raise `ParamsError` if a document, its frame included, has more tokens than positions.
 
-    Of a document of several windows, the longest one.
+    Of a document of several windows, the longest window counts.
     """
     limit = position_limit(config)
     longest = longest_window(documents)
@@ -303,12 +311,12 @@ def require_positions(config: PretrainedConfig, documents: Documents) -> None:
 
 
 def position_limit(config: PretrainedConfig) -> int | None:
-    """Tokens that the model has positions for; None if its config does not say."""
+    """Most tokens of a sequence, by the model's positions; None if its config does not say."""
     limit = context_limit(config)
     counts = limit is not None and config.model_type in COUNTS_FROM_PADDING
     return limit - config.pad_token_id - 1 if counts else limit
 
 
 def context_limit(config: PretrainedConfig) -> int | None:
-    """Longest prompt with its answer, in tokens; None if the model's config does not say."""
+    """Positions of a model: tokens of a prompt and its answer; None if its config does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

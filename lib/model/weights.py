@@ -1,4 +1,4 @@
-"""A model's files: found in a package, in a folder or on the hub, verified; what they describe."""
+"""A model's files, in a package, in a folder or on the hub; its config and its tokenizer."""
 
 import difflib
 import logging
@@ -28,16 +28,19 @@ from lib.storage import CACHE, ROOT, cached, checksum, content_hash, free_bytes,
 log = logging.getLogger(__name__)
 quieten_transformers()  # whatever is loaded
 
-# Of the hub: an organization and a name, or a name alone.
+# A model's id on the hub: an organization and a name, or a name alone.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_TIMEOUT = 10  # seconds until the hub counts as out of reach (our choice)
 
-# Beside weights: config, tokenizer and chat template.
+# Files beside the weights: config, tokenizer and chat template.
 TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 
 
 def unusable(model_id: str, error: Exception, what: str = "cannot be loaded") -> ModelError:
-    """An error of safetensors, torch, hub or config, which share no base class, in one line."""
+    """A `ModelError` in one line for an error of safetensors, torch, hub or config.
+
+    These share no base class, so that callers catch every `Exception`.
+    """
     if "trust_remote_code" in str(error):
         error = ValueError("it needs code of its own, which is never run; name another model")
     first_line = next(iter(str(error).strip().splitlines()), "")
@@ -50,12 +53,15 @@ def resolve_model(model_id: str) -> str:
 
     `package:<python package>/<file or folder>` is found among the installed packages and verified
     against the checksum in its wheel. A GGUF file (packaged or local) is dequantized once, into a
-    cache of bf16 safetensors. Any other path that exists is returned; everything else is a hub id.
+    cache of bf16 safetensors. Any other path that exists is returned; a relative one starts at the
+    project's root. Everything else is a hub id.
 
     Raises
     ------
     ModelError
-        The file is missing, or its checksum is not the recorded one.
+        The file is missing or unreadable, or its checksum is not the recorded one.
+    DiskFullError
+        The cache has no room for dequantized weights.
     """
     path = _local_path(model_id)
     if path.suffix == ".gguf" or (model_id.startswith("package:") and path.is_file()):
@@ -69,18 +75,19 @@ def resolve_model(model_id: str) -> str:
 
 
 def pretrained_source(model_id: str, revision: str = "") -> dict[str, Any]:
-    """Arguments of every `from_pretrained`: the model's place, and that it brings no code.
+    """Arguments of every `from_pretrained`: the model's place, and that its own code is never run.
 
     `revision` is a branch, tag or commit of a hub id; "" for its main branch.
 
     Raises
     ------
     ModelError
-        See `resolve_model`; or a local model has a revision.
+        See `resolve_model`; a local model has a revision or a folder with a pipe in it; or a model
+        of the hub is not in its cache, and the hub cannot be reached.
     """
     place = resolve_model(model_id)
     for file in Path(place).glob("*"):
-        if not (file.is_file() or file.is_dir()):  # a pipe could be read for ever
+        if not (file.is_file() or file.is_dir()):  # reading a pipe may never end
             raise ModelError(f"{file}: a pipe, a device or a dangling link; remove it")
     if not Path(place).exists():
         _require_hub(model_id, revision)
@@ -94,15 +101,16 @@ def pretrained_source(model_id: str, revision: str = "") -> dict[str, Any]:
 
 
 def model_fingerprint(model_id: str, revision: str = "") -> str:
-    """SHA-256 of a local or packaged model: its weights, config, tokenizer and chat template.
+    """Hash of a local or packaged model: its weights, config, tokenizer and chat template.
 
-    For a hub id: the name, with the commit in the hub's cache, if any; the network is not asked.
+    It is the first 32 hexadecimal digits of a SHA-256. For a hub id, it is the name and the commit
+    in the hub's cache, if any; the network is not asked.
     """
     path = _local_path(model_id)
     if path.is_file():
         return checksum(path)[:32]
     if path.is_dir():
-        # If there are both, transformers reads safetensors.
+        # transformers reads *.bin only if there are no safetensors.
         weights = list(path.glob("*.safetensors")) or list(path.glob("*.bin"))
         others = [file for ending in TEXT_FILES for file in path.glob(ending)]
         return content_hash([f.name, checksum(f)] for f in sorted({*weights, *others}))[:32]
@@ -115,7 +123,7 @@ def model_fingerprint(model_id: str, revision: str = "") -> str:
 
 @cache
 def _require_hub(model_id: str, revision: str) -> None:
-    """Raise a `ModelError` at once where a model is not in the hub's cache and cannot be got.
+    """Raise a `ModelError` at once if a model is not in the hub's cache and the hub is offline.
 
     transformers would try again and again, for a minute.
     """
@@ -159,7 +167,7 @@ def _dequantized(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    needed, free = 4 * gguf.stat().st_size, free_bytes()  # 4 bits -> 16 bits
+    needed, free = 4 * gguf.stat().st_size, free_bytes()  # from 4 bits to 16
     if free < needed:
         raise DiskFullError(
             f"{CACHE}: {needed / GIB:.1f} GiB needed for dequantized weights, "
@@ -204,12 +212,14 @@ def load_tokenizer(model_id: str, revision: str = "") -> PreTrainedTokenizerBase
 
 
 def load_config(model_id: str, revision: str = "", *, depth: int = 0) -> PretrainedConfig:
-    """The model's configuration; with `depth`, of its first blocks and what follows the last one.
+    """The model's configuration; with `depth`, that of its first `depth` blocks alone.
+
+    What follows the last block, such as a final norm, stays.
 
     Raises
     ------
     ModelError
-        It cannot be read, or the model has fewer blocks.
+        The configuration cannot be read, or the model has fewer than `depth` blocks.
     """
     source = pretrained_source(model_id, revision)
     try:

@@ -3,7 +3,7 @@
 ```
 text        t1 t2 t3 t4 t5 t6 t7                    max_length 3, up to 3 windows
 document    [CLS] t1 t2 t3 [SEP]  [CLS] t4 t5 t6 [SEP]  [CLS] t7 [SEP]      ids, lengths (5, 5, 3)
-rows        one per window: attention and positions end where it ends
+rows        one per window: attention and positions do not go beyond it
 pooled      over the real tokens of all rows of a document
 ```
 
@@ -21,9 +21,9 @@ Documents = Sequence[Ids]
 
 
 class Windows(list):
-    """Token ids of all windows of a document, one after another, and the `lengths` of these.
+    """Token ids of all windows of a document, one after another; `lengths` are the windows' tokens.
 
-    As a list it has the document's tokens, so that whatever counts tokens counts all of them.
+    It is a list of all tokens of the document, so that code that counts tokens counts all of them.
     """
 
     def __init__(self, windows: Sequence[Ids]) -> None:
@@ -52,25 +52,25 @@ def split_windows(document: Ids) -> list[list[int]]:
 
 
 def map_windows(change: Callable[[list[int]], Ids], document: Ids) -> list[int]:
-    """The document with every window changed."""
+    """The document with `change` applied to the token ids of every window."""
     return as_document([change(window) for window in split_windows(document)])
 
 
 def longest_window(documents: Documents) -> int:
-    """Tokens of the longest sequence that a model reads for these documents; 0 of none."""
+    """Tokens of the longest sequence that a model reads for these documents; 0 without any."""
     return max(chain.from_iterable(map(window_lengths, documents)), default=0)
 
 
 def count_windows(documents: Documents) -> Tensor | None:
-    """Windows of each document, (D,) int64; None where each has one."""
+    """Number of windows of each of D documents, (D,) int64; None if each has one."""
     counts = [len(window_lengths(document)) for document in documents]
     return None if max(counts) == 1 else torch.tensor(counts)
 
 
 def documents_mask(attention_mask: Tensor, windows: Tensor | None) -> Tensor:
-    """Mask of D documents, (D, T'), each as long as all its windows, from that of W rows, (W, T).
+    """Mask of D documents, (D, T'), each as long as all its windows, from the rows' mask, (W, T).
 
-    `windows` is of `count_windows`; without it every row is a document.
+    `windows` comes from `count_windows`; None if every row is a document. Both masks are int64.
     """
     if windows is None:
         return attention_mask
@@ -80,9 +80,9 @@ def documents_mask(attention_mask: Tensor, windows: Tensor | None) -> Tensor:
 
 
 def regroup(values: Tensor, mask: Tensor, other_mask: Tensor) -> Tensor:
-    """Values at the real tokens of one mask, (W, T, ...), at those of another, (D, T', ...).
+    """Values (W, T, ...) at the real tokens of `mask`, at those of `other_mask`: (D, T', ...).
 
-    Both masks have the same S real tokens in the same order, row after row; padding is 0.
+    Both masks have the same S real tokens in the same order, row after row; padding becomes 0.
     """
     if mask is other_mask:
         return values

@@ -46,7 +46,10 @@ def is_packed(model: nn.Module) -> bool:
 
 @contextmanager
 def boundaries_expected() -> Iterator[None]:
-    """Let attention refuse to run without the boundaries of documents."""
+    """Let attention refuse to run without the boundaries of documents.
+
+    Models that do not pass them on would mix documents without a word.
+    """
     global _expecting
     before, _expecting = _expecting, True
     try:
@@ -63,7 +66,11 @@ def packed_pass(
     num_layers: int = 1,
     embeds: Tensor | None = None,
 ) -> BaseModelOutput:
-    """The decoder's output for the S real tokens of (B, T) input, or their `embeds`: (1, S, H)."""
+    """The decoder's output, states of (1, S, H), for the S real tokens of (B, T) input.
+
+    `embeds`, (S, H), take the place of the tokens' embeddings. With `num_layers` above 1 the output
+    has the states of all layers.
+    """
     real = attention_mask.bool()
     positions = (attention_mask.cumsum(dim=1) - 1)[real]  # (S,)
     offsets = nn.functional.pad(attention_mask.sum(dim=1).cumsum(dim=0), (1, 0)).int()  # (B + 1,)
@@ -96,8 +103,8 @@ def packed_attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, heads, S, D) in, (1, S, heads, D) out.
 
-    Without document boundaries (decoding, scoring) it is transformers' own `sdpa`; behind a
-    `prefix` that all rows share, `attend_with_shared_prefix`.
+    Without document boundaries (decoding, scoring) it is transformers' own `sdpa`; with a `prefix`
+    that all rows share, it is `attend_with_shared_prefix`.
 
     Raises
     ------
@@ -117,8 +124,8 @@ def packed_attention_forward(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    # Packed documents. Under autocast rotary positions may leave queries and keys in fp32; values
-    # keep the dtype.
+    # Packed documents. Under autocast, rotary positions may leave queries and keys in fp32, while
+    # values have the dtype of the arithmetic.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (S, heads, D)
     window, causal = sliding_window or 0, module.is_causal
     if q.is_cuda and _flash_suits(q):
@@ -133,13 +140,13 @@ def packed_attention_forward(
 
 
 def _flash_suits(q: Tensor) -> bool:
-    """FlashAttention-2 wants 16 bits, compute capability 8.0 and heads of at most 256."""
+    """True if FlashAttention-2 takes such queries on this GPU: 16 bits, heads of at most 256."""
     modern = torch.cuda.get_device_capability(q.device) >= (8, 0)
     return modern and q.dtype != torch.float32 and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
 
 
 def packed_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """A mask only if one is given: packed documents have boundaries instead."""
+    """The mask of `sdpa` if one is given, else None: packed documents have boundaries instead."""
     given = attention_mask is not None
     return sdpa_mask(*args, attention_mask=attention_mask, **kwargs) if given else None
 
@@ -159,9 +166,9 @@ def attend_with_shared_prefix(
 ) -> Tensor:
     """Attention of B rows to a prefix that they share and to their own keys, (B, heads, T, D).
 
-    The prefix is in memory once, and all rows attend to it in one product. The two parts are
-    joined by the sums of their exponentials: the decomposition of Hydragen (arXiv 2402.05099,
-    section 3.1).
+    The prefix is in memory once, and all rows attend to it in one product. The attention to each
+    part is weighted by the part's share in the sum of exponentials: the decomposition of Hydragen
+    (arXiv 2402.05099, section 3.1).
 
     Parameters
     ----------
@@ -170,7 +177,7 @@ def attend_with_shared_prefix(
     query, key, value, mask
         (B, heads, T, D), (B, key heads, L, D) twice, and (B, 1, T, L) to be added to the scores.
     """
-    # Queries by key head; for the prefix, those of all rows in one product.
+    # Queries by their K key heads, R to each; for the prefix, those of all rows side by side.
     rows, key_heads = query.shape[0], key.shape[1]
     q = query.unflatten(1, (key_heads, -1)).to(value.dtype)  # (B, K, R, T, D)
     shared = q.transpose(0, 1).flatten(1, 3)[None]  # (1, K, B R T, D)
@@ -180,7 +187,7 @@ def attend_with_shared_prefix(
     far = far[0].unflatten(1, (rows, -1)).transpose(0, 1)  # (B, K, R T, D)
     far_sum = far_sum[0].unflatten(1, (rows, -1)).transpose(0, 1)
     own, own_sum = _attend(q.flatten(2, 3), key, value, near, scale)
-    # Their mean, weighted by these sums.
+    # The mean of both, weighted by these sums: sigmoid(log a - log b) = a / (a + b).
     share = (far_sum - own_sum).sigmoid().to(own.dtype)
     return (own + share * (far - own)).unflatten(2, q.shape[2:4]).flatten(1, 2)
 
@@ -188,6 +195,6 @@ def attend_with_shared_prefix(
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention, and log of the sum of its exponentials, (..., 1) float32."""
+    """Attention, and the log of the sum of exponentials, (..., 1) float32."""
     scores = (q @ k.to(v.dtype).mT).float() * scale + mask
     return scores.softmax(-1).to(v.dtype) @ v, scores.logsumexp(-1, keepdim=True)

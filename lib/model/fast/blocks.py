@@ -23,19 +23,22 @@ from lib.model.probes import probes_of
 
 log = logging.getLogger(__name__)
 
-# Tokens to compute from which compiling pays, by the dtype of the weights (benchmarks' NOTES.md):
-# where matrix products are fast, the rest counts for more.
+# Tokens to compute from which compiling pays, by the dtype of the weights
+# (tests/benchmarks/NOTES.md). In bfloat16, matrix products take less of the time, so that compiling
+# the rest pays earlier.
 COMPILE_FROM = {torch.bfloat16: 200_000, torch.float32: 1_000_000}
 # Parts of a block that take tokens one by one, except the projections to keys and values.
 TOKENWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
-RECOMPILE_LIMIT = 64  # all models' blocks share one code object; beyond this it would run eagerly
+# Blocks of all models share one code object. With more variants of it than this, torch would run
+# the blocks without compiling (our choice).
+RECOMPILE_LIMIT = 64
 
 
 class BlockForward:
-    """The forward pass of one block: as it was, compiled, or computed again for the gradient.
+    """The forward pass of one block: as it was, compiled, or checkpointed.
 
-    It takes the place of the block's `forward`, once. A compiled pass is checkpointed as a whole:
-    within it, the compiler would save expensive intermediates anyway.
+    It takes the place of the block's `forward`. A compiled pass is checkpointed as a whole, from
+    outside: inside it, the compiler would save expensive intermediates anyway.
     """
 
     def __init__(self, original: Callable) -> None:
@@ -52,7 +55,7 @@ class BlockForward:
 
     @staticmethod
     def of(block: nn.Module) -> "BlockForward":
-        """The block's, installed now if it has none."""
+        """The block's `BlockForward`, installed now if it has none."""
         if not isinstance(block.forward, BlockForward):
             block.forward = BlockForward(block.forward)
         return block.forward
@@ -71,7 +74,7 @@ def checkpoint_blocks(model: nn.Module, chosen: range) -> None:
 
 
 class PassThrough(nn.Module):
-    """In place of a block that is left out."""
+    """A block that does nothing, in place of one that is left out."""
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
         """The hidden states as they came."""
@@ -81,8 +84,8 @@ class PassThrough(nn.Module):
 def decoder_slice(decoder: PreTrainedModel, layers: range) -> PreTrainedModel:
     """A view of a decoder that runs some of its blocks alone, on the same weights.
 
-    The final norm belongs to the last block; without that block there is none. It is for decoders
-    that keep their blocks in `layers` and that norm in `norm`.
+    The final norm is applied only if the last block is among them. The decoder has to keep its
+    blocks in `layers` and its final norm in `norm`; callers compare the parts with the whole model.
     """
     view = copy.copy(decoder)
     view._modules = dict(decoder._modules)
@@ -99,8 +102,8 @@ def skip_unread_positions(decoder: PreTrainedModel, read: Tensor | None) -> Iter
     """Let the last block of a packed decoder compute the states that are read, and no others.
 
     Nothing attends to the output of the last block, so its queries, its output projection and its
-    MLP are needed only where states are read. Elsewhere they are taken as zero, and states mean
-    nothing. Keys and values are those of all tokens:
+    MLP are needed only where states are read. Elsewhere they are taken as zero, and the states have
+    no meaning. Keys and values are those of all tokens:
 
     ```
     tokens         a a a b b b b c c
@@ -109,8 +112,9 @@ def skip_unread_positions(decoder: PreTrainedModel, read: Tensor | None) -> Iter
     q, o, MLP      . . x . . . x . x     at three of nine
     ```
 
-    `read` is bool for each token that the decoder is given; None if all are read. Where most are,
-    everything is computed.
+    `read` is bool, one per token that the decoder is given; None if all are read. If most are, or
+    if the decoder is not packed, or this is not exact for it (`lib.model.checks.reads_last_block`),
+    or the block is checkpointed and trains, all are computed.
     """
     suits = read is not None and hasattr(decoder, "layers") and is_packed(decoder)
     if not (suits and probes_of(decoder).answers.get("reading", True)):
@@ -128,14 +132,14 @@ def skip_unread_positions(decoder: PreTrainedModel, read: Tensor | None) -> Iter
         for module in [modules[name] for name in TOKENWISE if name in modules]:
             at_rows = partial(_at_rows, module.forward, rows)
             stack.enter_context(_replaced(module, "forward", at_rows))
-        # Compiled, it would be in one graph with blocks that it differs from.
+        # Not compiled: the other blocks share the compiled code, and this one differs from them.
         stack.enter_context(_replaced(own, "compiled", None))
         yield
 
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of the owner's own, replaced for a while."""
+    """Replace an attribute of an object for a while."""
     before = {name: vars(owner)[name]} if name in vars(owner) else {}
     setattr(owner, name, value)
     try:
@@ -146,7 +150,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _at_rows(forward: Callable[..., Tensor], rows: Tensor, x: Tensor, *args: object) -> Tensor:
-    """`forward` of some of the tokens of x, (B, T, ...); zero for the others."""
+    """`forward` of the chosen `rows` of the B T tokens of x, (B, T, ...); zero for the others."""
     out = forward(x.flatten(0, 1).index_select(0, rows)[None], *args)[0]
     whole = out.new_zeros(x.shape[0] * x.shape[1], out.shape[-1])
     return whole.index_copy(0, rows, out).view(*x.shape[:2], -1)
@@ -155,7 +159,8 @@ def _at_rows(forward: Callable[..., Tensor], rows: Tensor, x: Tensor, *args: obj
 def wrap_for_compiling(model: nn.Module, *, num_tokens: int) -> bool:
     """Let each block of a packed model be compiled in its first pass, if `num_tokens` pay for it.
 
-    True if blocks are wrapped; never without a C++ compiler and Python's headers.
+    Returns True if blocks are wrapped; False for a model that is not packed, for few tokens, or
+    without a C++ compiler and Python's headers.
     """
     blocks = blocks_of(model) if is_packed(model) else []
     if not blocks:

@@ -45,18 +45,21 @@ def cache_lower_layers(
 
     Parameters
     ----------
+    model
+        A decoder with adapters (`add_lora`), with or without a head.
     fingerprint
-        Of the weights, their precision and their attention: what else decides the states.
+        A hash of the weights, their precision and their attention. They decide the states, beside
+        what this function sees.
 
     Returns
     -------
     states
-        For each split, for each document (T, H): float32, or bfloat16 seen as int16. Empty if
-        caching is useless (adapters start at the first layer), impossible (the model is not packed,
-        the disk too full) or wrong (the upper layers do not reproduce the whole model on two
-        documents). Training then runs all layers in every epoch.
+        For each split, an array per document, (T, H), memory-mapped: float32, or the bits of
+        bfloat16 as int16. Empty if caching is useless (adapters start at the first layer),
+        impossible (the model is not packed, the disk is too full) or wrong (the upper layers do not
+        reproduce the whole model on two documents). Training then runs all layers in every epoch.
     costs
-        For each split, of the pass that made them.
+        For each split, the cost of the pass that made its states.
     """
     backbone, first_layer = decoder_of(model), first_adapted_layer(model)
     # Useful, possible and exact?
@@ -67,9 +70,11 @@ def cache_lower_layers(
     if not (suits and _is_exact(backbone, few, compute_dtype)):
         return {}, dict.fromkeys(splits, NO_COST)
     # One pass per split, or what an earlier run has kept of it.
-    code = computing_fingerprint("model.fast.cached_layers", "model.load")  # made the backbone
+    # `model.load` made the backbone, so that its code decides the states too.
+    code = computing_fingerprint("model.fast.cached_layers", "model.load")
+    # The number of threads and the budget decide how sums are rounded.
     rules = [fingerprint, backbone.device.type, str(backbone.dtype), first_layer,
-             torch.get_num_threads(), token_budget]  # both decide how sums are rounded  # fmt: skip
+             torch.get_num_threads(), token_budget]  # fmt: skip
     states, costs = {}, {}
     for name, documents in splits.items():
 
@@ -89,7 +94,7 @@ def cache_lower_layers(
 def states_below(
     backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, compute_dtype: torch.dtype
 ) -> Tensor:
-    """Hidden states that enter the first adapted layer, (S, H), for S real tokens of (B, T)."""
+    """Hidden states that enter the first adapted layer, (S, H), of the S real tokens of (B, T)."""
     view = decoder_slice(backbone, range(first_adapted_layer(backbone)))
     states = last_hidden_states(view, input_ids, attention_mask, compute_dtype=compute_dtype)
     return states[attention_mask.bool()].to(backbone.dtype)
@@ -99,9 +104,9 @@ def states_below(
 def _is_exact(backbone: PreTrainedModel, documents: Documents, compute_dtype: torch.dtype) -> bool:
     """True if the upper layers, on the states of the lower ones, reproduce the whole model.
 
-    Some architectures scale embeddings on their way in, which a last norm may hide: so the states
-    that enter the upper layers are compared as well. Others call their last norm otherwise, or read
-    tokens in every layer and refuse states alone.
+    Some architectures scale embeddings before the first layer, and would scale cached states again.
+    The last norm may hide that, so the states that enter the upper layers are compared as well.
+    Other architectures have another name for the last norm, or read token ids in every layer.
     """
     ids, mask = (x.to(backbone.device) for x in pad(documents, backbone.config.pad_token_id))
     read = partial(last_hidden_states, backbone, ids, mask, compute_dtype=compute_dtype)

@@ -48,7 +48,7 @@ def _lora_linear_backward(
     b: Tensor,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dL/dx, empty unless wanted, dL/da and dL/db."""
+    """dL/dx (N, in), which is empty unless `wanted`, dL/da (r, in) and dL/db (out, r)."""
     grad_hidden = grad @ b  # (N, r)
     grad_x = grad.new_empty(0)
     if wanted:
@@ -60,7 +60,7 @@ def _lora_linear_backward(
 
 def _fake_forward(x: Tensor, *parts: Any) -> tuple[Tensor, Tensor]:
     *_, a, b = parts
-    rows = x.shape[0]  # not `len`, which would fix it for the compiler
+    rows = x.shape[0]  # `len` would be an int, and the compiled code good for one length alone
     return x.new_empty(rows, b.shape[0]), x.new_empty(rows, a.shape[0])
 
 
@@ -108,10 +108,10 @@ class _LoRALinear(torch.autograd.Function):
 
 
 def _parts(base: nn.Linear) -> tuple[list[Tensor], list[int]]:
-    """A layer's weight as an operator takes it, and the sizes of bitsandbytes' blocks.
+    """A layer's weight as the operators take it, and the sizes of bitsandbytes' blocks, if any.
 
-    A matrix; or 4-bit values and the scales of their blocks, which may be 8-bit values with scales
-    themselves (double quantization, arXiv 2305.14314, section 3).
+    The weight is a matrix, or it is 4-bit values and the scales of their blocks. These scales may
+    be 8-bit values with scales of their own (double quantization, arXiv 2305.14314, section 3).
     """
     if not isinstance(base, bnb.nn.Linear4bit):
         return [base.weight], []
@@ -153,9 +153,10 @@ class _FusedForward:
         return out.view(*x.shape[:-1], -1)
 
     def _plain(self) -> bool:
-        """One active adapter, of the vanilla kind, that neither is merged nor drops out.
+        """True if the fused pass can compute this layer.
 
-        Its weight is dense or in NF4; a hub's model may come in another format.
+        It needs one active, unmerged adapter, plain LoRA without a bias or (in training) dropout,
+        and a weight that is dense or in NF4. A model of the hub may be in another 4-bit format.
         """
         state = getattr(self.base_layer.weight, "quant_state", None)
         if state is not None and state.quant_type != "nf4":

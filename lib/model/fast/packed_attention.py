@@ -1,7 +1,8 @@
 """Attention within each of many packed documents, and its gradient, as an operator of torch.
 
-Documents are sorted by length, so that neighbours are about as long. A group is a padded mini-batch
-of neighbours; within it, blocks of queries see no more keys than they may:
+Micro-batches have their documents sorted by length, so that neighbours are about as long. A group
+is a padded mini-batch of neighbours. Within a group, scores are computed for a block of queries at
+a time, and only for the keys that some query of the block sees:
 
 ```
 packed (S,)     aaa bbb cccc ddddddd eeeeeeee        one document (T, T), causal, in blocks
@@ -34,9 +35,9 @@ def packed_attention(
 ) -> Tensor:
     """Attention within each document, softmax(scale q k^T) v, (S, heads, D).
 
-    The tiling of arXiv 2205.14135, by matrix products of the library. Query heads that share a key
-    head are rows of one product. The backward pass computes probabilities again, so that no (T, T)
-    matrix is kept.
+    It is the tiling of FlashAttention (arXiv 2205.14135), by matrix products of torch. Query heads
+    that share a key head are rows of one product. The backward pass computes probabilities again,
+    so that no (T, T) matrix is kept.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def packed_attention(
     offsets
         (B + 1,) int32: document b holds the tokens offsets[b] to offsets[b + 1].
     window
-        Keys that a query sees, itself included; 0 for all up to it.
+        Number of keys that a query sees, its own included; 0 for all up to its own.
     causal
         True if a query sees no key after it. Otherwise it sees the whole document, and `window`
         is 0.
@@ -133,13 +134,14 @@ packed_attention.register_autograd(_differentiate, setup_context=_save)
 class _Group:
     """g neighbouring documents of about one length, padded to the longest of them.
 
-    If no document is padded, the last three are None, and `place` may give views of packed rows.
+    If no document is padded, the last three are None, and `gather` and `place` give views of the
+    packed rows.
     """
 
     start: int  # first packed row
     stop: int  # behind the last one
     length: int  # T
-    index: Tensor | None = None  # (g T,): the packed row at each place
+    index: Tensor | None = None  # (g T,): the packed row at each place of the padded group
     real: Tensor | None = None  # (stop - start,): the places of real tokens
     padding: Tensor | None = None  # the other places
 
@@ -153,7 +155,7 @@ class _Group:
         return self._by_head(rows, key_heads)
 
     def place(self, out: Tensor, key_heads: int) -> Tensor:
-        """The array for (g, K, R, T, D) results: a view of `out` itself unless there is padding."""
+        """The array for (g, K, R, T, D) results: a view of `out`, or a new one if padded."""
         if self.index is None:
             return self._by_head(out[self.start : self.stop], key_heads)
         return self._by_head(out.new_empty(len(self.index), *out.shape[1:]), key_heads)
@@ -168,7 +170,10 @@ class _Group:
             part.copy_(rows)
 
     def mask(self, q: Tensor, rows: slice, keys: slice, window: int, causal: bool) -> Tensor:
-        """Mask to add to scores of a block of (g, K, R, T, D) queries: -inf at hidden keys."""
+        """Mask to add to the scores of a block of (g, K, R, T, D) queries: -inf at hidden keys.
+
+        (R b, n) for b causal queries and n keys, else (g K, 1, T).
+        """
         if causal:  # padding comes after all that is real, so it is hidden as well
             block = (rows.start, rows.stop, keys.start, keys.stop)
             few = keys.stop - keys.start <= MAX_KEPT
@@ -186,7 +191,7 @@ class _Group:
 
 @lru_cache(maxsize=16)  # all layers, in both passes, ask for the same
 def _groups(bounds: tuple[int, ...], device: torch.device) -> tuple[_Group, ...]:
-    """Neighbours, grouped as long as padding them to the longest adds little."""
+    """Groups of neighbours: a group grows while padding to its longest document adds little."""
     lengths = [stop - start for start, stop in pairwise(bounds)]
     groups, first = [], 0
     for last in range(1, len(lengths) + 1):
@@ -198,7 +203,7 @@ def _groups(bounds: tuple[int, ...], device: torch.device) -> tuple[_Group, ...]
 
 
 def _group(bounds: tuple[int, ...], device: torch.device) -> _Group:
-    """These documents, each padded to the longest."""
+    """The group of these documents, each padded to the longest."""
     begins = torch.tensor(bounds[:-1], device=device)[:, None]
     sizes = torch.tensor(bounds, device=device).diff()[:, None]
     length = int(sizes.max())

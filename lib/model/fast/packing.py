@@ -1,4 +1,7 @@
-"""Packing, switched on for models that it is exact for: by their config, then their states."""
+"""Packing, switched on for models that it is exact for: by their config, then by their states.
+
+A packed model reads several documents as one row without padding (`lib.model.fast.attention`).
+"""
 
 import logging
 
@@ -24,9 +27,10 @@ log = logging.getLogger(__name__)
 def use_packing(model: PreTrainedModel) -> bool:
     """Switch a model to packed attention if that is exact for it; True if it is.
 
-    It may be for decoders with rotary positions whose attention has no soft cap, sinks, dropout or
-    latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, with or without a sliding window, or
-    in both directions without one. `_packs_exactly` decides among these.
+    Candidates are decoders with rotary positions whose attention has no soft cap, sinks, dropout or
+    latent keys: Llama, Mistral, Qwen, Gemma 3 and their kin, causal with or without a sliding
+    window, or in both directions without one. A pass over packed documents decides for each of
+    them (`_packs_exactly`).
     """
     if not _may_pack(model):
         return False
@@ -43,7 +47,8 @@ def _may_pack(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windowed = "sliding_attention" in kinds or getattr(config, "sliding_window", None)
-    is_bidirectional = getattr(model.config, "is_causal", True) is False  # and no encoder
+    # `bidirectional_config` sets it; configs of encoders leave it out.
+    is_bidirectional = getattr(model.config, "is_causal", True) is False
     return (
         (is_causal(model) or (is_bidirectional and not windowed))
         and model._supports_attention_backend
