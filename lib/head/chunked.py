@@ -1,6 +1,6 @@
-"""Losses and best labels of a hundred thousand labels, one chunk of labels at a time.
+"""Losses of label sets, and best labels, among a hundred thousand labels: a chunk at a time.
 
-Memory never holds all (B, C) logits, probabilities and gradients at once.
+Memory then never holds all (B, C) logits, probabilities and their gradients at once.
 """
 
 from collections.abc import Iterator
@@ -18,21 +18,24 @@ LABELS_AT_ONCE = 4096  # 1 MiB of logits for 64 documents; our choice
 def chunked_loss(
     features: Tensor, rows: Tensor, bias: Tensor | None, targets: Tensor, loss: HeadLoss
 ) -> Tensor:
-    """Loss of logits = features rows^T + bias, differentiable in all three.
+    """Loss of logits = features rows^T + bias, a float32 scalar, differentiable in all three.
+
+    The loss of label sets and its gradient are computed `LABELS_AT_ONCE` labels at a time, and
+    equal those of all at once. One softmax over all labels is not computed in chunks.
 
     Parameters
     ----------
     features, rows, bias
         (B, D), (C, D) and (C,) float32; the bias may be None.
     targets
-        (B,) int64: one label per document. (B, K) int64: label sets, filled up with -1; the loss
-        and its gradient are then computed `LABELS_AT_ONCE` at a time, and equal those of all at
-        once. (B, C) float32: probabilities, in which cross-entropy without class weights is linear.
+        (B,) int64: one label per document. (B, K) int64: label sets, filled up with -1. (B, C)
+        float32: probabilities of all labels. Only cross-entropy without class weights takes these,
+        since it is linear in its targets.
 
     Raises
     ------
     ValueError
-        Probabilities as targets of a loss that is made for labels.
+        Targets are probabilities, and the loss is another one or has class weights.
     """
     soft = targets.is_floating_point()
     if soft and (loss.kind != "cross_entropy" or loss.weights is not None):
@@ -49,7 +52,7 @@ def chunked_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Loss with its gradients, which are computed chunk by chunk while the logits are there."""
+    """Loss with its gradients, which the forward pass computes while it has a chunk's logits."""
 
     @staticmethod
     def forward(
@@ -84,9 +87,10 @@ class _ChunkedLoss(torch.autograd.Function):
 def chunked_top(
     features: Tensor, rows: Tensor, bias: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest logits of each document and their labels, (B, k) float32 and int64, in order.
+    """The k largest logits of each document, their labels, and log(sum(exp(logits))) of all labels.
 
-    And log(sum(exp(logits))) over all labels, (B,) float32. Inputs are as in `chunked_loss`.
+    They are (B, k) float32, (B, k) int64 and (B,) float32; the largest logit comes first. With
+    fewer than k labels, all are returned. Inputs are as in `chunked_loss`.
     """
     total = features.new_full((len(features),), -torch.inf)
     best = features.new_empty(len(features), 0)
@@ -111,7 +115,7 @@ def _chunks(num_labels: int) -> Iterator[slice]:
 
 
 def _multi_hot(targets: Tensor, labels: slice) -> Tensor:
-    """(B, c) float32 of (B, K) label indices that are filled up with -1, or of (B, C) targets."""
+    """Targets of some labels, (B, c) float32, of (B, K) indices (see `chunked_loss`) or (B, C)."""
     if targets.is_floating_point():
         return targets[:, labels]
     inside = (targets >= labels.start) & (targets < labels.stop)

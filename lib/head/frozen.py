@@ -1,4 +1,4 @@
-"""Features of a frozen language model: computed once, kept on disk, read without any model."""
+"""Features of a frozen language model: computed once, kept on disk, read without the model."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +53,8 @@ def frozen_features(
 
     Parameters
     ----------
+    splits
+        Token ids of each split's N documents.
     poolings, layers
         Modes of `lib.head.pooling.pool`, and hidden layers, counted from the end: 1 is the last,
         after the model's final norm.
@@ -62,7 +64,7 @@ def frozen_features(
     Returns
     -------
     features
-        For each split, (N, H) float32 for each "<pooling> of layer -<layer>".
+        For each split, (N, H) float32 for each "<pooling> of layer -<layer>" (`kind_name`).
     costs
         For each split, of the pass that made its features: `spent`, seconds and joules;
         `total_params`, `quantization`, `nf4_share`, `model_memory_gib` and `peak_memory_gib`.
@@ -70,7 +72,10 @@ def frozen_features(
     Raises
     ------
     ParamsError
-        The model has fewer layers, or positions than a document has tokens.
+        The model has fewer layers than were asked for, or fewer positions than a document has
+        tokens.
+    ModelError
+        The model cannot be loaded (`load_backbone`).
     """
     # The number of threads and the budget decide how sums are rounded.
     rules = [model_fingerprint(model_id, revision), quantization, str(dtype), device.type,
@@ -105,7 +110,7 @@ def frozen_features(
 
 
 def kind_name(kind: Kind) -> str:
-    """The name of a pooling and a layer, such as "mean of layer -1"."""
+    """The name of a pooling and a layer, such as "mean of layer -1" for ("mean", 1)."""
     return f"{kind[0]} of layer -{kind[1]}"
 
 
@@ -117,7 +122,7 @@ def embed(
     dtype: torch.dtype,
     token_budget: int,
 ) -> np.ndarray:
-    """Pooled states of one kind of N tokenized documents, (N, H) float32, which are not kept."""
+    """Pooled states of one kind of N tokenized documents, (N, H) float32; they are not cached."""
     width = backbone.config.get_text_config().hidden_size
     features = np.empty((len(documents), width), dtype=np.float32)
     for batch, pooled in _pooled(backbone, documents, [kind], dtype, token_budget):

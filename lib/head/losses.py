@@ -13,7 +13,7 @@ from torch.nn import functional
 from lib.config.groups import HeadParams
 from lib.errors import ParamsError
 
-MAX_SOFTMAX = 100_000  # labels that share one softmax, which cannot be computed in chunks
+MAX_SOFTMAX = 100_000  # labels of one softmax, which cannot be computed in chunks (our choice)
 FOCAL_GAMMA = 2.0  # arXiv 1708.02002, section 4.1
 ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # arXiv 2009.14119, section 3.1, for negatives
 
@@ -22,7 +22,8 @@ ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # arXiv 2009.14119, section 3.1
 class HeadLoss:
     """A loss of logits and targets, summed over documents (and over labels, for label sets).
 
-    With smoothing, a label of a set becomes 1 - smoothing / 2, another one smoothing / 2.
+    With smoothing, the target of a label in a set is 1 - smoothing / 2, that of any other label
+    smoothing / 2. The prior is added in training alone, so that predictions are made without it.
 
     Raises
     ------
@@ -32,10 +33,12 @@ class HeadLoss:
 
     kind: str  # a name in `LOSS_FUNCTIONS`
     num_labels: int  # C
-    weights: Tensor | None = None  # (C,) float32: of a document's label, or a label's positives
-    prior: Tensor | None = None  # (C,) float32: added to logits by a loss that takes it
+    # (C,) float32: a factor on the loss of a document by its label; of label sets, on the loss of
+    # positives (documents that have the label).
+    weights: Tensor | None = None
+    prior: Tensor | None = None  # (C,) float32: added to logits by "logit_adjusted"
     smoothing: float = 0.0  # in [0, 1) (arXiv 1512.00567, section 7)
-    multi_label: bool = False  # if targets are probabilities: one sigmoid per label or one softmax
+    multi_label: bool = False  # true for label sets: a sigmoid per label instead of one softmax
 
     def __post_init__(self) -> None:
         known = [k for k, f in LOSS_FUNCTIONS.items() if self.multi_label or f.of_labels]
@@ -46,7 +49,7 @@ class HeadLoss:
     def build(
         cls, params: HeadParams, label_counts: np.ndarray, num_documents: int, *, multi_label: bool
     ) -> "HeadLoss":
-        """The loss for a training split with (C,) documents of each label.
+        """The loss for a training split of N documents, of which n, an entry of (C,), have a label.
 
         Balanced class weights are N / (C n), as scikit-learn weighs classes, and for label sets
         (N - n) / n on positives, as `torch.nn.BCEWithLogitsLoss` advises.
@@ -54,7 +57,8 @@ class HeadLoss:
         Raises
         ------
         ParamsError
-            Weights for a label without training documents, or more labels than one softmax takes.
+            "balanced" weights are asked for, and a label has no training document; or there are
+            more labels than one softmax takes (`MAX_SOFTMAX`).
         """
         counts = torch.as_tensor(np.asarray(label_counts), dtype=torch.float32)
         if not multi_label and len(counts) > MAX_SOFTMAX:
@@ -77,7 +81,7 @@ class HeadLoss:
         return cls(params.loss, len(counts), weights, prior, params.label_smoothing, multi_label)
 
     def of_labels(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Loss of (B, C) logits and (B,) int64 labels or, for cross-entropy, (B, C) shares."""
+        """Loss, a scalar, of (B, C) logits and (B,) int64 labels, or (B, C) probabilities."""
         if LOSS_FUNCTIONS[self.kind].adds_prior:
             logits = logits + self.prior.to(logits.device)
         weight = None if self.weights is None else self.weights.to(logits.device)
@@ -85,7 +89,7 @@ class HeadLoss:
         return LOSS_FUNCTIONS[self.kind].of_labels(logits, targets, **options)
 
     def of_sets(self, logits: Tensor, multi_hot: Tensor, labels: slice) -> Tensor:
-        """Loss of (B, c) logits and float32 targets of some of the labels."""
+        """Loss, a scalar, of (B, c) logits and float32 targets of the c labels in a slice of C."""
         if LOSS_FUNCTIONS[self.kind].adds_prior:
             logits = logits + self.prior[labels].to(logits.device)
         truth = multi_hot * (1 - self.smoothing) + self.smoothing / 2
@@ -108,22 +112,23 @@ def _softmax_focal(logits: Tensor, targets: Tensor, **options) -> Tensor:
 
 
 def _sigmoid_focal(logits: Tensor, truth: Tensor) -> Tensor:
+    """Equation 4 of arXiv 1708.02002 per label, with p the sigmoid."""
     p = logits.sigmoid()
-    miss = torch.where(truth > 0.5, 1 - p, p)  # smoothing leaves labels above 1/2, others below
+    miss = torch.where(truth > 0.5, 1 - p, p)  # smoothed targets stay on their side of 1/2
     return miss**FOCAL_GAMMA * _sigmoid(logits, truth)
 
 
 def _asymmetric(logits: Tensor, truth: Tensor) -> Tensor:
-    """Equation 7 of arXiv 2009.14119; gamma is 0 for positives."""
+    """Equation 7 of arXiv 2009.14119, per label; gamma is 0 for positives."""
     shifted = (logits.sigmoid() - ASYMMETRIC_MARGIN).clamp(min=0)
     negative = shifted**ASYMMETRIC_GAMMA * torch.log1p(-shifted)
     return -(truth * functional.logsigmoid(logits) + (1 - truth) * negative)
 
 
 class _Functions(NamedTuple):
-    of_labels: Callable[..., Tensor] | None  # one label per document, summed; None: for sets alone
+    of_labels: Callable[..., Tensor] | None  # one label per document, summed; None if there is none
     of_sets: Callable[[Tensor, Tensor], Tensor]  # (B, c) logits and targets to (B, c) losses
-    adds_prior: bool = False  # to logits: log shares of the labels, or log odds
+    adds_prior: bool = False  # to the logits: log shares of labels or, for label sets, log odds
 
 
 LOSS_FUNCTIONS = {

@@ -19,9 +19,10 @@ from lib.model.windows import Documents, count_windows, documents_mask, regroup,
 
 
 class EmbeddingModel(nn.Module):
-    """A backbone and a `PoolingHead`; any transformers model that returns hidden states will do.
+    """A backbone and a `PoolingHead`; the backbone is any model that returns hidden states.
 
-    The backbone computes in `compute_dtype`, the head in float32.
+    The backbone computes in `compute_dtype`, the head in float32. B counts rows of tokens, D
+    documents: they differ if documents have several windows (`lib.model.windows`).
     """
 
     base_model_prefix = "backbone"  # where peft looks for the transformers model
@@ -48,10 +49,11 @@ class EmbeddingModel(nn.Module):
         cached_states: Tensor | None = None,
         windows: Tensor | None = None,
     ) -> Tensor:
-        """(B, C) float32 logits of right-padded (B, T) input.
+        """Float32 logits, (B, C), of right-padded (B, T) int64 input.
 
-        `cached_states`, (S, H) of all S real tokens, enter the first adapted layer. With `windows`,
-        the number of each document's rows, (D,), the logits are (D, C).
+        `cached_states`, (S, H) of all S real tokens, enter the first adapted layer, and the layers
+        below are left out. `windows`, (D,) int64, is the number of rows of each document; the
+        logits are then (D, C).
         """
         return self.head(*self._states(input_ids, attention_mask, cached_states, windows))
 
@@ -64,7 +66,10 @@ class EmbeddingModel(nn.Module):
         cached_states: Tensor | None = None,
         windows: Tensor | None = None,
     ) -> Tensor:
-        """Loss of the head, summed over documents; input as in `forward`."""
+        """Loss, a scalar summed over documents, of input as in `forward`.
+
+        `targets` are those of `lib.head.chunked.chunked_loss`.
+        """
         states, mask = self._states(input_ids, attention_mask, cached_states, windows)
         return self.head.loss(states, mask, targets, loss)
 
@@ -108,8 +113,9 @@ def predict_logits(
 ) -> Scores:
     """Logits of an `EmbeddingModel` for N tokenized documents, float32, in their order.
 
-    Of more than `data.labels.DENSE_LABELS` labels, the `NUM_TOP` best of each document are kept.
-    `cached_states` are of each document, from `lib.model.cache_lower_layers`; or none.
+    If there are more than `lib.data.labels.DENSE_LABELS` labels, only the `NUM_TOP` best of each
+    document are kept. `cached_states` has an array per document (`lib.model.cache_lower_layers`),
+    or is empty.
     """
     inputs, num_labels = (documents, token_budget, cached_states), model.head.num_labels
     if num_labels <= DENSE_LABELS:
@@ -125,8 +131,12 @@ def predict_probabilities(
     params: EmbeddingParams,
     cached_states: Sequence[np.ndarray] = (),
 ) -> Scores:
-    """Probabilities of the labels of N tokenized documents: softmax, or sigmoid for label sets."""
-    if model.head.num_labels > DENSE_LABELS and not params.multi_label:  # a share of all labels'
+    """Probabilities of the labels of N tokenized documents: softmax, or sigmoid for label sets.
+
+    They are float32. Of very many labels the best are kept, as in `predict_logits`.
+    """
+    # Softmax divides by a sum over all labels, those that are not kept among them.
+    if model.head.num_labels > DENSE_LABELS and not params.multi_label:
         inputs = (documents, params.token_budget, cached_states)
         values, labels, total = _in_batches(model, model.top, *inputs)
         return Scores(np.exp(values - total[:, None]), labels, model.head.num_labels)

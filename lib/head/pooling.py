@@ -11,7 +11,7 @@ from lib.head.chunked import chunked_loss, chunked_top
 from lib.head.classifiers import KINDS
 from lib.head.losses import HeadLoss
 
-NUM_LATENTS = 64  # of attention pooling; NV-Embed trains 512 on far more text
+NUM_LATENTS = 64  # of attention pooling; our choice, since NV-Embed trains 512 on far more text
 
 
 def pool(hidden_states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
@@ -22,7 +22,8 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
     hidden_states
         (B, T, H), any float dtype; computed in float32.
     attention_mask
-        (B, T), 1 at real tokens; it alone tells padding, since a text may contain the pad token.
+        (B, T), 1 at real tokens, 0 at padding. Ids would not show padding: a text may contain the
+        pad token.
     mode
         "last": the last real token (arXiv 2512.12677). "cls": the first one, where an encoder has
         its [CLS]. "mean": the mean over real tokens. "weighted_mean": real token t of 1..n weighs
@@ -50,7 +51,7 @@ def pool(hidden_states: Tensor, attention_mask: Tensor, mode: str) -> Tensor:
 
 
 def read_positions(attention_mask: Tensor, mode: str) -> Tensor:
-    """Positions that `mode` reads, (B, T) bool: one real token of each row, or all of them."""
+    """Positions that `mode` reads, (B, T) bool: one real token of each row, or all real tokens."""
     mask = attention_mask.bool()
     if mode == "cls":
         return mask & (mask.cumsum(dim=1) == 1)
@@ -62,10 +63,10 @@ def read_positions(attention_mask: Tensor, mode: str) -> Tensor:
 class AttentionPooling(nn.Module):
     """Latent attention in float32: tokens attend to latents, pass an MLP, and are averaged.
 
-    With X the (T, H) hidden states, Q = LayerNorm(X) and K = V the (R, H) latents,
-    O = softmax(Q K^T / sqrt(H)) V; then X + W O + b goes through an MLP with a residual (latent
-    attention of NV-Embed, arXiv 2405.17428; residuals as in the authors' code). Both added terms
-    start at zero: untrained, it is the mean.
+    With X the (T, H) hidden states, Q = LayerNorm(X) and K = V the R trained latents, (R, H):
+    O = softmax(Q K^T / sqrt(H)) V and Y = X + W O + b; the result is the mean over tokens of
+    Y + MLP(Y). It is the latent attention of NV-Embed (arXiv 2405.17428), with the residuals of its
+    authors' code. W, b and the MLP's last layer start at zero: untrained, it is the mean of X.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -93,10 +94,11 @@ class AttentionPooling(nn.Module):
 
 
 class PoolingHead(nn.Module):
-    """Pools first and classifies then: C logits for B documents, never for B x T positions.
+    """A pooling and a classifier: C logits for each of B documents, never for B x T positions.
 
     The weights are float32; the head computes outside of autocast and of 4-bit quantization.
-    `params.pooling` is a mode of `pool`, or "attention" for `AttentionPooling`.
+    `params.pooling` is a mode of `pool`, or "attention" for `AttentionPooling`; `params.head` and
+    `params.head_bias` choose the classifier (`lib.head.classifiers`).
     """
 
     def __init__(self, hidden_size: int, num_labels: int, params: HeadParams) -> None:
@@ -108,28 +110,30 @@ class PoolingHead(nn.Module):
 
     @torch.no_grad()
     def init_bias(self, label_counts: np.ndarray, num_documents: int) -> None:
-        """Start each label at its share of the training documents, given (C,) documents per label.
+        """Set the bias so that each label starts at its share of the training documents.
 
-        Otherwise most steps of a multi-label training go into learning that labels are rare
-        (arXiv 1708.02002, section 3.3). Shares are (n + 1) / (N + 2), so never 0 or 1.
+        `label_counts` are the documents of each label, (C,). Without this, most steps of a
+        multi-label training would go into learning that labels are rare (arXiv 1708.02002, section
+        3.3). Shares are (n + 1) / (N + 2) for n of N documents, so never 0 or 1. The classifier has
+        to have a bias.
         """
         shares = (torch.as_tensor(label_counts) + 1) / (num_documents + 2)
         self.classifier.bias.copy_(torch.logit(shares))
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, C) float32 logits of (B, T, H) hidden states."""
+        """(B, C) float32 logits of (B, T, H) hidden states and their (B, T) mask; see `pool`."""
         with torch.autocast(attention_mask.device.type, enabled=False):
             return nn.functional.linear(*self._factors(hidden_states, attention_mask))
 
     def loss(
         self, hidden_states: Tensor, attention_mask: Tensor, targets: Tensor, loss: HeadLoss
     ) -> Tensor:
-        """Loss summed over documents; never holds all logits of very many labels (`chunked`)."""
+        """Loss, a scalar summed over documents, by `chunked_loss`; targets are described there."""
         with torch.autocast(attention_mask.device.type, enabled=False):
             return chunked_loss(*self._factors(hidden_states, attention_mask), targets, loss)
 
     def top(self, hidden_states: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """`chunked_top` of `NUM_TOP` labels, where (N, C) logits would not fit in memory."""
+        """The `NUM_TOP` best labels by `chunked_top`, if (N, C) logits would not fit in memory."""
         with torch.autocast(attention_mask.device.type, enabled=False):
             return chunked_top(*self._factors(hidden_states, attention_mask), NUM_TOP)
 
