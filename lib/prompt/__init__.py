@@ -4,10 +4,10 @@ template       the prompt: instruction, listed labels, examples, document
 frame          the texts of a chat template around a document and its answer
 inputs         prompts with answers to train on
 answers        labels as answers, and answers as labels
-decode         answers by every decoding of the ladder, in a table
+decode         labels by every decoding, from free generation to likelihoods of labels
 label_sets     label sets, one label after another or one question per label
 label_scores, label_trie    likelihoods of whole labels, with shared beginnings computed once
-cached_states   states below the adapters while labels are scored, computed once
+cached_states  states below the adapters while labels are scored, computed once
 search, branches            the most probable label, found best first
 examples       examples in a prompt, and questions about single labels
 """

@@ -12,18 +12,21 @@ from lib.errors import DataError
 SEPARATOR = ";"  # between the labels of an answer
 WORD_CHARACTER = rf"(?:{JOINED}|-)"  # hyphens count as letters
 PUNCTUATION = " .,:;!?…\"'`*_()[]{}<>«»“”„‘’。，、！？；：「」『』"  # that may surround an answer
-MAX_PEELED = 8  # punctuation marks taken off one by one at each end; after them, all
+# Punctuation marks that are taken off an end one by one; then all are taken off (our choice).
+MAX_PEELED = 8
 
 
 def answer_texts(labels: Sequence[str], label_space: LabelSpace) -> list[str]:
-    """The answer for a label set: its texts in label order (as in arXiv 2505.17510).
+    """The answer for a label set: its labels' texts in label order (as in arXiv 2505.17510).
 
-    A model cannot learn an order that means nothing.
+    The order is the same for all documents, because a model cannot learn an order without meaning.
+    An empty set is the word for it, `label_space.none`.
 
     Raises
     ------
     DataError
-        There are several labels and some text contains ";": answers could not be read back.
+        The set has several labels, and some label's text contains ";": answers could not be read
+        back.
     """
     texts = [label_space.texts[c] for c in label_space.indices([labels])[0]]
     if not texts and label_space.none:
@@ -38,13 +41,15 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
     """Label that a free answer names, as a list of one; empty if it names none or several.
 
     The whole answer is compared first: as it is, then with as little of the punctuation around it
-    taken off as makes it a label, and at last with labels without theirs as well. An answer that is
-    no label is searched for labels as whole words. Case does not count. Nothing is ever guessed: an
-    answer outside the set, or one that fits several labels equally well, is an error of the model.
+    taken off as makes it a label. At last all punctuation around the answer and around the labels
+    is taken off. An answer that is no label is searched for labels as whole words. Case does not
+    count. Nothing is ever guessed: an answer outside the set, or one that fits several labels
+    equally well, is an error of the model.
 
     With `multi_label`, each part of the answer between ";" is read in this way and may name
     several labels; parts that name none are passed over. The list is in label order. If label sets
-    may be empty, it is empty for the word that says so, and `[""]` for an answer that names none.
+    may be empty, the list is empty for an answer that says so (`label_space.none`), and `[""]`,
+    which is no label, for an answer that names none.
     """
     texts = tuple(map(normal_form, label_space.texts))
     found: set[int] = set()
@@ -62,7 +67,7 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
 
 
 def _whole_answer(answer: str, texts: tuple[str, ...]) -> set[int]:
-    """Columns of the label that the whole answer is, or of those that fit it equally well."""
+    """Columns of the label that equals the whole answer, or of several that fit equally well."""
     left = min(MAX_PEELED, len(answer) - len(answer.lstrip(PUNCTUATION)))
     right = min(MAX_PEELED, len(answer) - len(answer.rstrip(PUNCTUATION)))
     for total in range(left + right + 1):  # characters taken off, at the left and at the right
@@ -83,7 +88,7 @@ def _equal(forms: Iterable[str], texts: tuple[str, ...]) -> set[int]:
 
 @lru_cache(maxsize=8)
 def _columns(texts: tuple[str, ...]) -> dict[str, set[int]]:
-    """Columns of the labels with each text, in lower case."""
+    """Columns of the labels with each text, by the text in lower case."""
     columns: dict[str, set[int]] = {}
     for column, label in enumerate(texts):
         columns.setdefault(label.lower(), set()).add(column)
@@ -93,8 +98,8 @@ def _columns(texts: tuple[str, ...]) -> dict[str, set[int]]:
 def _words(answer: str, texts: tuple[str, ...]) -> Iterator[set[int]]:
     """Columns of each label that an answer contains as whole words.
 
-    A label inside a longer one ("gas" in "natural gas") does not count. A label of one letter is
-    read only as a whole answer: "a" is a word of any sentence.
+    A label inside a longer one ("gas" in "natural gas") does not count. A label of one character,
+    punctuation around it aside, is read only as a whole answer: "a" is a word of any sentence.
     """
     by_text, end = _columns(texts), 0
     longer = [label for label in by_text if len(label.strip(PUNCTUATION)) > 1]

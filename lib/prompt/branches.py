@@ -1,7 +1,9 @@
 """Beginnings of answers behind prompts, and the hidden states at their ends.
 
-`Branches` keeps prompts and branches in a cache. `Recomputed` has no cache and computes prompt and
-answer anew each time, for models whose layers cannot branch.
+`Branches` keeps prompts and branches in a cache of keys and values. `Recomputed` has no cache and
+computes prompt and answer anew each time, for models whose layers cannot branch. Both serve
+`lib.prompt.search`, which extends a beginning by a chain: a node of the label trie with those that
+follow it without an alternative (`LabelTrie.chains`).
 """
 
 from dataclasses import dataclass, replace
@@ -21,9 +23,11 @@ class Answer:
     """A beginning of an answer, or a whole one."""
 
     score: float  # log p(tokens so far | prompt)
-    node: int  # of the trie, of its last token, unless the answer is whole
-    label: int  # index of the whole label, end token included; -1 before
-    columns: tuple[int, ...]  # of the cache: before `node`; once computed, those of its chain too
+    node: int  # of the trie, of the last token (of a whole answer, of the one before its end token)
+    label: int  # index of the label if the answer is whole, its end token included; else -1
+    # Columns of the cache that hold the tokens before `node`; once its chain is computed, also
+    # those of the chain.
+    columns: tuple[int, ...]
 
 
 @dataclass
@@ -31,9 +35,9 @@ class Branches:
     """B prompts in the cache, and behind each of them the trie nodes computed so far."""
 
     reader: Reader
-    rests: list[list[int]]
+    rests: list[list[int]]  # token ids of each prompt behind the prefix
     trie: LabelTrie
-    prefix: DynamicCache | None
+    prefix: DynamicCache | None  # keys and values that all prompts begin with (`shared_prefix`)
 
     def __post_init__(self) -> None:
         self.cache = DynamicCache()
@@ -42,7 +46,7 @@ class Branches:
         self.lengths = real.sum(dim=1)
 
     def start(self) -> Tensor:
-        """State at the end of each prompt, (B, H), after computing all of them."""
+        """Hidden state at the end of each prompt, (B, H), after computing all prompts."""
         size, longest = self.input_ids.shape
         visible = torch.ones(size, longest, longest, dtype=torch.bool).tril()
         positions = torch.arange(longest).repeat(size, 1)
@@ -58,7 +62,9 @@ class Branches:
     def grow(
         self, chosen: list[list[Answer]], chains: list[list[int]]
     ) -> tuple[list[list[Answer]], Tensor]:
-        """Answers with their new columns, and the state of each node of their chains, (n, H).
+        """Answers with their new columns, and the hidden states of their chains' nodes, (n, H).
+
+        `chosen` has the answers to extend of each prompt, `chains` the chain of each trie node.
 
         ```
         cache    | prompt . . | nodes of earlier rounds |  this round: chain of a | chain of b |
@@ -101,14 +107,14 @@ class Branches:
 
 @dataclass
 class Recomputed:
-    """B prompts without a cache; the methods are those of `Branches`."""
+    """B prompts without a cache; the methods return what those of `Branches` do."""
 
     reader: Reader
     rests: list[list[int]]
     trie: LabelTrie
 
     def start(self) -> Tensor:
-        """State at the end of each prompt, (B, H)."""
+        """Hidden state at the end of each prompt, (B, H)."""
         return plain_states(self.reader, self.rests, [[len(rest) - 1] for rest in self.rests])
 
     def keep(self, rows: list[int]) -> None:
@@ -118,7 +124,7 @@ class Recomputed:
     def grow(
         self, chosen: list[list[Answer]], chains: list[list[int]]
     ) -> tuple[list[list[Answer]], Tensor]:
-        """Answers as they were, and the state of each node of their chains, (n, H)."""
+        """Answers as they were, and the hidden states of their chains' nodes, (n, H)."""
         rows, reads = [], []
         for rest, answers in zip(self.rests, chosen, strict=True):
             for answer in answers:

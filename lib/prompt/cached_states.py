@@ -50,16 +50,17 @@ def lower_states(
 ) -> list[np.ndarray]:
     """Hidden states that enter the first adapted layer when `decode_labels` scores these prompts.
 
-    `decoding` has the arguments of `decode_labels`. With these, the parameters and a `fingerprint`
-    of the weights decide the states.
+    `decoding` has the other arguments of `decode_labels`. `fingerprint` is a hash of the weights:
+    prompts, parameters, `decoding` and weights decide the states.
 
     Returns
     -------
     list
-        (B, T, H) of each micro-batch: float32, or bfloat16 seen as int16. Empty if caching is
-        useless (not every label is scored, nothing trains, adapters start at the first layer, or
-        another process evaluates), impossible (the model reads no trees, the disk is too full) or
-        wrong (the scores of two prompts differ).
+        An array per micro-batch, (B, T, H), memory-mapped: float32, or the bits of bfloat16 as
+        int16. Empty if caching is useless (not every label is scored, nothing trains, adapters
+        start at the first layer, or another process evaluates), impossible (the model reads no
+        trees, the disk is too full) or wrong (two prompts get other scores). Every pass then runs
+        all layers.
     """
     if params.multi_label or not params.num_epochs or params.decoding not in SCORED:
         return []
@@ -88,11 +89,13 @@ def lower_states(
                 shapes.append(states.shape)
         (folder / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
 
+    # The number of threads and the budget decide how sums are rounded.
     rules = [fingerprint, params.quantization, decoder.device.type, str(decoder.dtype),
              str(reader.compute_dtype), first_layer,
-             torch.get_num_threads(), reader.token_budget]  # both decide rounding  # fmt: skip
+             torch.get_num_threads(), reader.token_budget]  # fmt: skip
     key = [rules, content_hash(rows), content_hash(answers)]
-    code = computing_fingerprint("prompt.cached_states", "model.load")  # made the model
+    # `model.load` made the model, so that its code decides the states too.
+    code = computing_fingerprint("prompt.cached_states", "model.load")
     folder = cached("lower", key, write, code=code)
     kind = np.float32 if decoder.dtype == torch.float32 else np.int16
     states = np.memmap(folder / "states.bin", dtype=kind, mode="r")
@@ -104,7 +107,7 @@ def lower_states(
 def _passes(
     reader: Reader, prompts: Sequence[Sequence[int]], trie: LabelTrie
 ) -> Iterator[np.ndarray]:
-    """States of each micro-batch, as they are stored."""
+    """States of each micro-batch, (B, T, H), as they are stored."""
     for _, prefix, (*inputs, _) in trees_behind(reader, prompts, trie):
         options = {"compute_dtype": reader.compute_dtype, "prefix": prefix}
         yield stored_states(masked_states_below(reader.model, *inputs, **options))
@@ -118,7 +121,8 @@ def _is_exact(
 ) -> bool:
     """True if the upper layers, on the states of the lower ones, score as the whole model does.
 
-    The states that enter the upper layers are compared as well: a last norm may hide their scale.
+    The states that enter the upper layers are compared as well. A model that scales embeddings
+    would scale cached states again, which the last norm may hide.
     """
     decoder, first_layer = decoder_of(reader.model), first_adapted_layer(reader.model)
     exact = decoder.dtype == torch.float32

@@ -1,4 +1,8 @@
-"""From prompts to labels by every decoding of the ladder, for one label and for label sets."""
+"""From prompts to labels by every decoding, for one label and for label sets.
+
+The decodings form a ladder: free generation, search among the labels alone, likelihoods of all
+labels. Each rung restricts or informs the model more, and costs more.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +33,7 @@ from lib.prompt.template import NEUTRAL, PromptTemplate
 
 log = logging.getLogger(__name__)
 
-LEAST = np.finfo(np.float32).tiny  # probability of the best label of a search
+LEAST = np.finfo(np.float32).tiny  # the least probability of the best label of a search
 
 
 @torch.inference_mode()
@@ -43,7 +47,7 @@ def generate_answers(
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> list[str]:
-    """Greedy free answers to N prompts, as text without special tokens."""
+    """Greedy free answers to N prompts of token ids, as texts without special tokens, in order."""
     model, tokenizer = pretrained(model).eval(), template.tokenizer
     answers = [""] * len(prompts)
     lengths = [len(p) + max_new_tokens for p in prompts]
@@ -83,8 +87,9 @@ def stop_ids(model: PreTrainedModel, template: PromptTemplate) -> list[int]:
 class _Request:
     """Prompts to answer, and the model and labels to answer them with.
 
-    `prompts` are those of all windows, `counts` the windows of each document; `options` are
-    `token_budget` and `compute_dtype`; `lower` is of `lib.prompt.cached_states`.
+    `prompts` has W prompts, one per window of a document, and `counts` the number of windows of
+    each of N documents. `options` are `token_budget` and `compute_dtype`; `lower` comes from
+    `lib.prompt.cached_states.lower_states`.
     """
 
     model: nn.Module
@@ -97,7 +102,7 @@ class _Request:
     lower: Sequence[np.ndarray]
 
     def averaged(self, scores: np.ndarray) -> np.ndarray:
-        """Scores of documents, (N, C): the means of those of their windows' prompts, (W, C)."""
+        """Scores of N documents, (N, C): means of the scores of their windows' prompts, (W, C)."""
         if len(scores) == len(self.counts):
             return scores
         starts = np.cumsum([0, *self.counts[:-1]])
@@ -110,12 +115,12 @@ class _Request:
         return [self.template.answer_ids(text) for text in self.label_space.texts]
 
     def likelihoods(self) -> np.ndarray:
-        """(N, C) log-probabilities of whole labels, means over the windows of a document."""
+        """Log-probabilities of whole labels, (N, C), each a mean over a document's windows."""
         inputs = (self.model, self.prompts, self.answers)
         return self.averaged(score_labels(*inputs, lower=self.lower, **self.options))
 
 
-Decoded = tuple[list[list[str]], Scores]  # labels of N prompts, and (N, C) float32 scores
+Decoded = tuple[list[list[str]], Scores]  # labels of N documents, and (N, C) float32 scores
 
 
 def _generate(request: _Request, *, multi_label: bool) -> Decoded:
@@ -129,7 +134,8 @@ def _search(request: _Request, *, greedy: bool) -> Decoded:
     inputs = (request.model, request.prompts, request.answers)
     scores = search_labels(*inputs, greedy=greedy, **request.options)
     probs, best = np.exp(scores), (np.arange(len(scores)), scores.argmax(axis=1))
-    probs[best] = np.maximum(probs[best], LEAST)  # else it may be one of many zeros
+    # In float32 the probability of a long label may be zero, as that of unfinished labels is.
+    probs[best] = np.maximum(probs[best], LEAST)
     return request.label_space.best_names(scores), Scores(probs)
 
 
@@ -157,7 +163,7 @@ def _score_calibrated(request: _Request) -> Decoded:
     priors = score_labels(request.model, neutral, request.answers, **request.options)
     priors = priors.astype(np.float64)
     priors -= logsumexp(priors, axis=1, keepdims=True)
-    scores -= logsumexp(priors, axis=0)  # the mean, up to a constant
+    scores -= logsumexp(priors, axis=0)  # log p, up to a constant
     return _best(request, scores)
 
 
@@ -177,7 +183,7 @@ def _sets_by_questions(request: _Request) -> Decoded:
 
 
 def _above_half(space: LabelSpace, probs: np.ndarray) -> Decoded:
-    """Labels of a probability of at least one half."""
+    """Labels with a probability of at least one half, and the best unless sets may be empty."""
     scores = Scores(probs)
     sets = scores.labels_above(0.5, may_be_empty=bool(space.none))
     return space.to_names(sets), scores
@@ -212,15 +218,18 @@ def decode_labels(
     compute_dtype: torch.dtype,
     lower: Sequence[np.ndarray] = (),
 ) -> Decoded:
-    """Predicted labels of N prompts and their scores, float32.
+    """Predicted labels of N documents, and scores of all C labels, (N, C) float32.
 
     Parameters
     ----------
     prompts
-        Of a document of several windows, a prompt for each as `lib.model.windows.Windows`: their
-        log-likelihoods or, of label sets, probabilities are averaged before labels are chosen.
+        Token ids of each document's prompt. A document of several windows has a prompt for each, as
+        `lib.model.windows.Windows`. Their log-likelihoods (for label sets, their probabilities) are
+        averaged before labels are chosen.
+    label_space
+        The labels with their texts in prompts, of `build_template`.
     strategy
-        For one label per document:
+        The decoding. For one label per document:
 
         - "generate": free generation and `parse_labels`; scores are 1 at the parsed labels and 0
           elsewhere, and an answer outside the set predicts nothing.
@@ -230,16 +239,21 @@ def decode_labels(
           log-probability per token; "score_prior": of highest likelihood relative to its mean
           over documents without content (`NEUTRAL`). Scores sum to 1.
 
-        For label sets: "generate"; "steps" (`score_label_sets`); "score", the labels whose score
-        there is at least one half; "yes_no", the same of `score_questions`. Callers may tune
-        another threshold for the last two.
+        For label sets: "generate"; "steps", the sets of `score_label_sets`; "score", the labels
+        whose score by `score_label_sets` is at least one half; "yes_no", those whose score by
+        `score_questions` is. Callers may tune another threshold for the last two.
+    max_new_tokens
+        Most tokens of a free answer.
+    token_budget
+        Most tokens of one forward pass.
     lower
-        Of `lower_states`, for these prompts.
+        What `lower_states` has returned for these prompts.
 
     Raises
     ------
     ValueError
-        The strategy does not give such labels, or no scores to average over windows.
+        The strategy does not give such labels; or documents have several windows, and it gives no
+        scores to average over them.
     """
     decoders = SET_DECODERS if multi_label else DECODERS
     if strategy not in decoders:

@@ -24,11 +24,12 @@ def choose_examples(
     choice
         "random": the same for every prompt. "balanced": the same for every prompt, with as many
         different labels as possible, equally often. "nearest": those of the largest cosine with the
-        prompt's own document, the nearest last, next to it (arXiv 2101.06804, section 3).
+        prompt's own document, the nearest one last (arXiv 2101.06804, section 3).
     labels
-        Labels of each training document; for the balance the first one counts, or that it has none.
+        Labels of each of M training documents. "balanced" counts a document by its first label;
+        documents without a label count as a label of their own.
     embeddings
-        For "nearest": (N, H) float of the prompts' documents, and those of the training documents.
+        For "nearest": (N, H) float of the prompts' documents, and (M, H) of the training documents.
 
     Raises
     ------
@@ -63,8 +64,9 @@ def choose_questions(
 ) -> list[tuple[int, int, bool]]:
     """Questions to train on, in document order: a document, a label, and True if it applies.
 
-    For each document, all of its `labels` (columns) and as many others, drawn in proportion to
-    their documents, so that the answer cannot be guessed from the label alone.
+    `labels` are the columns of each document's labels. Each document is asked about all of its
+    labels and about as many others. These are drawn in proportion to the documents that have them,
+    so that the answer cannot be guessed from the label alone.
     """
     generator = np.random.default_rng(seed)
     counts = np.bincount([c for row in labels for c in row], minlength=num_labels).astype(float)

@@ -55,13 +55,14 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
     start = "<|user|>Topic? ", example = "<|end|><|assistant|>", turn = "<|end|><|user|>", ...
     ```
 
-    Tried in turn: contents as strings and as lists of parts; the instruction as a message of the
-    system and in the first turn; a history that ends with an answer and one that does not.
+    Templates differ in what they accept. All combinations are tried in turn: contents as strings or
+    as lists of parts; the instruction as a system message or in the first turn; a history that ends
+    with an answer or one that does not.
 
     Raises
     ------
     ModelError
-        The template takes none of these, or drops some of them.
+        The template accepts no combination, drops a part of each, or takes too long.
     """
     name, reason = tokenizer.name_or_path, "the tokenizer's chat template drops the user's message"
     for content in (str, lambda text: [{"type": "text", "text": text}]):
@@ -69,7 +70,7 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
         answer = {"role": "assistant", "content": content(ANSWER)}
         system = {"role": "system", "content": content(instruction)}
         merged = {"role": "user", "content": content(f"{instruction}\n\n{DOCUMENT}")}
-        # Some refuse a system message or move it away.
+        # Some templates refuse a system message, or do not write it ahead of the document.
         for first, last in product(([system, user], [merged]), ([answer], [])):
             history = [*first, answer, user, *last]
             try:
@@ -91,8 +92,12 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Frame:
 
 
 def writes_date(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> bool:
-    """True if the chat template puts the date into a prompt: elsewhere it will be that day's."""
-    days = (TODAY.replace(year=TODAY.year - 1, month=1, day=2), TODAY)  # this one stays set
+    """True if the chat template puts the date into a prompt.
+
+    Here it is always `TODAY`; software that serves the model elsewhere writes the day's own.
+    """
+    # `TODAY` comes last, since a compiled template keeps the date that it was last given.
+    days = (TODAY.replace(year=TODAY.year - 1, month=1, day=2), TODAY)
     prompts = [_render_chat(tokenizer, messages, generation=True, today=day) for day in days]
     return prompts[0] != prompts[1]
 
@@ -104,7 +109,7 @@ def _render_chat(
     generation: bool = False,
     today: datetime = TODAY,
 ) -> str:
-    """A conversation as the chat template writes it; `ModelError` if that takes too long."""
+    """A conversation as the chat template writes it on a day; `ModelError` if it takes too long."""
     template = tokenizer.get_chat_template()
     _compile_jinja_template(template).globals["strftime_now"] = today.strftime
     with _at_most(MAX_STEPS, f"{tokenizer.name_or_path}: its chat template goes on and on"):
@@ -115,7 +120,7 @@ def _render_chat(
 
 @contextlib.contextmanager
 def _at_most(steps: int, message: str) -> Iterator[None]:
-    """Raise `ModelError` where a block takes more steps: calls and lines of Python."""
+    """Raise `ModelError` if a block takes more steps than this: calls and lines of Python."""
     before, taken = sys.gettrace(), count()
 
     def trace(*_: Any) -> Callable:
@@ -133,7 +138,7 @@ def _at_most(steps: int, message: str) -> Iterator[None]:
 def _report_generation(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict], frame: Frame
 ) -> None:
-    """Log the place where the template would have the model generate, if it is another one."""
+    """Log what the template writes ahead of a generated answer, if not what `frame` has there."""
     try:
         opened = _render_chat(tokenizer, messages, generation=True).split(DOCUMENT)[-1]
     except Exception:  # it is not used

@@ -24,14 +24,19 @@ def training_examples(
 ) -> list[dict[str, Any]]:
     """Prompts followed by their answers, one per training document, or one per question.
 
-    With `decoding: "yes_no"` a model that trains learns from `choose_questions`. Documents have
-    `id` str, `text` str and `labels` list[str].
+    With `decoding: "yes_no"`, a model that trains learns from the questions of `choose_questions`.
+    `documents` have `id` str, `text` str and `labels` list[str].
 
     Returns
     -------
     list of dict
-        `id` str; `input_ids` list[int], prompt + answer; `target` int, tokens of the answer. Of a
-        document of several windows, prompt + answer for each, as `Windows`.
+        `id` str; `input_ids` list[int], prompt + answer; `target` int, the number of tokens of the
+        answer. The ids of a document of several windows are `Windows`, prompt + answer for each.
+
+    Raises
+    ------
+    DataError
+        Labels of a set cannot be told apart in an answer (`answer_texts`).
     """
     texts, labels, ids = documents["text"], documents["labels"], documents["id"]
     if params.decoding == "yes_no" and params.num_epochs:
@@ -64,7 +69,10 @@ def require_room(
     config: PretrainedConfig,
     params: InstructionParams,
 ) -> int:
-    """Most tokens of a free answer; `ParamsError` if prompts and answers do not fit the model."""
+    """Most tokens of a free answer; `ParamsError` if prompts and answers do not fit the model.
+
+    `prompts` has those of each split, `examples` those of `training_examples`.
+    """
     answers = [len(template.answer_ids(text)) for text in prompt_labels.texts]
     max_new_tokens = max(answers + [example["target"] for example in examples])
     max_new_tokens += EXTRA_ANSWER_TOKENS
@@ -78,7 +86,7 @@ def require_room(
 def longest_answer(
     template: PromptTemplate, prompt_labels: LabelSpace, params: InstructionParams
 ) -> int:
-    """Most tokens behind a prompt while it is answered: of a label, a set, or a question."""
+    """Most tokens behind a prompt while labels are scored: of a label, a set, or a question."""
     answers = sorted(len(template.answer_ids(text)) for text in prompt_labels.texts)
     if params.decoding == "yes_no":
         questions = max(len(template.question_ids(text)) for text in prompt_labels.texts)

@@ -1,7 +1,9 @@
 """Exact likelihoods of whole labels: every label's score behind a prompt, in one pass.
 
-Layers without an attention mask (recurrent, convolutional) read a tree as one sequence. A probe
-finds models that have such layers (`reads_trees`); each of their labels has a pass of its own.
+The labels are read as a tree (`lib.prompt.label_trie`), and a mask lets each of its tokens see its
+own beginning alone. Layers without an attention mask (recurrent, convolutional) would read the tree
+as one sequence. A probe finds models that have such layers (`reads_trees`); their labels have a
+pass each.
 """
 
 import logging
@@ -37,8 +39,8 @@ from lib.prompt.label_trie import LabelTrie
 log = logging.getLogger(__name__)
 
 STATES_AT_ONCE = 64  # their logits over the whole vocabulary are held at once; our choice
-Scored = Iterator[tuple[list[int], np.ndarray]]  # prompts by index, and (B, E) float32 per edge
-Tree = tuple[Tensor, Tensor, Tensor, Tensor]  # of prompts and labels: inputs of `masked_states`
+Scored = Iterator[tuple[list[int], np.ndarray]]  # B indices of prompts, and (B, E) float32 of edges
+Tree = tuple[Tensor, Tensor, Tensor, Tensor]  # input_ids, positions, visible, read: see `_tree`
 
 
 class Reader(NamedTuple):
@@ -64,24 +66,30 @@ def score_labels(
     """Log-probabilities, (N, C) float32, of each whole label as the answer to each prompt.
 
     log p(label | prompt) = sum over the label's tokens, its end token included, of
-    log p(token | prompt, tokens before): labels of any length compare without correction, and the
-    scores of all texts, not only of labels, would sum to one.
+    log p(token | prompt, tokens before). With the end token, the probabilities of all possible
+    texts sum to one, so that labels of any length compare without correction.
 
     Each document takes one forward pass: the label trie follows the prompt as a tree whose nodes
-    see the prompt and their own ancestors (tree attention, arXiv 2305.09781, section 4.2). What all
-    prompts begin with is computed once. If the model cannot read a tree (`reads_trees`), each pair
-    of document and label takes a pass: equal values, slower.
+    see the prompt and their own ancestors (tree attention, arXiv 2305.09781, section 4.2). The
+    tokens that all prompts begin with are computed once. If the model cannot read a tree
+    (`reads_trees`), each pair of document and label takes a pass: equal values, slower.
 
     Parameters
     ----------
     prompts, answers
         Token ids of N prompts and of C answers, each answer ending with the end token.
     given
-        First tokens of each answer that are read but not scored.
+        Number of tokens at the beginning of each answer that are read but not scored.
     lower
-        Of `lib.prompt.cached_states`: the layers below the adapters are then left out.
+        What `lib.prompt.cached_states.lower_states` has kept of these prompts and answers: the
+        layers below the adapters are then left out.
     token_budget
         Most tokens of one forward pass, trie nodes included.
+
+    Raises
+    ------
+    InputError
+        Two answers have the same tokens.
     """
     model = pretrained(model).eval()
     trie = LabelTrie.build(answers, given)
@@ -102,7 +110,8 @@ def score_labels(
 def reads_trees(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: LabelTrie) -> bool:
     """True if branches behind these prompts are exact for the model, by a probe made once.
 
-    In a tree every token of an answer sees the whole prompt, so both have to fit a sliding window.
+    In a tree every token of an answer sees the whole prompt, so that prompt and answer have to fit
+    into a sliding window together.
     """
     window = window_of(model)
     if window and max(map(len, prompts)) + max(trie.depths) > window:
@@ -118,7 +127,7 @@ def reads_trees(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: 
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")
 def _reads_trees(model: PreTrainedModel) -> bool:
-    """True if two prompts of unequal length score two branches as passes of their own do."""
+    """True if two branches behind two prompts of unequal length score as in passes of their own."""
     shared, *ends, first, second = made_up_tokens(model, 9, 2, 5, 3, 3)
     prompts = [shared + end for end in ends]
     trie = LabelTrie.build([first, second])
@@ -133,7 +142,7 @@ def _reads_trees(model: PreTrainedModel) -> bool:
 
 
 def _in_order(scored: Scored) -> np.ndarray:
-    """(N, E) of all batches, in the order of prompts."""
+    """Scores of all batches, (N, E), in the order of prompts."""
     batches, edges = zip(*scored, strict=True)
     return np.concatenate(edges)[np.argsort(np.concatenate(batches))]
 
@@ -151,7 +160,7 @@ def _score_together(
 
 
 def _score_apart(reader: Reader, prompts: Sequence[Sequence[int]], trie: LabelTrie) -> Scored:
-    """As `_score_together`, by a plain pass per prompt and leaf of the trie.
+    """Scores as by `_score_together`, with a plain pass per prompt and leaf of the trie.
 
     ```
     trie  a -+- b      rows  prompt a b      each node is read in the first row that has it:
@@ -188,7 +197,7 @@ def _score_apart(reader: Reader, prompts: Sequence[Sequence[int]], trie: LabelTr
 def next_log_probs(
     reader: Reader, states: Tensor, tokens: Sequence[Sequence[int]]
 ) -> list[list[float]]:
-    """log p(token) of some next tokens behind each of n last hidden states, (n, H)."""
+    """log p(token) of each of `tokens[i]` behind the i-th of n last hidden states, (n, H)."""
     found: list[float] = []
     for start in range(0, len(tokens), STATES_AT_ONCE):
         some = tokens[start : start + STATES_AT_ONCE]
@@ -205,7 +214,7 @@ def next_log_probs(
 def plain_states(
     reader: Reader, rows: Sequence[Sequence[int]], reads: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Last hidden states, (n, H), at the positions that are read of each row of tokens.
+    """Last hidden states, (n, H), at the positions `reads[i]` of each row of tokens, row by row.
 
     Neither a cache nor a mask of ours takes part, so that the states are exact for every decoder.
     """
@@ -223,7 +232,11 @@ def plain_states(
 def shared_prefix(
     reader: Reader, prompts: Sequence[Sequence[int]]
 ) -> tuple[DynamicCache | None, list[list[int]]]:
-    """Cache of what all prompts begin with (`prefill`), and the rest of each, never empty."""
+    """Cache of the tokens that all prompts begin with, and the rest of each prompt, never empty.
+
+    The cache is None if there are none, or if the model cannot share one (`prefill`); the rests are
+    then the whole prompts.
+    """
     lowest, highest = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     shared = next((i for i in range(limit) if lowest[i] != highest[i]), limit)
@@ -235,7 +248,7 @@ def shared_prefix(
 def trees_behind(
     reader: Reader, prompts: Sequence[Sequence[int]], trie: LabelTrie
 ) -> Iterator[tuple[list[int], DynamicCache | None, Tree]]:
-    """Micro-batches of prompts: their indices, what all prompts share, and the trees."""
+    """Micro-batches of prompts: their indices, the cache of `shared_prefix`, and the trees."""
     prefix, rests = shared_prefix(reader, prompts)
     lengths = [len(rest) + len(trie.tokens) for rest in rests]
     for batch in micro_batches(lengths, reader.token_budget):
@@ -244,7 +257,7 @@ def trees_behind(
 
 
 def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
-    """The trie behind each of B prompts.
+    """The trie behind each of B prompts: ids and positions (B, T), visible (B, T, T), read (B, T).
 
     ```
     a row       | rest of the prompt | padding | nodes of the trie |    T = longest + nodes
@@ -270,7 +283,7 @@ def _tree(rests: list[list[int]], trie: LabelTrie) -> Tree:
     visible[:, longest:, :longest] = real.bool()[:, None]
     visible[:, longest:, longest:] = trie.visibility()[1:, 1:]
 
-    # States that are read: those of nodes that something is scored behind, S of the M nodes.
+    # States that are read: those of the S nodes, of M, behind which a token is scored.
     scored = torch.tensor(sorted({node for node, _ in trie.edges}))
     read = torch.zeros(size, total, dtype=torch.bool)
     read[:, longest - 1 + scored[scored > 0]] = True
@@ -285,7 +298,7 @@ def _edge_log_probs(
     """log p(token | node), (B, E) float32, of every edge of the trie behind each of B prompts."""
     model, _, compute_dtype = reader
     at, token = torch.tensor(trie.edges).T
-    at = at.unique(return_inverse=True)[1]  # as the states are read
+    at = at.unique(return_inverse=True)[1]  # the index of each edge's node among the S states
     states = masked_states(model, *tree, compute_dtype=compute_dtype, prefix=prefix, lower=lower)
     states = states.unflatten(0, (len(tree[0]), -1))  # (B, S, H)
     logits = next_token_logits(model, states, compute_dtype)  # (B, S, V)

@@ -23,20 +23,20 @@ def score_label_sets(
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Label sets answered label by label; no label twice, nothing but labels.
+    """Label sets answered label by label: no label comes twice, and nothing but labels comes.
 
-    Each step scores every label as the next one, by the likelihood of its text with what ends it,
-    the end token or a separator. The best label that is not yet in the set joins it; the set is
-    complete if the end token is likelier behind that label than the separator. A label's score is
-    its largest probability over the steps (arXiv 2505.17510, section 5): the first step alone is
-    near 0 for all labels but one.
+    Each step scores every label as the next one, by the likelihood of its text followed by the end
+    token or by a separator. The best label that is not yet in the set joins it. The set is complete
+    if the end token is likelier behind that label than the separator, or with `MAX_LABELS` labels.
+    A label's score is its largest probability over the steps (arXiv 2505.17510, section 5): that of
+    the first step alone is near 0 for all labels but one.
 
     Parameters
     ----------
     prompts, label_texts
-        Token ids of N prompts, and texts of C labels; none contains the separator.
+        Token ids of N prompts, and texts of C labels; no text contains the separator.
     none
-        The answer for an empty set, which competes in the first step; "" if there is none.
+        The answer for an empty set, which competes in the first step; "" if sets are never empty.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def score_label_sets(
         ends, continues = log_probs[:, :num_labels], log_probs[:, num_labels : 2 * num_labels]
         scores = np.where(sets[active], -np.inf, np.logaddexp(ends, continues))
         best_scores[active] = np.maximum(best_scores[active], np.exp(scores))
-        # A set stays empty if that answer is likelier than any first label.
+        # A set stays empty if the answer for an empty set is likelier than any first label.
         if empty:
             some = log_probs[:, -1] < scores.max(axis=1)
             active, scores, ends, continues = (x[some] for x in (active, scores, ends, continues))
@@ -89,8 +89,9 @@ def score_questions(
 ) -> np.ndarray:
     """Probability of Yes per label, (N, C) float32, in answer to one question per label.
 
-    That is p(Yes) / (p(Yes) + p(No)). The questions are put in behind the document of each prompt
-    as branches (`score_labels`), with as many labels per pass as fit into it.
+    It is p(Yes) / (p(Yes) + p(No)). `prompts` are N prompts that ask for labels; the questions take
+    the place of what follows the document in them, as branches (`score_labels`), with as many
+    questions per pass as fit into the budget.
     """
     documents = [prompt[: len(prompt) - len(template.suffix_ids)] for prompt in prompts]
     words = [template.label_ids(word, first=True) for word in (YES, NO)]

@@ -44,7 +44,7 @@ class LabelTrie:
     def build(cls, answers: Sequence[Sequence[int]], given: Sequence[int] | None = None) -> Self:
         """Trie over token ids of whole answers, each with its end token.
 
-        The first `given` tokens of each answer are no part of its score.
+        The first `given[i]` tokens of answer i are no part of its score.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class LabelTrie:
         return cls(tokens, parents, depths, list(edge_of), label_edges)
 
     def path(self, node: int) -> list[int]:
-        """Nodes from behind the root to `node`, itself included; none for the root."""
+        """Nodes on the way from the root, which is left out, to `node`, which is included."""
         nodes = []
         while node:
             nodes.append(node)
@@ -90,7 +90,7 @@ class LabelTrie:
         return visible
 
     def steps(self) -> list[list[Step]]:
-        """Steps that may follow each node."""
+        """Steps that may follow each node: a list per node."""
         pairs = zip(self.parents, self.tokens, strict=True)
         node_of = {pair: node for node, pair in enumerate(pairs)}
         label_of = {path[-1]: label for label, path in enumerate(self.label_edges)}
@@ -104,9 +104,10 @@ class LabelTrie:
         return steps
 
     def chains(self) -> list[list[int]]:
-        """Each node with those that follow it without an alternative: one pass computes them all.
+        """Chain of each node: the node, and those that follow it without an alternative.
 
-        The root is computed with the prompt, so its chain is itself.
+        One pass computes a chain. The root is computed with the prompt, so that its chain is the
+        root alone.
         """
         steps, chains = self.steps(), []
         for node in range(len(self.tokens)):

@@ -1,5 +1,8 @@
 """The best label by search over the label trie, where scoring every label would cost more.
 
+The pool of a prompt has beginnings of answers and whole answers, with their log-probabilities. A
+"." is the end token.
+
 ```
 one round behind one prompt     pool        choose     compute      expand the pool
                                 ga    -0.2  ga         ga's state   gas.   -0.3  the answer
@@ -24,9 +27,9 @@ from lib.prompt.branches import Answer, Branches, Recomputed
 from lib.prompt.label_scores import Reader, next_log_probs, reads_trees, score_labels, shared_prefix
 from lib.prompt.label_trie import LabelTrie, Step
 
-# Per round, best-first search extends the most probable beginning and, before it knows that it
-# needs them, up to `MAX_EXTENDED` in all whose log-probability is within `MAX_NATS_BEHIND` of it
-# (0.7 nats: half as probable). Both are our choices (tests/benchmarks/NOTES.md).
+# Per round, best-first search extends the most probable beginning, and others that it may need
+# later: those at most `MAX_NATS_BEHIND` less probable (0.7 nats: half as probable), up to
+# `MAX_EXTENDED` in all. Both are our choices (tests/benchmarks/NOTES.md).
 MAX_EXTENDED, MAX_NATS_BEHIND = 8, 0.7
 
 
@@ -43,19 +46,25 @@ def search_labels(
 ) -> np.ndarray:
     """Log-probabilities, (N, C) float32, of the labels that a search finishes; -inf elsewhere.
 
-    A prompt is computed once; each round then computes the tokens that the search needs, up to
-    where labels part next, behind their own ancestors (tree attention, as in `score_labels`). A
-    model that cannot read trees computes prompt and answer so far anew in each round.
+    A prompt is computed once. Each round then computes the tokens that the search needs, up to
+    where labels part next, each behind its own ancestors (tree attention, as in `score_labels`). If
+    the model cannot read trees, each round computes the prompt and the answer so far anew. Prompts
+    and answers are those of `score_labels`.
 
     Parameters
     ----------
     greedy
-        True: the most probable token wherever labels part. False: best-first search (uniform-cost
-        search). Probabilities only fall along a path, so the first whole label at the head of the
-        pool is the most probable of all: the argmax of `score_labels`.
+        True: the most probable token is taken wherever labels part. False: best-first search
+        (uniform-cost search). Probabilities only fall along a path, so that the first whole label
+        at the head of the pool is the most probable of all: the argmax of `score_labels`.
     token_budget
-        About as many tokens as a batch of prompts holds, those of answers included; a best-first
-        search that goes back often holds more.
+        Tokens that a batch of prompts holds, those of answers included. It is a guide: a best-first
+        search that often goes back to less probable beginnings holds more.
+
+    Raises
+    ------
+    InputError
+        Two answers have the same tokens.
     """
     model = pretrained(model).eval()
     trie = LabelTrie.build(answers)
@@ -66,7 +75,7 @@ def search_labels(
     trees = trees and probes_of(model).ask("branches", lambda: _branches_exactly(model))
     reader = Reader(model, token_budget, compute_dtype)
     prefix, rests = shared_prefix(reader, prompts) if trees else (None, prompts)
-    # A prompt has one column of the cache per extended beginning and round.
+    # A prompt takes about one column of the cache per extended beginning and round.
     added = (1 if greedy else MAX_EXTENDED) * max(trie.depths)
     for batch in micro_batches([added + len(rest) for rest in rests], token_budget):
         of_batch = [list(rests[i]) for i in batch]
@@ -107,8 +116,8 @@ def _branches_exactly(model: PreTrainedModel) -> bool:
 class _Search:
     """The search behind one prompt."""
 
-    pool: list[Answer]  # that may still win, the most probable first
-    computed: list[Answer]  # beginnings of the last round; the root before the first one
+    pool: list[Answer]  # answers that may still win, the most probable first
+    computed: list[Answer]  # beginnings computed in the last round; the root before the first one
 
     def expand(
         self,
@@ -117,7 +126,10 @@ class _Search:
         chains: list[list[int]],
         num_kept: int | None,
     ) -> None:
-        """Put what may follow the computed beginnings into the pool, and keep its best."""
+        """Put the answers that extend computed beginnings into the pool, and keep its best.
+
+        `log_probs` has the next tokens' of each node of their chains; `num_kept` None keeps all.
+        """
         for answer in self.computed:
             *inside, last = chains[answer.node]
             # Tokens within the chain have no alternative; those behind it lead to new answers.
@@ -129,9 +141,9 @@ class _Search:
         self.pool = sorted(self.pool, key=lambda answer: -answer.score)[:num_kept]
 
     def choose(self, *, greedy: bool) -> list[Answer]:
-        """Take the beginnings to compute next out of the pool."""
+        """The beginnings to compute next, taken out of the pool."""
         front = self.pool[: 1 if greedy else MAX_EXTENDED]
-        if not greedy:  # behind a whole label, none can be more probable than it
+        if not greedy:  # a beginning behind a whole label in the pool cannot win against it
             near = [x for x in front if x.score >= front[0].score - MAX_NATS_BEHIND]
             front = list(takewhile(lambda answer: answer.label < 0, near))
         self.pool = self.pool[len(front) :]
@@ -139,7 +151,7 @@ class _Search:
 
 
 def _search(branches: Branches | Recomputed, trie: LabelTrie, greedy: bool) -> list[list[Answer]]:
-    """Whole labels that the search behind each of B prompts ends with, the best one among them."""
+    """Whole labels in the final pool of each of B prompts, the most probable first."""
     steps, chains = trie.steps(), trie.chains()
     next_tokens = [  # of each node of the chain: one token within it, all alternatives behind it
         [*([trie.tokens[node]] for node in nodes[1:]), [step.token for step in steps[nodes[-1]]]]

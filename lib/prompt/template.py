@@ -20,9 +20,10 @@ logger = logging.getLogger(__name__)
 
 INSTRUCTION = "\x00instruction\x00"  # marks an instruction that spells a token of structure
 NEUTRAL = ("N/A", "[MASK]", "")  # documents without content (arXiv 2102.09690, section 5)
-QUESTION = "\n\nAnswer Yes or No. Does this label apply: {label}?"  # ends where labels differ
+# The label comes last, so that the questions about all labels share their beginning.
+QUESTION = "\n\nAnswer Yes or No. Does this label apply: {label}?"
 YES, NO = "Yes", "No"
-EXTRA_ANSWER_TOKENS = 8  # of a free answer, beside its labels; our choice
+EXTRA_ANSWER_TOKENS = 8  # most tokens of a free answer beside its labels; our choice
 Example = tuple[str, Sequence[str]]  # a document and the texts of its labels
 
 
@@ -34,8 +35,13 @@ def build_template(
 ) -> tuple["PromptTemplate", LabelSpace]:
     """The prompt of a run, and the labels with their texts in prompts and answers.
 
-    A list of labels that leaves no room in the model's context for documents and examples of
-    `max_length` tokens is left out, which is logged.
+    The list of labels is left out, with a warning, if it leaves no room in the model's context for
+    a document and examples of `max_length` tokens each.
+
+    Raises
+    ------
+    ModelError
+        See `PromptTemplate.build`.
     """
     prompt_labels = label_space.verbalized(params.verbalizer)
     options = {
@@ -65,7 +71,10 @@ def build_template(
 
 
 def label_list(prompt_labels: LabelSpace, label_space: LabelSpace) -> list[str]:
-    """Label texts for a prompt; a code is followed by its meaning in brackets: "A (farming)"."""
+    """Label texts for a prompt; a code is followed by its meaning in brackets: "A (farming)".
+
+    The texts of `prompt_labels` may be codes; those of `label_space` are the meanings.
+    """
     return [
         text if meaning == text else f"{text} ({meaning})"
         for text, meaning in zip(prompt_labels.texts, label_space.texts, strict=True)
@@ -78,12 +87,13 @@ class PromptTemplate:
 
     A document of several windows has a prompt per window (`lib.model.windows`).
 
-    The parts are tokenized apart, so the loss mask follows from lengths, and truncation touches
-    documents alone. In documents, labels and the instruction, text that looks like a special token
-    is text.
+    The parts are tokenized apart, so that the loss mask follows from lengths, and only documents
+    are truncated. In documents, labels and the instruction, text that looks like a special token is
+    text.
 
-    An answer follows what the chat template writes ahead of one in its history. Where an answer is
-    to be generated, some templates open a thought; labels would be trained and scored inside it.
+    An answer follows what the chat template writes ahead of an earlier answer in a conversation.
+    Where an answer is to be generated, some templates open a thought instead; labels would then be
+    trained and scored inside that thought.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -97,7 +107,7 @@ class PromptTemplate:
     end_id: int  # ends an answer: the chat template's token, or the tokenizer's
     max_length: int  # tokens of a window of the document
     chat: bool  # true if the prompt is the tokenizer's own chat template
-    windows: int = 1  # of a document at most
+    windows: int = 1  # most windows of a document
 
     @classmethod
     def build(
@@ -120,9 +130,11 @@ class PromptTemplate:
         Parameters
         ----------
         instruction, labels
-            The task, ahead of the document, and the label texts to list behind it.
+            The task, ahead of the document, and the label texts to list behind the task.
+        multi_label
+            True if several of the listed labels may be chosen.
         none
-            The answer where no label applies, if that happens.
+            The answer where no label applies; "" if every document has a label.
         max_length, windows
             Most tokens of a window of the document, and most windows of it.
         plain
@@ -141,8 +153,8 @@ class PromptTemplate:
         if none:
             instruction += f" If none applies, answer with {none!r}."
 
-        # Texts around document and answer. An instruction that spells a token of structure is
-        # marked, so that it can be tokenized as plain text.
+        # Texts around document and answer. An instruction that spells a token of structure, such
+        # as </s>, is replaced by a mark, so that it can be tokenized as plain text.
         encode = text_encoder(tokenizer)
         spelled = set(_ids(tokenizer, instruction)) & encode.structure - {tokenizer.unk_token_id}
         shown = INSTRUCTION if spelled else instruction
@@ -176,9 +188,10 @@ class PromptTemplate:
         )
 
     def prompt_ids(self, document: str, examples: Sequence[Example] = ()) -> list[int]:
-        """Token ids of one document's prompt, or one per window, behind answered examples.
+        """Token ids of one document's prompt, with examples and their answers ahead of it.
 
-        Of an example, the first `max_length` tokens are read.
+        A document of several windows has a prompt per window, as `Windows`. Of an example, up to
+        `max_length` tokens are read.
         """
         ids = list(self.prefix_ids)
         for text, labels in examples:
@@ -188,20 +201,21 @@ class PromptTemplate:
         return map_windows(lambda window: [*ids, *window, *self.suffix_ids], read)
 
     def with_answer(self, document: str, *labels: str) -> tuple[list[int], int]:
-        """Ids of prompt + answer + end token, and the number of supervised ones at their end."""
+        """Ids of prompt + answer + end token, and the number of tokens behind the prompt."""
         answer_ids = self.answer_ids(*labels)
         prompt = self.prompt_ids(document)
         return map_windows(lambda ids: [*ids, *answer_ids], prompt), len(answer_ids)
 
     def with_question(self, prompt: Sequence[int], label: str) -> list[int]:
-        """Ids of a prompt that asks behind its document if a label applies."""
+        """Ids of a prompt with a question behind its document: if this label applies, Yes or No."""
         question, end = self.question_ids(label), len(self.suffix_ids)
         return map_windows(lambda window: [*window[: len(window) - end], *question], prompt)
 
     def within(self, config: PretrainedConfig, answer: int, *, num_examples: int = 0) -> Self:
-        """The same, which reads of a new document what fits with an answer into a model's context.
+        """The template that reads of a new document what fits into a model's context.
 
-        Behind examples, whose lengths differ, nothing is cut.
+        `answer` is the number of tokens that an answer takes. With examples, whose lengths differ,
+        the template is returned as it is.
         """
         limit = context_limit(config)
         if limit is None or num_examples:
@@ -215,7 +229,10 @@ class PromptTemplate:
         return [*self._text_behind("a", QUESTION.format(label=label)), *self.suffix_ids]
 
     def answer_ids(self, *labels: str) -> list[int]:
-        """Ids of a whole answer with its end token; a label has the same ones in every set.
+        """Ids of a whole answer with its end token.
+
+        Labels and separators are tokenized apart, so that a label has the same ids wherever it
+        follows a separator.
 
         Raises
         ------
@@ -253,12 +270,12 @@ class PromptTemplate:
         return _ids(self.tokenizer, self.suffix)
 
     def _text_behind(self, before: str, text: str) -> list[int]:
-        """Ids of a text as it continues another, where some tokenizers add no space."""
+        """Ids of a text that continues another one: some tokenizers add a space at a beginning."""
         return _continued(lambda part: self._encode([part])[0], before, text)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of text of a template, in which special tokens are read."""
+    """Ids of text of a template, in which special tokens are read as such."""
     options = {"add_special_tokens": False, "split_special_tokens": False, "verbose": False}
     return list(tokenizer(text, **options).input_ids)
 
@@ -269,19 +286,22 @@ def _ids_behind(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _continued(encode: Callable[[str], list[int]], before: str, text: str) -> list[int]:
-    """Ids of a text behind another one; of it alone where the two melt together."""
+    """Ids of a text behind another one; those of the text alone if a token would span both."""
     start, ids = encode(before), encode(before + text)
     return ids[len(start) :] if ids[: len(start)] == start else encode(text)
 
 
 def _ahead_of_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Text of a template ahead of a document, without the space that the tokenizer adds to that."""
+    """Text of a template ahead of a document, without a last space if the tokenizer adds one.
+
+    The document is tokenized by itself, with a space in front; there would be two.
+    """
     adds_space = _ids(tokenizer, "a") == _continued(lambda x: _ids(tokenizer, x), "b", " a")
     return text.removesuffix(" ") if adds_space else text
 
 
 def _end_id(tokenizer: PreTrainedTokenizerBase, encode: TextEncoder, behind: Sequence[str]) -> int:
-    """The token of structure that the texts behind an answer begin with, or the end token."""
+    """The token of structure that a text behind an answer begins with, or the end token."""
     tokens = {tokenizer.convert_ids_to_tokens(i): i for i in encode.structure}
     tokens = {token: i for token, i in tokens.items() if i != tokenizer.bos_token_id}
     for text in behind:
