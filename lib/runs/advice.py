@@ -18,7 +18,7 @@ from lib.data.words import normal_form
 from lib.errors import DataError
 
 MAX_SCORED = {"single": 50, "multi": 100}  # labels; above, answers are searched or generated
-SAMPLE = 200  # texts that the language is told by
+SAMPLE = 200  # texts from which the language is told
 MIN_TEST = 50  # documents; with fewer, an interval of F1 is about as wide as what is compared
 # Labels in lower case that mostly stand for no value; of pandas, of databases, of spreadsheets.
 GAPS = {"nan", "nat", "null", "none", "nil", "na", "n/a", "<na>", "\\n", "(null)", "-", "?"}
@@ -27,7 +27,7 @@ SHOWN = 3  # labels that a line names
 
 
 def language(texts: Sequence[str]) -> str:
-    """The name of the language that texts are in."""
+    """The name of the texts' language; another one than English comes with a caution."""
     sample = " ".join(texts[:: max(1, len(texts) // SAMPLE)][:SAMPLE])
     code, _ = py3langid.classify(sample)
     name = Locale("en").languages.get(code, code)
@@ -37,7 +37,7 @@ def language(texts: Sequence[str]) -> str:
 
 
 def label_texts(labels: LabelSpace) -> dict[str, str]:
-    """Texts without underscores of labels that have some, unless two would be called alike."""
+    """Labels with underscores, as texts without them; none if two labels would read alike."""
     texts = {
         name: name.replace("_", " ").strip() for name in labels.names if "_" in name.strip("_")
     }
@@ -46,7 +46,7 @@ def label_texts(labels: LabelSpace) -> dict[str, str]:
 
 
 def prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
-    """The instruction and the decoding, by the name and the number of the labels."""
+    """The parameters `instruction` and `decoding`, from the name and the number of the labels."""
     mode = values.get("label_mode", "single")
     known = normal_name(values.get("label_column", "labels"))
     what = known.replace("_", " ")
@@ -67,7 +67,8 @@ def prompt(values: Mapping[str, Any], labels: LabelSpace) -> dict[str, Any]:
 def cautions(splits: DatasetDict, labels: LabelSpace, source: str) -> list[str]:
     """Sentences about documents that make a comparison say little, or something else than it seems.
 
-    Raises `DataError` if no label of test is in train: nothing could be right.
+    `source` names the file in messages. Raises `DataError` if no label of test is in train, since
+    no answer could be right.
     """
     said = []
     train, test = splits["train"], splits["test"]

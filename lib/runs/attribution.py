@@ -47,33 +47,36 @@ LEAST = 1e-9  # probability; lower ones count as this
 class Attribution:
     """The weight of each word of a text for a label.
 
-    `values` of integrated gradients add up to `total`, the difference of the logit from its
-    baseline. `gap` is the share that is missing, at most `TOLERANCE` unless `STEPS` were too few.
+    `values` of integrated gradients add up to `total`, the text's logit minus the baseline's. `gap`
+    is the share of `total` that is missing, at most `TOLERANCE` unless `STEPS` were too few.
+    Deletion has neither a total nor a gap: both are NaN.
     """
 
-    label: str  # the run's answer, of a set its best label; "" of a free answer that is no label
+    label: str  # the run's answer, or a set's best label; "" if a free answer was no label
     spans: list[tuple[int, int]]  # start and end of each of W words in the text
-    values: np.ndarray  # (W,) float; NaN of a word that is not read or was not left out
+    values: np.ndarray  # (W,) float; NaN of words that were not read, or not left out
     unit: str  # of the values, such as "logit"
     total: float = np.nan
     gap: float = np.nan
 
 
 def has_head(run_dir: str | Path) -> bool:
-    """True if the run's answers come from a head that gradients can be taken of."""
+    """True if the run's answers come from a trained head, of which gradients can be taken."""
     return read_params(Path(run_dir))["notebook"] == "03_finetune_embedding"
 
 
 def deletion(classifier: Classifier, text: str, *, margins: bool = False) -> Attribution:
-    """Change of log p(answer) where each word is left out; p is the answer's among the labels.
+    """Drop of log p(answer) if one word is left out, for each of the first `MAX_WORDS` words.
 
-    Of a run with probabilities for each label on its own, p is the best label's; with `margins`,
-    scores are decision values (of TF-IDF), whose difference is taken.
+    The answer is the best label, and p its probability among the labels, or on its own in a run for
+    label sets. With `margins`, scores are decision values (of TF-IDF), whose drop is taken.
+
+    Raises `InputError` if the text is not `lib.runs.classifier.readable`.
     """
     text = readable([text])[0]
     spans = word_spans(text)
     values = np.full(len(spans), np.nan)
-    # Each word is left out with the space behind it, but for the only one of a text.
+    # A word is left out with the space behind it; a text's only word is not, as nothing would stay.
     rests = [text[:a] + text[b + text[b : b + 1].isspace() :] for a, b in spans[:MAX_WORDS]]
     left = [number for number, rest in enumerate(rests) if rest.strip()]
     scores = classifier.predict_scores([text, *(rests[number] for number in left)])
@@ -89,7 +92,7 @@ def deletion(classifier: Classifier, text: str, *, margins: bool = False) -> Att
 
 
 def _of_label(scores: Scores, label: int) -> np.ndarray:
-    """(N,) scores of one label; of one that was not kept for a text, the least that was."""
+    """(N,) scores of one label; of a text whose kept scores lack it, the least of these."""
     kept = np.where(scores.columns == label, scores.values, -np.inf).max(axis=1)
     return np.where(np.isfinite(kept), kept, scores.values.min(axis=1)).astype(float)
 
@@ -97,11 +100,12 @@ def _of_label(scores: Scores, label: int) -> np.ndarray:
 def integrated_gradients(run_dir: str | Path, text: str) -> Attribution:
     """Integrated gradients of the best label's logit, summed over the tokens of each word.
 
-    Sundararajan et al. (arXiv 1703.01365), by Captum, from a baseline in which every token of the
-    text has the embedding of the padding token. They add up to the difference of the logit from
-    that of the baseline (completeness), within `gap`.
+    Sundararajan et al. (arXiv 1703.01365), by Captum. In the baseline every token of the text has
+    the embedding of the padding token. The values add up to the text's logit minus the baseline's
+    (completeness), within `gap`.
 
-    Raises `InputError` if the run has no head, or its tokenizer does not tell places in a text.
+    Raises `InputError` if the run has no head, its tokenizer does not tell the places of tokens in
+    a text, or the text is not `readable`.
     """
     if not has_head(run_dir):
         raise InputError(f"{run_dir}: a run without a head, which has no gradients; use deletion")
@@ -135,7 +139,10 @@ class _Head:
     label_space: LabelSpace
 
     def logits(self, document: Sequence[int], embeddings: Tensor | None = None) -> Tensor:
-        """(B, C) logits of a document with each of B other embeddings of its tokens, (B, S, H)."""
+        """(B, C) logits of a document, with B other embeddings of its S tokens, (B, S, H), if any.
+
+        Tokens of several windows follow one another.
+        """
         copies = 1 if embeddings is None else len(embeddings)
         documents = [document] * copies
         ids, mask = (x.to(self._layer.weight.device) for x in pad(documents, self._pad_id))
@@ -182,7 +189,7 @@ class _Head:
 
 @lru_cache(maxsize=2)
 def _load(folder: Path, finished: int) -> _Head:
-    """The head of a run that finished at this time; one that runs again is loaded again."""
+    """The head of a run, kept until the run is `finished` at another time, in nanoseconds."""
     params, label_space = read_run(folder)
     device = choose_device(params.device)
     options = {"device": device, "dtype": choose_dtype(device, params.dtype)}
@@ -194,7 +201,7 @@ def _load(folder: Path, finished: int) -> _Head:
 def _words_of(
     tokenizer: PreTrainedTokenizerBase, text: str, document: Sequence[int]
 ) -> list[int | None]:
-    """The number of the word that each token of a document is of; None of the model's frame.
+    """The number of each token's word; None for special tokens, which frame every window.
 
     ```
     text       two words, cut                    frame [CLS] and [SEP], windows of two tokens
@@ -216,6 +223,7 @@ def _words_of(
     for window in windows:
         size = len(window) - frame
         ids = plain.ids[at : at + size]
+        # Number of special tokens in front of the text's, such as [CLS].
         before = next(i for i in range(frame + 1) if window[i : i + size] == ids)
         ends = [end for _, end in plain.offsets[at : at + size]]
         words += [None] * before

@@ -12,8 +12,9 @@ from lib.runs.run import Run
 def features_of(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Inputs of the classifiers per split, by kind of feature, and resources of their model.
 
-    TF-IDF has texts, N str, cut if it reads no more than models do. A frozen embedding has (N, H)
-    float32 for each pooling and layer; what it took counts as training, or as answering test.
+    TF-IDF has texts, N str, cut if it reads no more than models do (`read: "max_length"`). A frozen
+    embedding has (N, H) float32 for each pooling and layer. The seconds that it takes for training
+    and validation documents count as training, those for test documents as answering.
     """
     params: BaselineParams = run.params
     if params.method == "tfidf":
@@ -32,9 +33,9 @@ def features_of(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
 def resources_of(
     run: Run, num_features: int, num_classes: int, about_model: dict[str, Any]
 ) -> dict[str, Any]:
-    """Resources of a baseline: one weight per feature and class, one bias per class, its time.
+    """Resources of a baseline, which trains a weight per feature and class and a bias per class.
 
-    `about_model` has resources of the frozen model (`features_of`), and is empty without one.
+    `about_model` has the resources of the frozen model (`features_of`), and is empty for TF-IDF.
     """
     head_params = (num_features + 1) * num_classes
     seconds, joules = run.cost("train")

@@ -73,7 +73,7 @@ load_classifier({{ folder }}).predict(["a text"])
 
 
 def code_span(text: str) -> str:
-    """A text as Markdown shows it literally, whatever backticks and tags it has."""
+    """The Markdown that shows a text literally, whatever backticks and tags are in it."""
     text = " ".join(text.split())
     if "`" not in text:
         return f"`{text}`"
@@ -93,9 +93,9 @@ def describe_data(values: Mapping[str, Any]) -> str:
 def write_card(
     folder: Path, params: StudyParams, inputs: Mapping[str, str], *, num_train: int
 ) -> None:
-    """Write `README.md` into the model's folder of a finished run, if there is one.
+    """Write the card into `model/` of a finished run; nothing if the run has saved no model.
 
-    `inputs` is of `lib.runs.record.describe_inputs`.
+    `inputs` are those of `lib.runs.record.describe_inputs`.
     """
     if not (folder / "model").is_dir():
         return

@@ -41,7 +41,7 @@ class Classifier:
     label_space: LabelSpace
     score_texts: Callable[[Sequence[str]], Scores]  # of texts without spaces around them
     multi_label: bool
-    threshold: float | None  # least score of a label; None: one is chosen, or sets are generated
+    threshold: float | None  # least score of a label in a set; None: one label, or generated sets
     measure: str = "probability"
     ranks: bool = True
     _turn: Lock = field(default_factory=Lock, repr=False, compare=False)
@@ -52,13 +52,13 @@ class Classifier:
         return np.array(self.label_space.names)
 
     def predict_scores(self, texts: Sequence[str]) -> Scores:
-        """Scores over the run's labels; `values` is (N, C), in label order, unless C is large.
+        """Scores of N texts; `values` is (N, C) float, in label order, unless C is large.
 
-        Probabilities that add up to 1 where a text has one label, a probability for each label
-        where it may have several, and 1 or 0 where answers are generated; of TF-IDF the decision
-        values of its support vector machine. Spaces around a text are no part of it.
+        They are probabilities that add up to 1 if a text has one label, a probability for each
+        label if it may have several, 1 or 0 if answers are generated, and decision values of the
+        support vector machine for TF-IDF. Spaces around a text are no part of it.
 
-        Raises `InputError` for texts that are not `readable`, or weights that give no numbers.
+        Raises `InputError` for texts that are not `readable`, and `ModelError` if a score is NaN.
         """
         texts = readable(texts)
         if not texts:
@@ -79,7 +79,7 @@ class Classifier:
         return np.asarray(self.predict_scores(texts))
 
     def predict(self, texts: Sequence[str]) -> list[str] | list[list[str]]:
-        """The most probable label of each text, or its list; "" for a free answer that is none."""
+        """The best label of each text, or its list of labels; "" if a free answer is no label."""
         return self.labels_of(self.predict_scores(texts))
 
     def predict_top_k(self, texts: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
@@ -108,7 +108,7 @@ class Classifier:
 
     def sets_of(self, scores: Scores) -> Labels:
         """Label sets, (N, C) bool, for `predict_scores`."""
-        if self.threshold is None:  # generated: 1 at its labels, empty if the answer was no label
+        if self.threshold is None:  # generated sets: 1 at their labels, all 0 if none was named
             return scores.labels_above(1.0, may_be_empty=True)
         return scores.labels_above(self.threshold, may_be_empty=self.label_space.may_be_empty)
 
@@ -130,8 +130,9 @@ class Classifier:
 
         Texts are read and answered in chunks that grow from `FIRST_CHUNK` to `chunk_size`: the
         first answers come soon. Small chunks may be computed without the compiler
-        (`lib.model.forward.maybe_compiled`), so that their scores are rounded otherwise. A text
-        that cannot be answered is named by its place in its chunk.
+        (`lib.model.forward.maybe_compiled`), so that their scores are rounded otherwise.
+
+        Raises `InputError` as `predict` does; its message counts texts within their chunk.
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size: {chunk_size}; write 1 or more")
@@ -144,8 +145,8 @@ class Classifier:
 def readable(texts: Iterable[str]) -> list[str]:
     """The texts without spaces around them.
 
-    Raises `InputError` for one text instead of several, a table, texts without an order, or a text
-    that is none, is empty or is no Unicode text.
+    Raises `InputError` for one text instead of several, a table or texts without an order, and for
+    an item that is no `str`, is empty or is no valid Unicode.
     """
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise InputError(f"texts: {type(texts).__name__}, not a list of texts; write [text]")
@@ -170,7 +171,7 @@ def readable(texts: Iterable[str]) -> list[str]:
 def load_classifier(
     run_dir: str | Path, *, every_label: bool = False, int8: bool = False
 ) -> Classifier:
-    """The classifier that a finished run of 02, 03 or 04 has saved. It answers as the run did.
+    """The classifier that a finished run of notebook 02, 03 or 04 has saved, which answers alike.
 
     Parameters
     ----------
@@ -178,7 +179,7 @@ def load_classifier(
         Where a prompt for one label is answered freely or by a search, score every label instead
         (`decoding: "score"`), so that each has a probability; slower.
     int8
-        Answer nearly so with int8 weights: see `load_scorer`.
+        Compute with int8 weights, which gives nearly the same answers: see `load_scorer`.
 
     Raises
     ------
@@ -195,7 +196,11 @@ def load_classifier(
 
 
 def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
-    """The parameters and the labels of a finished run; see `require_whole`."""
+    """The parameters and the labels of a finished run.
+
+    Raises `InputError` if the run is not whole (`require_whole`), was written by a notebook that
+    this version does not have, or has a base model that has changed since.
+    """
     require_whole(folder)
     given, file = read_params(folder), folder / "params.yaml"
     values = {k: v for k, v in given.items() if k not in INPUTS and not k.startswith("search")}
@@ -204,7 +209,7 @@ def read_run(folder: Path) -> tuple[StudyParams, LabelSpace]:
     params = parse_params(NOTEBOOK_PARAMS[values["notebook"]], values, source=str(file))
     recorded = str(given.get("model_fingerprint", "none"))
     name, _, commit = recorded.rpartition("@")
-    if name == params.model_id and not params.model_revision:  # of the hub, which goes on
+    if name == params.model_id and not params.model_revision:  # a hub's branch moves on
         params = params.model_copy(update={"model_revision": commit})
     _require_same_base(folder, params, recorded)
     return params, read_label_space(folder)
@@ -214,7 +219,7 @@ def _require_same_base(folder: Path, params: StudyParams, recorded: str) -> None
     """Raise `ModelError` if a run's model is not the one that was recorded when it was trained."""
     if recorded == "none":
         return
-    load_config(params.model_id, params.model_revision)  # brings the commit
+    load_config(params.model_id, params.model_revision)  # a hub's commit is known once it is here
     found = model_fingerprint(params.model_id, params.model_revision)
     if params.model_id not in (recorded, found) and found != recorded:
         raise ModelError(

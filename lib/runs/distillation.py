@@ -16,17 +16,21 @@ from lib.runs.classifier import load_classifier
 from lib.runs.finished import read_params, require_whole
 from lib.storage import checksum
 
-TEACHER_WEIGHT = 0.5  # against 1 - 0.5 of the labels (chosen here)
+TEACHER_WEIGHT = 0.5  # of the teacher's probabilities; the labels have the rest (our choice)
 CHUNK = 4096  # documents scored at once (our choice)
 
 
 def check_teacher(
     folder: Path, label_space: LabelSpace, *, data_fingerprint: str, multi_label: bool
 ) -> str:
-    """A fingerprint of what the run in `folder` predicts, for `lib.runs.record.open_run`.
+    """A fingerprint of the predictions of the teacher, the run in `folder`.
 
-    Raises `ParamsError` if it has not run or was changed since, is no fine-tuned arm that gives
-    probabilities, or has seen other documents or labels; or if there are too many labels.
+    It is one of a student's inputs (`lib.runs.record.open_run`): with another teacher, an
+    interrupted student begins anew.
+
+    Raises `ParamsError` if the run is not finished or was changed since, is no fine-tuned arm,
+    shows examples in its prompts, gives no probability of each label, or has seen other documents
+    or labels; or if there are more labels than `DENSE_LABELS`.
     """
     if label_space.sparse:
         raise ParamsError(
@@ -74,8 +78,8 @@ def soft_targets(
     """Targets of a student: the mean of documents' labels and a teacher's probabilities.
 
     With w = `TEACHER_WEIGHT`, the cross-entropy with (1 - w) labels + w probabilities is the
-    weighted mean of the two cross-entropies (arXiv 1503.02531, section 2, at temperature 1, where
-    their gradients have one scale). For label sets it is so label by label.
+    weighted mean of the two cross-entropies (arXiv 1503.02531, section 2). The temperature is 1,
+    at which both gradients have the same scale. For label sets the mean is taken label by label.
 
     Parameters
     ----------
@@ -88,7 +92,7 @@ def soft_targets(
     -------
     targets, cost
         (N, C) float32 in [0, 1], in label order, memory-mapped from `file`; and the cost of scoring
-        the documents. Loading the teacher is left out, as in every run.
+        the documents. Loading the teacher does not count, as loading a model counts in no run.
     """
     with torch.random.fork_rng():  # the student's head starts where it would without a teacher
         teacher = load_classifier(folder, every_label=True)

@@ -23,15 +23,16 @@ from lib.evaluation.scores import Scores
 from lib.model.weights import unusable
 from lib.storage import atomic_path, read_json
 
-TFIDF, FROZEN = "tfidf", "frozen"  # names of a JSON file and of one of arrays
-# Of a vectorizer: all that decides features and weights but the words, which are this code's.
+TFIDF, FROZEN = "tfidf", "frozen"  # methods; each names a .json and an .npz file
+# Options of a vectorizer that decide features and weights; words are cut by `build_classifier`.
 WEIGHTING = ("binary", "lowercase", "ngram_range", "norm", "smooth_idf", "sublinear_tf", "use_idf")
 
 
 def build_classifier(params: BaselineParams) -> tuple[BaseEstimator, BaseEstimator, str]:
-    """The transformer of features, the classifier, and the name of its penalty.
+    """The transformer of features, the classifier, and the name of the classifier's penalty.
 
-    A perceptron without hidden layer is logistic regression with one sigmoid per label.
+    For label sets of a frozen embedding, a perceptron without hidden layer is logistic regression
+    with one sigmoid per label.
     """
     if params.method == "tfidf":
         words = TfidfVectorizer(
@@ -52,17 +53,18 @@ def build_classifier(params: BaselineParams) -> tuple[BaseEstimator, BaseEstimat
 def label_scores(
     model: Any, inputs: np.ndarray | csr_matrix, learnable: np.ndarray, num_labels: int
 ) -> Scores:
-    """A classifier's probabilities or, without any, its decision values, of all labels.
+    """Probabilities of all labels or, of a classifier without any, decision values, (N, C).
 
-    Labels that it does not know score lowest. `inputs` are (N, F) features of N documents;
-    `learnable`, (K,) int, is the label of each of its K classes.
+    `inputs` are (N, F) features of N documents; `learnable`, (K,) int, is the label of each of the
+    classifier's K classes. All other labels, which no training document has, score lowest.
     """
-    several = isinstance(model, OneVsRestClassifier)  # of machines, which have none
+    several = isinstance(model, OneVsRestClassifier)  # of SVMs, which give no probabilities
     probabilities = not several and hasattr(model, "predict_proba")
     raw = (model.predict_proba if probabilities else model.decision_function)(inputs)
-    if raw.ndim == 1 and len(learnable) == 2:  # one decision value, for the second of them
+    if raw.ndim == 1 and len(learnable) == 2:  # one decision value: that of the second class
         raw = np.stack([-raw, raw], axis=1)
-    raw = raw.reshape(len(raw), -1)[:, -len(learnable) :]  # of a single label: that it applies
+    # Of a single label there may be two columns; the last is that it applies.
+    raw = raw.reshape(len(raw), -1)[:, -len(learnable) :]
     scores = np.full((len(raw), num_labels), 0.0 if probabilities else raw.min())
     scores[:, learnable] = raw
     return Scores(scores)
@@ -75,7 +77,7 @@ def save(
     folder: Path,
     features: str = "words",
 ) -> None:
-    """Save the estimators of F features, and (K,) the labels of the classifier's K classes.
+    """Save the estimators of F features, and `learnable`, (K,) the labels of K classes.
 
     `tfidf.json` has the features in order and how they are weighted, `frozen.json` the kind of the
     embedding (`lib.head.frozen.kind_name`). The `.npz` beside it has `coef` (K, F), or (1, F) of
@@ -160,7 +162,10 @@ def _restore_words(vectorizer: TfidfVectorizer, about: dict[str, Any], idf: np.n
 
 
 def _weights(model: Any, num_features: int) -> tuple[np.ndarray, np.ndarray]:
-    """`coef` and `intercept` of a fitted model; of one for a label that all documents have, 0."""
+    """`coef` (K, F) and `intercept` (K,) of a fitted model.
+
+    Scikit-learn gives a label that all documents have a constant model: its `coef` is 0.
+    """
     if isinstance(model, MLPClassifier):
         return model.coefs_[0].T, model.intercepts_[0]
     if hasattr(model, "coef_"):
@@ -169,7 +174,7 @@ def _weights(model: Any, num_features: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _restored(model: Any, coef: np.ndarray, intercept: np.ndarray) -> Any:
-    """The model with its weights; a perceptron has them in its own order, for the same rounding."""
+    """The model with its weights; their order in memory is a perceptron's, for equal rounding."""
     if isinstance(model, MLPClassifier):
         model.coefs_, model.intercepts_ = [np.ascontiguousarray(coef.T)], [intercept]
         model.n_layers_, model.n_outputs_, model.out_activation_ = 2, len(coef), "logistic"

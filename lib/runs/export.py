@@ -36,10 +36,10 @@ NUM_SAMPLES = 20  # labels whose texts are compared (our choice)
 
 
 def export_run(run_dir: str | Path, folder: str | Path) -> None:
-    """Write a run of 03 or 04 as a folder in one of the forms above.
+    """Write a run of notebook 03 or 04 as a folder in one of the forms above.
 
-    Raises `InputError` if the folder is not empty, the run has a part that no form holds, or what
-    was written answers otherwise than the run. Nothing is kept then.
+    Raises `InputError` if the folder is not empty, the run is not whole or has a part that no form
+    holds, or the written model answers otherwise than the run. Nothing is kept then.
     """
     run_dir, folder = Path(run_dir), Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -93,7 +93,7 @@ def _obstacle(params: StudyParams) -> str:
 
 
 def _sample_texts(label_space: LabelSpace, max_length: int) -> list[str]:
-    """Texts to compare answers on: those of some labels, and one that is longer than is read."""
+    """Texts to compare answers on: those of some labels, and one that is cut when it is read."""
     texts = list(label_space.texts[:NUM_SAMPLES])
     return [*texts, " ".join(texts * (1 + max_length // len(texts)))]
 
@@ -106,7 +106,7 @@ def _require_equal(found: np.ndarray, expected: np.ndarray, run_dir: Path) -> No
 
 
 def _write_card(run_dir: Path, folder: Path, labels: LabelSpace, library: str, usage: str) -> None:
-    """Write the run's card with intervals and another way to load it; a user's changes stay."""
+    """Write the run's card with intervals of F1 and `usage`; what a user added before stays."""
     file = run_dir / CARD
     card = ModelCard.load(file) if file.exists() else ModelCard("---\n---\n\n# An exported model\n")
     test = read_predictions(run_dir)

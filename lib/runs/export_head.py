@@ -71,9 +71,13 @@ def export_head(
     *,
     texts: Sequence[str],
 ) -> tuple[str, str, np.ndarray, np.ndarray]:
-    """Write a model with a head.
+    """Write a model with a head into the folder `path`, its adapters merged.
 
-    Returns the library that loads it, Markdown on how, and logits of texts as written and expected.
+    Returns the name of the library that loads it, Markdown on how, and two arrays of logits of the
+    N texts, (N, C) float32: by the model that was written, and by the run's. Of very many labels
+    they have only the K best of each text, (N, K).
+
+    Raises `InputError` if the tokenizer that was written reads texts otherwise than the run's.
     """
     # Logits of the run, before its adapters are merged.
     ids = encode(params, tokenizer, texts)
@@ -110,7 +114,7 @@ def export_head(
     else:
         activation, kind = "softmax(-1)", "probabilities that add up to 1"
     usage = usage.replace("{activation}", activation).replace("{scores}", kind)
-    # Of very many labels, the run keeps each text's best.
+    # Of very many labels the run keeps each text's best, which alone are compared.
     found = np.take_along_axis(logits, expected.columns, axis=1)
     return library, usage, found, expected.values
 
@@ -118,9 +122,9 @@ def export_head(
 def _plain_model(
     model: EmbeddingModel, label_space: LabelSpace, params: EmbeddingParams
 ) -> PreTrainedModel | None:
-    """The model as transformers' class for its kind; None if that has another kind of head.
+    """The model as transformers' classifier for its kind; None if that has another kind of head.
 
-    Decoders' classes have a linear layer without bias on the last token's state. BERT's has
+    Decoders' classifiers have a linear layer without bias on the last token's state. BERT's has
     one with a bias on tanh(dense(state)) of the first token: a head of ours with a hidden layer,
     or a linear one, where the dense layer makes states so small that tanh leaves them as they are.
     """
@@ -173,9 +177,9 @@ def _save_modules(
 
     The layout is that of its releases before 5.4, which later ones and vLLM read too:
 
-        modules.json                    what follows what
+        modules.json                    the order of the modules
         config.json model.safetensors   the backbone, with its tokenizer
-        sentence_bert_config.json       tokens that are read
+        sentence_bert_config.json       the most tokens that are read
         1_Pooling/config.json
         2_Dense/ 3_Dense/               config.json model.safetensors: the head's layers
     """
@@ -220,7 +224,7 @@ def _write_json(file: Path, value: Any) -> None:
 
 def _module_logits(path: Path, texts: Sequence[str]) -> np.ndarray:
     """(N, C) float32 logits of N texts by the modules of a folder."""
-    from sentence_transformers import SentenceTransformer  # seconds, which others need not wait
+    from sentence_transformers import SentenceTransformer  # takes seconds: only where it is used
 
     model = SentenceTransformer(str(path), device="cpu")
     return model.encode(list(texts), show_progress_bar=False).astype(np.float32)

@@ -84,10 +84,13 @@ def export_prompt(
     texts: Sequence[str],
     dtype: torch.dtype,
 ) -> tuple[str, dict[str, Any], np.ndarray, np.ndarray]:
-    """Write the model of a prompt, its adapters merged.
+    """Write the model of a prompt into the folder `path`, its adapters merged.
 
-    Returns Markdown on how it is loaded, what `labels.json` says of the prompt, and
-    log-probabilities of some answers by what was written and by the run.
+    Returns Markdown on how it is loaded, the entries of `labels.json` on the prompt, and two arrays
+    of log-probabilities, (prompts, answers), of some answers behind some of the texts' prompts: by
+    the model that was written, and by the run's.
+
+    Raises `InputError` if the tokenizer that was written reads texts otherwise than the run's.
     """
     template, labels = build_template(tokenizer, model.config, label_space, params)
     template = template.within(model.config, longest_answer(template, labels, params))
@@ -106,7 +109,7 @@ def export_prompt(
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model = pretrained(model)
-    model.generation_config.eos_token_id = stop_ids(model, template)
+    model.generation_config.eos_token_id = stop_ids(model, template)  # free answers end alike
     model.save_pretrained(path)
     save_tokenizer(tokenizer, path)
     written = AutoTokenizer.from_pretrained(path)
@@ -155,7 +158,10 @@ def _describe(
 
 
 def _messages(template: PromptTemplate, sample: str) -> list[dict[str, str]] | None:
-    """Messages with "{text}" from which the chat template makes the very prompt on any day."""
+    """Messages with "{text}" from which the chat template makes the very prompt, or None.
+
+    A template that writes the date has none, since it makes another prompt on another day.
+    """
     ask, text = template.instruction, "{text}"
     forms = (
         [{"role": "system", "content": ask}, {"role": "user", "content": text}],

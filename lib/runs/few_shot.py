@@ -3,8 +3,11 @@
 The run's `model/` has what its prompts need, in no pickle:
 
     examples.json   {"texts": [...], "labels": [[...], ...]}, the examples of every prompt in their
-                    order; of "nearest" all training documents
-    examples.npy    (N, H) float32, of "nearest": the documents' frozen embeddings
+                    order; if each prompt has its own, all N training documents
+    examples.npy    only then: (N, H) float32, frozen embeddings of these documents
+
+Each prompt has its own with `example_choice: "nearest"`: the documents whose embeddings are nearest
+to that of the prompt's text.
 """
 
 import json
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from lib.runs.run import Run
 
 DOCUMENTS, EMBEDDINGS = "examples.json", "examples.npy"
-KIND = ("mean", 1)  # pooling and layer of the embeddings that are compared
+KIND = ("mean", 1)  # pooling and layer (1: the last) of the embeddings that are compared
 
 
 class Examples(NamedTuple):
@@ -67,10 +70,11 @@ def ask(
     examples: Examples,
     embeddings: np.ndarray | None = None,
 ) -> list[list[int]]:
-    """Token ids of the prompts of M texts, each behind its examples.
+    """Token ids of the prompts of M texts, each text behind its examples.
 
-    `embeddings` are those of the texts, (M, H) float32, for "nearest".
+    `embeddings` are the frozen ones of the texts, (M, H) float32; only "nearest" needs them.
     """
+    # Per prompt, the numbers of its examples.
     rows = [list(range(len(examples.texts)))] * len(texts)
     if examples.embeddings is not None:
         rows = choose_examples(
@@ -92,7 +96,7 @@ def ask(
 
 
 def save_examples(run: "Run", tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the run's examples, if its prompts have any, into its folder of the model."""
+    """Write the examples of the run's prompts, if any, into `model/` of the run's folder."""
     if not run.params.num_examples:
         return
     examples, folder = _examples(run, _embeddings(run, tokenizer)), run.folder / "model"
@@ -105,9 +109,9 @@ def save_examples(run: "Run", tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def read_examples(folder: Path, params: InstructionParams) -> Examples:
-    """The examples that `save_examples` has written; none where prompts have none.
+    """The examples that `save_examples` has written into `folder`; empty if prompts have none.
 
-    Raises `ModelError` if they are missing, cannot be read, or do not belong together.
+    Raises `ModelError` if files are missing, cannot be read, or do not belong together.
     """
     if not params.num_examples:
         return Examples([], [])
@@ -146,7 +150,7 @@ def _examples(run: "Run", features: Mapping[str, np.ndarray]) -> Examples:
 
 
 def _embeddings(run: "Run", tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
-    """Frozen embeddings of each split, where examples are chosen by them."""
+    """Frozen embeddings of each split, (N, H) float32; empty unless they choose the examples."""
     params: InstructionParams = run.params
     if not (params.num_examples and params.example_choice == "nearest"):
         return {}

@@ -1,4 +1,4 @@
-"""Files of finished runs, read back: checked, and compared with the place where they lie."""
+"""Files of finished runs, read back after checks of their content and of the folder they are in."""
 
 import re
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from lib.runs.record import CHOSEN, FILES, OPTIONAL_RESOURCES, SOME_FILES, model
 from lib.storage import CHECKSUMS, ROOT, find_fault, read_json
 
 SEED = re.compile(r"seed-(0|[1-9][0-9]*)")
-# Parameters that name a run's folder, with what runs of earlier versions had.
+# Parameters that name a run's folder, with their values in runs of versions without them.
 PLACE = {"study": "", "arm": "", "train_size": 0, "seed": 0}
 
 
 def require_whole(folder: Path, *, model: bool = True) -> None:
     """Raise `InputError` unless a folder holds a finished run as it was written.
 
-    `metrics.json`, which is written last, and the manifest decide. Without `model`, the saved model
-    is not read.
+    `metrics.json`, which is written last, and the manifest of checksums decide. Without `model`,
+    files of the saved model are not checked.
     """
     if not (folder / "metrics.json").exists():
         inside = sorted([*folder.glob("*/metrics.json"), *folder.glob("*/*/metrics.json")])
@@ -36,7 +36,7 @@ def require_whole(folder: Path, *, model: bool = True) -> None:
         )
     missing = [f"{name} is missing" for name in FILES if not (folder / name).is_file()]
     fault = missing[0] if missing else find_fault(folder, (*FILES, *SOME_FILES))
-    if not fault and model:  # recorded files first, then those that were not there
+    if not fault and model:  # recorded files first, then files that were added since
         fault = find_fault(folder) or find_fault(folder, model_files(folder))
     if fault:
         since = " the run" if fault.endswith("since") else ""
@@ -57,9 +57,9 @@ def read_runs(
     Raises
     ------
     InputError
-        The study has no finished run, one that `require_whole` refuses or one of another place, or
-        its runs do not share labels, held-out documents and, those of the same `train_size` and
-        seed, training documents.
+        The study has no finished run; a run is not whole (`require_whole`) or was copied here from
+        another folder; or runs do not share labels and held-out documents or, with the same
+        `train_size` and seed, training documents.
     """
     rows, held_out, trained = [], {}, {}
     for file in sorted((ROOT / runs_dir / study).glob("*/seed-*/metrics.json")):
@@ -70,7 +70,7 @@ def read_runs(
         if (arms and arm not in arms) or (seeds and seed not in seeds):
             continue
         rows.append({"arm": arm, "seed": seed, "folder": folder} | _read_run(folder))
-        # runs by what they have to share
+        # One run of each kind of what all have to share: a second kind is an error.
         params, labels = rows[-1]["params"], (folder / "labels.json").read_text()
         ids = tuple(read_predictions(folder, columns=["id"])["id"])
         held_out.setdefault((params.get("held_out_fingerprint"), ids, labels), folder)
@@ -89,7 +89,7 @@ def read_runs(
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    """Parameters, metrics and resources of one run, which lies where its parameters say."""
+    """Parameters, metrics and resources of one run; `InputError` if its folder is another's."""
     require_whole(folder, model=False)
     params = read_params(folder)
     study, arm, size, seed = (params.get(name, default) for name, default in PLACE.items())
@@ -104,14 +104,14 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_params(folder: Path) -> dict[str, Any]:
-    """Values of `params.yaml` by name, those that a search has found in place of those given."""
+    """Values of `params.yaml` by name, with the values that a search has found, if any."""
     values = read_yaml(folder / "params.yaml")
     found = folder / CHOSEN
     return values | (read_values(found) if found.exists() else {})
 
 
 def read_threshold(folder: Path) -> float | None:
-    """Score from which on a run gives a label; None where it needs none."""
+    """Least score at which a run gives a label; None if it uses no threshold."""
     values = read_values(folder / "metrics.json", float | int | None)
     if "threshold" not in values:
         raise InputError(f"{folder}: metrics.json has no threshold; run the arm again")
@@ -119,7 +119,7 @@ def read_threshold(folder: Path) -> float | None:
 
 
 def read_values(file: Path, kinds: type | UnionType = object) -> dict[str, Any]:
-    """Values by name of a JSON file of a run; `InputError` unless all are of these kinds."""
+    """Values by name of a JSON file of a run; `InputError` unless all are of type `kinds`."""
     try:
         values = read_json(file)
     except (OSError, ValueError):
@@ -132,10 +132,11 @@ def read_values(file: Path, kinds: type | UnionType = object) -> dict[str, Any]:
 def read_predictions(
     folder: Path, split: str | None = "test", *, columns: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """`id split y_true y_pred scores` of one split or of both, in the order of the documents.
+    """Columns `id split y_true y_pred scores`, a row per document, in the order of the documents.
 
-    And `group` where the study has a `group_column`, `score_labels` where only the best scores
-    were kept (`lib.evaluation.scores`); of `columns` alone, and `split`, if they are given.
+    Rows are those of `split`, or of validation and test if it is None. Two columns are there at
+    times: `group`, if the study has a `group_column`, and `score_labels`, if only the best scores
+    were kept (`lib.evaluation.scores`). With `columns`, only these and `split` are read.
     """
     wanted = ["split", *columns] if columns else None
     table = pd.read_parquet(folder / "predictions.parquet", columns=wanted)

@@ -39,15 +39,17 @@ def load_arm_model(
 ) -> nn.Module:
     """The quantized base of an arm with its head and its adapters, ready to train or trained.
 
+    Raises `ModelError` if weights cannot be loaded, or adapters do not fit the model.
+
     Parameters
     ----------
     dtype
-        Of the arithmetic; weights that train are float32.
+        Of the arithmetic and of frozen weights; weights that train are float32.
     trained
-        Folder of a finished run's model, which `save_arm_model` has written; None for fresh
-        adapters, or for all weights where `lora_r` is 0.
+        Folder of a finished run's model, which `save_arm_model` has written; None for a model that
+        is yet to train: with fresh adapters or, if `lora_r` is 0, with all its weights.
     unpack
-        Dequantize weights that are packed in 4 bits.
+        Dequantize weights that are packed in 4 bits, into `dtype`.
     """
     has_head = isinstance(params, EmbeddingParams)
     model: nn.Module = load_backbone(
@@ -84,10 +86,10 @@ def save_arm_model(
 ) -> None:
     """Save what training changed: adapter and head, or every weight after full fine-tuning.
 
-    `max_new_tokens` is saved where the run answers freely.
+    `max_new_tokens`, the length of a free answer, is saved with `decoding: "generate"`.
     """
     if params.num_epochs:
-        shutil.rmtree(folder, ignore_errors=True)  # where the cell is run again
+        shutil.rmtree(folder, ignore_errors=True)  # it is there if a notebook's cell is run again
         with atomic_path(folder) as path:
             path.mkdir()
             if isinstance(model, PeftModel):
@@ -101,9 +103,9 @@ def save_arm_model(
 def require_same_reading(
     written: Reading, expected: Reading, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> None:
-    """Raise `InputError` if a tokenizer that was saved reads texts otherwise than the run's.
+    """Raise `InputError` if a saved tokenizer gives texts other token ids than the run's does.
 
-    Texts that spell tokens of structure are only warned of.
+    If only texts that spell special tokens (`</s>`, `<think>`) get other ids, a warning is logged.
     """
     if written(texts) != expected(texts):
         raise InputError(
@@ -116,9 +118,10 @@ def require_same_reading(
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save a tokenizer for other software, with every token of structure flagged as special.
+    """Save a tokenizer for other software, with every token of `structure_ids` flagged as special.
 
-    Where a text spells them, `split_special_tokens` makes text of special tokens alone.
+    With `split_special_tokens`, a text that spells a token is read as text; this works only for
+    tokens that are flagged as special.
     """
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer.json"

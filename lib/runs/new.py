@@ -35,14 +35,15 @@ from lib.storage import ROOT, atomic_path
 MODELS = ("answer/models", "answer_gpu/models")  # folders of params/, one folder per model
 BASELINES = "answer/baselines"
 OF_SPLITS = ("split_column", "split_names")
-NUMBER = re.compile(r"(?i)[\d._]+(e-?\d+)?|nan|inf(inity)?|true|false")  # Snakemake reads it so
+# Names that Snakemake would read as a number or a truth value.
+NUMBER = re.compile(r"(?i)[\d._]+(e-?\d+)?|nan|inf(inity)?|true|false")
 
 # All numbers from here on are our choices.
 HELD_OUT = 5  # one document in five is for test where there is no test split
-MIN_VALIDATION, MAX_VALIDATION = 100, 400  # half of the training documents in between
+MIN_VALIDATION, MAX_VALIDATION = 100, 400  # documents: half as many as train, within these
 BATCH_SIZE = TrainParams.model_fields["batch_size"].default
 SLACK = 1.5  # the planner's estimates were 1.1 to 1.5 times too short (docs/speed.md)
-FEW_STEPS, SMALL_BATCH = 150, 4  # fewer steps are too few (docs/head.md)
+FEW_STEPS, SMALL_BATCH = 150, 4  # with fewer optimizer steps, batches are small (docs/head.md)
 START_SECONDS, REPORT_SECONDS = 20.0, 60.0  # of an arm's process; of the comparison
 
 
@@ -104,7 +105,10 @@ def new_study(
 ) -> str:
     """Write `params/<name>/` for a file of texts and labels; returns the name.
 
-    The name is that of the file unless given. A study of that name on the same file stays.
+    If there is a study of that name on the same file, it stays as it is.
+
+    Raises `DataError` if the file cannot be read or its columns are not clear, and `ParamsError` if
+    the name is another study's or there is no such model.
 
     Parameters
     ----------
@@ -112,15 +116,15 @@ def new_study(
         A file, a folder with a file per split, one of these files, or a path with `{split}`.
     text, label
         Columns, where they cannot be told from their names and cells.
+    name
+        Of the study; "": that of the file.
     minutes
-        Time that the study may take on this machine.
+        Time that the study may take on this machine. The smallest size is written even if it takes
+        longer.
     model
-        A folder of `MODELS`.
+        Name of a folder in one of `MODELS`.
     say
         Called with each line of what was chosen, and why.
-
-    Raises `DataError` if the file cannot be read or its columns are not clear, and `ParamsError` if
-    the name is another study's or there is no such model.
     """
     dataset, names, stem = locate(data, say)
     plain = normalize("NFKD", stem).encode("ascii", "ignore").decode()  # ü as u
@@ -192,7 +196,10 @@ def _documents(
     label: str,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], pd.Series, int]:
-    """Parameters of documents and labels; usable documents per split; the least train must have."""
+    """Parameters of documents and labels, usable documents per split, and the least to train on.
+
+    The least is one document per label; 0 for label sets.
+    """
     located = DataParams(dataset=dataset, split_names=names)
     parts = {part: table for part, (_, table) in read_parts(located).items()}
     first = next(iter(parts.values()))
@@ -227,9 +234,10 @@ def _line(what: str, reason: str) -> str:
 
 
 def _sized(values: Mapping[str, Any], usable: pd.Series, size: Size, least: int) -> dict[str, Any]:
-    """The values with numbers of documents; parts that are missing are cut from train."""
+    """The values with numbers of documents; a split without a file is cut from train."""
     pool, num_train = int(usable["train"]), max(size.num_train, least)
-    spare = pool // 5 if "group_column" in values else 0  # whole groups, held out twice, are more
+    # Groups are held out whole, which may take more documents than asked.
+    spare = pool // 5 if "group_column" in values else 0
     num_test = min(size.num_test, int(usable.get("test", max(1, pool // HELD_OUT))))
     pool -= 0 if "test" in usable else num_test
     most = int(usable.get("validation", max(1, pool // HELD_OUT)))
@@ -251,7 +259,7 @@ def _model_folder(params_dir: Path, model: str) -> Path:
 
 
 def _of_model(preset: Path) -> dict[str, Any]:
-    """Values of a model's folder that are no sizes of a study."""
+    """Values of a model's folder on the model and the machine, without those on documents."""
     values = read_yaml(preset / "common.yaml")
     own = set(StudyParams.model_fields) - set(DataParams.model_fields)
     return {key: values[key] for key in values if key in own - {"seeds", "train_sizes"}}
@@ -265,7 +273,10 @@ def _of_size(
     texts: Mapping[str, str],
     num_train: int,
 ) -> NewStudy:
-    """The study with these values in common.yaml, and the arms of two folders of presets."""
+    """The study with these values in common.yaml, and the arms of the folders of presets.
+
+    Presets are a model's head and prompt, and the baselines.
+    """
     own = read_yaml(preset / "common.yaml")
     own = {key: own[key] for key in own if key not in {"train_sizes", "base", *common}}
     files = [file for folder in (baselines, preset) for file in sorted(folder.glob("*.yaml"))]
@@ -286,7 +297,8 @@ def _narrowed(file: Path, tries: int) -> str:
     if not (search := read_yaml(file).get("search")):
         return text
     narrow = dict(search)
-    for key in reversed(search):  # rates come first, and stay longest; of each list the middle
+    # The last list is cut first, so that rates, which come first, keep most values; middles stay.
+    for key in reversed(search):
         others = math.prod(len(narrow[other]) for other in search if other != key)
         kept = max(1, min(len(search[key]), tries // others))
         start = (len(search[key]) - kept) // 2

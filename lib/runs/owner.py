@@ -2,10 +2,10 @@
 
     runs/<study>/<arm>/seed-<n>/owner.json     host, process id and its start; touched every minute
 
-A machine is a host since its last start, and within it a namespace of process ids, as containers
-have them: only there does a process id name a process.
+A process id names a process only on one host, since its last start, and within one namespace of
+process ids (containers have their own): these three together are a machine here.
 
-The file is created only where there is none, which shared file systems do in one step, too.
+The file is created only if there is none. Shared file systems, too, do this in one step.
 """
 
 import atexit
@@ -30,10 +30,11 @@ from lib.storage import read_json, remove
 log = logging.getLogger(__name__)
 
 OWNER = "owner.json"
-HEARTBEAT = 60.0  # seconds between two signs of life (our choice)
-SAME_START = 2.0  # seconds by which a process's start is known
-STALE_AFTER = 600.0  # seconds without one after which another machine's process is given up
-WATCH = 180.0  # seconds in which a live process of another machine is seen to give one
+# Our choices.
+HEARTBEAT = 60.0  # seconds between two signs of life
+SAME_START = 2.0  # seconds by which two readings of a process's start differ if the clock is set
+STALE_AFTER = 600.0  # seconds without a sign, after which another machine's process is given up
+WATCH = 180.0  # seconds, three heartbeats, that another machine's process is watched for a sign
 
 
 class Owner:
@@ -49,9 +50,9 @@ class Owner:
     def take(cls, folder: Path) -> Self:
         """Own the folder, which is created; raises `InputError` if another process owns it.
 
-        That of a process which runs no more on this machine is taken over. A process of another
-        machine is watched for `WATCH` seconds, and is gone if it gives no sign of life in them or
-        has given none for `STALE_AFTER` seconds.
+        A folder is taken over if its owner ran on this machine and has ended. An owner on another
+        machine has ended if its last sign of life is older than `STALE_AFTER` seconds, or if it is
+        watched for `WATCH` seconds and gives none.
         """
         folder.mkdir(parents=True, exist_ok=True)
         file, about = folder / OWNER, _this_process()
@@ -64,7 +65,7 @@ class Owner:
                 _remove_left(file, about)
 
     def __reduce__(self) -> tuple[type, tuple]:
-        """None in another process, which a run is sent to: it does not own the folder."""
+        """None once pickled: a process that a run is sent to does not own the folder."""
         return type(None), ()
 
     def require(self) -> None:
@@ -118,7 +119,7 @@ def _started(pid: int) -> float:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The owner in a file; {} while it is written, or where it is none of ours."""
+    """The owner in a file; {} if it is missing, not yet whole, or none of ours."""
     try:
         found = read_json(file)
     except (OSError, ValueError):
@@ -135,18 +136,19 @@ def _named(owner: dict[str, Any]) -> str:
 
 
 def _remove_left(file: Path, about: dict[str, Any]) -> None:
-    """Remove the file of an owner that is no more; raise `InputError` if it is still there."""
+    """Remove the file of an owner that has ended; raise `InputError` if it still runs."""
     found = _read(file)
     if any(found.get(key) != about[key] for key in ("host", "machine")):
         runs = not _is_stale(file) and _gives_sign(file, found)
-    else:  # the clock may have been set; a notebook opens its run again
+    else:  # another start: the id names a new process; this process may open its run again
         same = abs(_started(found["pid"]) - found["started"]) < SAME_START
         runs = same and found["pid"] != about["pid"]
     if runs:
         raise InputError(
             f"{file.parent}: {_named(found)} is writing this run; wait for it or end it"
         )
-    # Of several that take over at once, one moves the file away; another may catch a new owner's.
+    # Of several processes that take over at once, one moves the file away. A slower one may then
+    # have moved the file of the new owner, which it puts back.
     aside = file.with_name(f".{OWNER}-{about['id']}")
     with contextlib.suppress(FileNotFoundError, FileExistsError):
         file.rename(aside)
@@ -156,7 +158,7 @@ def _remove_left(file: Path, about: dict[str, Any]) -> None:
 
 
 def _gives_sign(file: Path, found: dict[str, Any]) -> bool:
-    """True as soon as an owner on another machine is seen to live; False after `WATCH` seconds."""
+    """True once an owner on another machine touches the file; False after `WATCH` seconds."""
     before, until = _touched(file), time.monotonic() + WATCH
     log.warning("%s: %s may be writing this run; waiting up to %d s for a sign of it", file.parent,
                 _named(found), WATCH)  # fmt: skip
@@ -179,5 +181,5 @@ def _is_stale(file: Path) -> bool:
     """True if an owner has given no sign of life for long, by the clock of the file system."""
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix="tmp") as now:
         since = os.fstat(now.fileno()).st_mtime - _touched(file)
-    # A folder, a pipe or a link is no owner's.
+    # An owner writes a regular file: a folder, a pipe or a link in its place is stale.
     return since > STALE_AFTER or file.is_symlink() or not file.is_file()

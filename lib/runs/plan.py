@@ -35,7 +35,7 @@ from lib.storage import ROOT, read_json
 
 log = logging.getLogger(__name__)
 
-ANSWER_TOKENS = 8  # of a free answer, assumed
+ANSWER_TOKENS = 8  # of a free answer beyond the longest label (our choice)
 
 # Room that a batch job is given beside its estimate (our choices).
 SPARE_GIB, SPARE_SECONDS, SLACK = 4.0, 900, 2.0
@@ -46,7 +46,7 @@ class Work:
     """Tokens that an arm computes."""
 
     train: list[tuple[int, ...]]  # of each window of each training example, once per epoch
-    held_out: list[int]  # of each sequence of validation and test
+    held_out: list[int]  # of each sequence of test, and of validation once per evaluation
     answer_tokens: int = 0  # most positions of a micro-batch with a loss over the vocabulary
     num_epochs: int = 0  # 0: the model is not trained
 
@@ -56,18 +56,26 @@ def plan(
 ) -> pd.DataFrame:
     """Estimates, one row per arm of a study's params folder, or per arm and training size.
 
-    Columns are `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation
-    after each epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits;
-    `peak_memory_gib` and `fits`, true if the arm's memory suffices; `hours` of all seeds; `cost`,
-    if there is a price per hour; `num_processes`, if any arm has several; and, if seed 0 has been
-    run on this machine, `measured_train_seconds` and `measured_peak_gib`. TF-IDF has no estimate.
+    Raises `InputError` if parameters, data or a model's config cannot be read.
 
     Parameters
     ----------
     machine
         From `lib.runs.rates.GPUS`, or measured by `measure_this_machine`.
+    price
+        Of the machine per hour, in any currency.
     overrides
         Parameters that win over what the files say.
+
+    Returns
+    -------
+    DataFrame
+        `arm`; `train_seconds` and `infer_seconds` of one seed, the latter for validation after each
+        epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits;
+        `peak_memory_gib` and `fits`, true if the arm's memory suffices; `hours` of all seeds;
+        `cost`, if there is a price; `num_processes`, if any arm has several; and, if `machine` is
+        this one and seed 0 has been run, `measured_train_seconds` and `measured_peak_gib`.
+        Estimates of TF-IDF are NaN.
     """
     rows = []
     arms = load_study(folder, **overrides)
@@ -96,8 +104,8 @@ def plan(
 def job_resources(table: pd.DataFrame, machine: Machine) -> pd.DataFrame:
     """Resources that a batch system reserves for each row of a `plan` and one seed.
 
-    Columns `arm`, `mem_mb` (of the host), `runtime` in minutes and `gpu`, a number of them. A job
-    that exceeds its time goes on in another one.
+    Columns are `arm`, `mem_mb` (MiB of the host), `runtime` (minutes) and `gpu` (number of GPUs). A
+    job that exceeds its time is stopped, and another one resumes it.
     """
     seconds = (table["train_seconds"] + table["infer_seconds"]).fillna(0)
     gpus = table["peak_memory_gib"].notna() * (machine.device == "cuda")
@@ -114,9 +122,9 @@ def job_resources(table: pd.DataFrame, machine: Machine) -> pd.DataFrame:
 
 
 def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:
-    """The `plan` of a study in `params/`, by rates of this machine, measured for `seconds`.
+    """The `plan` of the study `params.study`, by rates of this machine, measured for `seconds`.
 
-    Empty if there is no study of that name.
+    Empty if there is no folder of that study's parameters.
     """
     folder = ROOT / params.params_dir / params.study
     if not folder.is_dir():
@@ -125,14 +133,14 @@ def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:
 
 
 def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machine:
-    """Rates of this machine for the study's model, measured on its matrix products."""
+    """Rates of this machine, measured for `seconds` on matrix products of the study's model."""
     device = choose_device(study.device)
     shape = Shape.from_config(load_config(study.model_id, study.model_revision))
     return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
 
 
 def _estimate(params: StudyParams, machine: Machine, splits: DatasetDict) -> dict[str, Any]:
-    """The columns of one arm's row that do not depend on seeds and price."""
+    """The columns of one arm's row that depend neither on the number of seeds nor on the price."""
     if isinstance(params, BaselineParams) and params.method == "tfidf":
         return dict.fromkeys(("train_seconds", "infer_seconds", "peak_memory_gib"), float("nan"))
     depth = getattr(params, "depth", 0)
@@ -216,6 +224,7 @@ def _count_work(
     tokenizer: PreTrainedTokenizerBase,
     splits: DatasetDict,
 ) -> Work:
+    """The tokens that an arm computes, on documents tokenized as the arm reads them."""
     params = reading.with_length(params, splits["train"]["text"])
     names = LabelSpace.from_splits(splits, label_names=params.label_names)  # at every size
     splits = take_train(
@@ -251,7 +260,8 @@ def _prompt_work(
     """The work on prompts and answers, given that on the documents alone."""
     train = documents.train
     answers = [len(template.answer_ids(*answer_texts(row, labels))) for row in train_labels]
-    # Behind each held-out document; examples precede it, computed again if they differ per prompt.
+    # Tokens beside each held-out document. Examples that all prompts share are computed once, which
+    # is left out; those that differ per prompt, or precede a free answer, are computed each time.
     added = _tokens_to_answer(params, template, labels, max(answers))
     if params.example_choice == "nearest" or params.decoding == "generate":
         # An example is read up to `max_length` tokens: its first window.

@@ -46,9 +46,10 @@ def predict_file(
 ) -> str:
     """Label the texts of a file in a new file, which is written as a whole or not at all.
 
-    All rows and columns stay, in their order. Behind them are `label` and `probability` (`score` of
-    TF-IDF, nothing of free answers); of label sets `labels` and `probabilities`. Returns a line on
-    how many texts were answered, and why others were not.
+    All rows and columns stay, in their order. New columns follow: `label` and `probability`, or
+    `labels` and `probabilities` for label sets. TF-IDF has a `score`, a decision value, in place of
+    a probability; free answers have neither. Returns a line on how many texts were answered, and
+    why others were not.
 
     Parameters
     ----------
@@ -57,10 +58,12 @@ def predict_file(
     text_columns
         Columns of the text; by default those that the run was trained on, in their template.
     top_k
-        Add the k best labels, `label_1 probability_1 label_2` and so on.
+        Add the k best labels, `label_1 probability_1 label_2` and so on; 0 adds none.
     precision
-        Answer only where the run's validation shows that answers are right at least so often
-        (`lib.evaluation.calibration.sure_threshold`); 0 to answer everywhere.
+        Share of answers, in (0, 1), that shall be right. Answers less confident than validation
+        shows to be needed are left out (`lib.evaluation.calibration.sure_threshold`); 0: none.
+    int8
+        See `load_classifier`.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def _check_target(target: Path, source: Path, overwrite: bool) -> None:
 
 
 def _separator(names: Sequence[str], wanted: str) -> str:
-    """The study's delimiter of labels, or the first of `SEPARATORS`, that is in no label."""
+    """The first text that is in no label, of the study's delimiter and `SEPARATORS`."""
     for text in (wanted, *SEPARATORS):
         if text and not any(text in name for name in names):
             return text
@@ -171,9 +174,9 @@ def _confidence(classifier: Classifier, scores: Scores) -> np.ndarray:
 
 
 class _Answers:
-    """The columns of answers, for one chunk of texts after another, and how many there are.
+    """The columns of answers, for one chunk of texts after another, and counts of the rows so far.
 
-    `columns` has their names and types, `label` and `score` the names of the first ones; `many` is
+    `columns` has their types by name; `label` and `score` are the names of the first two; `many` is
     true for label sets.
     """
 

@@ -21,7 +21,7 @@ from lib.model.memory import PROCESS_GIB, Shape
 # SmolLM2-135M on CPUs and, in training, to models of 1, 3 and 8 billion weights on one H200.
 TRAFFIC_TRAIN = {"cpu": (180, 120), "cuda": (90, 60)}
 TRAFFIC_INFER = (40, 20)
-ROWS = 2048  # of the matrix products that are timed
+ROWS = 2048  # of the matrix products that are timed (our choice)
 
 
 def inference_flops(shape: Shape, lengths: Sequence[int], *, r: int = 0) -> float:
@@ -56,18 +56,18 @@ class Machine:
     name: str
     flops: float  # of its matrix products in its dtype, FLOP/s
     bandwidth: float  # of its memory, bytes/s
-    memory_gib: float  # all of it
+    memory_gib: float  # of a GPU, or of this machine
     itemsize: int = 2  # bytes of a number in its dtype
     device: str = "cuda"
     process_gib: float = 0.0  # memory that Python and its libraries take before any model
 
     def train_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int) -> float:
-        """Seconds of one epoch over documents of these lengths in tokens."""
+        """Seconds of one epoch over documents of these lengths in tokens; see `training_flops`."""
         flops = training_flops(shape, lengths, r=r)
         return self._seconds(flops, TRAFFIC_TRAIN[self.device], shape, lengths)
 
     def infer_seconds(self, shape: Shape, lengths: Sequence[int], *, r: int = 0) -> float:
-        """Seconds of a forward pass over documents of these lengths in tokens."""
+        """Seconds of a forward pass over documents of these lengths; see `inference_flops`."""
         return self._seconds(inference_flops(shape, lengths, r=r), TRAFFIC_INFER, shape, lengths)
 
     def _seconds(
@@ -99,10 +99,11 @@ def measure_machine(
             nn.functional.linear(x, weight)
             grad @ weight
 
-    source = torch.zeros(2**26, device=device)
+    source = torch.zeros(2**26, device=device)  # 256 MiB of float32
     target = torch.empty_like(source)
     per_block = _median_seconds(products, seconds / 2, device)
     per_copy = _median_seconds(lambda: target.copy_(source), seconds / 2, device)
+    # Two products per weight, of 2 FLOPs per row each; a copy reads and writes every byte.
     return Machine(
         "this machine",
         flops=2 * 2 * ROWS * sum(o * i for o, i in weights) / per_block,
@@ -116,7 +117,7 @@ def measure_machine(
 
 def _median_seconds(work: Callable[[], object], budget: float, device: torch.device) -> float:
     """Median seconds per call, over `budget` seconds and at least three calls."""
-    work()
+    work()  # a first call, which allocates and compiles, is not timed
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < budget:
         if device.type == "cuda":

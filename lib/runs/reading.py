@@ -1,4 +1,4 @@
-"""The part of each document that an arm reads: its tokens, its windows, and the share cut."""
+"""The part of each document that an arm reads: its tokens, its windows, and the share cut off."""
 
 import logging
 import math
@@ -16,8 +16,8 @@ from lib.model.weights import load_config, load_tokenizer
 
 log = logging.getLogger(__name__)
 
-COVERED = 0.9  # of the training documents, which "auto" reads as a whole (our choice)
-MULTIPLE = 16  # of tokens, which matrix products of GPUs prefer
+COVERED = 0.9  # share of the training documents that "auto" reads as a whole (our choice)
+MULTIPLE = 16  # tokens; matrix products of GPUs are fast at multiples of it (our choice)
 MOST = 10_000_000  # tokens of a text, where a model's config names no limit
 
 Params = TypeVar("Params", bound=StudyParams)
@@ -34,17 +34,19 @@ def tokenizer_of(params: StudyParams) -> PreTrainedTokenizerBase:
 
 
 def reads_all(params: StudyParams) -> bool:
-    """True for an arm that reads whole texts: TF-IDF, unless it is given what models read."""
+    """True for an arm that reads whole texts: TF-IDF, unless it reads no more than models do."""
     return getattr(params, "method", "") == "tfidf" and params.read == "all"
 
 
 def with_length(params: Params, texts: Sequence[str]) -> Params:
-    """The parameters with a number as `max_length`: where it is "auto", that which suits the texts.
+    """The parameters with a number as `max_length`: in place of "auto", one that suits the texts.
 
-    It is the least multiple of `MULTIPLE` tokens that covers, in all `windows` together, `COVERED`
-    of the texts; at most what the model has positions and the token budget has room for. Of a
-    prompt the template, the answer and each example have as much of the context as the document.
-    Texts are those of all training documents, so that a learning curve has one length.
+    It is the least multiple of `MULTIPLE` tokens at which the share `COVERED` of the texts fits as
+    a whole into `windows` of that length. The model's positions and the token budget limit it. In a
+    prompt, the positions are shared equally by the document, by each of `num_examples` examples,
+    and by template and answer together.
+
+    `texts` are those of all training documents, so that a learning curve has one length.
     """
     if params.max_length != "auto":
         return params
@@ -66,7 +68,7 @@ def with_length(params: Params, texts: Sequence[str]) -> Params:
 def tokenize(
     params: StudyParams, tokenizer: PreTrainedTokenizerBase, splits: Mapping[str, Dataset]
 ) -> dict[str, list[list[int]]]:
-    """Token ids of the documents of each split as a model reads them; cached on disk.
+    """Token ids of the documents of each split as a model reads them, cached on disk.
 
     Raises `ParamsError` if a window of a document has more tokens than the model has positions.
     """
@@ -81,13 +83,13 @@ def tokenize(
 def encode(
     params: StudyParams, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[list[int]]:
-    """Token ids of texts as a model reads them, and no more than it has positions."""
+    """Token ids of texts as a model reads them, cut where the model has no more positions."""
     options = _options(params) | {"max_length": window_tokens(params, tokenizer)}
     return tokens.encode_documents(tokenizer, texts, **options)
 
 
 def window_tokens(params: StudyParams, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens that are read of a new text, or of each of its windows, without their frame."""
+    """Most tokens of a new text, or of each of its windows, special tokens not counted."""
     limit = tokens.position_limit(_config(params, tokenizer)) or MOST
     return min(params.max_length, limit - tokenizer.num_special_tokens_to_add())
 

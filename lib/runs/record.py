@@ -32,15 +32,15 @@ RESOURCE_KEYS = (
     "train_tokens_per_second", "infer_docs_per_second", "peak_memory_gib", "model_memory_gib",
     "device", "num_threads", "dtype", "quantization",
 )  # fmt: skip
-# A run resumes whatever they are.
+# Parameters that decide nothing that is learnt: an interrupted run resumes though they differ.
 UNLEARNT = ("params_dir", "runs_dir", "figures_dir", "report_to", "num_processes")
 CHOSEN = "chosen.json"  # the values that a search has found
-CARD = "model/README.md"  # for people, who may edit it; all else in model/ is read
-# Files beside the model that are read of a finished run: of every one, and of some.
+CARD = "model/README.md"  # has no checksum, because people may edit it
+# Files beside the model that are read back: those of every finished run, and those of some.
 FILES = ("metrics.json", "params.yaml", "labels.json", "train_counts.json", "resources.json",
          "predictions.parquet", "history.parquet")  # fmt: skip
 SOME_FILES = (CHOSEN, "sweep.csv", "rungs.csv", "search.csv")
-# Unknown in runs of an earlier version; energy also where the machine does not tell it.
+# Null in runs of an earlier version; energy also where the machine has no counter of it.
 OPTIONAL_RESOURCES = (
     "model_disk_gib", "train_joules", "infer_joules_per_doc", "nf4_share",
     "test_cut_share",  # of the test documents that the arm does not read to their end
@@ -49,10 +49,10 @@ OPTIONAL_RESOURCES = (
 
 
 def open_run(params: StudyParams, **inputs: str) -> Path:
-    """The run's folder with `params.yaml`: the resolved parameters and what the run depends on.
+    """The run's folder with `params.yaml`: the resolved parameters and `describe_inputs`.
 
     Checkpoints and trackers' logs of an interrupted run with the same parameters and inputs stay,
-    also where the folder has been moved; everything else that an earlier run left is removed.
+    also where the folder has been moved; all other results of an earlier run are removed.
     """
     folder = params.run_dir
     values, file = params.model_dump() | inputs, folder / "params.yaml"
@@ -64,7 +64,8 @@ def open_run(params: StudyParams, **inputs: str) -> Path:
     shutil.rmtree(folder / "model", ignore_errors=True)
     for name in {*FILES, *SOME_FILES, CHECKSUMS} - {file.name}:
         (folder / name).unlink(missing_ok=True)
-    for left in (*folder.glob(f"{UNFINISHED}*"), *folder.glob("tmp*")):  # by a run that was killed
+    # Temporary files of a run that was killed.
+    for left in (*folder.glob(f"{UNFINISHED}*"), *folder.glob("tmp*")):
         remove(left)
     with atomic_path(file) as path:
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
@@ -103,11 +104,12 @@ def write_run(
     Parameters
     ----------
     preds, scores
-        For "validation" and "test": label lists, and scores.
+        For "validation" and "test": the label list and the scores of each document of `splits`.
     multi_label, probabilities, threshold
         See `run_metrics`.
     resources
-        A value for every key of `RESOURCE_KEYS`, and for any of `OPTIONAL_RESOURCES`.
+        A value for every key of `RESOURCE_KEYS`, and for any of `OPTIONAL_RESOURCES`; other keys
+        are a `ValueError`.
     """
     if missing := set(RESOURCE_KEYS) ^ set(resources) - set(OPTIONAL_RESOURCES):
         raise ValueError(f"resources: missing or unknown keys {sorted(missing)}")
@@ -151,20 +153,20 @@ def write_run(
 
 
 def count_labels(labels: Iterable[Sequence[str]], label_space: LabelSpace) -> np.ndarray:
-    """Documents of each label, (C,) int64."""
+    """Number of documents of each label, (C,) int64, from the label list of each document."""
     indices = chain.from_iterable(label_space.indices(labels))
     return np.bincount(np.fromiter(indices, dtype=int), minlength=len(label_space))
 
 
 def model_files(folder: Path) -> list[str]:
-    """Names, from the run's folder on, of what is read of its model: all but hidden files."""
+    """Paths within the run's folder of the files of its model, without hidden ones and the card."""
     paths = [path for path in sorted((folder / "model").rglob("*")) if not path.is_dir()]
     names = [path.relative_to(folder).as_posix() for path in paths]
     return [name for name in names if name != CARD and "/." not in name]
 
 
 def saved_gib(folder: Path) -> float | None:
-    """GiB of what a run has saved as its model; None if nothing."""
+    """GiB on disk of the model that a run has saved; None if it has saved none."""
     files = (folder / "model").rglob("*")
     saved = [file.stat().st_size for file in files if file.is_file()]
     return sum(saved) / GIB if saved else None

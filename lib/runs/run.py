@@ -1,4 +1,4 @@
-"""A run: its documents and labels, the steps that every notebook shares, and what it leaves."""
+"""A run: its documents and labels, the steps that every notebook shares, and its results."""
 
 import contextlib
 import logging
@@ -48,10 +48,12 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One run of an arm; it has a `folder`, `checkpoints` and `peaks` from `open` on.
+    """One run of an arm: one approach with its parameters, one seed, one folder of results.
 
-    Its `splits` are "train", "validation" and "test", with `id` str, `text` str and `labels`
-    list[str] of each document.
+    `splits` has the documents of "train", "validation" and "test": `id` str, `text` str and
+    `labels` list[str] of each. `folder`, `checkpoints` and `peaks` exist once `open` was called.
+
+    Raises `InputError` if the parameters, the documents or the device cannot be used.
     """
 
     def __init__(self, params: StudyParams) -> None:
@@ -67,10 +69,10 @@ class Run:
         self.splits = take_train(
             splits, params.train_size, multi_label=params.multi_label, seed=params.seed
         )
-        self.asked = params  # those of the arm, with a number as `max_length`
+        self.asked = params  # the parameters of the arm, with a number as `max_length`
         if isinstance(params, FinetuneParams):
             params = params.with_min_steps(len(self.splits["train"]))
-        self.params = params  # or, after a search, the values that it found
+        self.params = params  # with enough epochs for `min_steps`; a search sets what it found
         self._paid: dict[tuple[str, str], Cost] = {}
 
     def __str__(self) -> str:
@@ -79,13 +81,17 @@ class Run:
         return f"{machine}\n{sizes}; {len(self.label_space):,} labels"
 
     def audit(self) -> pd.DataFrame:
-        """Findings about the documents, which apply to all arms alike; see `lib.data.auditing`."""
+        """Findings about the documents, the same for all arms; see `lib.data.auditing.audit`."""
         return audit(self.splits, on_leakage=self.params.audit)
 
     def open(self) -> None:
-        """Own the folder (`Owner`), open it (`open_run`), and measure memory from here on."""
+        """Own the folder (`Owner`), open it (`open_run`), and measure memory from here on.
+
+        Raises `InputError` if the model cannot be read, the teacher cannot teach these documents,
+        or another process owns the folder; an earlier run in it stays as it was then.
+        """
         if not reading.reads_all(self.params):
-            for load in (load_tokenizer, load_config):  # refused before a run is replaced
+            for load in (load_tokenizer, load_config):  # before an earlier run is replaced
                 load(self.params.model_id, self.params.model_revision)
         self.inputs = describe_inputs(self.params, self.splits)
         if getattr(self.params, "teacher", ""):
@@ -97,23 +103,23 @@ class Run:
             )
         self.owner = Owner.take(self.params.run_dir)
         self.folder = open_run(self.params, **self.inputs)
-        self.checkpoints = self.folder / "checkpoints"  # from which it resumes
+        self.checkpoints = self.folder / "checkpoints"  # from which the run resumes
         reset_peak_memory(self.device)
         self.peaks: list[float] = []  # GiB of other processes that have trained for it
 
     @contextlib.contextmanager
     def timed(self, split: str, step: str = "answers") -> Iterator[None]:
-        """Measure a block as a step of a split's work; a block that runs again counts once."""
+        """Measure a block as a step of a split's work; of a repeated step the last time counts."""
         start = meter(self.device)
         yield
         self.pay(split, step, meter(self.device) - start)
 
     def pay(self, split: str, step: str, cost: Cost) -> None:
-        """Set what a step of a split's work took; the step of an earlier try is forgotten."""
+        """Set the cost of a step of a split's work, in place of an earlier cost of that step."""
         self._paid[split, step] = cost
 
     def cost(self, split: str) -> Cost:
-        """Seconds and joules of all steps of training, or of answering validation or test."""
+        """Seconds and joules of all steps of "train", "validation", "test" or "search"."""
         return sum((c for (of, _), c in self._paid.items() if of == split), NO_COST)
 
     @cached_property
@@ -134,9 +140,10 @@ class Run:
         return reading.encode(self.params, tokenizer, self.splits[split]["text"])
 
     def targets(self) -> Sequence[Any]:
-        """Training targets of the head, one per document: see `finetune_embedding`.
+        """Training targets of the head, one per document, as `finetune_embedding` takes them.
 
-        They are `soft_targets` where the arm has a teacher, whose seconds count as training.
+        The label's index; a list of indices where documents may have several labels; or, where the
+        arm has a teacher, (C,) float32 `soft_targets`, whose seconds count as training.
         """
         params: EmbeddingParams = self.params
         if params.teacher:
@@ -157,7 +164,10 @@ class Run:
     def frozen_features(
         self, tokenizer: PreTrainedTokenizerBase, poolings: Sequence[str], layers: Sequence[int]
     ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
-        """Pooled states of the untrained model, and costs; see `lib.head.frozen`."""
+        """Pooled states of the untrained model and their costs; see `lib.head.frozen`.
+
+        The cost of each split's states counts for that split.
+        """
         params = self.params
         features, costs = frozen_features(
             params.model_id,
@@ -179,10 +189,11 @@ class Run:
     def cache_lower_layers(
         self, model: nn.Module, documents: Mapping[str, Sequence[Sequence[int]]]
     ) -> dict[str, list[np.ndarray]]:
-        """Hidden states below the first adapted layer, per split and document; or none.
+        """Hidden states that enter the first adapted layer, per split one array per document.
 
-        They never change: they are computed once for every run that has the same layers below.
-        Their cost counts where they are used.
+        Layers below the adapters never change: their states are computed once for all runs that
+        share them, and cached. The cost of that pass counts in each of these runs. Empty if nothing
+        is trained, or `lib.model.cache_lower_layers` finds caching useless or impossible.
         """
         params: FinetuneParams = self.params
         if not params.num_epochs:
@@ -202,14 +213,17 @@ class Run:
         return states
 
     def tune_threshold(self, scores: Scores) -> float:
-        """Threshold on scores that suits validation best; infinite with one label per document."""
+        """Threshold of highest micro-F1 on validation; infinite with one label per document."""
         if not self.params.multi_label:
             return np.inf
         empty = self.label_space.may_be_empty
         return tune_threshold(self.truth("validation"), scores, may_be_empty=empty)
 
     def choose(self, scores: Scores, threshold: float) -> Labels:
-        """Label sets, (N, C) bool: labels from the threshold on; the best if none may be empty."""
+        """Label sets, (N, C) bool: labels that score at least the threshold.
+
+        The best label is in the set in any case, unless documents of the study may have none.
+        """
         return scores.labels_above(threshold, may_be_empty=self.label_space.may_be_empty)
 
     def labels_above(self, scores: Scores, threshold: float) -> list[list[str]]:
@@ -227,7 +241,7 @@ class Run:
         }
 
     def resources(self, model: nn.Module) -> dict[str, Any]:
-        """Resources of a language model's run; precision is that of its weights themselves."""
+        """Resources of a language model's run: `machine_resources`, and those of its weights."""
         backbone = pretrained(model)
         trainable, total = count_parameters(model)
         return self.machine_resources() | {
@@ -249,10 +263,20 @@ class Run:
         history: pd.DataFrame | None = None,
         tables: Mapping[str, pd.DataFrame] = {},
     ) -> dict[str, float | int | None]:
-        """Write what the run has found, its metrics last, and return these.
+        """Write the results of the run, its metrics last, and return the metrics.
 
-        Resources are those of the model and of training; those of answering are added here. Tables
-        are others that the report shows, by file name. See also `write_run`.
+        Raises `InputError` if another process has taken the folder over.
+
+        Parameters
+        ----------
+        preds, scores, probabilities
+            See `lib.runs.record.write_run`.
+        threshold
+            Least score of a label in a set; ignored with one label per document.
+        resources
+            Of the model and of training; those of a search and of answering are added here.
+        tables
+            Other tables that the report shows, by file name; empty ones are not written.
         """
         self.owner.require()
         for name, table in tables.items():

@@ -36,12 +36,12 @@ Score = Callable[[Sequence[str]], Scores]
 class Measure(NamedTuple):
     """The meaning of a run's scores.
 
-    The name is "probability"; "score", a decision value; or "": 1 at the labels that are answered,
-    and 0 at the others.
+    `name` is "probability", "score" for decision values, or "" for answers without a measure: 1 at
+    the labels that are answered, and 0 at the others.
     """
 
     name: str
-    ranks: bool  # every label has a score of its own; a search scores only labels that it found
+    ranks: bool  # true if every label has a score; a search scores only labels that it found
 
 
 def measure_of(params: StudyParams) -> Measure:
@@ -57,13 +57,13 @@ def measure_of(params: StudyParams) -> Measure:
 def load_scorer(
     params: StudyParams, label_space: LabelSpace, folder: Path, *, int8: bool = False
 ) -> Score:
-    """Scores of N texts by C labels, of the model that a run has saved in a folder.
+    """A function from N texts to their scores by C labels, with the model in a run's `folder`.
 
-    With `int8`, adapters of a model with a head are merged and its linear layers are in int8, where
-    a CPU multiplies that faster (`lib.model.int8`).
+    With `int8`, adapters of a model with a head are merged, and linear layers multiply in int8
+    where that is faster on this CPU (`lib.model.int8`).
 
-    Raises `InputError` if its files, or those of its base model, are missing or cannot be read; or
-    if int8 was asked for, and it is no fine-tuned model with a head, or is on a GPU.
+    Raises `InputError` if files of the model or of its base are missing or cannot be read; or if
+    `int8` is asked for and the model is no fine-tuned one with a head, or runs on a GPU.
     """
     return LOADERS[type(params)](params, label_space, folder, int8)
 
@@ -124,7 +124,7 @@ def _embedding(params: EmbeddingParams, label_space: LabelSpace, folder: Path, i
 def _instruction(
     params: InstructionParams, label_space: LabelSpace, folder: Path, int8: bool
 ) -> Score:
-    if int8:  # 98.3 % of labels stayed, where heads keep 99.7 % (docs/speed.md)
+    if int8:  # 98.3 % of a prompt's answers stayed, and 99.7 % of a head's (docs/speed.md)
         raise InputError("int8: too many answers of a prompt would change; omit it")
     device = choose_device(params.device)
     dtype = choose_dtype(device, params.dtype)
@@ -156,7 +156,7 @@ def _instruction(
             compute_dtype=dtype,
             **budget,
         )
-        if params.decoding == "steps":  # a set, whatever its labels' scores
+        if params.decoding == "steps":  # it decides on sets label by label, without a threshold
             return Scores(labels.encode(preds).astype(np.float32))
         return scores
 

@@ -5,8 +5,8 @@
     candidate 3  |--epoch 1--|
     candidate 4  |--epoch 1--|--epoch 2--|
 
-Successive halving (Jamieson and Talwalkar, arXiv 1502.07943) on validation, with the learning rate
-of each candidate's whole schedule. Test is not read.
+Successive halving (Jamieson and Talwalkar, arXiv 1502.07943) on validation. The learning rate of a
+candidate follows its whole schedule, also where the candidate stops early. Test is not read.
 """
 
 import copy
@@ -39,21 +39,23 @@ Fit = Callable[[Run, int], tuple[pd.DataFrame, Any]]
 def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
     """The run with the parameters that are best on validation, and a table of all tries.
 
-    Without a search in the arm's parameters it is the run as it was. With one, `fit` resumes from
-    where the best candidate stopped. A search that was interrupted goes on where it was.
+    Without `search` in the arm's parameters, it is the run as it was, and the table is empty. After
+    a search, `fit` with the returned run resumes from the best candidate's last checkpoint. An
+    interrupted search goes on from the records and checkpoints of its candidates.
 
     Parameters
     ----------
     fit
         `fit(run, stop_epochs)` trains with the run's parameters until so many epochs are over, from
-        the last checkpoint in `run.checkpoints` if there is one. It returns the history first
-        (`epoch`, `eval_micro_f1`, `train_seconds`, `train_joules`).
+        the last checkpoint in `run.checkpoints` if there is one. The first value that it returns is
+        the history (`epoch`, `eval_micro_f1`, `train_seconds`, `train_joules`).
 
     Returns
     -------
     run, tries
-        One row per candidate: values of its parameters, `epochs` trained, `micro_f1`, its best on
-        validation, `train_seconds`, and `chosen`. The cost of all but the best is that of "search".
+        `tries` has one row per candidate: values of its parameters, `epochs` trained, `micro_f1`
+        (its best on validation, -1 if it diverged), `train_seconds`, and `chosen`. The cost of all
+        other candidates is the returned run's `cost("search")`.
     """
     params: FinetuneParams = run.asked
     if not params.search:
@@ -66,12 +68,13 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
         for i in alive:
             tries[i] = _try(runs[i], fit, epochs)
         ranked = sorted(alive, key=lambda i: (-tries[i]["micro_f1"], i))
-        alive = [i for i in ranked if tries[i]["micro_f1"] >= 0] or ranked[:1]  # none diverged
-        # The best of two goes on in `fit`.
+        # Without those that diverged (-1), unless all did: `fit` then raises the error again.
+        alive = [i for i in ranked if tries[i]["micro_f1"] >= 0] or ranked[:1]
+        # The better of two is trained to its end by the caller's `fit`.
         if len(alive) <= 2 or all(epochs >= runs[i].params.num_epochs for i in alive):
             break
         alive, epochs = alive[: (len(ranked) + 1) // 2], 2 * epochs
-        for i in set(ranked) - set(alive):  # given up
+        for i in set(ranked) - set(alive):  # candidates that are given up need no checkpoint
             for _, checkpoint in checkpoints_of(runs[i].checkpoints):
                 shutil.rmtree(checkpoint)
     values = expand(params.search)
@@ -81,7 +84,7 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
 
 
 def trained_epochs(params: FinetuneParams) -> int:
-    """Epochs that a run trains, those of candidates that are given up among them."""
+    """Epochs that a run trains, with those of candidates that are given up."""
     if not params.search:
         return params.num_epochs
     alive, epochs = len(params.candidates), params.search_epochs
@@ -119,10 +122,11 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
         else:
             evaluated = history[history["eval_micro_f1"].notna()]
             epoch = evaluated["epoch"]
-            kept = np.isclose(epoch, epoch.round()) & (epoch < epochs + 0.5)  # whole epochs are
+            # Only the end of an epoch can be the best model: scores between epochs choose nothing.
+            kept = np.isclose(epoch, epoch.round()) & (epoch < epochs + 0.5)
             scores[str(epochs)] = float(evaluated.loc[kept, "eval_micro_f1"].max())
             spent = Cost(*map(float, evaluated.iloc[-1][["train_seconds", "train_joules"]]))
-        gc.collect()  # the candidate's model
+        gc.collect()  # frees the candidate's model before the next one is loaded
         setup = run.cost("train")
         tried |= {"train_seconds": spent.seconds, "joules": spent.joules}
         tried |= {"setup_seconds": setup.seconds, "setup_joules": setup.joules}
@@ -132,7 +136,7 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
 
 
 def _recorded(record: Path) -> dict[str, Any]:
-    """A candidate's `scores` by number of epochs, and their cost; none without a sound record."""
+    """A candidate's `scores` by number of epochs and its cost; empty without a sound record."""
     try:
         tried = read_json(record)
         if set(tried) >= {"scores", "train_seconds", "joules", "setup_seconds", "setup_joules"}:
@@ -146,7 +150,10 @@ def _recorded(record: Path) -> dict[str, Any]:
 
 
 def _history(run: Run, epochs: int) -> pd.DataFrame | None:
-    """The history of a candidate that was trained so far, before it could be recorded."""
+    """The history of a candidate with a checkpoint after so many epochs; None without one.
+
+    It is there if the process ended before it could record the candidate.
+    """
     if not (checkpoint := last_checkpoint(run.checkpoints)):
         return None
     state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
