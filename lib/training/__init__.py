@@ -1,10 +1,12 @@
 """One training loop for both approaches.
 
-finetune       head or prompt: the loss of each, and how both train
-evaluate       F1 scores of each, and the ladder: one model that answers in every way
+finetune       head or prompt: the loss of each, and the training of both
+evaluate       F1 scores of each, and the ladder: one prompt model, answering by each decoding
 trackers       TensorBoard, MLflow and Weights & Biases
 trainer        optimizer steps of micro-batches, on transformers' Trainer
-processes      several processes that share each step; sharing: each one's part of it
+processes      several processes that share each optimizer step
+sharing        the part of one of these processes
+callbacks, checkpoints      evaluations, checkpoints and progress; which checkpoints are kept
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Moments of a training at which more is done: evaluations, checkpoints, an early end, news."""
+"""Callbacks of a training: evaluations, checkpoints, progress, and an early end."""
 
 import logging
 import time
@@ -11,14 +11,14 @@ from lib.machine import shows_bars
 
 log = logging.getLogger(__name__)
 
-LINE_EVERY = 60  # seconds, of a training that is written to a file (our choice)
+LINE_EVERY = 60  # seconds between lines on the loss, without a progress bar (our choice)
 
 
 class EvaluateBetween(TrainerCallback):
     """Evaluations between those of epochs: every `steps` optimizer steps, for the curves alone.
 
-    A resumed run begins with the evaluation before or in which it was stopped; with 0 `steps` there
-    are no others.
+    With 0 `steps` there are none. A resumed run begins with the evaluation, of an epoch or between
+    epochs, that was due when it was stopped.
     """
 
     def __init__(self, steps: int) -> None:
@@ -26,11 +26,11 @@ class EvaluateBetween(TrainerCallback):
         self.trainer: Trainer | None = None
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Evaluate where the state has been loaded and nothing is trained yet."""
+        """Evaluate if it is due: here the state is loaded, and nothing is trained yet."""
         self.trainer.evaluate_if_due(self.steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate; only epochs can be the best."""
+        """Evaluate, apart from the choice of the best epoch."""
         if _is_due(state, self.steps):
             self.trainer.evaluate()
 
@@ -48,16 +48,16 @@ class SaveBetween(TrainerCallback):
 
 
 def _is_due(state: Any, steps: int) -> bool:
-    """True every so many steps, unless 0, but at the end of an epoch."""
+    """True every `steps` steps, but not at the end of an epoch, which comes anyway; 0: never."""
     step = state.global_step
     return bool(steps) and step % steps == 0 and step % epoch_steps(state) != 0
 
 
 class ShowProgress(TrainerCallback):
-    """A bar where someone looks on; elsewhere a line per evaluation, and per minute between."""
+    """A bar if someone looks on; else a line per evaluation, and one per minute in between."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin where the training begins or goes on."""
+        """Open the bar at the step from which training begins or goes on."""
         self._line = time.monotonic()
         done = {"initial": state.global_step, "total": state.max_steps}
         self._bar = tqdm(**done, desc="steps", leave=False, disable=not shows_bars())
@@ -67,7 +67,7 @@ class ShowProgress(TrainerCallback):
         self._bar.update()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict, **_: Any) -> None:
-        """Show what was logged."""
+        """Show a validation score or, if the time has come, the loss."""
         f1, loss = logs.get("eval_micro_f1"), logs.get("loss")
         if f1 is None and (loss is None or time.monotonic() - self._line < LINE_EVERY):
             return

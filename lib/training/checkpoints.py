@@ -1,4 +1,4 @@
-"""Checkpoints of a training: the last one and the best, each whole or none."""
+"""Checkpoints of a training: the last one and the best, each with a manifest of checksums."""
 
 import logging
 import shutil
@@ -15,10 +15,11 @@ log = logging.getLogger(__name__)
 
 
 class KeepWhole(TrainerCallback):
-    """Checkpoints that are whole, or are none: the last one and the best.
+    """Manifests for checkpoints, and the removal of all but the last and the best.
 
-    A checkpoint gets its manifest when all else is written; older ones go only then. The best one
-    is found beside the others, wherever the run's folder has been moved.
+    A checkpoint gets its manifest once all its other files are written, and only then are older
+    ones removed. Without a manifest it counts as damaged (`last_checkpoint`). The best one is
+    looked up in the folder of the others, so that a run's folder can be moved.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -28,7 +29,7 @@ class KeepWhole(TrainerCallback):
             state.best_model_checkpoint = str(best)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the checkpoint of this step and remove those that nothing resumes from."""
+        """Write the manifest of this step's checkpoint and remove those that nothing needs."""
         last = checkpoint_at(args.output_dir, state.global_step)
         write_checksums(last, {file.name: file for file in sorted(last.iterdir())})
         keep = {state.global_step, state.best_global_step}
@@ -43,16 +44,17 @@ def checkpoint_at(folder: str | Path, step: int) -> Path:
 
 
 def checkpoints_of(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of all checkpoints, the last step first, whatever their files' times."""
+    """Steps and folders of all checkpoints, the last step first; times of files do not matter."""
     found = [(path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"), path) for path in
              folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]  # fmt: skip
     return sorted(((int(step), path) for step, path in found if step.isdecimal()), reverse=True)
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Folder of the last whole checkpoint, or None; others are named and removed.
+    """Folder of the last whole checkpoint, or None; damaged ones are logged and removed.
 
-    A checkpoint is whole if its files are those of its manifest, and if the best one is whole.
+    A checkpoint is whole if its files are as its manifest says, and if the same is true of the best
+    checkpoint up to it, which a resumed run still needs.
     """
     for _, checkpoint in checkpoints_of(folder):
         fault = find_fault(checkpoint)

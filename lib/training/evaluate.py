@@ -1,4 +1,4 @@
-"""F1 scores of a head or a prompt on validation, and of one model on every rung of the ladder."""
+"""F1 scores of a head or a prompt on validation, and of one prompt model by each decoding."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,11 @@ def evaluate_embedding(
     may_be_empty: bool = False,
     **options: Any,
 ) -> dict[str, float]:
-    """F1 scores of an `EmbeddingModel`; `y_true` is (N, C) bool.
+    """F1 scores of an `EmbeddingModel` for N tokenized documents; `y_true` is (N, C) bool.
 
-    Single labels are the best ones. Label sets take the threshold of highest F1, by the study's
-    rule on empty sets (`Scores.labels_above`). The options are those of `predict_logits`.
+    With one label per document, the best one is predicted. Label sets have the labels above the
+    threshold of highest micro-F1 on these documents; `may_be_empty` is true if a document may have
+    no label. Other options are those of `predict_logits`.
     """
     logits = predict_logits(model, documents, **options)
     if not multi_label:
@@ -49,7 +50,8 @@ def evaluate_instruction(
 ) -> dict[str, float]:
     """F1 scores and `out_of_set_rate` of `decode_labels`; `y_true` is (N, C) bool.
 
-    Scored label sets take the threshold of highest F1, as in `evaluate_embedding`.
+    Label sets by scores have the threshold of highest micro-F1, as in `evaluate_embedding`. Other
+    options are those of `decode_labels`.
     """
     preds, scores = decode_labels(
         model, label_space=label_space, strategy=strategy, multi_label=multi_label, **decoding
@@ -70,11 +72,12 @@ def climb_ladder(
     params: InstructionParams,
     decoding: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """F1 scores, out-of-set rate and speed of each decoding that applies to the arm.
+    """F1 scores, out-of-set rate and speed of each decoding of the arm's ladder (`params.ladder`).
 
-    One row per decoding: `decoding num_documents docs_per_second out_of_set_rate` and F1 scores, on
-    the first `num_generated` prompts of validation. `decoding` has other arguments of
-    `decode_labels`.
+    The ladder has all decodings, ways to read an answer from the model, that apply to the arm. One
+    row per decoding: `decoding num_documents docs_per_second out_of_set_rate` and F1 scores, on the
+    first `num_generated` of N prompts of validation; no rows if that is 0. `y_true` is (N, C) bool;
+    `decoding` has the other arguments of `decode_labels`.
     """
     num = min(params.num_generated, len(prompts))
     if not num:

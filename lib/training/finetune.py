@@ -62,9 +62,10 @@ def finetune_embedding(
     Returns
     -------
     history, resources
-        One row per logged step (`step`, `epoch`, `loss`, `learning_rate`, `eval_*`), and
-        `TRAIN_RESOURCES`, without evaluation and padding. Afterwards the model has the weights of
-        the epoch that was best on validation.
+        One row per logged step (`step`, `epoch`, `loss`, `learning_rate`, `eval_*`), and the
+        `TRAIN_RESOURCES`: seconds and joules of training without evaluation, and documents and
+        tokens per second, without padding. Afterwards the model has the weights of the epoch that
+        was best on validation; in one of several processes, and with `stop_epochs`, it need not.
     """
 
     def loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
@@ -85,15 +86,16 @@ def finetune_instruction(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train a causal language model on its answers: -log p(answer | prompt), end token included.
 
-    The loss (`answer_loss`) is summed over a document's answer tokens and averaged over documents:
-    the cross-entropy of whole labels, by which `score_labels` ranks.
+    The loss (`answer_loss`) is summed over a document's answer tokens and averaged over documents.
+    It is thus the cross-entropy of whole labels, by which `score_labels` ranks them. What is
+    returned is as in `finetune_embedding`; with `num_epochs: 0` nothing is trained.
 
     Parameters
     ----------
     examples
         As in `finetune_embedding`, but `input_ids` is prompt + answer, and `target` the number of
-        answer tokens at its end; of several windows, at the end of each. One without a prompt or an
-        answer is a `ValueError`.
+        answer tokens at its end (of several windows, at the end of each). An example without a
+        prompt or without an answer is a `ValueError`.
     """
     if not params.num_epochs:  # zero-shot
         return pd.DataFrame({"step": []}), dict.fromkeys(TRAIN_RESOURCES, 0.0) | {
@@ -107,6 +109,7 @@ def finetune_instruction(
                 "tokens are supervised; it needs a prompt and an answer"
             )
 
+    # Memory of the logits: most rows over the vocabulary in a micro-batch.
     answers = sorted(e["target"] * len(window_lengths(e["input_ids"])) for e in examples)
     rows = min(sum(answers[-params.batch_size :]), params.token_budget)
     logits_gib = rows * pretrained(model).config.get_text_config().vocab_size * ROW_BYTES / GIB
@@ -115,10 +118,10 @@ def finetune_instruction(
 
 
 def answer_loss(model: nn.Module, batch: Mapping[str, Any], compute_dtype: torch.dtype) -> Tensor:
-    """-log p(answer | prompt), summed over documents; of a document's windows, their mean.
+    """-log p(answer | prompt), summed over documents; a document's windows are averaged.
 
-    `batch` is that of `answer_log_probs`; with `windows`, (D,) numbers of the documents' rows,
-    `targets` is (D,).
+    `batch` is that of `answer_log_probs`. It may have `windows`, (D,), the number of rows of each
+    of D documents; `targets` is then (D,), too.
     """
     windows = batch.get("windows")
     if windows is None:
@@ -132,7 +135,7 @@ def answer_loss(model: nn.Module, batch: Mapping[str, Any], compute_dtype: torch
 def answer_log_probs(
     model: nn.Module, batch: Mapping[str, Any], compute_dtype: torch.dtype
 ) -> Tensor:
-    """log p(token | tokens before) of every answer token in a right-padded micro-batch, 1-D fp32.
+    """log p(token | tokens before) of all answer tokens of a right-padded micro-batch, 1-D fp32.
 
     `batch` has `input_ids` and `attention_mask`, (B, T); `targets`, (B,), the number of answer
     tokens at the end of each row; optionally `cached_states`, (S, H) of all S real tokens.
@@ -168,12 +171,12 @@ def _finetune(
     setup_cost: Cost = NO_COST,  # before training (cached layers, a teacher); counts as training
     num_documents: int = 0,  # where examples are questions about them; 0: as many as examples
     stop_epochs: int = 0,  # epochs after which training stops, to be resumed later; 0: none
-    reserved_gib: float = 0.0,  # beside the model and what its layers keep
+    reserved_gib: float = 0.0,  # memory for other than the model and what its layers keep
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Train with AdamW, a linear schedule and gradients clipped to norm 1.
 
-    The best and the last checkpoint are kept. One that is already there is resumed from; the result
-    equals an uninterrupted run.
+    The best and the last checkpoint are kept. If there is a checkpoint, training resumes from it;
+    the result equals that of an uninterrupted run.
     """
     if len(cached):
         examples = [e | {"cached_states": x} for e, x in zip(examples, cached, strict=True)]
@@ -251,7 +254,7 @@ def _training_arguments(
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=None,  # see `KeepWhole`
-        load_best_model_at_end=count() == 1,  # several are started for their checkpoints
+        load_best_model_at_end=count() == 1,  # of several processes only checkpoints are used
         metric_for_best_model="micro_f1",
         greater_is_better=True,
         logging_steps=max(1, steps_per_epoch // 20),
@@ -264,6 +267,6 @@ def _training_arguments(
         data_seed=params.seed,
         use_cpu=device.type == "cpu",
     )
-    # One of several GPUs is used: the base class would split batches over all of them.
+    # A process uses one GPU: the base class would split batches over all that it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -6,8 +6,8 @@ the notebook   fit(run) -> starts processes, waits ............ fit(run) resumes
   process 2        fit(run): its share of the same documents    |   waits, and is told
 ```
 
-The loop is that of one process (`lib.training.trainer`), which neither transformers nor accelerate
-know to have company: what it shares with the others is in `lib.training.sharing`.
+The loop is that of one process (`lib.training.trainer`): transformers and accelerate are not told
+of the others. All that processes share is in `lib.training.sharing`.
 """
 
 import functools
@@ -40,8 +40,9 @@ from lib.training.sharing import random_state, set_random_state
 Fit = Callable[..., Any]
 Outcome = tuple[BaseException | None, float, float]  # error, peak in GiB and time of the end
 
-# Of one process for another, such as for an evaluation: the notebook's sees which has ended.
-WAITING = timedelta(days=30)  # our choice
+# Longest wait of one process for another, such as during an evaluation. It may be long, because the
+# notebook's process sees if one has ended (our choice).
+WAITING = timedelta(days=30)
 START = (
     "from lib.stopping import die_with_parent; die_with_parent(); "
     "from lib.training.processes import _work; _work()"
@@ -62,11 +63,13 @@ def require_devices(num_processes: int, device: torch.device, num_threads: int) 
 def in_processes(fit: Fit) -> Fit:
     """`fit(run, stop_epochs)` that trains in `num_processes` processes, if there are several.
 
-    They leave checkpoints, from which `fit` itself then resumes, with nothing left to train. Their
-    peak of memory goes to `run.peaks`.
+    They leave checkpoints, from which `fit` itself then resumes in this process, with nothing left
+    to train. Their peak memory in GiB, the largest of GPUs or the sum on a CPU, goes to
+    `run.peaks`.
 
-    Raises `ModelError` if a process was killed, `Stopped` if the run was asked to stop, and else
-    what a process has failed with, as a `RuntimeError` if it is not of `lib.errors`.
+    Raises `ModelError` if a process was killed and `Stopped` if the run was asked to stop. Any
+    other error is that of the first process that failed: an `InputError` as it is, others as a
+    `RuntimeError`.
     """
 
     @functools.wraps(fit)
@@ -80,7 +83,7 @@ def in_processes(fit: Fit) -> Fit:
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Functions of a notebook as they are, those with a cache with an empty one."""
+    """Pickler of functions of a notebook; one with `lru_cache` arrives with an empty cache."""
 
     def reducer_override(self, obj: Any) -> Any:
         """Function and arguments that make an object again."""
@@ -94,10 +97,10 @@ def _with_cache(function: Callable[..., Any], options: dict[str, Any]) -> Callab
 
 
 def _train(fit: Fit, run: Any, stop_epochs: int) -> list[float]:
-    """Train in processes until they have ended; the peak memory of each in GiB."""
+    """Peak memory in GiB of each process, after training in all of them until they have ended."""
     gc.collect()
     if run.device.type == "cuda":
-        torch.cuda.empty_cache()  # the first process needs it
+        torch.cuda.empty_cache()  # the first process needs the memory of the same GPU
     with tempfile.TemporaryDirectory(prefix="processes-") as name, noting_signals() as stop:
         folder = Path(name)
         with (folder / "task").open("wb") as file:
@@ -118,7 +121,7 @@ def _train(fit: Fit, run: Any, stop_epochs: int) -> list[float]:
 def _start(folder: Path, index: int, run: Any) -> subprocess.Popen:
     environment = {"GLOO_SOCKET_IFNAME": "lo"} if os.uname().sysname == "Linux" else {}
     environment |= os.environ
-    if run.device.type == "cuda":  # to each process its own is the only GPU
+    if run.device.type == "cuda":  # each process sees its own GPU alone
         visible = environment.get("CUDA_VISIBLE_DEVICES", "")
         gpus = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
         environment["CUDA_VISIBLE_DEVICES"] = gpus[index]
@@ -129,7 +132,10 @@ def _start(folder: Path, index: int, run: Any) -> subprocess.Popen:
 
 
 def _wait(started: Sequence[subprocess.Popen], stop: StopRequest) -> list[int]:
-    """Processes that still run some seconds after one has failed, by index; passes a stop on."""
+    """Indices of processes that still run `PATIENCE` seconds after one has failed; else [].
+
+    A request to stop is passed on to all processes, once.
+    """
     told, failed = False, 0.0
     while running := [i for i, process in enumerate(started) if process.poll() is None]:
         if stop.asked and not told:
@@ -182,9 +188,9 @@ def _work() -> None:
         size = run.params.num_processes
         threads = max(1, run.params.threads // size)
         configure_process(seed=run.params.seed, num_threads=threads)
-        if index:  # what all have to say, the first says
+        if index:  # the first process logs what all would
             logging.getLogger("lib").setLevel(logging.WARNING)
-        if run.device.type == "cpu":  # which they share
+        if run.device.type == "cpu":  # processes share the memory of this machine
             target = (run.params.memory_gib or USABLE * memory_of(run.device)) / size
             run.params = run.params.model_copy(update={"memory_gib": target})
         set_random_state(run.device, state)
@@ -204,4 +210,4 @@ def _work() -> None:
         error.add_note(traceback.format_exc())
     with atomic_path(folder / f"{index}.pickle") as path:
         path.write_bytes(pickle.dumps((error, peak, time.time())))
-    os._exit(error is not None)  # at once: nothing waits for a process that is no more
+    os._exit(error is not None)  # at once: an orderly end could wait for a process that has ended

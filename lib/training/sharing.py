@@ -4,7 +4,8 @@
     process 1, process 2     7     1 8     4  |    3 5     2 6
     gradients                      g1 + g2       in both, before they are clipped
 
-A process by itself has all documents, and its own gradients. `lib.training.processes` starts them.
+Training in a single process goes through the same functions: it has all documents, and keeps its
+own gradients. `lib.training.processes` starts several.
 """
 
 import contextlib
@@ -19,11 +20,11 @@ from lib.stopping import Stopped
 
 T = TypeVar("T")
 
-BUCKET = 2**25  # gradients that are summed at once (our choice)
+BUCKET = 2**25  # elements of gradients that are summed at once, which bounds memory (our choice)
 
 
 def count() -> int:
-    """Processes of this training."""
+    """Number of processes of this training."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -37,7 +38,10 @@ def _index() -> int:
 
 
 def own_share(tokens: Sequence[int]) -> list[int]:
-    """Indices of this process's documents, in order: longest first, each to who has least to do."""
+    """Indices of this process's documents, rising, given the tokens of each document of a step.
+
+    Documents are dealt out longest first, each to the process with the fewest tokens so far.
+    """
     loads, shares = [0] * count(), [[] for _ in range(count())]
     for i in sorted(range(len(tokens)), key=lambda i: -tokens[i]):
         least = loads.index(min(loads))
@@ -47,7 +51,7 @@ def own_share(tokens: Sequence[int]) -> list[int]:
 
 
 def any_asks(asked: bool) -> bool:
-    """True if any process was asked; all have to call it."""
+    """True, in all processes, if `asked` is true in any; every process has to call this."""
     if count() == 1:
         return asked
     flag = torch.tensor(int(asked))
@@ -56,7 +60,7 @@ def any_asks(asked: bool) -> bool:
 
 
 def from_first(find: Callable[[], T]) -> T:
-    """The finding of the first process, in all of them; `Stopped` too is raised in all."""
+    """Result of `find` in the first process, given to all; `Stopped` is raised in all, too."""
     if count() == 1:
         return find()
     found: list[Any] = [None]
@@ -72,13 +76,17 @@ def from_first(find: Callable[[], T]) -> T:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return once every process has called this."""
     any_asks(False)
 
 
 @contextlib.contextmanager
 def first_alone(num_threads: int) -> Iterator[None]:
-    """A block that the first process runs before the others, with the threads of all of them."""
+    """A block that the first process runs before the others, with `num_threads` CPU threads.
+
+    These are the threads of all processes together. The others then find the block's results in a
+    cache.
+    """
     if count() == 1:
         yield
         return
@@ -96,7 +104,7 @@ def first_alone(num_threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_random_numbers(device: torch.device) -> Iterator[None]:
-    """A block whose random numbers differ between processes; after it they go on alike."""
+    """A block whose random numbers differ between processes; after it all draw alike again."""
     if count() == 1:
         yield
         return
@@ -107,9 +115,9 @@ def own_random_numbers(device: torch.device) -> Iterator[None]:
 
 
 def sum_gradients(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Sum of the losses of all processes; gradients, in place, become their sums too.
+    """Sum of the losses of all processes; gradients are replaced by their sums, in place.
 
-    What no process has a gradient of is left without: an optimizer passes over it.
+    A parameter that has a gradient in no process keeps None, so that the optimizer skips it.
     """
     if count() == 1:
         return loss
@@ -142,7 +150,7 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
 
 
 def random_state(device: torch.device) -> tuple[Tensor, ...]:
-    """State of the generators that adapters, heads and dropout draw from."""
+    """State of torch's generators, from which adapters, heads and dropout draw: CPU, and CUDA."""
     cuda = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
     return (torch.get_rng_state(), *cuda)
 

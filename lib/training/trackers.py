@@ -21,11 +21,12 @@ from lib.training.sharing import count, is_first
 
 @contextlib.contextmanager
 def reporting(params: FinetuneParams, output_dir: str | Path) -> Iterator[list[TrainerCallback]]:
-    """Callbacks of the run's trackers, which are closed at the end.
+    """Callbacks of the run's trackers (`report_to`), which are closed at the end of the block.
 
-    `output_dir` has checkpoints of the run, or of a candidate of its search; there are no trackers
-    where it is outside of the run's folder, which the logs go to. Of several processes only the
-    first reports, not the one that resumes from its last checkpoint.
+    `output_dir` has checkpoints of the run, or of a candidate of its search. There are no trackers
+    if it is outside of the run's folder of checkpoints, beside which logs are kept. If several
+    processes train, only the first of them reports; the notebook's, which resumes from their last
+    checkpoint, does not.
     """
     trial, checkpoints = Path(output_dir), params.run_dir / "checkpoints"
     reports = is_first() and count() == params.num_processes
@@ -77,5 +78,5 @@ TRACKING = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
 
 
 def _settings(**values: str) -> contextlib.AbstractContextManager:
-    """Environment variables for a while, but for those that are set already."""
+    """Environment variables for a block; those that are set already keep their values."""
     return patch.dict(os.environ, {k: v for k, v in values.items() if k not in os.environ})

@@ -32,7 +32,7 @@ SPENT = ("train_seconds", "train_joules")
 
 
 def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> Cost:
-    """Cost of training up to the last evaluation or checkpoint."""
+    """Cost of training (seconds, joules) up to the last evaluation or checkpoint in the log."""
     rows = [[row[key] for key in SPENT] for row in log_history if SPENT[0] in row]
     return Cost(*rows[-1]) if rows else NO_COST
 
@@ -41,8 +41,9 @@ def spent_on_training(log_history: Sequence[Mapping[str, Any]]) -> Cost:
 class MicroBatchCollator:
     """An optimizer batch as micro-batches cut by length under a token budget.
 
-    Documents are sampled at random first and only then grouped by length: length biases no step,
-    while micro-batches bound memory and save padding.
+    Documents of a step are sampled at random first, and only then grouped by length. The lengths
+    thus bias no step, while micro-batches bound memory and save padding. `packed` is true for a
+    model that skips padding, whose micro-batches have up to `token_budget` real tokens.
     """
 
     token_budget: int
@@ -50,9 +51,10 @@ class MicroBatchCollator:
     packed: bool
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Padded tensors of each micro-batch of this process, the ids and number of all documents.
+        """Padded tensors of each micro-batch of this process, and ids and number of all documents.
 
-        A document of several windows has a row per window, and `windows` is their number.
+        A document of several windows has a row per window, and `windows` has their number.
+        `collate_again` makes the same batch anew, under the budget of that moment.
         """
         lengths = [window_lengths(e["input_ids"]) for e in examples]
         own = sharing.own_share(list(map(sum, lengths)))
@@ -86,8 +88,8 @@ class MicroBatchCollator:
 class DocumentTrainer(Trainer):
     """`Trainer` with a loss per document, summed over micro-batches and divided by documents.
 
-    Asked to stop, it saves a checkpoint as of the last whole step, from which a resumed run goes on
-    to the same result: with the same documents, random numbers and evaluations.
+    Asked to stop, it saves a checkpoint of the last whole step. A run that resumes from it has the
+    same documents, random numbers and evaluations, and so the same result.
     """
 
     def __init__(
@@ -109,10 +111,10 @@ class DocumentTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Mean loss of the documents of one optimizer batch, whose gradient is accumulated.
+        """Mean loss of the documents of one optimizer batch; its gradient is accumulated.
 
-        Where a GPU's memory does not suffice, the step is computed again with smaller micro-batches
-        of the same documents, which later steps have too.
+        If a GPU's memory does not suffice, the step is computed again with smaller micro-batches of
+        the same documents, and later steps keep the smaller size.
 
         Raises `NotFiniteError` if the loss is not finite, `ModelError` if a document by itself does
         not fit into the memory, and `Stopped` if the run was asked to stop and has saved a
@@ -151,9 +153,9 @@ class DocumentTrainer(Trainer):
         return total
 
     def _smaller(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The same documents under a lower token budget, halved until that makes a difference.
+        """The same documents under a lower token budget, halved until there are more micro-batches.
 
-        A batch that was collated before the budget was lowered is only cut anew.
+        The budget stays if the batch was cut before an earlier step lowered it.
         """
         if self.args.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -210,13 +212,16 @@ class DocumentTrainer(Trainer):
         return metrics
 
     def _log_beside(self, metrics: Mapping[str, float], spent: Cost) -> None:
-        """Log metrics and the cost so far, after which the step's loss does not pass for logged."""
+        """Log metrics and the cost so far, beside the step's loss.
+
+        Logging clears the flag by which the base class logs that loss; it is set again.
+        """
         should_log = self.control.should_log
         self.log({**metrics, **dict(zip(SPENT, spent, strict=True))})
         self.control.should_log = should_log
 
     def evaluate_if_due(self, eval_steps: int) -> None:
-        """Evaluate first where a run that is resumed was stopped before or in an evaluation."""
+        """Evaluate first if a run that is resumed was stopped before or in a due evaluation."""
         step = self.state.global_step
         done = any(row["step"] == step and "eval_micro_f1" in row for row in self.state.log_history)
         if not step or done:
@@ -239,7 +244,7 @@ class DocumentTrainer(Trainer):
         return checkpoint_at(self.args.output_dir, self.state.global_step)
 
     def _stop_here(self) -> NoReturn:
-        """Save a checkpoint unless this step has one, and stop."""
+        """Save a checkpoint unless this step has one, and raise `Stopped`."""
         step, steps = self.state.global_step, self.state.max_steps
         if sharing.is_first() and step and not self._checkpoint.exists():
             self._save_checkpoint(self.model, None)
@@ -248,7 +253,7 @@ class DocumentTrainer(Trainer):
         raise Stopped(f"stopped at step {step} of {steps}; run it again to go on") from None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save a checkpoint whose state has the cost of training up to it."""
+        """Save a checkpoint, in the first process; its state has the cost of training up to it."""
         if not sharing.is_first():
             return
         history = self.state.log_history
@@ -258,7 +263,7 @@ class DocumentTrainer(Trainer):
             super()._save_checkpoint(model, trial)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Zero: the base class would count on plain batches."""
+        """Zero: the base class would count tokens of plain batches, which these are not."""
         return 0
 
 
@@ -269,7 +274,11 @@ def parameter_groups(
     head_learning_rate: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """Trainable weights, grouped by learning rate and decay; biases and norms do not decay."""
+    """Trainable weights, grouped by learning rate and decay, as AdamW takes them.
+
+    Weights of a head have `head_learning_rate`. Biases and norms, which have one dimension, do not
+    decay.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
