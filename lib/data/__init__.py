@@ -16,6 +16,7 @@ written_lists    label lists that a file contains as text
 sampling         stratified, grouped or by time, from the data seed alone
 auditing         leakage, repeats, unusable labels, damaged text
 near_duplicates  texts that are in several splits
+version          name and fingerprint of a data set
 words            the words of a text in any script
 wipo/            the reader of the WIPO-Alpha collection
 """

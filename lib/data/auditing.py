@@ -19,9 +19,9 @@ from lib.errors import DataError
 
 # Our choices.
 MAX_CHARACTERS = 1_000_000  # also the longest text that spaCy takes by default
-FEW_DOCUMENTS = 5
+FEW_DOCUMENTS = 5  # of a label in train
 FEW_OF_LABEL = f"label has fewer than {FEW_DOCUMENTS} training documents"
-IMBALANCE = 10
+IMBALANCE = 10  # times the documents of the median label
 MIN_NAME_LENGTH = 4  # characters of a label that is looked for in texts
 
 SEVERITIES = ("error", "warning", "note")  # the gravest first
@@ -100,6 +100,7 @@ def _finding(severity: str, check: str, examples: Iterable[str], remedy: str) ->
 
 
 def _leaks(table: pd.DataFrame, found: pd.DataFrame) -> list[dict]:
+    """Findings about texts and groups in two splits; `found` is that of `find_duplicates`."""
     remedy = "drop them from the earlier split, or read the scores as optimistic"
     pairs = found["id"] + " ~ " + found["other_id"]
     group = table.get("group", pd.Series(None, table.index, dtype=object))
@@ -143,7 +144,7 @@ def _texts(table: pd.DataFrame) -> list[dict]:
 
 
 def _labels(table: pd.DataFrame) -> list[dict]:
-    """Findings about labels; documents are missed in splits that are there alone."""
+    """Findings about labels; a label's documents are missed only in splits that are given."""
     pairs = table[["split", "labels"]].explode("labels").dropna()
     support = {name: Counter(part["labels"]) for name, part in pairs.groupby("split")}
     train, test = support.get("train", Counter()), support.get("test", Counter())
@@ -174,12 +175,14 @@ def _imbalance(support: Counter, num_documents: int) -> list[dict]:
 
 @cache
 def _name_pattern(label: str) -> tuple[str, regex.Pattern]:
+    """A label's name as normalised texts write it, and its pattern as words of their own."""
     name = normal_form(label.lower().replace("_", " "))
     edges = rf"(?<!{WORD_CHARACTER})", rf"(?!{WORD_CHARACTER})"
     return name, regex.compile(re.escape(name).join(edges))
 
 
 def _own_labels(table: pd.DataFrame) -> list[dict]:
+    """The finding about documents in whose text a label of theirs is named."""
     ids, hits, documents = [], Counter(), Counter()
     for document, text, labels in zip(
         table["id"], table["normalised_text"], table["labels"], strict=True

@@ -1,7 +1,7 @@
-"""Columns of a table of unknown meaning: which is the text, which the label, which the rest.
+"""Columns of a table of unknown meaning: the text, the label, and splits, groups and ids.
 
-Names and cells decide; where they leave a choice, the error lists the candidates. All numbers and
-lists of names here are our choices.
+Names and cells decide; if they leave a choice, an error lists the candidates. All numbers and lists
+of names here are our choices.
 """
 
 import re
@@ -41,8 +41,8 @@ MAX_GROUP = 0.1  # share of rows; splits cannot be cut around larger groups
 class Found:
     """Parameters of the data (`lib.config.data`) that a table suggests, and a reason for each.
 
-    `reasons` has a short name and a sentence per choice; `usable` is (N,) bool, True for rows with
-    a text and a label; `num_labels` counts the labels of all rows.
+    `values` has parameters by name; `reasons` has a short name and a sentence per choice; `usable`
+    is (N,) bool, True for rows with a text and a label; `num_labels` counts different labels.
     """
 
     usable: np.ndarray
@@ -56,10 +56,11 @@ def find_columns(
 ) -> Found:
     """The columns of texts and labels, and of splits, groups and ids where there are any.
 
-    The rows of `table` are as `lib.data.tables.read_table` gives them. The user may have named the
-    columns `text`, also several in one with spaces between them, and `label`.
+    The rows of `table` are as `lib.data.tables.read_table` gives them. `text` and `label` are
+    columns that the user has named; an entry of `text` may be several names with spaces in between.
 
-    Raises `DataError` that lists the candidates if none or several could be the text or the label.
+    Raises `DataError` that lists the candidates if none or several could be the text or the label;
+    also if the user's names are no columns, or the first line does not contain columns' names.
     """
     if table.empty:
         raise DataError(f"{source}: contains no document")
@@ -67,6 +68,7 @@ def find_columns(
     require_columns(table, list(filter(None, [*text, label])), source)
     if label in text:
         raise DataError(f"{source}: {label!r} is named as text and as label; name two columns")
+    # Refuse tables without proper names of columns.
     cells = {name: cell_texts(table[name]) for name in table.columns}
     if len(cells) < 2:
         raise DataError(f"{source}: one column, {listed(cells)!r}; a study needs texts and labels")
@@ -87,6 +89,7 @@ def find_columns(
             f"{source}: the first line names {len(cells) - len(unnamed)} of {len(cells)} columns "
             f"({listed(cells)}); if it is a title, remove what is above the columns' names"
         )
+    # Set aside objects, then splits, groups and ids; find the text among the rest, then the label.
     found = Found(np.ones(len(table), dtype=bool))
     nested = [name for name in cells if as_objects(table[name]).map(_has_objects).any()]
     rest = {name: column for name, column in cells.items() if name not in nested}
@@ -107,6 +110,8 @@ def find_columns(
         ) from None
     found.values |= values
     found.reasons.append(("label", reason))
+
+    # Say why a column of groups is not one, and leave out rows and splits that cannot be used.
     labels = values.get("indicator_columns") or [values["label_column"]]
     for name in [name for name in rest if name not in {*texts, *labels}]:
         if normal_name(name) in GROUPS and (often := _commonest(cells[name])):
@@ -118,7 +123,10 @@ def find_columns(
 
 
 def parts_of(parts: Mapping[str, pd.DataFrame], found: Found) -> pd.Series:
-    """The split of each row: train, validation or test; train, where all are in one file."""
+    """The split of each row of all parts, (N,) str: "train", "validation" or "test".
+
+    `parts` are tables by part. Rows of one file are in "train", unless `found` has a split column.
+    """
     rows = [part.replace(UNSPLIT, "train") for part, table in parts.items() for _ in table.index]
     column = found.values.get("split_column") if UNSPLIT in parts else None
     if not column:
@@ -128,9 +136,10 @@ def parts_of(parts: Mapping[str, pd.DataFrame], found: Found) -> pd.Series:
 
 
 def _named(text: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """The columns that the user has named, one whose name has spaces or several with some between.
+    """The columns that the user has named.
 
-    A shell splits such a name, a variable of make joins several.
+    A shell splits a name with spaces into several entries; a variable of make joins several names
+    into one entry.
     """
     if (joined := " ".join(text)) in columns:
         return [joined]
@@ -151,7 +160,7 @@ def _sample(cells: pd.Series) -> pd.Series:
 
 
 def _words_per_cell(cells: pd.Series) -> float:
-    """Words of letters alone, which codes and numbers are not, per cell that is not blank."""
+    """Words per cell that is not blank; only words of letters count, unlike codes and numbers."""
     counts = [sum(map(str.isalpha, find_words(cell))) for cell in _sample(cells)]
     return float(np.mean(counts)) if counts else 0.0
 
@@ -202,7 +211,7 @@ def _split_names(column: pd.Series) -> list[str] | None:
 
 
 def _commonest(column: pd.Series) -> str:
-    """A sentence about the value that is on too many rows to be kept together; "" if none is."""
+    """A clause about a value on more rows than a group may have (`MAX_GROUP`); "" if none is."""
     shares = column[column != ""].value_counts(normalize=True)
     if len(shares) < 2 or shares.iloc[0] <= MAX_GROUP:
         return ""
@@ -210,6 +219,7 @@ def _commonest(column: pd.Series) -> str:
 
 
 def _find_text(cells: dict[str, pd.Series], source: str, label: str) -> list[str]:
+    """The column of texts, or columns of headings and one of bodies; `DataError` if unclear."""
     others = [name for name in cells if name != label]
     bodies = [name for name in others if normal_name(name) in BODIES]
     candidates = [name for name in others if _is_text(cells[name])]
@@ -233,6 +243,7 @@ def _find_text(cells: dict[str, pd.Series], source: str, label: str) -> list[str
 
 
 def _is_text(cells: pd.Series) -> bool:
+    """True for a column whose cells are long enough and differ, and are no numbers or addresses."""
     filled, sample, words = cells[cells != ""], _sample(cells), _words_per_cell(cells)
     long = words >= MIN_WORDS or (words >= 1 and sample.str.len().mean() >= MIN_CHARACTERS)
     addresses = cells.str.startswith(("http://", "https://")).mean() > 0.5
@@ -256,7 +267,7 @@ def _find_gaps(cells: dict[str, pd.Series], texts: list[str], found: Found) -> N
 
 
 def _check_splits(marks: pd.Series, found: Found) -> None:
-    """Do without the column of splits where a split has no row that can be used."""
+    """Do without the column of splits if one of them has no row that can be used."""
     names = filter(None, found.values["split_names"])
     bare = [name for name in names if not found.usable[(marks == name).to_numpy()].any()]
     if bare:

@@ -15,7 +15,7 @@ from lib.data.encodings import MAX_SHOWN, read_text
 from lib.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-OTHERS = ";\t,|"  # of a header without that of its ending; Excel's depends on the country
+OTHERS = ";\t,|"  # also looked for in a header; Excel's depends on the country
 EXCEL = re.compile(r'(?i)"?sep=(.)"?(?=\r|\n)')  # a first line that tells Excel the delimiter
 ORANGE_TYPES = {"continuous", "discrete", "string", "time", "c", "d", "s", "t"}
 MAX_ROWS = 20  # by which a delimiter is judged; our choice
@@ -25,14 +25,17 @@ Record = tuple[int, int, list[str]]  # its first line and last line, from 1, and
 def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
     """The rows of a `.csv`, `.tsv` or Orange `.tab` file, as strings; None for cells left out.
 
-    The delimiter is that of a first line `sep=;`, or of the header (`_delimiter`). Cells are quoted
-    as in RFC 4180: a quotation mark opens at the start of a cell, closes before a delimiter or the
-    end of a line, and is doubled within. A `.tab` has no quoting.
+    The delimiter is that of a first line such as `sep=;`, or else that of the header
+    (`_delimiter`). Cells are quoted as in RFC 4180: a quotation mark opens at the start of a cell,
+    closes before a delimiter or the end of a line, and is doubled within. A `.tab` has no quoting.
+    The index counts rows from 0; blank rows are counted but left out.
 
     Raises `DataError` if a quotation mark is out of place, a row is longer than the header, or the
-    header is missing, has two delimiters or names a column twice.
+    header is missing, has two delimiters or names a column twice; also if lines are drawn below the
+    header, or line 2 of a `.tab` does not contain Orange's types.
     """
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(sys.maxsize)  # a text may be longer than Python's 131,072 characters
+    # Cut the file into records; a line `sep=;` is one of its own, before the header.
     text = read_text(path, packed=packed)
     lines = list(io.StringIO(text, newline=""))
     told = EXCEL.match(text) if ending != ".tab" else None
@@ -51,6 +54,8 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
         if not body or not {cell.lower() for cell in body[0][2]} & ORANGE_TYPES:
             raise DataError(f"{path}: line 2 does not contain Orange's column types; name it .tsv")
         body = body[2:]
+
+    # Check the length of each row, and fill up short ones.
     width, rows = len(header), []
     for row, (line, _, cells) in enumerate(body, start=1):
         if len(cells) > width and any(cell.strip() for cell in cells[width:]):
@@ -75,7 +80,7 @@ def read_delimited(path: Path, ending: str, *, packed: bool = False) -> pd.DataF
 def _delimiter(path: Path, lines: list[str], ending: str) -> str:
     """The delimiter of the header, by default that of the ending.
 
-    Of several it is the one by which the first rows have as many cells as the header.
+    If the header contains several, it is the one by which the first rows are as long as the header.
     """
     own = DELIMITERS[ending]
     header = re.sub(r'"[^"]*"', "", "".join(lines[:1]))
@@ -103,7 +108,7 @@ def _is_even(lines: list[str], delimiter: str) -> bool:
 def _records(
     path: Path, lines: list[str], delimiter: str, header: int, quoted: bool
 ) -> list[Record]:
-    """All records; that of the number `header`, from 0, is the header."""
+    """All records; `header` is the header's place among them, 1 behind a line `sep=;`, else 0."""
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     records, start = [], 1
@@ -147,9 +152,10 @@ def _is_ruled(cells: list[str]) -> bool:
 
 
 def _refuse_escaped(path: Path, lines: list[str], records: list[Record], delimiter: str) -> None:
-    """Raise `DataError` for a file that makes more rows if its quotation marks are escaped.
+    r"""Raise `DataError` for a file that has more rows if `\"` is read as an escaped mark.
 
-    Marks behind a backslash mostly stand where RFC 4180 has none; by chance two enclose a row.
+    RFC 4180 has no such escape, and mostly no mark at that place: the reader has then failed
+    before. By chance, however, two such marks enclose the end of a row and the start of another.
     """
     joined = (r for r in records if r[1] > r[0] and '\\"' in "".join(lines[r[0] - 1 : r[1]]))
     if (first := next(joined, None)) is None:
@@ -183,14 +189,21 @@ def _refuse_swallowed(path: Path, header: list[str], body: list[Record], delimit
 def _swallows(cell: str, at: int, width: int, columns: list[set[str]], delimiter: str) -> bool:
     """True if a cell contains rows: its opening quotation mark was closed by that of a later row.
 
-    In a cell of swallowed rows, the first and the last line have as many cells as the header, and
-    some of them are values of other rows in that column: both before and after the quoted cell,
-    or, because an id is like no other, on one side if each line between has the cells of a row.
+    Such a cell begins with the end of one row and ends with the beginning of another:
+
+        1,"a text,spam
+        2,another,ham
+        3,third",spam       the cell: a text,spam | 2,another,ham | 3,third
+
+    The cells around the text, here "spam" on one side and "3" on the other, then belong to rows. It
+    is proof if both sides have a value that other rows have in that column. An id is like no other:
+    one side is enough if its column repeats values, as labels do, and each line in between is as
+    long as a row.
     """
     lines = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if len(lines) < 2:
         return False
-    if delimiter == "\t" and delimiter in cell:  # no text contains tabs
+    if delimiter == "\t" and delimiter in cell:  # cells of such a file contain no tabs
         return True
 
     # Cells of the first line after the quoted one, and of the last line before it.
@@ -203,7 +216,7 @@ def _swallows(cell: str, at: int, width: int, columns: list[set[str]], delimiter
     # Sides on which some cell is a value of its column.
     sides = [any(v and v in values for v, values in cells) for cells in (after, before) if cells]
     between = all(line.count(delimiter) == width - 1 for line in lines[1:-1] if line)
-    most = max(map(len, columns))  # of ids, say, where a value that is seen again proves nothing
+    most = max(map(len, columns))  # values of the most varied column, such as ids
     in_labels = any(
         v and v in values and 2 * len(values) <= most for v, values in (*after, *before)
     )

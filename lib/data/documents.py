@@ -1,4 +1,4 @@
-"""From the rows of a table to documents: text, labels and id, each checked with its row."""
+"""Documents from the rows of a table: text, labels and id; a fault is reported with its row."""
 
 import logging
 import re
@@ -38,9 +38,21 @@ def column_and_words(entry: str, columns: Container[str] = ()) -> tuple[str, int
 def build_documents(
     table: pd.DataFrame, source: str, part: str, params: DataParams, blank_is_no: Container[str]
 ) -> pd.DataFrame:
-    """A part's `id text labels`, and `group` and `date` where asked for, checked row by row.
+    """The documents of a part, such as "train", checked row by row.
 
-    `blank_is_no` is that of `blank_means_no`; `source` names the file in messages.
+    `blank_is_no` is the result of `blank_means_no`; `source` names the file in messages.
+
+    Returns
+    -------
+    DataFrame
+        `id` and `text` str; `labels` list[str]; `blank_label` bool, True where the label's cell is
+        blank; `group` str and `date` datetime in UTC, where the parameters name their columns. The
+        index is that of `table`: the row's number in its file, from 0.
+
+    Raises
+    ------
+    DataError
+        A column is missing, or a row cannot be used; the message counts rows from 1.
     """
     # All columns must be there.
     texts_of = dict(column_and_words(entry, table.columns) for entry in params.text_columns)
@@ -58,7 +70,7 @@ def build_documents(
     for name, column in extra.items():
         documents[name] = _cells(table[column], source)
 
-    # A wholly blank line is no document; in all others nothing may be missing.
+    # A row without text and label is no document; for others, parameters settle what is missing.
     documents = documents[(documents["text"] != "") | ~documents["blank_label"]]
     if documents.empty:
         raise DataError(f"{source}: contains no document")
@@ -66,7 +78,7 @@ def build_documents(
     documents = _settle(documents, empty, params, "empty_texts", source, "text is empty")
     # An empty set is an answer where a document may have several labels; a missing one is none.
     without = documents["labels"].isna()
-    if params.unlabelled == "predict":  # nor is a blank cell
+    if params.unlabelled == "predict":  # then a blank cell is no answer either
         without |= documents["blank_label"]
     if not params.multi_label:
         without |= documents["labels"].str.len() == 0
@@ -87,7 +99,7 @@ def _settle(
 ) -> pd.DataFrame:
     """The documents without those at fault, left out or refused as the parameter `name` says."""
     if getattr(params, name) == "error":
-        other = DataParams.model_fields[name].annotation.__args__[1]
+        other = DataParams.model_fields[name].annotation.__args__[1]  # of its Literal
         _refuse(fault, source, what, f', or write {name}: "{other}" to leave it out')
     if fault.all():
         raise DataError(f"{source}: {what} in every row")
@@ -97,6 +109,7 @@ def _settle(
 
 
 def _refuse(fault: pd.Series, source: str, what: str, remedy: str = "") -> None:
+    """Raise `DataError` that names the first row at fault, if there is one."""
     if fault.any():
         more = f" ({fault.sum()} such rows)" if fault.sum() > 1 else ""
         raise DataError(
@@ -106,7 +119,7 @@ def _refuse(fault: pd.Series, source: str, what: str, remedy: str = "") -> None:
 
 
 def _dates(written: pd.Series, column: str, source: str) -> pd.Series:
-    """The dates as points in time; without a time zone, they are taken to be of one."""
+    """The dates as points in time, in UTC; if none has a time zone, all are taken as UTC."""
     dates = pd.to_datetime(written, errors="coerce", utc=True, format="ISO8601")
     _refuse(dates.isna(), source, f"{column!r} is no ISO date such as 2020-12-31")
     zoned, timed = written.str.contains(ZONE), written.str.contains(TIME, case=False)
@@ -117,6 +130,7 @@ def _dates(written: pd.Series, column: str, source: str) -> pd.Series:
 
 
 def _kind(value: object) -> str:
+    """The kind of a cell's value, as messages call it; "" for a missing one."""
     if isinstance(value, LISTS):
         return "list"
     if isinstance(value, (bool, np.bool_)):
@@ -131,13 +145,14 @@ def _kind(value: object) -> str:
 
 
 def _cells(column: pd.Series, source: str) -> pd.Series:
-    """A column as texts; refuses lists, bytes and other things, and texts among numbers."""
+    """A column as texts; `DataError` for lists, objects or bytes, and for a mix of other kinds."""
     values = as_objects(column)
     _refuse_kinds(values, source)
     return values.map(cell_text)
 
 
 def _refuse_kinds(values: pd.Series, source: str) -> None:
+    """Raise `DataError` for values that are no plain ones, or of several kinds."""
     kinds, column = values.map(_kind), values.name
 
     def first(kind: str) -> tuple[int, str]:
@@ -164,7 +179,13 @@ def _refuse_kinds(values: pd.Series, source: str) -> None:
 def join_texts(
     table: pd.DataFrame, columns: dict[str, int | None], template: str, source: str
 ) -> list[str]:
-    """The text of each row, of these columns and as many of their words; "" if all are empty."""
+    """The text of each row, joined from columns by the template; "" if all of them are empty.
+
+    `columns` has the number of words to keep of each, None for all. Without a template, ". " joins
+    the cells that are not empty.
+
+    Raises `DataError` if a column contains other values than texts, or the template is not valid.
+    """
     parts = {}
     for column, words in columns.items():
         parts[column] = _cells(table[column], source)
@@ -190,7 +211,8 @@ def _labels(
 
 
 def _numbered(template: str, columns: list[str]) -> str:
-    """A template of `str.format` with numbers for columns, whose names may have any characters."""
+    """The template with columns by number, because `str.format` does not take every name."""
+    # Found are a column's field, a doubled brace, any other field, or a lone brace.
     names = "|".join(map(re.escape, sorted(columns, key=len, reverse=True)))
     known_field = rf"\{{({names})((?:![rsa])?(?::[^{{}}]*)?)\}}"
     field = re.compile(known_field + r"|\{\{|\}\}|\{([^{}]*)\}|[{}]")

@@ -34,7 +34,7 @@ NO_TEXT = {
     b"version https://git-lfs": "a pointer of Git LFS; get the file itself, with `git lfs pull`",
 }
 WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|table)[\s>]", re.IGNORECASE)
-# The legacy encodings of the WHATWG Encoding Standard, as Python calls them; the Mac's left out.
+# The legacy encodings of the WHATWG Encoding Standard, as Python calls them, without the Mac's.
 LEGACY = [f"cp{n}" for n in (866, 874, *range(1250, 1259), 932, 949)]
 LEGACY += [f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)]
 LEGACY += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp"]
@@ -55,9 +55,10 @@ MAX_SHOWN = 60  # characters of a line that an error shows
 def read_text(path: Path, *, packed: bool = False, table: bool = True) -> str:
     """The text of a file, unpacked with gzip if it is `packed`, without byte order marks.
 
-    A byte order mark decides the encoding; without one it is UTF-8. A `table` is no web page.
-    Raises `DataError` if the bytes are of another encoding, and names those that are likely, or of
-    a workbook, an archive or the like.
+    A byte order mark decides the encoding; without one it is UTF-8.
+
+    Raises `DataError` that names likely encodings if the bytes are of another one; also for a
+    workbook, an archive and the like, and, where a `table` is expected, for a web page.
     """
     raw = path.read_bytes()
     if packed and kind_of(raw, table=table) in ("", GZIP):
@@ -90,7 +91,7 @@ def read_text(path: Path, *, packed: bool = False, table: bool = True) -> str:
 def kind_of(raw: bytes, *, table: bool = True) -> str:
     """The kind of a file that is no text, by its first bytes, and a remedy; "" for others.
 
-    A web page is no `table`.
+    A web page is such a file only where a `table` is expected.
     """
     if table and WEB_PAGE.match(raw.removeprefix(b"\xef\xbb\xbf")):
         return "a web page; get the file that it shows or links to"
@@ -102,7 +103,7 @@ def _advice(raw: bytes, encoding: str) -> str:
     if encoding not in ("utf-8", "utf-8-sig"):
         return "it is damaged or cut off after its byte order mark; get the file anew"
     if b"\x00" in raw:
-        order = "LE" if raw.index(b"\x00") % 2 else "BE"
+        order = "LE" if raw.index(b"\x00") % 2 else "BE"  # zero is the higher byte of ASCII
         return (
             "if the file is UTF-16 without a byte order mark, convert it, for example with "
             f"`iconv -f UTF-16{order} -t UTF-8`"
@@ -137,7 +138,7 @@ def _around(line: str) -> str:
 def _likely(raw: bytes, sample: bytes) -> list[str]:
     """The legacy encodings that read a sample about equally well, the likeliest first.
 
-    Of code pages that read it the same one is listed, Windows-1252, the commonest, if among them.
+    Of code pages that read it alike, one is listed: Windows-1252, the commonest, if among them.
     """
     found: list[tuple[float, float, str]] = []
     for match in charset_normalizer.from_bytes(sample, cp_isolation=LEGACY):

@@ -7,12 +7,12 @@ import pandas as pd
 from lib.data.tables import cell_texts
 from lib.errors import DataError
 
-# Cells in lower case; numbers such as 1.0 are whole before.
+# Cells as `marks` writes them.
 YES, NO = {"1", "true", "t", "yes", "y", "x"}, {"0", "false", "f", "no", "n"}
 
 
 def marks(cells: pd.Series) -> pd.Series:
-    """Cells that are texts as `YES` and `NO` have them."""
+    """The cells, which are texts, in the spelling of `YES` and `NO`: lower case, 1 for 1.0."""
     return cells.str.lower().str.replace(r"^([01])\.0+$", r"\1", regex=True)
 
 
@@ -33,7 +33,7 @@ def blank_means_no(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> se
 def read_indicators(
     table: pd.DataFrame, blank_is_no: Container[str], source: str
 ) -> list[list[str]]:
-    """The names of the columns, whose cells are texts, that contain a yes, per row.
+    """The labels of each row: the names of its columns that contain a yes. Cells are texts.
 
     Raises `DataError` if a cell is neither yes nor no, nor blank in a column of `blank_means_no`.
     """

@@ -1,4 +1,4 @@
-"""Tables of JSON: an object per line, or a list of objects."""
+"""Tables of JSON: one object per line, or a list of objects."""
 
 import io
 import json
@@ -14,6 +14,8 @@ ENDINGS = (".jsonl", ".ndjson", ".json")
 
 def read_json(path: Path, ending: str, *, packed: bool = False) -> pd.DataFrame:
     """The rows of a file of JSON Lines; a `.json` file may be one list of objects instead.
+
+    The index counts rows from 0; blank lines are counted but left out.
 
     Raises `DataError` if a line or an item is no object, names a column twice, or is not JSON.
     """
@@ -37,10 +39,10 @@ def _from_lines(path: Path, text: str) -> pd.DataFrame:
 
 
 def parse_json(text: str, place: str) -> object:
-    """The value of a JSON text; raises `DataError` that opens with its place."""
+    """The value of a JSON text; raises `DataError`, which opens with `place`, if it has none."""
     try:
         value = json.loads(text, object_pairs_hook=_distinct)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
         fault = (
@@ -66,6 +68,7 @@ def _from_list(path: Path, text: str) -> pd.DataFrame:
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The object of these pairs; `ValueError` for a name that comes twice."""
     names = [name for name, _ in pairs]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{doubled[0]!r} appears twice")

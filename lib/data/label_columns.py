@@ -25,9 +25,10 @@ LABELS = (
 MIN_DOCUMENTS = 2  # per label
 MIN_SEVERAL = 0.02  # share of cells with several labels
 MAX_WORDS = 3.0  # of a label among several in a cell, on average
-MAX_STEPS = 20  # numbers with fractions that are a scale, as stars with halves are
-SHAREPOINT = ";#"
+MAX_STEPS = 20  # different numbers with fractions that are a scale, such as stars and half stars
+SHAREPOINT = ";#"  # between the choices of a cell that SharePoint has exported
 DELIMITERS = (SHAREPOINT, ";", "|", "\n", ",", " ")  # a space between tags that begin with #
+# 2020-12-31, or three numbers with points or slashes; a time may follow.
 DATE = r"(\d{4}-\d\d?-\d\d?|\d\d?([./])\d\d?\2\d{2,4})([T ].*)?"
 
 
@@ -37,41 +38,45 @@ def normal_name(name: str) -> str:
 
 
 def _last_word(name: str) -> str:
-    """The last word of a column's name, as of "airline_sentiment"; "" for one letter."""
+    """The last word of a column's name, "sentiment" of "airline_sentiment"; "" for one letter."""
     last = normal_name(name).rpartition("_")[2]
     return last if len(last) > 1 else ""
 
 
 def is_numeric(cells: pd.Series) -> bool:
-    """True if all cells are numbers, written as texts."""
+    """True if there are cells, and all of them are numbers that are written as texts."""
     return bool(len(cells)) and bool(_numbers(cells).notna().all())
 
 
 def _numbers(cells: pd.Series) -> pd.Series:
-    """The numbers that cells write; with a comma for the point where all of them have one."""
+    """The cells as numbers, NaN for other texts; a comma is a point if all cells have one."""
     if cells.str.fullmatch(r"[+-]?\d+,\d+").all():
         cells = cells.str.replace(",", ".")
     return pd.to_numeric(cells, errors="coerce")
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message, as far as it has room."""
+    """Names joined by commas, cut to the room that a message has."""
     return ", ".join(map(str, names))[: 5 * MAX_SHOWN]
 
 
 def find_labels(
     table: pd.DataFrame, candidates: Sequence[str], source: str, label: str = ""
 ) -> tuple[dict[str, Any], str, int]:
-    """Parameters of the data that say where labels are and in which form; the reason; how many.
+    """Parameters of the data for its labels, the reason for them, and the number of labels.
 
-    The label is one of the `candidates`, or the column `label` that the user has named. Raises
-    `DataError` if no column, or several, could be the label, or that of the user cannot be.
+    The parameters (`lib.config.data`) name the column or columns of labels, and the form in which
+    these are written. The label is one of the `candidates`, or the column `label` that the user has
+    named.
+
+    Raises `DataError` if no column or several could be the label, or if the user's cannot be.
     """
     candidates = [label] if label else candidates
     cells = {name: cell_texts(table[name]) for name in candidates}
     known = [name for name in candidates if name == label or normal_name(name) in LABELS]
     forms = {name: _form(table[name], source, scale=name in known) for name in candidates}
     usable = [name for name in candidates if not forms[name].fault]
+    # A column with a label's name is at fault, and no other one with such a name can be used.
     if faulty := [name for name in known if name not in usable and not {*known} & {*usable}]:
         raise DataError(f"{source}: {forms[faulty[0]].fault}")
 
@@ -85,7 +90,7 @@ def find_labels(
         reason = f"{len(indicators)} columns of yes and no: label sets"
         return values | {"label_mode": "multi"}, reason, len(indicators)
 
-    # Of columns that divide the rows alike, such as numbers and names, the one that can be read.
+    # Of columns that divide the rows alike, such as numbers and names of classes, take the names.
     together: dict[bytes, list[str]] = {}
     for name in usable:
         together.setdefault(pd.factorize(cells[name])[0].tobytes(), []).append(name)
@@ -118,7 +123,7 @@ def find_labels(
 
 @dataclass(frozen=True)
 class _Form:
-    """The form of labels in a column, and why it has none; the fault names the column."""
+    """The form of the labels in a column; `fault` says why it has none, "" if it has one."""
 
     fault: str
     several: bool = False
@@ -127,7 +132,7 @@ class _Form:
 
 
 def _form(column: pd.Series, source: str, *, scale: bool) -> _Form:
-    """The form of a column of labels, which may be a `scale` of numbers with fractions."""
+    """The form of a column of labels; a `scale` may have numbers with fractions, or dates."""
     values = as_objects(column)
     try:
         read = read_lists(values, "multi", source)
@@ -162,7 +167,7 @@ def _form(column: pd.Series, source: str, *, scale: bool) -> _Form:
 
 
 def _too_few(column: pd.Series, labels: pd.Series, num_rows: int) -> str:
-    """The fault of a column with these labels, all rows' together; "" if it has none."""
+    """The fault of a column with these labels, of `num_rows` rows in all; "" if it has none."""
     if 1 < labels.nunique() <= len(labels) / MIN_DOCUMENTS:
         return ""
     blank = len(column) - num_rows
@@ -174,18 +179,18 @@ def _too_few(column: pd.Series, labels: pd.Series, num_rows: int) -> str:
 
 
 def _delimiter(cells: pd.Series) -> str:
-    """The character that joins labels, "" if none: its pieces recur in other cells."""
+    """The delimiter of labels in a cell, whose pieces recur in other cells; "" without one."""
     distinct = cells.unique()
     for mark in DELIMITERS:
         split = [[piece.strip() for piece in cell.split(mark)] for cell in distinct]
         pieces = {piece for row in split for piece in row}
         often = cells.str.contains(mark, regex=False).mean() >= MIN_SEVERAL
         short = np.mean([len(find_words(piece)) for piece in pieces] or [0]) <= MAX_WORDS
-        # Parts of one name, as in "Bern, Switzerland", each have their place.
+        # The parts of one name, as in "Bern, Switzerland", do not change places.
         places = list(map(set, zip(*split, strict=False))) if len({*map(len, split)}) == 1 else []
         one_name = bool(places) and sum(map(len, places)) == len(pieces)
         signs = [piece.startswith("#") for piece in pieces]
-        if mark == SHAREPOINT and often and not any(signs):  # it is in no name
+        if mark == SHAREPOINT and often and not any(signs):  # which no name contains
             return mark
         tags = mark != " " or all(signs)
         if often and short and tags and not one_name and len(pieces) < len(distinct):

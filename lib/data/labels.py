@@ -26,7 +26,7 @@ DENSE_LABELS = 10_000  # with more labels, arrays of documents by labels are spa
 NONE = ("none", "no label", "none of these", "no label applies")  # words for an empty label set
 MAX_NAMES = 64 * 2**20  # bytes of a file of labels' texts (our choice)
 NUMBER, WHOLE = re.compile(r"[+-]?\d+(\.\d+)?"), re.compile(r"([+-]?\d+)\.0+")
-NUM_TOP = 100  # labels per document whose scores are then kept
+NUM_TOP = 100  # best labels per document whose scores are kept with more than `DENSE_LABELS`
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LabelSpace:
     """The study's fixed, ordered labels; column c of every (N, C) array is `names[c]`."""
 
     names: tuple[str, ...]
-    """C distinct labels, as the data spell them"""
+    """C distinct labels, spelled as in the data"""
     texts: tuple[str, ...] = ()
     """their texts in prompts, in the same order; by default the names"""
     none: str = ""
@@ -51,8 +51,9 @@ class LabelSpace:
     def from_splits(cls, splits: DatasetDict, *, label_names: str = "") -> Self:
         """Every label of any split, sorted, so that an absent class counts the same in every arm.
 
-        `label_names` is a file of texts (`read_label_names`); labels that it leaves out keep their
-        name. The text of "" is the word for an empty label set, "none" unless a label is called so.
+        `label_names` is a file of texts (`read_label_names`), relative to the project's root;
+        labels that it leaves out keep their name. Its text of "" is the one for an empty label set;
+        without it, that is the first of `NONE` that no label is called.
 
         Raises
         ------
@@ -103,7 +104,7 @@ class LabelSpace:
         """Multi-hot targets, (N, C) bool, of N documents' label lists; names outside are skipped.
 
         A prediction without a label, or with one outside the set, has no entry for it and so counts
-        as an error. The array is sparse if there are more than `DENSE_LABELS`.
+        as an error. The array is sparse if C is more than `DENSE_LABELS`.
         """
         columns = self.indices(labels)
         starts = np.cumsum([0, *map(len, columns)])
@@ -113,7 +114,10 @@ class LabelSpace:
         return multi_hot if self.sparse else multi_hot.toarray()
 
     def outside(self, answers: Iterable[Sequence[str]]) -> np.ndarray:
-        """(N,) bool: True where an answer names no label, unless it is an empty set and may be."""
+        """(N,) bool, True for an answer without a label of the study.
+
+        An empty answer is such a one only if every document has a label (`may_be_empty`).
+        """
         names = set(self.names)
         found = [names.isdisjoint(row) and bool(len(row) or not self.none) for row in answers]
         return np.array(found, dtype=bool)
@@ -134,7 +138,7 @@ class LabelSpace:
     def verbalized(self, verbalizer: str) -> Self:
         """The same labels with other texts: "name", as in the data, or "code", a letter or number.
 
-        "text" leaves them as they are.
+        With "text" they keep their texts.
         """
         if verbalizer == "text":
             return self
@@ -155,7 +159,10 @@ class LabelSpace:
 
 
 def read_label_names(path: Path) -> dict[str, str]:
-    """Texts of labels from a YAML or JSON file of `label: text` lines."""
+    """Texts of labels, by label, from a YAML or JSON file of `label: text` lines.
+
+    Raises `DataError` if the file cannot be read or contains anything else.
+    """
     try:
         if path.suffix.lower() == ".json" and path.is_file():
             if path.stat().st_size > MAX_NAMES:
@@ -183,7 +190,7 @@ def cut_label(label: str, level: str) -> str:
 def check_spelling(labels: Iterable[str], source: str) -> None:
     """Raise `DataError` if two labels differ by invisible characters, case or spaces alone.
 
-    So do 1 and 1.0, where all labels are numbers.
+    If all labels are numbers, 1 and 1.0 are such a pair too.
     """
     labels, spellings = list(labels), dict[str, str]()
     if all(map(NUMBER.fullmatch, labels)):
@@ -209,13 +216,15 @@ def check_spelling(labels: Iterable[str], source: str) -> None:
 def apply_min_support(
     frames: Mapping[str, pd.DataFrame], *, train: str, min_support: int, rare_labels: str
 ) -> dict[str, pd.DataFrame]:
-    """The parts' tables, with `labels` (list[str]), without labels that few documents have.
+    """The tables of the parts, with `labels` (list[str]), without rare labels.
 
-    Rare are those of fewer than `min_support` documents of the part `train`. With `rare_labels`
-    "drop" they go, and with them documents that have no other label; a label set that was empty
-    before stays. With "merge" they become their IPC parent (subclass to class to section), until
-    that has the support or no parent is left. With "keep" nothing changes. Raises `DataError` if a
-    part has no document left.
+    A label is rare if fewer than `min_support` documents of the part `train` have it. With
+    `rare_labels` "drop" rare labels are removed, and with them documents that have no other label;
+    a label set that was empty before stays. With "merge" a rare label becomes its IPC parent
+    (subclass to class to section), until that has the support or is a section. With "keep" nothing
+    changes.
+
+    Raises `DataError` if a part has no document left.
     """
     if rare_labels == "keep":
         return dict(frames)

@@ -29,18 +29,20 @@ def load_splits(params: DataParams) -> DatasetDict:
     Returns
     -------
     DatasetDict
-        `id` str, unique ("train-17": the row of train, from 1, unless there is an id column);
-        `text` str; `labels` list[str], in alphabetical order; with a group column `group` str.
+        `id` str, unique: that of the id column, or else the split and the row in its file, from 1
+        ("train-17"; "document-17" of a file without splits). `text` str. `labels` list[str], in
+        alphabetical order. `group` str, if there is a group column.
 
     Raises
     ------
     DataError
         One line that names the file and the column or row at fault.
     ParamsError
-        `label_level`, or the number of words of a description, is missing where a reader needs it.
+        The WIPO-Alpha collection is read without `label_level`, or its descriptions without a
+        number of words.
     """
-    # Read a table per split that the data set has.
-    if params.dataset.startswith(WIPO):
+    # Read one table per split that the data set has.
+    if params.dataset.startswith(WIPO):  # its reader has columns of its own
         tables = _read_wipo(params)
         columns = {"label_column": "labels", "label_delimiter": "", "id_column": "id"}
         params = params.model_copy(update=columns)
@@ -73,12 +75,13 @@ def load_splits(params: DataParams) -> DatasetDict:
 def take_train(splits: DatasetDict, size: int, *, multi_label: bool, seed: int) -> DatasetDict:
     """The same splits with a stratified sample (`nested_sample`) of `size` training documents.
 
-    0 is for all of them. Read the study's labels from `splits`, so that all sizes share them.
+    A `size` of 0 keeps all of them. Take the study's labels (`LabelSpace`) from `splits` rather
+    than from the result, so that all sizes share them.
 
     Raises
     ------
     DataError
-        There are fewer training documents.
+        `size` is larger than the number of training documents.
     """
     train = splits["train"]
     if size > len(train):
@@ -119,7 +122,7 @@ def _check_parts(parts: dict[str, pd.DataFrame], source: str) -> None:
 def _check_classes(splits: dict[str, pd.DataFrame], source: str, allow_unseen: bool) -> None:
     """Raise `DataError` unless train has two classes and every label of the other splits."""
     seen = {label for labels in splits["train"]["labels"] for label in labels}
-    empty = any(len(labels) == 0 for labels in splits["train"]["labels"])  # of label sets alone
+    empty = any(len(labels) == 0 for labels in splits["train"]["labels"])  # an empty set is a class
     if len(seen) + empty < 2 or not seen:
         only = seen or "the empty set"
         raise DataError(f"{source}: train has one class only: {only}; there is nothing to learn")

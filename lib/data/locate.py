@@ -24,7 +24,7 @@ def split_of(word: str) -> str | None:
 
 
 def short_path(path: Path) -> Path:
-    """The path from the project's root on, where it is in there."""
+    """The path relative to the project's root if it is within; otherwise as it is."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
@@ -33,9 +33,10 @@ def locate(data: str, say: Callable[[str], None] = print) -> tuple[str, list[str
 
     `data` is a file, a folder with a file per split, one of these files, or a path with `{split}`.
     The name of a file may have other words beside that of its split: "tickets_train.csv". `say` is
-    called with a line per file of a split that is not used, since its ending is another one.
+    called with one line per file that is not used because its ending is not that of the others.
 
-    Raises `DataError` if there is no such file, or none of training documents, or several could be.
+    Raises `DataError` if there is no such file, or if no file or several could have the training
+    documents.
     """
     path = Path(data).expanduser()
     if _num_shards(path.name) > 1 and not path.is_dir():
@@ -74,7 +75,7 @@ def locate(data: str, say: Callable[[str], None] = print) -> tuple[str, list[str
 
 
 def _pattern(name: str) -> tuple[str, str]:
-    """A file's name with `{split}` for the word of its split, and that split; "" where none is."""
+    """A file's name with `{split}` for the word of its split, and that split; "" if it has none."""
     for word in re.finditer(r"(?<![^\W_])[A-Za-z]+(?![^\W_])", name):
         if split := split_of(word[0]):
             return f"{name[: word.start()]}{{split}}{name[word.end() :]}", split
@@ -82,12 +83,12 @@ def _pattern(name: str) -> tuple[str, str]:
 
 
 def _tables_in(folder: Path) -> list[str]:
-    """The names of a folder's files that can be read, in order."""
+    """The names of a folder's files whose ending can be read, in alphabetical order."""
     return [file.name for file in sorted(folder.iterdir()) if file.name.lower().endswith(ENDINGS)]
 
 
 def _num_shards(name: str) -> int:
-    """The number of shards that the name of one of them says; 0 in other names."""
+    """The number of shards that the name of a shard contains; 0 for other names."""
     found = SHARD.search(name)
     return int(found[1]) if found else 0
 
@@ -111,7 +112,7 @@ def _sharded_splits(folder: Path, data: str) -> list[str]:
 
 
 def _of_other_endings(folder: Path, pattern: str, found: Container[str]) -> list[Path]:
-    """Files of splits that are not found, called as the pattern is but for the ending."""
+    """Files of splits that are not in `found`: their names fit the pattern, but for the ending."""
 
     def stem(name: str) -> str:
         ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
@@ -126,7 +127,7 @@ def _of_other_endings(folder: Path, pattern: str, found: Container[str]) -> list
 
 
 def _pattern_in(folder: Path, data: str) -> str:
-    """The pattern of the folder's file of training documents."""
+    """The pattern of the folder's file of training documents; `DataError` if there is not one."""
     files = _tables_in(folder)
     patterns = [pattern for pattern, split in map(_pattern, files) if split == "train"]
     plain = [pattern for pattern in patterns if pattern.startswith("{split}.")]

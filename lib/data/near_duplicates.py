@@ -15,9 +15,9 @@ from lib.data.words import find_words, normal_form
 
 # Our choices.
 THRESHOLD = 0.8  # Jaccard similarity from which two texts are near-duplicates
-SHINGLE = 3  # words; two words changed in 60 leave a similarity of 0.82, with five it were 0.70
+SHINGLE = 3  # words; two words changed in 60 leave a similarity of 0.82; shingles of five, 0.71
 BANDS, ROWS = 16, 4  # of a signature: 1 of 4,500 pairs at the threshold shares no band
-MAX_BUCKET = 128  # indexed texts per bucket: thousands that share a template stay linear
+MAX_BUCKET = 128  # indexed texts per bucket, so that thousands of one template take linear time
 MAX_VERIFIED = 64  # candidates per text, those of the most similar signatures first
 
 
@@ -26,12 +26,12 @@ def find_duplicates(splits: DatasetDict) -> pd.DataFrame:
 
     Test is compared with train and validation, validation with train (see `audit` for the columns
     of `splits`). Texts are the same if they are in `lib.data.words.normal_form` and lower case;
-    otherwise their similarity is the Jaccard similarity of their shingles of three words, upper
-    case and punctuation apart. The end counts as two more words, so that texts of one or two words
-    have shingles too.
+    otherwise their similarity is the Jaccard similarity of their shingles of three words, without
+    regard to case and punctuation. The end counts as two more words, so that texts of one or two
+    words have shingles too.
 
-    No pair is reported falsely. One at the threshold is overlooked with a chance of 0.0002, or more
-    where hundreds of texts are nearly as similar: such a crowd is only sampled.
+    No pair is reported falsely. A pair at the threshold is overlooked with a chance of 0.0002, or
+    of more where hundreds of texts are nearly as similar: these are only sampled.
 
     Returns
     -------
@@ -66,6 +66,8 @@ def tabulate(splits: DatasetDict) -> pd.DataFrame:
 
     `split` str; `split_rank` int, 0 for train; `normalised_text` str; `text_id` int, the same for
     documents of the same normalised text, counted from 0 at its first appearance.
+
+    Raises `ValueError` if `splits` contains no split of a known name.
     """
     names = [name for name in SPLITS if name in splits]
     if not names:
@@ -108,6 +110,7 @@ def _most_similar(texts: list[str], rank: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _shingles(text: str) -> set[str]:
+    """Runs of `SHINGLE` words, the last ones filled up with empty words."""
     words = find_words(text) + [""] * (SHINGLE - 1)
     return set(map(" ".join, zip(*(words[i:] for i in range(SHINGLE)), strict=False)))
 
@@ -126,8 +129,8 @@ def _lean(signature: np.ndarray) -> LeanMinHash:
 def _index(signatures: np.ndarray) -> MinHashLSH:
     """Index of (N, BANDS * ROWS) signatures, whose buckets contain up to MAX_BUCKET texts each.
 
-    A bucket that is full takes no more: the texts in it agree so well that a query as similar to
-    those left out meets those inside, or the others in one of its other bands.
+    A full bucket takes no further text. A query that is similar to a text left out is mostly
+    similar to those inside too, or meets that text in another band.
     """
     bounded = signatures.copy()
     for start in range(0, BANDS * ROWS, ROWS):

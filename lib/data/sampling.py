@@ -22,8 +22,8 @@ from lib.errors import DataError
 log = logging.getLogger(__name__)
 
 # Our choices.
-MIN_STRATIFIED = 16  # documents; fewer are cut without regard to labels
-MAX_STRATIFIED_LABELS = 1000  # that iterative stratification balances, for its time
+MIN_STRATIFIED = 16  # documents up to which a half is cut without regard to labels
+MAX_STRATIFIED_LABELS = 1000  # most frequent labels that are balanced; each one takes time
 
 Draw = Callable[..., pd.Index]  # (frame, size, *, at_least) -> rows
 
@@ -31,10 +31,11 @@ Draw = Callable[..., pd.Index]  # (frame, size, *, at_least) -> rows
 def sample_splits(parts: Mapping[str, pd.DataFrame], params: DataParams) -> dict[str, pd.DataFrame]:
     """Train, validation and test documents out of the parts that the data set has.
 
-    The parts are tables with `labels` (list[str]) and, where they decide, `group` or `date`. Those
-    that are missing are cut from train (or from the one part `UNSPLIT`), as many documents as
-    their number says: whole groups where there are groups, the latest documents where there are
-    dates, stratified otherwise. Of the dates that are held out no document is left in train.
+    The parts are tables with `labels` (list[str]) and, where they decide, `group` or `date`. A
+    missing part is cut from train, or from the one part `UNSPLIT`: whole groups if there are
+    groups, the latest documents if there are dates, and a stratified sample otherwise. It has as
+    many documents as its parameter (`num_test`, `num_validation`) says. No group and no date that
+    is held out is left in train. Of a part that is there, that many documents are sampled; 0: all.
 
     Raises `DataError` if a number does not fit the documents, or leaves too few for every class.
     """
@@ -46,6 +47,7 @@ def sample_splits(parts: Mapping[str, pd.DataFrame], params: DataParams) -> dict
         return _stratified(frame, size, at_least=at_least)
 
     pool = parts[UNSPLIT] if UNSPLIT in parts else parts["train"]
+    # Test comes first: of dates, it gets the latest.
     sizes = {"test": params.num_test, "validation": params.num_validation}
     to_cut = {name: size for name, size in sizes.items() if name not in parts}
     _require_enough(pool, to_cut, params)
@@ -94,7 +96,7 @@ def _cut_held_out_first(
     least = 1 if params.multi_label else pool["labels"].explode().nunique()
     parts = {}
     for name, size in to_cut.items():
-        if pool.empty:  # the error below
+        if pool.empty:  # too few are left: the error below
             break
         held_out = _latest(pool, size) if "date" in pool else _whole_groups(pool, size)
         parts[name] = pool.loc[held_out[:size]]
@@ -132,9 +134,10 @@ def nested_sample(
 
     With one label per document, every label comes once first, the frequent ones before the rare;
     from there on each next document is of the label that is furthest behind its share
-    (Sainte-Laguë's divisors: a larger parliament costs no party a seat). Label sets are halved by
-    iterative stratification, again and again, down to halves inside the sample or outside it. The
-    samples of one seed are nested, those of two seeds are independent.
+    (Sainte-Laguë's divisors: a larger parliament costs no party a seat). Documents with label sets
+    are halved by iterative stratification. The half in which the sample ends is halved again, and
+    so on; of a half of up to `MIN_STRATIFIED` documents, the first are taken. The samples of two
+    seeds are independent.
     """
     generator = np.random.default_rng(seed)
     frame = _shuffled(pd.DataFrame({"labels": list(labels), "at": range(len(labels))}), generator)
@@ -149,7 +152,7 @@ def nested_sample(
 
 
 def _halved(frame: pd.DataFrame, size: int, generator: np.random.Generator) -> pd.Index:
-    """`size` rows: the first half of a stratified cut and, of the rest or of that half, some."""
+    """`size` rows: some of the first stratified half, or all of it and some of the second."""
     if size >= len(frame) or len(frame) <= MIN_STRATIFIED:
         return frame.index[:size]
     first = _iteratively_stratified(frame, len(frame) // 2, generator)
@@ -179,9 +182,10 @@ def _latest(frame: pd.DataFrame, size: int) -> pd.Index:
 def _iteratively_stratified(
     frame: pd.DataFrame, size: int, generator: np.random.Generator
 ) -> pd.Index:
-    """`size` rows in which every label keeps its share (Sechidis et al. 2011), rare labels first.
+    """`size` rows in which every label keeps its share, by iterative stratification.
 
-    The library's sample is a few documents off; chance makes it exact.
+    Sechidis, Tsoumakas and Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD 2011.
+    The library's sample has a few documents too many or too few; a random choice corrects that.
     """
     if size >= len(frame):
         return frame.index
@@ -206,7 +210,10 @@ def _iteratively_stratified(
 
 
 def _stratified(frame: pd.DataFrame, size: int, *, at_least: int) -> pd.Index:
-    """The first rows of each class, in proportion (largest remainder), `size` in all."""
+    """The first rows of each class in proportion (largest remainder), `at_least` of each.
+
+    `size` rows in all.
+    """
     strata = frame["labels"].str[0]
     counts = strata.value_counts().sort_index()
     exact = counts * size / max(len(frame), 1)

@@ -27,17 +27,19 @@ TEXT_ENDINGS = (*DELIMITERS, *JSON_LINES)
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 LISTS = (list, tuple, np.ndarray)  # types of a cell with several values
-WITH_NULLS = {"integer_object_nulls": True}  # as floats, integers above 2^53 would be one
+WITH_NULLS = {"integer_object_nulls": True}  # beside nulls; as floats, large ones would be rounded
 NUM_FIRST = 512  # bytes that tell the kind of a file
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
 
 def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
-    """The source of each part of a data set, for messages, and its table with columns as they are.
+    """Source and table of each part of a data set, by the part's name; the source is for messages.
 
-    The parts are those of "train", "validation" and "test" that `split_names` names; a single file
-    without split column is one part, `UNSPLIT`. Raises `DataError` that names the file, the column
-    or the split at fault.
+    The parts are those of "train", "validation" and "test" that have a name in `split_names`; a
+    single file without split column is one part, `UNSPLIT`. Tables have the columns of their file,
+    and rows keep their number in it.
+
+    Raises `DataError` that names the file, the column or the split at fault.
     """
     dataset, revision = params.dataset, params.dataset_revision
     require_data(dataset)
@@ -68,7 +70,7 @@ def read_parts(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
 
 
 def _read_named(path: Path) -> pd.DataFrame:
-    """A file's table; of Parquet that `datasets` has written, class labels by name."""
+    """A file's table; names stand for class numbers in Parquet that `datasets` has written."""
     table = read_table(path)
     if path.suffix.lower() != ".parquet":
         return table
@@ -77,7 +79,7 @@ def _read_named(path: Path) -> pd.DataFrame:
         return table
     try:
         return _name_classes(table.copy(deep=False), Features.from_arrow_schema(schema))
-    except (ValueError, TypeError, KeyError, IndexError):  # another version's; a number has no name
+    except (ValueError, TypeError, KeyError, IndexError):  # no schema of this version, or no name
         return table
 
 
@@ -102,13 +104,13 @@ def _located(source: str) -> Path:
 def read_table(path: Path, name: str = "") -> pd.DataFrame:
     """The documents of a CSV, TSV, Orange `.tab`, JSON Lines or Parquet file, one per row.
 
-    Cells of delimited files are strings; the index counts lines of the file from 0, blank ones
-    too, which are no rows. The ending is that of `name`, by default of the path, in either case;
-    those of text files may have `.gz` after them. A `.json` file contains JSON Lines or one list
-    of objects.
+    Cells of delimited files are strings. The index counts rows from 0; blank lines are counted but
+    left out. The ending of `name`, by default of the path, decides the format, in upper or lower
+    case; `.gz` may follow that of a text file. A `.json` file contains JSON Lines or one list of
+    objects.
 
-    Raises `DataError` if the file is not UTF-8, is cut off, names a column twice, or has another
-    ending.
+    Raises `DataError` if the file cannot be read, is neither UTF-8 nor has a byte order mark, is
+    cut off, names a column twice, or has another ending.
     """
     suffixes = [suffix.lower() for suffix in Path(name or path).suffixes[-2:]]
     packed = suffixes[-1:] == [".gz"]
@@ -147,7 +149,7 @@ def _check_parquet(path: Path) -> None:
 
 
 def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
-    """A split of a hub data set (or of a local folder in its form), class labels by name.
+    """A split of a hub data set (or of a local folder in its form), with names of class labels.
 
     Delimited files are read as single ones are, because the hub's reader takes labels such as "NA"
     and "null" for missing ones.
@@ -181,6 +183,7 @@ def _read_hub(dataset: str, split: str, revision: str) -> pd.DataFrame:
 
 
 def _name_classes(table: pd.DataFrame, features: Features) -> pd.DataFrame:
+    """The table with the names of class labels in place of their numbers."""
     for column, feature in features.items():
         inner = getattr(feature, "feature", feature)  # of a list column
         if isinstance(inner, ClassLabel) and column in table:
@@ -190,7 +193,7 @@ def _name_classes(table: pd.DataFrame, features: Features) -> pd.DataFrame:
 
 
 def _name_class(names: Sequence[str], value: object) -> str | list | None:
-    """The name of a class, None for -1 or null (not labelled); of each one in a list."""
+    """The name of a class, or a list of names for several; None for -1 or null (not labelled)."""
     if isinstance(value, np.ndarray):
         return [_name_class(names, number) for number in value]
     if isinstance(value, str):  # of a delimited file: a number, or the name itself
@@ -203,7 +206,7 @@ def _name_class(names: Sequence[str], value: object) -> str | list | None:
 def cell_text(value: object) -> str:
     """A cell as text: "" for nothing, 3 for 3.0 (missing cells turn integers into floats).
 
-    Dates without a time are written as such, 2020-12-31; lists as Python writes them.
+    A date at midnight is written without its time, 2020-12-31, and a list as Python writes it.
     """
     if isinstance(value, str):
         return value.strip()
@@ -223,7 +226,7 @@ def cell_texts(column: pd.Series) -> pd.Series:
 
 
 def as_objects(column: pd.Series) -> pd.Series:
-    """A column as objects; numbers of less than 64 bits keep their kind, thus their few digits."""
+    """A column as objects; float16 and float32 stay so: 0.1 would get a double's further digits."""
     kind = column.dtype.type
     if not issubclass(kind, np.floating) or kind is np.float64:
         return column.astype(object)
@@ -237,6 +240,7 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], source: str) ->
     if not (missing := [column for column in columns if column not in present]):
         return
     fault = f"{source}: no column {missing[0]!r}"
+    # A name that is also a cell of its column is most likely a value itself.
     if any(str(name) in set(table[name].map(cell_text)) for name in table.columns):
         raise DataError(
             f"{fault}; the first line ({', '.join(present)[:MAX_SHOWN]}) contains values, not "

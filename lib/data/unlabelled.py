@@ -11,8 +11,8 @@ from lib.data.encodings import read_text
 from lib.data.tables import read_table, require_columns
 from lib.errors import DataError
 
-LINES = ".txt"  # a text per line
-LINE = "text"  # its column
+LINES = ".txt"  # ending of a file with one text per line
+LINE = "text"  # the column that these texts get
 
 
 def read_unlabelled(
@@ -20,9 +20,9 @@ def read_unlabelled(
 ) -> tuple[pd.DataFrame, list[str]]:
     """The rows of a file with their columns as they are, and the text of each row.
 
-    Texts are made of columns as those of the study's documents; "" where the columns are empty. A
-    `.txt` (or `.txt.gz`) has a text per line, blank ones too, in a column that is called `LINE`;
-    for others see `lib.data.tables.read_table`.
+    Columns become texts as in the study's documents (`lib.config.data`); a text is "" where they
+    are empty. A `.txt` (or `.txt.gz`) has one text per line, blank lines too, and they become the
+    column `LINE`; for other files see `lib.data.tables.read_table`.
 
     Raises `DataError` if the file is missing, cannot be read, has no text or no such column.
     """
@@ -46,7 +46,7 @@ def read_unlabelled(
 
 
 def has_lines(path: Path) -> bool:
-    """True if the file has a text per line, and no columns."""
+    """True if the file has one text per line, and no columns."""
     return Path(path.name.lower().removesuffix(".gz")).suffix == LINES
 
 

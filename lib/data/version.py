@@ -1,4 +1,4 @@
-"""The version of a data set, so that two people know whether they speak of the same one."""
+"""The version of a data set, by which two people see that they speak of the same one."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ HELD_OUT = ("validation", "test")
 def dataset_version(params: DataParams) -> str:
     """Name and version of the data set, such as "corpus b6c2ca3"; "" for a file of one's own.
 
-    That is the commit or release of a set of `data/sources.yaml`, the distribution of a packaged
-    file, or the revision that is asked of the hub.
+    The version is the commit or release of a set of `data/sources.yaml`, the release of a packaged
+    file's distribution, or the revision that is asked of the hub.
     """
     source = source_of(params.dataset)
     name = Path(params.dataset.replace("{split}", params.split_names[-1])).name
@@ -35,7 +35,10 @@ def dataset_version(params: DataParams) -> str:
 
 
 def hash_documents(params: DataParams, splits: DatasetDict, names: Sequence[str] = SPLITS) -> str:
-    """A fingerprint of the documents of some splits, and of the texts of their labels."""
+    """A fingerprint of the documents of some splits and of the file `label_names`.
+
+    16 hexadecimal digits of SHA-256.
+    """
     content = hashlib.sha256()
     for name in names:
         content.update(splits[name].to_pandas().to_json(orient="records").encode())

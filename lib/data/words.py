@@ -17,7 +17,7 @@ MARKS = r"\p{Mn}\p{Mc}"
 WORD_CHARACTER = rf"[\p{{L}}\p{{N}}_{MARKS}\u200c\u200d]"
 # A character that makes a word go on; in scripts without spaces, a word may end before any letter.
 JOINED = rf"(?:[[\p{{L}}\p{{N}}_]--[{UNSPACED}]]|[{MARKS}\u200c\u200d])"
-# Zero-width characters, soft hyphens, directions and variants; the tags of flags are seen.
+# Zero-width characters, soft hyphens, directions and variants; not tags, of which flags are made.
 _INVISIBLE = regex.compile(
     r"(?V1)[[\p{Default_Ignorable_Code_Point}\p{Cc}]--[\s\U000e0020-\U000e007f]]"
 )
@@ -31,12 +31,12 @@ _SPACED_WORD = regex.compile(rf"(?V1)[{UNSPACED}][{MARKS}]*|[^\s{UNSPACED}]+")
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of what stands between spaces; of `UNSPACED`, each character with its marks."""
+    """Start and end of each piece between spaces; in `UNSPACED` scripts, of each character."""
     return [found.span() for found in _SPACED_WORD.finditer(text)]
 
 
 def first_words(text: str, number: int) -> str:
-    """The text up to its first words of `word_spans`, with single spaces between them."""
+    """The text up to the end of its `number`-th word (`word_spans`), with single spaces in it."""
     if text.isascii():
         return " ".join(text.split()[:number])
     ends = [end for _, end in word_spans(text)[:number]]

@@ -12,13 +12,13 @@ from lib.data.encodings import MAX_SHOWN
 from lib.data.tables import cell_text
 from lib.errors import DataError
 
-# NumPy puts no commas.
+# An item of a list, and a further one behind a comma or, as NumPy writes it, behind spaces.
 _ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
 _MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
-# The type around it: array([...], dtype=object), frozenset({...}), set().
+# The type around a list: array([...], dtype=object), frozenset({...}), set().
 _HOLDER = re.compile(r"(?:array|(?:frozen)?set)\((.*?)\s*(?:,\s*dtype=[^\[\](){}]*)?\)", re.DOTALL)
 _LIST = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:{_MORE})*\s*,?\s*)?[\])}}]")
-_VECTOR = re.compile(r"c\((.*)\)|character\(0\)", re.DOTALL)  # of R
+_VECTOR = re.compile(r"c\((.*)\)|character\(0\)", re.DOTALL)  # of R: c("a", "b")
 _BARE_LIST = re.compile(r"\s*(?:\[[^\[\]]*,[^\[\]]*\]|\{[^{}]*,[^{}]*\})\s*")  # {a,b} of Postgres
 MULTI_HOT = (
     "has lists of 0 and 1, equally long; write the labels' names, or a column of 0 and 1 per label "
@@ -27,7 +27,13 @@ MULTI_HOT = (
 
 
 def read_lists(values: pd.Series, mode: str, source: str) -> pd.Series:
-    """A column in which lists written as text are lists; names in brackets stay names."""
+    """The column of labels with a list for each text that writes one; other texts stay.
+
+    With the `label_mode` "single", a text such as "[5]" is a name rather than a list.
+
+    Raises `DataError` if some texts are lists and others are not, and, unless the mode is "single",
+    for other notations of several labels, such as JSON objects.
+    """
     several = mode != "single"
     texts = values[[isinstance(value, str) and bool(value.strip()) for value in values]]
     lists = texts.map(_as_list)
@@ -106,5 +112,5 @@ def _as_list(text: str) -> list | None:
     items = re.findall(_ITEM, text)
     try:
         return [ast.literal_eval(item) for item in items]
-    except (ValueError, SyntaxError):  # of 001 or 2020-01-01, which are texts
+    except (ValueError, SyntaxError):  # such as 001 or 2020-01-01, which are texts
         return None if quoted else items

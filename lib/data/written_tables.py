@@ -19,25 +19,25 @@ from lib.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (*DELIMITERS, ".jsonl", ".parquet")
-UNFIT = (pa.ArrowException, TypeError, OverflowError)
-Rows = Callable[[Mapping[str, Sequence[Any] | pd.Series]], None]
+UNFIT = (pa.ArrowException, TypeError, OverflowError)  # of values that Parquet does not take
+Rows = Callable[[Mapping[str, Sequence[Any] | pd.Series]], None]  # writes columns of some rows
 
 
 @contextlib.contextmanager
 def open_table(path: Path, table: pd.DataFrame, added: Mapping[str, pa.DataType]) -> Iterator[Rows]:
     """A function that writes some rows, columns by name; the file is whole when the block ends.
 
-    Cells of delimited files are texts: "" for a missing one, JSON for a list or an object. In JSON
-    Lines dates are texts, and a number that is not finite is null. The ending is one of `ENDINGS`.
+    The file has the columns of `table`, whose rows tell their types, and behind them those `added`.
+    Its ending is one of `ENDINGS`. Cells of CSV and TSV are texts: "" for a missing one, JSON for a
+    list or an object. In JSON Lines dates are texts, and a number that is not finite is null.
 
-    The columns of `table` come first, whose rows tell their types, and behind them those `added`.
     Raises `DataError` if a column has values of several kinds, which Parquet does not take.
     """
     names, ending = [*table.columns, *added], path.suffix.lower()
     if ending == ".parquet":
         fields = [_field(path, name, table[name]) for name in table.columns]
         schema = pa.schema([*fields, *(pa.field(name, kind) for name, kind in added.items())])
-        with _one_kind(path):  # of objects without fields the writer says the name
+        with _one_kind(path):  # a column of objects without fields: its error contains the name
             writer = pq.ParquetWriter(path, schema)
 
         def write(columns: Mapping[str, Sequence[Any] | pd.Series]) -> None:
@@ -77,7 +77,7 @@ def _field(path: Path, name: str, column: pd.Series) -> pa.Field:
     with _one_kind(path, f"column {name!r}"):
         try:
             (field,) = pa.Schema.from_pandas(column.to_frame(name), preserve_index=False)
-        except OverflowError:  # of integers beside missing ones
+        except OverflowError:  # integers of 2^63 or more; Arrow's own choice is int64
             pa.array(column, pa.uint64(), from_pandas=True)
             field = pa.field(name, pa.uint64())
         return field
@@ -85,6 +85,7 @@ def _field(path: Path, name: str, column: pd.Series) -> pa.Field:
 
 @contextlib.contextmanager
 def _one_kind(path: Path, column: str = "a column") -> Iterator[None]:
+    """A block that gives values to Arrow; those that it refuses are a `DataError`."""
     try:
         yield
     except UNFIT as error:
@@ -95,7 +96,7 @@ def _one_kind(path: Path, column: str = "a column") -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON takes it."""
+    """A value of a cell, or within one, as JSON takes it."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -114,6 +115,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
+    """A cell of a delimited file."""
     if isinstance(value, str):
         return value
     value = _plain(value)

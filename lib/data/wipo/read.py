@@ -28,7 +28,7 @@ from lib.ipc import LEVELS, cut_code
 from lib.storage import ROOT, cached, read_json
 
 CHUNK = 256  # files per task and per Parquet row group (our choice)
-MAX_BAD_SHARE = 0.01  # of the files, which may be bad and are left out (our choice)
+MAX_BAD_SHARE = 0.01  # share of the files that may be bad and is left out (our choice)
 log = logging.getLogger(__name__)
 
 
@@ -54,11 +54,12 @@ def read_wipo_alpha(
         depth, below a directory `train` or `test` (in either case; the topmost one counts). Links
         to directories are not followed.
     level
-        Of the labels; one of `lib.ipc.LEVELS`. Every level has the same documents.
-    fields, description_words
-        Text columns, of `lib.data.wipo.xml.PATHS`, the English text where there are several
-        languages; first words of the description to keep. `first_claim` is the first `<cl>`, cut
-        before "2." if that contains all claims.
+        Level of the labels, one of `lib.ipc.LEVELS`. Every level has the same documents.
+    fields
+        Text columns, of `lib.data.wipo.xml.PATHS`; in English, if a text is in several languages.
+        `first_claim` is the first `<cl>`, cut before "2." if that element contains all claims.
+    description_words
+        Number of words of the description to keep, the first ones.
 
     Returns
     -------
@@ -69,7 +70,8 @@ def read_wipo_alpha(
     Raises
     ------
     DataError
-        One line: nothing to read, an unsafe archive, an empty split or too many bad files.
+        There is nothing to read, the archive is unsafe, a split is empty, `fields` are unknown or
+        too many files are bad; one line.
     ParamsError
         The level is unknown, or no word of the descriptions is kept.
     """
@@ -131,7 +133,7 @@ def _list_directory(root: Path) -> Iterator[FileEntry]:
 def _list_archive(root: Path) -> Iterator[FileEntry]:
     try:
         with ZipFile(root) as archive:
-            members = {member.filename: member for member in archive.infolist()}  # the last counts
+            members = {member.filename: member for member in archive.infolist()}  # last of a name
     except (BadZipFile, OSError) as error:
         raise DataError(f"{root}: not a readable .zip archive: {error}") from None
     for member in members.values():
@@ -141,6 +143,7 @@ def _list_archive(root: Path) -> Iterator[FileEntry]:
 
 
 def _refuse_unsafe(root: Path, member: ZipInfo) -> None:
+    """Raise `DataError` for a member of an archive that may lead out of it."""
     parts, fault = re.split(r"[/\\]", member.filename), ""
     if parts[0] == "" or re.match(r"[A-Za-z]:", parts[0]) or ".." in parts:
         fault = "has a path that leads out of the archive"
@@ -151,7 +154,7 @@ def _refuse_unsafe(root: Path, member: ZipInfo) -> None:
 
 
 def _parse(read: Callable, entries: list[FileEntry], num_workers: int) -> Iterator[Chunk]:
-    """Chunks in the order of entries; up to four per worker are under way or wait."""
+    """Chunks in the order of entries; of each worker up to four at a time are in memory."""
     chunks = [entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK)]
     if num_workers == 1 or len(chunks) == 1:
         yield from map(read, chunks)
@@ -163,6 +166,7 @@ def _parse(read: Callable, entries: list[FileEntry], num_workers: int) -> Iterat
 
 
 def _refuse_repeats(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The chunks; a document with the `pn` of an earlier file is a bad one."""
     first: dict[str, str] = {}  # file by `pn`
     for documents, bad, dropped in chunks:
         kept = []

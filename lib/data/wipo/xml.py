@@ -26,20 +26,24 @@ MAX_BYTES = 16 * 2**20  # our choice: a patent has some 40 KB, the longest a few
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 # Entities that the collection's DTD may define: the ISO names (&eacute;).
 ENTITIES = {name[:-1]: text for name, text in html5.items() if name.endswith(";")}
-# Whatever an unreadable file raises; an encrypted zip member raises RuntimeError.
+# Errors that an unreadable file raises; RuntimeError is that of an encrypted zip member.
 UNREADABLE = (
     ValueError, SyntaxError, LookupError, EOFError, RuntimeError, BadZipFile, zlib.error,
 )  # fmt: skip
 
 
 FileEntry = tuple[str, int, int]  # relative path, bytes, mtime in ns (in an archive: CRC-32)
+# Documents; bad files, each with its reason; dropped secondary codes, each with file and reason.
 Chunk = tuple[list[dict], list[tuple[str, str]], list[tuple[str, str]]]
 
 
 def read_chunk(
     root: Path, entries: list[FileEntry], fields: Sequence[str], description_words: int
 ) -> Chunk:
-    """Documents, bad files with reasons and malformed secondary codes of some files."""
+    """Documents of some files, and pairs of file and reason for bad files and for dropped codes.
+
+    Raises `DataError` if the machine cannot read a file.
+    """
     documents, bad, dropped = [], [], []
     for entry in entries:
         try:
@@ -95,12 +99,15 @@ def _read_bytes(root: Path, entry: FileEntry) -> bytes:
 
 @lru_cache(maxsize=1)
 def open_archive(root: Path, mtime_ns: int) -> ZipFile:
-    """The archive, kept open per worker: listing 75,000 members takes half a second."""
+    """The archive, kept open per worker: listing 75,000 members takes half a second.
+
+    `mtime_ns` is there for the cache alone: an archive that has changed is opened anew.
+    """
     return ZipFile(root)
 
 
 def _parse_xml(content: bytes) -> Element:
-    """The root; a declared entity, internal or external, is refused and the DTD is not loaded."""
+    """The root element; a declared entity is refused, and the DTD is not loaded."""
     parser = DefusedXMLParser(target=TreeBuilder())
     parser.entity.update(ENTITIES)
     parser.feed(content)
@@ -108,6 +115,7 @@ def _parse_xml(content: bytes) -> Element:
 
 
 def _text(record: Element, field: str, description_words: int) -> str:
+    """The text of a field, in English if some of it is, with white space joined."""
     elements = record.findall(PATHS[field])
     english = [e for e in elements if e.get(LANGUAGE, "en").lower().startswith("en")]
     texts = [" ".join(" ".join(e.itertext()).split()) for e in english or elements]
@@ -121,7 +129,7 @@ def _text(record: Element, field: str, description_words: int) -> str:
 
 
 def _first_claim(claims: str) -> str:
-    """The text between "1." and "2."; all of it if the claims are not numbered so."""
+    """The text between "1." and "2."; all of it if the claims are not numbered in this way."""
     start = re.match(r".{0,100}?(?<![\w.,])1\s?[.)]\s", claims)
     rest = claims[start.end() :] if start else claims
     return re.split(r"\s2\s?[.)]\s?(?=[A-Z])", rest, maxsplit=1)[0]
