@@ -1,4 +1,4 @@
-"""Parameters: what a run may be asked to do, checked before anything is loaded.
+"""Parameters that a run accepts, checked before anything is loaded.
 
 choices       names that parameters may have
 group         the base of all groups

@@ -21,7 +21,7 @@ from lib.config.groups import HeadParams, LoraParams, ModelParams, PromptParams,
 from lib.config.search import candidates_of
 from lib.storage import CACHE, ROOT
 
-# As it was when Python started: `lib.machine` overwrites it.
+# Its value when Python started: `lib.machine` overwrites it.
 OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")
 
 MAX_WINDOWS = 64  # our choice
@@ -92,16 +92,16 @@ class StudyParams(DataParams):
 
     @property
     def tokens_read(self) -> int:
-        """Most tokens of a document that a model reads, in all of its windows; not of "auto"."""
+        """Most tokens of a document that a model reads, in all windows; `ValueError` if "auto"."""
         if self.max_length == "auto":
             raise ValueError('max_length: "auto" is no number; see lib.runs.reading')
         return self.windows * self.max_length
 
     @property
     def threads(self) -> int:
-        """CPU threads that a run uses: `num_threads`, or every core this process may use.
+        """CPU threads that a run uses: `num_threads`, or if that is 0 every core it may use.
 
-        `OMP_NUM_THREADS`, which Snakemake sets to the run's share of its cores, limits the latter.
+        `OMP_NUM_THREADS`, which Snakemake sets to the run's share of its cores, limits the cores.
         """
         limit = int(OMP_NUM_THREADS) if OMP_NUM_THREADS.isdecimal() else 0
         return self.num_threads or min(limit or cpu_count(), cpu_count())
@@ -131,7 +131,7 @@ class BaselineParams(ModelParams, StudyParams):
     method: Literal["tfidf", "frozen"] = "tfidf"
     """words and a linear SVM, or the pooled embedding of an untrained model and a regression"""
     read: Literal["all", "max_length"] = "all"
-    """what TF-IDF reads: whole texts, or the tokens that the study's model reads of them"""
+    """text that TF-IDF reads: all of it, or the tokens that the study's model reads"""
     penalty_grid: Annotated[list[PositiveFloat], Field(min_length=1), Distinct] = [
         0.01, 0.1, 1.0, 10.0, 100.0,
     ]  # fmt: skip
@@ -139,10 +139,10 @@ class BaselineParams(ModelParams, StudyParams):
     pooling_grid: Annotated[list[Literal[*POOLINGS]], Field(min_length=1), Distinct] = ["mean"]
     """poolings of the frozen embedding; validation chooses"""
     layer_grid: Annotated[list[Positive], Field(min_length=1), Distinct] = [1]
-    """its hidden layers, counted from the end; validation chooses"""
+    """hidden layers of the frozen embedding, counted from the end; validation chooses"""
 
 
-# What decides neither what is learnt nor how, or is decided before any candidate trains.
+# Parameters that do not change training, or are settled before any candidate trains.
 OF_THE_RUN = ("dtype", "fast", "memory_gib", "num_processes", "eval_steps", "save_steps",
               "report_to", "teacher", "num_generated")  # fmt: skip
 
@@ -253,8 +253,8 @@ class InstructionParams(PromptParams, FinetuneParams):
     def ladder(self) -> tuple[str, ...]:
         """Decodings that apply, from free generation to likelihoods of whole labels.
 
-        Questions about each label are another form of answer: a model that was trained on one form
-        is not asked for the other. Several windows have to have scores that can be averaged.
+        Questions about each label ("yes_no") are another form of answer: a model that was trained
+        on one form is not asked for the other. Several windows need scores to average.
         """
         if not self.multi_label:
             found = tuple(d for d in DECODINGS if d != "score_prior" or not self.num_examples)
@@ -281,7 +281,7 @@ class CompareParams(StudyParams):
     arms: list[SizedName] = []
     """arms to compare; []: all that have run"""
     num_resamples: Annotated[int, Field(ge=100)] = 5000
-    """of the randomization test, and of crossings of learning curves"""
+    """resamples of the randomization test, and of crossings of learning curves"""
 
 
 class AnswerParams(StudyParams):
@@ -292,7 +292,7 @@ class AnswerParams(StudyParams):
     tasks: dict[str, str] = {}
     """kind of each task, by its name"""
     same_documents: dict[str, str] = {}
-    """tasks that read another's documents otherwise, and those tasks: the two count as one"""
+    """other task whose documents a task reads further, by the latter; the two count as one"""
     models: dict[str, float] = {}
     """parameters of each model in billions, by its name"""
 

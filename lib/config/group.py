@@ -9,6 +9,7 @@ from lib.storage import ROOT
 
 
 def _once_each(values: list) -> list:
+    """The values; `ValueError` if one comes twice."""
     if len(set(values)) < len(values):
         raise ValueError("names a value twice; leave each in once")
     return values
@@ -20,7 +21,7 @@ def _tokens_or_auto(value: Any) -> Any:
     raise ValueError('give a number of tokens above 0, or "auto"')
 
 
-Distinct = AfterValidator(_once_each)  # of a list
+Distinct = AfterValidator(_once_each)  # a list without repeats
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Length = Annotated[int | Literal["auto"], PlainValidator(_tokens_or_auto)]
@@ -41,10 +42,11 @@ class Group(BaseModel):
 
 
 def local_files(name: str) -> list[Path]:
-    """The file of that name, if any; of a folder what was changed last within it, or it itself.
+    """A list of the file of that name, relative to the project's root; [] if there is none.
 
-    A folder's time changes with what is added or removed. One path represents all of them: the
-    75,000 files of a large collection, listed for each run, would fill Snakemake's log.
+    Of a folder it is the path that was changed last, of those within and the folder itself, whose
+    time changes with what is added or removed. One path represents all of them: the 75,000 files of
+    a large collection, listed for each run, would fill Snakemake's log.
     """
     path = ROOT / name
     paths = [found for found in (path, *path.rglob("*")) if found.exists()] if name else []

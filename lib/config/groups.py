@@ -36,7 +36,7 @@ class LoraParams(Group):
     lora_alpha: Positive = 16
     """numerator of the adapter's scale, alpha / r"""
     lora_dropout: Share = 0.0
-    """on the adapter's input"""
+    """dropout on the adapter's input"""
     lora_variant: Literal[*LORA_VARIANTS] = "lora"
     """kind of adapter: "lora", "rslora" (scale by sqrt(r)) or "dora" (magnitude apart)"""
     lora_layers: Count = 0
@@ -86,13 +86,13 @@ class HeadParams(Group):
     """The pooling head and its loss; see `lib.head`."""
 
     pooling: Literal[*POOLINGS, "attention"] = "mean"
-    """of hidden states: "last", "cls" (first), "weighted_mean", "max" or "attention" (trained)"""
+    """of hidden states: also "last", "cls" (first), "weighted_mean", "max", "attention" (learnt)"""
     bidirectional: bool = False
     """let a decoder's tokens attend to those after them"""
     head: Literal[*HEADS] = "linear"
     """classifier: "linear", or "mlp" (one hidden layer)"""
     head_bias: bool = True
-    """without it, transformers has a class for a linear head on "last": docs/serving.md"""
+    """bias of the head's outputs; false: transformers can serve pooling "last" (docs/serving.md)"""
     head_learning_rate: NonNegativeFloat = 0.0
     """learning rate of the head; 0: learning_rate"""
     loss: Literal[*LOSSES] = "cross_entropy"
@@ -120,17 +120,17 @@ class PromptParams(Group):
     """The prompt and how its answer is read; see `lib.prompt`."""
 
     instruction: Annotated[str, Field(min_length=1)] = "Name the topic of this text."
-    """what the model is asked to do"""
+    """request to the model"""
     template: Literal["chat", "plain"] = "chat"
     """the model's own chat template, or plain text"""
     labels_in_prompt: bool = False
     """list all labels behind the instruction"""
     verbalizer: Literal["text", "name", "code"] = "text"
-    """what labels are called: their text, their name, or a short code"""
+    """word for a label: its text (label_names), its name in the data, or a short code"""
     num_examples: Count = 0
     """answered training documents in the prompt (few-shot)"""
     example_choice: Literal["random", "balanced", "nearest"] = "random"
-    """how these are chosen"""
+    """choice of the examples: "random", "balanced" over the labels, or "nearest" to the text"""
     decoding: Literal[*DECODINGS, *SET_DECODINGS[1:]] = "score"
     """decoding of validation and test; see docs/prompt.md"""
     num_generated: Count = 100

@@ -14,7 +14,7 @@ from lib.storage import ROOT
 
 
 def notebook_params(notebook: str) -> StudyParams:
-    """Validated parameters of the running notebook.
+    """Validated parameters of the running `notebook`, such as "03_finetune_embedding".
 
     Later ones win: the defaults; the files `params/<study>/common.yaml` and `<arm>.yaml`, if there
     is a folder of that name; what the notebook's own parameters cell changes; what papermill has
@@ -97,7 +97,7 @@ def _parameter_cells(namespace: dict[str, Any]) -> tuple[dict[str, Any], dict[st
 
 
 def _assigned(cells: list[str]) -> dict[str, Any]:
-    """Values that the last cell assigns: of one that was run several times, the others are old."""
+    """Values that the last cell assigns: if a cell was run several times, the others are old."""
     values: dict[str, Any] = {}
     exec("".join(cells[-1:]), values)  # a cell that this notebook has run  # nosec B102
     return {name: value for name, value in values.items() if not name.startswith("__")}

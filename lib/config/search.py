@@ -13,12 +13,12 @@ from lib.config.strict_yaml import suggestion
 
 Params = TypeVar("Params", bound=Group)
 
-SEARCH = {"search", "search_epochs"}
+SEARCH = {"search", "search_epochs"}  # parameters of the search, which no candidate has
 MAX_CANDIDATES = 100  # our choice
 
 
 def expand(search: Mapping[str, list] | list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The values of each candidate: the product of lists per parameter, or a list as it is."""
+    """The values of each candidate: all combinations of the lists, or one list as it is."""
     if isinstance(search, list):
         return [dict(values) for values in search]
     return [dict(zip(search, values, strict=True)) for values in product(*search.values())]
@@ -33,8 +33,9 @@ def searched(params: Group) -> set[str]:
 def candidates_of(params: Params, fixed: Iterable[str]) -> list[Params]:
     """The arm's parameters with the values of each candidate, in the order of the search.
 
-    Raises `ValueError` if the search names a parameter that does not exist or is `fixed`, has no
-    candidate or one twice, has one that contradicts itself, or is longer than its schedule.
+    Raises `ValueError` if the search names a parameter that does not exist, is `fixed` or is one of
+    the data; if it has no candidate, more than `MAX_CANDIDATES`, one twice or an invalid one; or if
+    `search_epochs` are more than a candidate's `num_epochs`.
     """
     lists = params.search.values() if isinstance(params.search, dict) else [params.search]
     if (number := math.prod(map(len, lists))) > MAX_CANDIDATES:

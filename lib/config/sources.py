@@ -21,6 +21,7 @@ SOURCES = DATA / "sources.yaml"
 
 
 def _require_inside(path: str) -> str:
+    """The path; `ValueError` if it leads out of its folder."""
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError(f"{path!r} leaves its folder; write a relative path without ..")
     return path
@@ -114,6 +115,7 @@ def source_of(dataset: str) -> Source | None:
     """The data set of `read_sources` that a parameter `dataset` names; None for all other data."""
     if not SOURCES.is_file():
         return None
+    # A folder of data/ may be a link, and so may be a path that leads there.
     for path in (Path(os.path.normpath(ROOT / dataset)), (ROOT / dataset).resolve()):
         for folder in (path, path.parent):
             if folder.parent in (DATA, DATA.resolve()) and folder.name in read_sources():
@@ -122,9 +124,9 @@ def source_of(dataset: str) -> Source | None:
 
 
 def require_data(dataset: str) -> None:
-    """Raise `DataError`, one line, if tables of a described data set are missing or are others.
+    """Raise `DataError`, one line, if tables of a described data set are missing or have changed.
 
-    Any other data set, and a file of one's own in such a folder, passes.
+    All other data sets pass, and so do a user's own files in the folder of a described one.
     """
     if not (source := source_of(dataset)):
         return

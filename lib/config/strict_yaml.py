@@ -16,12 +16,12 @@ from lib.errors import ParamsError
 Model = TypeVar("Model", bound=BaseModel)
 
 # Our choices, far above what parameters need.
-MAX_BYTES = 4 * 2**20
-MAX_GROWTH = 10
+MAX_BYTES = 4 * 2**20  # of a file
+MAX_GROWTH = 10  # times as many nodes with aliases written out
 MAX_BITS = 64  # of a whole number
 MAX_SHOWN = 200  # characters of a value in a complaint
 
-NO_TEXT = re.compile("[\0\ud800-\udfff]")  # by an escape: neither a path nor UTF-8 can have it
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # escapes in YAML, not valid in paths or UTF-8
 
 
 def parse_params(
@@ -31,7 +31,10 @@ def parse_params(
     source: str,
     origin: Mapping[str, str] | None = None,
 ) -> Model:
-    """Validate `values` against `model`, all complaints in one line of a `ParamsError`."""
+    """An instance of `model` with these values; all complaints are one line of a `ParamsError`.
+
+    A complaint names the `origin` of its key, such as a file, or `source` if it is not known.
+    """
     try:
         return model(**values)
     except ValidationError as error:
@@ -40,6 +43,7 @@ def parse_params(
 
 
 def _complaint(error: Any, model: type[BaseModel], source: str, origin: Mapping) -> str:
+    """One of pydantic's errors as a line: its origin, the key, the value, the fault, a remedy."""
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # a contradiction between keys, worded by a validator above
         return f"{origin.get(message.split(':')[0], source)}: {message}"
@@ -79,7 +83,7 @@ def _plain_number(text: str) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML as papermill reads it, except that a key given twice, or no text, is an error."""
+    """YAML as papermill reads it, but a key that is given twice or is no text is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         written = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
@@ -135,12 +139,12 @@ def load_yaml(path: Path, loader: type, *, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Nodes within a node with aliases written out; `sizes` gets those of each by its `id`."""
+    """Number of nodes within a node, aliases written out; `sizes` gets each node's by its `id`."""
     if id(node) in sizes:
         if not sizes[id(node)]:
             raise ValueError("an alias contains itself")
         return sizes[id(node)]
-    sizes[id(node)] = 0
+    sizes[id(node)] = 0  # as long as it is not known
     inside = [] if isinstance(node, yaml.ScalarNode) else node.value
     nodes = [each for part in inside for each in (part if isinstance(part, tuple) else (part,))]
     sizes[id(node)] = 1 + sum(_written_out(each, sizes) for each in nodes)

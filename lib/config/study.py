@@ -18,10 +18,10 @@ EVERY_PARAMETER = {name for group in NOTEBOOK_PARAMS.values() for name in group.
 
 
 class StudyFiles(NamedTuple):
-    """Parameters files of a study, later ones win."""
+    """Parameters files of a study; in each list later ones win."""
 
     common: list[Path]
-    """of what arms share: those of `base`, then common.yaml"""
+    """of values that arms share: those of `base`, then common.yaml"""
     arms: dict[str, list[Path]]
     """of each arm, by its name: the common ones, then its own"""
     folders: list[Path]
@@ -31,8 +31,9 @@ class StudyFiles(NamedTuple):
 def study_files(folder: str | Path) -> StudyFiles:
     """The parameters files of a study's folder, with those that its common.yaml builds on.
 
-    `base` in common.yaml lists files of shared values, and folders of them and of arms, relative to
-    common.yaml. An arm of the study's own folder wins over one of the same name there.
+    `base` in common.yaml lists files of shared values, and folders with a common.yaml and arms,
+    relative to the study's common.yaml. The values of an arm in the study's own folder win over
+    those of an arm of the same name in a folder of `base`.
 
     Raises `ParamsError` if common.yaml cannot be read, or `base` names what is not there.
     """
@@ -69,8 +70,8 @@ def study_files(folder: str | Path) -> StudyFiles:
 def load_params(*files: str | Path, **given: Any) -> StudyParams:
     """Validated parameters of YAML files; later files win, and then the values `given`.
 
-    The key `notebook` chooses the class; without it, that of the keys that all notebooks share.
-    Files that name no notebook may hold values for some arms alone: others do without them.
+    The key `notebook` chooses the class; without it, that is `StudyParams`. Files without it are
+    shared by arms, so values in them are left out if this arm's notebook has no such parameter.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def load_params(*files: str | Path, **given: Any) -> StudyParams:
 
 
 def require_trackers(*arms: StudyParams) -> None:
-    """Raise `ParamsError` if a tracker that one of these runs would report to is not installed."""
+    """Raise `ParamsError` if a tracker in `report_to` of one of these arms is not installed."""
     for arm in arms:
         for name in getattr(arm, "report_to", ()):
             if find_spec(name) is None:
@@ -134,7 +135,7 @@ def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
     Raises
     ------
     ParamsError
-        A file cannot be read, or it does not fit the others; the first complaint.
+        A file cannot be read or does not fit the others; only the first complaint is reported.
     """
     folder = Path(folder)
     files = study_files(folder)
@@ -167,8 +168,8 @@ def load_study(folder: str | Path, **overrides: Any) -> dict[str, StudyParams]:
 def study_runs(arms: Iterable[StudyParams]) -> dict[str, StudyParams]:
     """The parameters of every run by its name, each with its `train_size` and `seeds`.
 
-    A study with `train_sizes` runs each arm as `<arm>@<size>`, but by its name alone, and with its
-    first seed alone, where the arm uses no training documents.
+    A study with `train_sizes` runs each arm as `<arm>@<size>`, once per size. An arm that uses no
+    training documents runs as `<arm>`, with its first seed alone.
     """
     runs = []
     for arm in arms:
