@@ -1,4 +1,4 @@
-"""Head or Prompt: what the study's notebooks share. Importing it loads and touches nothing."""
+"""Head or Prompt: the code that the study's notebooks share; importing it loads nothing."""
 
 import logging
 

@@ -23,7 +23,10 @@ from lib.storage import ROOT, atomic_path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an error of its input is printed as one line, with exit status 1."""
+    """Run a command; an error of its input is printed as one line, with exit status 1.
+
+    `arguments` are those of the command line by default.
+    """
     options = vars(_parser().parse_args(arguments))
     run = options.pop("run")
     try:
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _new(**options: Any) -> None:
     """Write a study; its name alone is on standard output, for scripts."""
-    logging.disable(logging.WARNING)  # it says itself what is left out
+    logging.disable(logging.WARNING)  # `say` already reports rows that are left out
     try:
         print(new_study(**options, say=partial(print, file=sys.stderr)))
     finally:
@@ -101,9 +104,9 @@ def _export(run_dir: str, folder: str) -> None:
 
 @contextmanager
 def _stoppable(target: str, *, read: Sequence[str]) -> Iterator[None]:
-    """A block that writes a target; a signal or a file's error ends it with one line.
+    """A block that writes a target; a signal or a file's error ends the process with one line.
 
-    The line names the target, or one of the paths that are read if the error is within it.
+    The line names the path in `read` that contains the error's file, or else the target.
     """
     stop_on_sigterm()
     try:

@@ -25,7 +25,7 @@ class DataError(InputError):
 
 
 class NotFiniteError(InputError, FloatingPointError):
-    """The loss or its gradient is not finite: names step, documents and learning rate."""
+    """The loss or its gradient is not finite; the message names step, documents and rate."""
 
 
 class ModelError(InputError):
@@ -40,14 +40,15 @@ class DiskFullError(InputError, OSError):
         self.errno = errno.ENOSPC
 
 
+# Names of the classes above: a notebook's errors arrive as names.
 INPUT_ERRORS = {name for name, value in globals().items() if isinstance(value, type)}
 
 
 def explain_memory(kind: str, message: str) -> str:
     """One line for an error that want of memory explains, with what may help; "" for any other.
 
-    `kind` is the name of the error's class. A `ValueError` and ours, but for a `ModelError`, are
-    not asked: they may quote the data.
+    `kind` is the name of the error's class. For a `ValueError` and the classes of this module the
+    result is "", because their messages may quote data; only a `ModelError` is examined.
     """
     quotes = {"ValueError"} | INPUT_ERRORS - {ModelError.__name__}
     if kind in quotes or not NO_MEMORY.search(f"{kind}: {message}"):

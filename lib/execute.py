@@ -2,9 +2,9 @@
 
     python -m lib.execute notebooks/03_finetune_embedding.ipynb out.ipynb -p study quick ...
 
-SIGTERM, SIGINT and SIGHUP are passed on to the kernel; the exit status is then 143, 130 or 129, and
-one line says where the run has stopped. One that comes `PATIENCE` seconds later kills. If the
-process that started this one ends, this one and its kernel end too.
+SIGTERM, SIGINT and SIGHUP are passed on to the kernel as SIGTERM; the exit status is then 143, 130
+or 129, and one line says where the run has stopped. A signal more than `PATIENCE` seconds after the
+first kills the kernel. If the process that started this one ends, this one and its kernel end too.
 """
 
 import io
@@ -26,13 +26,13 @@ from papermill.exceptions import PapermillExecutionError
 from lib.errors import INPUT_ERRORS, explain_memory
 from lib.stopping import ASKING, FAILURES, STOPPED, Stopped, die_with_parent, insists
 
-KERNEL_DIED = 138  # papermill's exit status
+KERNEL_DIED = 138  # papermill's exit status for a kernel that has died
 
 
 def main() -> None:
     """Run papermill's command line in this process."""
     die_with_parent()
-    received: list[tuple[int, float]] = []  # signals, and seconds
+    received: list[tuple[int, float]] = []  # signals, and their times in seconds
 
     def pass_on(number: int, _: Any) -> None:
         received.append((number, time.monotonic()))
@@ -44,13 +44,13 @@ def main() -> None:
                 kernel.terminate()
             elif insists(received):
                 kernel.kill()
-        # What papermill has to say about a kernel that ends is no news.
+        # Papermill's own messages about a kernel that ends are not shown.
         logging.disable()
         sys.stderr = io.StringIO()
 
     for number in ASKING:
         signal.signal(number, pass_on)
-    # Parameters beyond the notebook's first cell are known to it, or refused by it.
+    # Papermill warns of parameters that the first cell lacks; the notebook checks them itself.
     logging.getLogger("papermill").addFilter(lambda record: "unknown param" not in str(record.msg))
     if zmq.has("curve"):  # others on the machine cannot listen to the kernel
         KernelManager.transport_encryption.default_value = "auto"
@@ -63,7 +63,7 @@ def main() -> None:
             _fail(error.ename, error.evalue, str(error))
         reasons = {Stopped.__name__: error.evalue, KeyboardInterrupt.__name__: STOPPED}
         _stop(received, reasons.get(error.ename, f"{error.ename}: {error.evalue}"))
-    except BaseException as error:  # the kernel has ended before it could hear, or there was none
+    except BaseException as error:  # the kernel has ended without `Stopped`, or had not begun
         if received:
             _stop(received, STOPPED)
         if getattr(error, "code", 0) != KERNEL_DIED:
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _fail(kind: str, message: str, details: str = "") -> NoReturn:
-    """Exit with one line that says why; errors that no input explains come with all details."""
+    """Exit with one line that says why; errors that are not the input's are printed in full too."""
     line = " ".join(message.split()) or "no reason given"
     if explained := explain_memory(kind, message):
         line = explained
@@ -80,14 +80,14 @@ def _fail(kind: str, message: str, details: str = "") -> NoReturn:
         print(details, file=sys.__stderr__)
         line = f"{kind}: {line}"
     line = f"{sys.argv[2]}: {line}"
-    if FAILURES in os.environ:  # repeated there, behind what Snakemake has to say
+    if FAILURES in os.environ:  # `lib.supervise` prints it again, behind Snakemake's messages
         with Path(os.environ[FAILURES]).open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
     sys.exit(line)
 
 
 def _stop(received: Sequence[tuple[int, float]], message: str) -> NoReturn:
-    """Exit as a process does that a signal has ended, with one line that names the notebook."""
+    """Exit with the status of a process that a signal has ended, and a line with the notebook."""
     print(f"\n{sys.argv[2]}: {message}", file=sys.__stderr__)
     sys.exit(128 + (received[0][0] if received else signal.SIGTERM))
 

@@ -1,4 +1,4 @@
-"""Fingerprints of code: which modules a pass or a notebook runs through, and a hash of them.
+"""Fingerprints of code: hashes of the modules that a computation or a notebook runs through.
 
 A cached result and a finished run hold such a hash, so that neither outlives the code that made it.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lib.storage import ROOT, atomic_path, remove
 
-PARAMETERS = "# Parameters."  # opens the cell that a run gets its own values for
-# Packages whose version decides what a cached pass computes.
+PARAMETERS = "# Parameters."  # begins a notebook's cell of parameters, whose values papermill sets
+# Packages whose version decides the result of a cached computation.
 COMPUTING = ("bitsandbytes", "gguf", "numpy", "peft", "tokenizers", "torch", "transformers")
 
 
@@ -37,15 +37,16 @@ def code_fingerprint(*modules: str, notebook: str = "", packages: Sequence[str] 
 
 
 def computing_fingerprint(*modules: str) -> str:
-    """A hash of all that a pass of these modules runs through: `modules_behind` and `COMPUTING`."""
+    """A hash of all that a computation of these modules uses: `modules_behind` and `COMPUTING`."""
     return code_fingerprint(*modules_behind(*modules), packages=COMPUTING)
 
 
 def modules_behind(*modules: str, notebook: str = "") -> list[str]:
     """Modules of `lib`, those of a notebook, and all that they import, directly or through others.
 
-    A name that is imported from a room stands for the module that defines it, so that a run does
-    not depend on all that its rooms contain.
+    Modules are named from `lib` on: "model.tokens". A name that is imported from a room (a package
+    of `lib`) stands for the module that defines it, so that a run does not depend on all that its
+    rooms contain.
     """
     found: set[str] = set()
     waiting = set(modules)
@@ -59,7 +60,10 @@ def modules_behind(*modules: str, notebook: str = "") -> list[str]:
 
 
 def notebook_mark(name: str, folder: Path) -> Path:
-    """A file that changes when the code of a notebook does, and not when the notebook is saved."""
+    """A file in `folder` that changes with the code of a notebook, not whenever that is saved.
+
+    Snakemake compares its time with those of the notebook's runs.
+    """
     mark = folder / f"{name}.code"
     code = code_fingerprint(notebook=name).encode()
     known = b""
@@ -73,13 +77,13 @@ def notebook_mark(name: str, folder: Path) -> Path:
     with atomic_path(mark) as path:
         path.write_bytes(code)
     if not re.fullmatch(rb"[0-9a-f]{16}", known):
-        # Runs that are there are of the notebook as it was last saved.
+        # A new mark gets the notebook's time, so that runs since it was last saved stay valid.
         os.utime(mark, ns=(_notebook(name).stat().st_mtime_ns,) * 2)
     return mark
 
 
 def _cells(name: str) -> list[str]:
-    """The cells of code of a notebook, but that of its parameters."""
+    """The code of a notebook, cell by cell, without the cell of its parameters."""
     cells = json.loads(_notebook(name).read_bytes())["cells"]
     code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     return [source for source in code if not source.startswith(PARAMETERS)]
@@ -102,13 +106,13 @@ def _imported(source: str) -> set[str]:
             found.add(place)
         elif _source(inside := f"{place}.{name}".strip(".")).is_file():  # a module of a room
             found.add(inside)
-        elif place:  # a name that a room's face gives
+        elif place:  # a name that a room's `__init__` exports
             found |= {at for at, known in _imports(_face(room)) if known == name}
     return found
 
 
 def _face(room: Path) -> str:
-    """The imports of a room's face; those of `__init__.pyi` are made when a name is first used."""
+    """The source of a room's exports: its `__init__.py`, or `__init__.pyi` if they are lazy."""
     stub = room / "__init__.pyi"
     if not stub.exists():
         return (room / "__init__.py").read_text(encoding="utf-8")

@@ -5,12 +5,13 @@ import re
 LEVELS = ("section", "class", "subclass", "main_group")
 
 # A code ends after any level. The subclass is followed by 033 and 08 (WIPO-Alpha), 0033 and 080000
-# (WIPO Standard ST.8), 33/08, or 33 alone; without a space before it, that has up to three digits,
-# or four as in ST.8 (0033) and indexing codes (2115): otherwise the group's end is not clear.
+# (WIPO Standard ST.8), 33/08, or 33 alone. A group alone with no space before it has up to three
+# digits, or four if the first is 0 (as in ST.8: 0033) or 2 (as in indexing codes: 2115): other four
+# digits may be a group and its subgroup.
 CODE = re.compile(
     r"([A-H])(?:(\d\d)(?:([A-Z])"
     r"(?:(\d{4})\d{6}|(\d{3})\d{2,6}|\s*(\d{1,4})/\d{2,6}|\s+(\d{1,4})|(\d{1,3}|[02]\d{3}))?)?)?"
-    r"(?:\s*\([\d.]*\)|\s+\d{8}[A-Z]*\d*[A-Z]*)?",  # the edition, "(2006.01)" or as in ST.8
+    r"(?:\s*\([\d.]*\)|\s+\d{8}[A-Z]*\d*[A-Z]*)?",  # edition: "(2006.01)" or as in ST.8
     re.ASCII,
 )
 
@@ -20,8 +21,8 @@ def cut_code(code: str, level: str) -> str:
 
     The code is written as in WIPO-Alpha ("A01B03308": main group 033, subgroup 08), as in WIPO
     Standard ST.8 ("A01B0033080000"), as people do ("A01B 33/08", "A01B 033/08 (2006.01)") or
-    coarser ("A01B 33", "A01B33", "A01B", "A01", "A"), in either case. Main group 0 is none: such a
-    code ends at its subclass.
+    coarser ("A01B 33", "A01B33", "A01B", "A01", "A"), in upper or lower case. A code of main group
+    0, which the classification does not have, ends at its subclass.
 
     Raises `ValueError` if the code is malformed or ends above `level`, which is one of `LEVELS`.
     """
@@ -45,6 +46,7 @@ def parent(label: str) -> str | None:
 
 
 def _labels(code: str) -> list[str]:
+    """The code's labels, from the section to the finest level that it names."""
     match = CODE.fullmatch(code.strip().upper())
     section, digits, letter, *groups = match.groups() if match else [None] * 6
     group = int(next(filter(None, groups), 0))  # 0 is no main group, but is in real data

@@ -34,7 +34,7 @@ CONTAINER_LIMITS = (CGROUP / "memory.max", CGROUP / "memory/memory.limit_in_byte
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """The asked device; `auto` is CUDA where there is one and the CPU elsewhere.
+    """The device of that name; "auto" is CUDA if there is one, and otherwise the CPU.
 
     Raises `ParamsError` if CUDA was asked for and this machine has none.
     """
@@ -46,7 +46,7 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def choose_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
-    """The dtype to compute in; `auto` is bfloat16 where the device multiplies it natively."""
+    """The dtype to compute in; "auto" is bfloat16 if the device has it natively, else float32."""
     if dtype != "auto":
         return getattr(torch, dtype)
     if device.type == "cuda":
@@ -81,7 +81,7 @@ def shows_bars() -> bool:
 
 
 def quieten_transformers() -> None:
-    """Let transformers print errors alone, and bars of what takes long where someone looks on."""
+    """Let transformers print errors alone, and bars of what takes long only if `shows_bars`."""
 
     def bar(factory: Callable, args: Sequence, options: Mapping) -> Any:
         shown = {"delay": BAR_AFTER, "leave": False, "disable": not shows_bars()}
@@ -90,7 +90,7 @@ def quieten_transformers() -> None:
     transformers.logging.set_verbosity_error()  # the rest are notes on our choices
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.logging.set_tqdm_hook(bar)
-    modeling_gguf_pytorch_utils.tqdm = transformers.logging.tqdm  # it takes its bars elsewhere
+    modeling_gguf_pytorch_utils.tqdm = transformers.logging.tqdm  # it has its own name for tqdm
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
@@ -108,7 +108,7 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _proc_line(file: str, name: str) -> str:
-    """Value of the first line of that name in a file of Linux; "" without one."""
+    """Value of the first line of that name in a file of Linux's /proc; "" without one."""
     with contextlib.suppress(OSError):
         for line in Path(file).read_text(encoding="utf-8").splitlines():
             if line.startswith(name):
@@ -133,7 +133,7 @@ def memory_of(device: torch.device) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start the peak that `peak_memory_gib` reports anew (Linux and CUDA; elsewhere no effect)."""
+    """Reset the peak that `peak_memory_gib` reports (on Linux and CUDA; elsewhere no effect)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -167,9 +167,9 @@ NO_COST = Cost()
 def meter(device: torch.device) -> Cost:
     """The counters of seconds and joules; the difference of two readings is the cost in between.
 
-    Joules are those of a GPU that is `device`, and of all CPU packages with their memory (NVML and
-    RAPL; in Linux `/sys/class/powercap`, often for root alone), for all processes. A counter that
-    cannot be read is left out; without any, joules are NaN.
+    Joules are those of `device`, if it is a GPU (NVML), and of all CPU packages with their memory
+    (RAPL; in Linux `/sys/class/powercap`, which often only root can read). All processes of the
+    machine count. A counter that cannot be read is left out; without any, joules are NaN.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -180,7 +180,7 @@ def meter(device: torch.device) -> Cost:
 
 @functools.cache
 def _counters(device: torch.device) -> list[Callable[[], float]]:
-    """Functions that read the joules so far, one per part of the machine."""
+    """Functions that read the joules so far, one per CPU package and one for the GPU."""
     counters: list[Callable[[], float]] = []
     with contextlib.suppress(ZeusBaseError):  # no such counter, or none that this user may read
         cpus = get_cpus()

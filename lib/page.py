@@ -13,7 +13,7 @@ from traitlets import Bool, List, Unicode
 from lib.storage import ROOT
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-STYLED = re.compile(r'<table id="(T_[0-9a-f]{5})"')
+STYLED = re.compile(r'<table id="(T_[0-9a-f]{5})"')  # as pandas names a styled table
 HIDDEN = "notebook"  # tag of a cell that is for readers of the notebook alone
 
 
@@ -42,8 +42,9 @@ class ReportExporter(HTMLExporter):
 def arrange(cells: list[NotebookNode]) -> tuple[list[NotebookNode], dict[str, str]]:
     """The cells that a report has, and the title of each section by its id.
 
-    The first cell of a section has the id in its metadata, as `section`. A caption, the Markdown
-    behind an image, moves into the metadata of that image.
+    The first cell of a section gets the id in its metadata, as `section`; a section begins with a
+    Markdown cell of a heading `##`. A caption, which is Markdown behind an image, moves into the
+    image's metadata. The cells are changed in place.
     """
     sections: list[list[NotebookNode]] = [[]]
     for cell in (cell for cell in cells if HIDDEN not in cell.metadata.get("tags", [])):
@@ -61,20 +62,20 @@ def arrange(cells: list[NotebookNode]) -> tuple[list[NotebookNode], dict[str, st
 
 
 def _with_numbered_tables(page: str) -> str:
-    """The page with tables numbered in order: pandas draws their ids at random."""
+    """The page with tables numbered in order, because pandas draws their ids at random."""
     for number, name in enumerate(dict.fromkeys(STYLED.findall(page)), 1):
         page = page.replace(name, f"T_{number}")
     return page
 
 
 def _has_content(section: list[NotebookNode]) -> bool:
-    """False of a section whose cells are to show something, and of which none does."""
+    """False for a section with cells of code if none of them shows anything."""
     code = [cell for cell in section if cell.cell_type == "code"]
     return not code or any(cell.outputs for cell in code)
 
 
 def _is_seen(output: NotebookNode) -> bool:
-    """False of a progress bar and of what is written to stderr."""
+    """False for a progress bar and for text that is written to stderr."""
     if output.output_type == "stream":
         return output.name == "stdout"
     return WIDGET not in output.get("data", {})

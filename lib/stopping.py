@@ -11,19 +11,19 @@ import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# Asking to stop: also a terminal that is closed, unless `nohup` has it ignored.
+# Signals that ask to stop. SIGHUP comes when a terminal is closed, and `nohup` lets it be ignored.
 IS_HEARD = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if IS_HEARD else []))
-PATIENCE = 10.0  # seconds in which several signals are one request (our choice)
+PATIENCE = 10.0  # seconds within which several signals are one request (our choice)
 STOPPED = "stopped; run it again to go on"
 FAILURES = "STUDY_FAILURES"  # environment variable: the file that takes a line per failed run
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 class Stopped(BaseException):
-    """A run has stopped because it was asked to; the message is one line: where, and the remedy.
+    """A run has stopped because it was asked to; the message is one line: its place, the remedy.
 
-    No `Exception`, like `KeyboardInterrupt`: code that makes the best of errors lets it pass.
+    It is no `Exception`, as `KeyboardInterrupt` is none, so that `except Exception` lets it pass.
     """
 
 
@@ -53,7 +53,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def noting_signals() -> Iterator[StopRequest]:
-    """Signals noted in a `StopRequest` for a block; `Stopped` if it has not looked at it."""
+    """A `StopRequest` that notes signals in a block; with any, the block ends in `Stopped`."""
     request, before = StopRequest(), {}
     with contextlib.suppress(ValueError):  # not in the main thread: nothing can be noted
         for number in ASKING:
@@ -68,12 +68,16 @@ def noting_signals() -> Iterator[StopRequest]:
 
 
 def insists(received: Sequence[tuple[int, float]]) -> bool:
-    """True if the last signal came too late for an echo of the first: a group gets some twice."""
+    """True if the last signal came more than `PATIENCE` seconds after the first.
+
+    Earlier ones may be the same request: a process of a group can get a signal twice.
+    `received` are signals with their times in seconds.
+    """
     return bool(received) and received[-1][1] - received[0][1] > PATIENCE
 
 
 def stop_on_sigterm() -> None:
-    """Let SIGTERM and SIGHUP raise `Stopped` in this process, as SIGINT does its own."""
+    """Let SIGTERM and SIGHUP raise `Stopped` here, as SIGINT raises `KeyboardInterrupt`."""
 
     def stop(*_: Any) -> None:
         raise Stopped(STOPPED)
@@ -84,12 +88,12 @@ def stop_on_sigterm() -> None:
 
 
 def die_with_parent() -> None:
-    """Let this process be killed when the one that started it ends (Linux; elsewhere no effect)."""
+    """Let this process be killed when its parent ends (on Linux; elsewhere no effect)."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own ends (Linux; elsewhere no effect)."""
+    """Become the parent of descendants whose own parent ends (on Linux; elsewhere no effect)."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 

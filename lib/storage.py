@@ -34,18 +34,19 @@ CACHE = ROOT / "runs" / "cache"
 CHECKSUMS = "checksums.json"
 MAX_JSON = 2**27  # bytes of a JSON file; tokenizers of large models have 2**25 (our choice)
 MAX_SHARE = 0.5  # of the free disk, for one cached result (our choice)
-NO_ROOM = 2**16  # bytes of a disk that is as good as full (our choice)
+NO_ROOM = 2**16  # free bytes of a disk that is as good as full (our choice)
 UNFINISHED = ".unfinished-"
 ABANDONED_AFTER = 24 * 3600  # seconds since the last change of an unfinished folder (our choice)
 
-_checksums: dict[tuple[int, ...], str] = {}  # of files that this process has read
+_checksums: dict[tuple[int, ...], str] = {}  # SHA-256 by the identity of a file (`checksum`)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
-    Raises `DiskFullError` where there is no room; what was there before stays then.
+    After an error, what was at `path` before stays. Raises `DiskFullError` if there is no room, and
+    `OSError` if a folder is at `path` that would have to be replaced but is not empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
@@ -61,8 +62,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def room_for(path: Path) -> Iterator[None]:
     """A block that writes a file or folder; a full disk is a `DiskFullError`.
 
-    torch and safetensors report a full disk as errors of their own: with next to nothing left on
-    the disk, any error is taken for a full one.
+    Any error counts as that of a full disk if less than `NO_ROOM` is left on it, because torch and
+    safetensors report a full disk as errors of their own.
     """
     try:
         yield
@@ -77,7 +78,7 @@ def room_for(path: Path) -> Iterator[None]:
 
 
 def _to_disk(*paths: Path) -> None:
-    """Let the disk have files and folders, so that they survive a power cut."""
+    """Flush files and folders to the disk, so that they survive a power cut."""
     for path in (path for path in paths if path.is_file() or path.is_dir()):
         place = os.open(path, os.O_RDONLY)
         try:
@@ -104,7 +105,7 @@ def packaged_file(location: str) -> Path:
     """Path of `package:<python package>/<file or folder>`, verified, once per process.
 
     The package is never imported. Raises `InputError` if no installed distribution contains that
-    file, or if it is not as its wheel recorded it.
+    file, or if the file differs from the checksum that its wheel recorded.
     """
     wanted, owner, files = _distributed(location)
     for file in files:
@@ -113,7 +114,10 @@ def packaged_file(location: str) -> Path:
 
 
 def owner_of(location: str) -> str:
-    """Name of the installed distribution that contains `package:<python package>/<file>`."""
+    """Name of the installed distribution that contains `package:<python package>/<file>`.
+
+    Raises `InputError` if there is none.
+    """
     return _distributed(location)[1]
 
 
@@ -137,6 +141,7 @@ def _owners(package: str) -> Iterator[str]:
 
 
 def _require_unchanged(file: metadata.PackagePath, owner: str) -> None:
+    """Raise `InputError` if a file of the distribution `owner` is not as its wheel recorded it."""
     path = Path(file.locate())
     if file.hash is None or file.hash.mode != "sha256":
         return
@@ -150,11 +155,11 @@ def _require_unchanged(file: metadata.PackagePath, owner: str) -> None:
 
 
 def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> Path:
-    """Folder of the files that `write` makes in an empty one, computed once for each key and code.
+    """Folder of the files that `write` makes in an empty one, computed once per key and code.
 
     A folder that is damaged (`find_fault`) is computed anew. Files are verified once per process.
-    `kind` is a folder of the cache, such as "tokens"; `code` the fingerprint of the code that
-    computes (`lib.fingerprints`); `key` all else that decides the content, as JSON takes it.
+    `kind` is a folder of the cache, such as "tokens". `code` is the fingerprint of the code that
+    computes (`lib.fingerprints`), and `key` is all else that decides the content, as JSON takes it.
     """
     identity = hashlib.sha256(json.dumps([key, code], sort_keys=True).encode()).hexdigest()[:32]
     folder = CACHE / kind / identity
@@ -180,7 +185,10 @@ def cached(kind: str, key: Any, write: Callable[[Path], None], *, code: str) -> 
 
 
 def content_hash(rows: Iterable[Any]) -> str:
-    """A hash of many texts or lists of numbers, in order, for the key of a cache."""
+    """A hash of many texts or lists of numbers, in order, for a `key` of `cached`.
+
+    64 hexadecimal digits.
+    """
     content = hashlib.sha256()
     for row in rows:
         content.update(json.dumps(row).encode() + b"\n")
@@ -236,7 +244,7 @@ def free_bytes() -> int:
 
 
 def has_room_for(num_bytes: int) -> bool:
-    """True if a result of so many bytes takes at most half of what the cache's disk has left."""
+    """True if a result of `num_bytes` takes at most half of the free space of the cache's disk."""
     return num_bytes <= MAX_SHARE * free_bytes()
 
 
@@ -249,7 +257,7 @@ def write_json(file: Path, value: Any, *, indent: int = 2) -> None:
 def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:
     """Write the manifest of a folder: bytes and SHA-256 of files by their name within it.
 
-    A file that has not taken its place yet is read where it is.
+    `files` has the path to read for each name: a file may not have taken its place yet.
     """
     sums = {name: [file.stat().st_size, checksum(file)] for name, file in files.items()}
     write_json(folder / CHECKSUMS, sums, indent=1)
@@ -258,15 +266,15 @@ def write_checksums(folder: Path, files: Mapping[str, Path]) -> None:
 def find_fault(folder: Path, names: Iterable[str] | None = None) -> str:
     """The fault of a folder with a manifest, such as "ids.npy is missing"; "" if it is sound.
 
-    Only the files of these names are checked, or all that the manifest has; one of these names that
-    it does not have must not be there.
+    Checked are the files of `names`, or by default all in the manifest. A file of `names` that is
+    not in the manifest must not be in the folder either.
     """
     try:
         sums = read_json(folder / CHECKSUMS)
         recorded = {name: (int(size), str(digest)) for name, (size, digest) in sums.items()}
     except FileNotFoundError:
         return f"{CHECKSUMS} is missing"
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError):  # or none of ours
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError):  # or of others
         return f"{CHECKSUMS} is damaged"
     if not recorded:
         return f"{CHECKSUMS} names no file"
@@ -277,7 +285,7 @@ def find_fault(folder: Path, names: Iterable[str] | None = None) -> str:
 
 
 def _fault_of(file: Path, recorded: tuple[int, str] | None) -> str:
-    """The fault of a file by its bytes and SHA-256; one without them must not be there."""
+    """The fault of a file, by its recorded bytes and SHA-256; without these it must not exist."""
     size, digest = recorded or (-1, "")
     try:
         if not (recorded or file.exists()):

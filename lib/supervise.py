@@ -3,9 +3,9 @@
     python -m lib.supervise runs/quick snakemake --cores 2 ...
 
 SIGTERM, SIGINT and SIGHUP stop the study's runs where they can go on; the exit status is 143, 130
-or 129. One that comes `PATIENCE` seconds later kills. The end of the make that has started this
-counts as SIGTERM. Nothing outlives the command or this process, whatever ends them, and no lock
-does: the system releases it.
+or 129. A signal that comes more than `PATIENCE` seconds after the first kills the runs. If `make`
+has started this process, its end counts as SIGTERM. When the command or this process ends, by
+whatever cause, its descendants end too, and the system releases the folder's lock.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ import psutil
 from lib.stopping import ASKING, FAILURES, adopt_orphans, die_with_parent, insists
 
 GUARD = "import sys; from lib.supervise import guard; guard(int(sys.argv[1]))"
-ELSEWHERE = ("--profile", "--executor")  # its jobs are not processes of this machine
+ELSEWHERE = ("--profile", "--executor")  # options for jobs that are no processes of this machine
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _lock(folder: Path) -> TextIO:
-    """A file of the folder, locked while it is open; one line, if another process has locked it."""
+    """The folder's lock, a file that is locked while open; exits if another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".lock").open("a+", encoding="utf-8")
     try:
@@ -59,10 +59,10 @@ def _lock(folder: Path) -> TextIO:
 
 
 def _supervise(command: Sequence[str], failures: Path) -> int:
-    """The exit status of a command, when nothing runs any more; prints why runs have failed."""
+    """The exit status of a command, once nothing runs any more; prints why runs have failed."""
     adopt_orphans()
     os.environ[FAILURES] = str(failures.absolute())
-    received: list[tuple[int, float]] = []  # signals, and seconds
+    received: list[tuple[int, float]] = []  # signals, and their times in seconds
     for number in ASKING:
         signal.signal(number, lambda number, _: received.append((number, time.monotonic())))
     make = _make_above()
@@ -101,7 +101,8 @@ def _supervise(command: Sequence[str], failures: Path) -> int:
 def guard(session: int) -> None:
     """Wait until the input ends, as it does with the supervisor, and kill a session's processes.
 
-    A session is that of the command: rules of Snakemake have no other way to end with it.
+    The session is that of the command. Rules of Snakemake do not notice by themselves that the
+    supervisor has ended.
     """
     sys.stdin.read()
     for _ in range(100):
