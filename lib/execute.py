@@ -4,9 +4,12 @@
 
 SIGTERM, SIGINT and SIGHUP are passed on to the kernel as SIGTERM; the exit status is then 143, 130
 or 129, and one line says where the run has stopped. A signal more than `PATIENCE` seconds after the
-first kills the kernel. If the process that started this one ends, this one and its kernel end too.
+first kills the kernel. A run whose metrics are there has finished all the same and exits with 0: on
+any other status Snakemake would remove them. If the process that started this one ends, this one
+and its kernel end too.
 """
 
+import contextlib
 import io
 import logging
 import os
@@ -32,6 +35,7 @@ KERNEL_DIED = 138  # papermill's exit status for a kernel that has died
 def main() -> None:
     """Run papermill's command line in this process."""
     die_with_parent()
+    metrics_before = _metrics()
     received: list[tuple[int, float]] = []  # signals, and their times in seconds
 
     def pass_on(number: int, _: Any) -> None:
@@ -59,16 +63,30 @@ def main() -> None:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
         papermill(prog_name="papermill")
     except PapermillExecutionError as error:
+        if received and _metrics() != metrics_before:
+            return
         if error.ename != Stopped.__name__ and not received:
             _fail(error.ename, error.evalue, str(error))
         reasons = {Stopped.__name__: error.evalue, KeyboardInterrupt.__name__: STOPPED}
         _stop(received, reasons.get(error.ename, f"{error.ename}: {error.evalue}"))
     except BaseException as error:  # the kernel has ended without `Stopped`, or had not begun
+        status = getattr(error, "code", None)
+        if received and (status == 0 or _metrics() != metrics_before):
+            return
         if received:
             _stop(received, STOPPED)
-        if getattr(error, "code", 0) != KERNEL_DIED:
+        if status != KERNEL_DIED:
             raise
         _fail("", "the kernel was killed, most often because memory ran out: see `memory_gib`")
+
+
+def _metrics() -> tuple[int, int] | None:
+    """The time and the place on disk of the metrics beside the notebook; None without them."""
+    for output in sys.argv[2:3]:
+        with contextlib.suppress(OSError):
+            about = Path(output).with_name("metrics.json").stat()
+            return about.st_mtime_ns, about.st_ino
+    return None
 
 
 def _fail(kind: str, message: str, details: str = "") -> NoReturn:

@@ -169,6 +169,24 @@ def test_a_notebook_that_is_stopped_prints_one_line(notebook):
     assert not running(below)
 
 
+@pytest.mark.parametrize(("name", "status"), [("metrics.json", 0), ("other.json", 143)])
+def test_a_run_that_has_finished_when_it_is_stopped_has_not_failed(tmp_path, name, status):
+    """On another status Snakemake would remove its metrics, which are its output."""
+    cell = f"""
+import os, pathlib, signal, time
+pathlib.Path({str(tmp_path / name)!r}).touch()
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(600)
+"""
+    kernel = {"name": "python3", "display_name": "", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(cell)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}),
+                   tmp_path / "in.ipynb")  # fmt: skip
+    files = [str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")]
+    run = subprocess.run([sys.executable, "-m", "lib.execute", *files], cwd=ROOT, check=False)
+    assert run.returncode == status
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
 def test_a_notebook_that_is_stopped_while_it_starts_does_not_run(tmp_path, seconds):

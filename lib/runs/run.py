@@ -39,6 +39,7 @@ from lib.runs.card import write_card
 from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.owner import Owner
 from lib.runs.record import count_labels, describe_inputs, open_run, saved_gib, write_run
+from lib.stopping import Stopped, noting_signals
 from lib.storage import atomic_path
 from lib.training.processes import require_devices
 from lib.training.sharing import first_alone
@@ -265,7 +266,8 @@ class Run:
     ) -> dict[str, float | int | None]:
         """Write the results of the run, its metrics last, and return the metrics.
 
-        Raises `InputError` if another process has taken the folder over.
+        A signal that asks to stop meanwhile is ignored: the run is finished. Raises `InputError` if
+        another process has taken the folder over.
 
         Parameters
         ----------
@@ -294,18 +296,19 @@ class Run:
             "test_cut_share": reading.share_cut(self.params, self.splits["test"]["text"]),
             "train_documents": num_train,
         }
-        metrics = write_run(
-            self.folder,
-            splits=self.splits,
-            label_space=self.label_space,
-            preds=preds,
-            scores=scores,
-            multi_label=self.params.multi_label,
-            probabilities=probabilities,
-            threshold=threshold if self.params.multi_label else None,
-            history=history,
-            resources=dict(resources) | added,
-        )
-        write_card(self.folder, self.params, self.inputs, num_train=num_train)
-        self.owner.release()
+        with contextlib.suppress(Stopped), noting_signals():
+            metrics = write_run(
+                self.folder,
+                splits=self.splits,
+                label_space=self.label_space,
+                preds=preds,
+                scores=scores,
+                multi_label=self.params.multi_label,
+                probabilities=probabilities,
+                threshold=threshold if self.params.multi_label else None,
+                history=history,
+                resources=dict(resources) | added,
+            )
+            write_card(self.folder, self.params, self.inputs, num_train=num_train)
+            self.owner.release()
         return metrics

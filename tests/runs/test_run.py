@@ -1,6 +1,8 @@
 """A run's costs by split, its truth, and how scores become its label sets."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -105,6 +107,24 @@ def test_resources_are_those_of_training_and_of_answering_test(make_run, clock):
     )  # fmt: skip
     assert (saved["infer_docs_per_second"], saved["infer_joules_per_doc"]) == (8, 0.25)
     assert json.loads((run.folder / "metrics.json").read_text())["threshold"] is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_while_saved_is_finished(make_run, clock, monkeypatch, number):
+    run = make_run()
+    run.open()
+    for split in ("train", "test"):
+        with run.timed(split):
+            clock.work(1)
+    preds = {name: run.splits[name]["labels"][:] for name in ("validation", "test")}
+    scores = {name: Scores(run.truth(name).astype(float)) for name in preds}
+    monkeypatch.setattr(
+        run_module, "write_card", lambda *_, **options: os.kill(os.getpid(), number)
+    )
+    run.save(preds, scores, threshold=np.inf, probabilities=False,
+             resources=resources_of(run, 10, 3, {}))  # fmt: skip
+    assert (run.folder / "metrics.json").exists()
+    assert not (run.folder / "owner.json").exists()
 
 
 def test_frozen_features_of_validation_are_a_part_of_training(make_run, monkeypatch):

@@ -52,7 +52,7 @@ until [ "$(sinfo -h -t idle -o %D)" = 2 ]; do sleep 1; done
 mkdir -p "$WORK/params/cut"
 for file in common tfidf embedding; do cp "params/smoke/$file.yaml" "$WORK/params/cut"; done
 sed -i 's/study: "smoke"/study: "cut"/; s/max_length: 32/max_length: 64/' "$WORK/params/cut/common.yaml"
-sed -i 's/num_epochs: 1/num_epochs: 10\nsave_steps: 2/; s/lora_layers: 10/lora_layers: 0/' \
+sed -i 's/num_epochs: 1/num_epochs: 14\nsave_steps: 2/; s/lora_layers: 10/lora_layers: 0/' \
     "$WORK/params/cut/embedding.yaml"
 
 study() {  # the study in a folder of its own: study NAME [more of Snakemake's arguments]
