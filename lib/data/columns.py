@@ -132,7 +132,8 @@ def parts_of(parts: Mapping[str, pd.DataFrame], found: Found) -> pd.Series:
     if not column:
         return pd.Series(rows)
     marks = pd.concat(parts.values(), ignore_index=True)[column]
-    return marks.map(lambda mark: split_of(str(mark).strip()) or "train")
+    words = found.values["split_names"]
+    return marks.map(lambda mark: split_of(str(mark).strip(), words) or "train")
 
 
 def _named(text: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -203,7 +204,7 @@ def _split_group_id(
 
 def _split_names(column: pd.Series) -> list[str] | None:
     """The column's words for train, validation ("" if none) and test; None if it has others."""
-    parts = {word: split_of(word) for word in column.unique()}
+    parts = {word: split_of(word, column.unique()) for word in column.unique()}
     if None in parts.values() or len(set(parts.values())) < len(parts):
         return None
     names = {part: word for word, part in parts.items()}

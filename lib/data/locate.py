@@ -1,7 +1,7 @@
 """Files that belong to one data set: a file per split, found from any of them."""
 
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from lib.data.encodings import MAX_SHOWN
@@ -18,8 +18,13 @@ ONE_FILE = ["train", "", "test"]  # `split_names` where they name nothing
 SHARD = re.compile(r"-\d{5}-of-(\d{5})(?=\.)")  # as the hub names pieces of a file
 
 
-def split_of(word: str) -> str | None:
-    """The split that a word such as "dev" names; None for other words."""
+def split_of(word: str, beside: Iterable[str] = ()) -> str | None:
+    """The split that a word such as "dev" names; None for other words.
+
+    "eval" is the test split, but validation where another word `beside` it names the test split.
+    """
+    if word.lower() == "eval" and any(split_of(w) == "test" for w in beside if w.lower() != "eval"):
+        return "validation"
     return next((part for part, words in SPLIT_WORDS.items() if word.lower() in words), None)
 
 
@@ -35,8 +40,8 @@ def locate(data: str, say: Callable[[str], None] = print) -> tuple[str, list[str
     The name of a file may have other words beside that of its split: "tickets_train.csv". `say` is
     called with one line per file that is not used because its ending is not that of the others.
 
-    Raises `DataError` if there is no such file, or if no file or several could have the training
-    documents.
+    Raises `DataError` if there is no such file, if no file or several could have the training
+    documents, or if two files are for one split.
     """
     path = Path(data).expanduser()
     if _num_shards(path.name) > 1 and not path.is_dir():
@@ -57,10 +62,9 @@ def locate(data: str, say: Callable[[str], None] = print) -> tuple[str, list[str
         if split != "train":
             return str(short_path(path.resolve())), [*ONE_FILE], path.name.partition(".")[0]
         folder = path.parent
-    found: dict[str, str] = {}
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if file.is_file() and (word := _split_word(file.name, pattern)):
-            found.setdefault(split_of(word) or "", word)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    words = [_split_word(file.name, pattern) for file in files if file.is_file()]
+    found = _by_split({word: split_of(word, words) for word in words if word}, pattern, data)
     if "train" not in found:
         raise DataError(f"{data}: no file of training documents: none is called train")
     for file in _of_other_endings(folder, pattern, found):
@@ -102,34 +106,47 @@ def _sharded_splits(folder: Path, data: str) -> list[str]:
     if max(map(_num_shards, files), default=0) < 2:
         return []
     kinds = {SHARD.sub("", pattern) for pattern, _ in map(_pattern, files)}
+    shown = ", ".join(sorted(kinds))[:MAX_SHOWN]
     splits = {split for _, split in map(_pattern, files)}
     if len(kinds) > 1 or "train" not in splits or not all(map(_num_shards, files)):
         raise DataError(
-            f"{data}: shards beside other files: {', '.join(sorted(kinds))[:MAX_SHOWN]}; move the "
-            "shards of one data set, train among them, into a folder of their own"
+            f"{data}: shards beside other files: {shown}; move the shards of one data set, train "
+            "among them, into a folder of their own"
         )
+    words = sorted({_split_word(SHARD.sub("", name), *kinds) for name in files})
+    _by_split({word: split_of(word) for word in words}, *kinds, data)  # as the hub's reader
     return [part if part in splits else "" for part in SPLIT_WORDS]
 
 
-def _of_other_endings(folder: Path, pattern: str, found: Container[str]) -> list[Path]:
+def _by_split(parts: Mapping[str, str | None], pattern: str, data: str) -> dict[str, str]:
+    """The word of each split, of splits by word; `DataError` if two words are for one split."""
+    found: dict[str, str] = {}
+    for word, part in parts.items():
+        if (other := found.setdefault(part or "", word)) != word:
+            both = " and ".join(pattern.replace("{split}", each) for each in (other, word))
+            raise DataError(f"{data}: {both} are both for {part}; rename one, or move it elsewhere")
+    return found
+
+
+def _of_other_endings(folder: Path, pattern: str, found: Mapping[str, str]) -> list[Path]:
     """Files of splits that are not in `found`: their names fit the pattern, but for the ending."""
 
     def stem(name: str) -> str:
         ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
         return name[: len(name) - len(ending)]
 
-    named = {name: _pattern(name) for name in _tables_in(folder)}
+    words = {name: _split_word(stem(name), stem(pattern)) for name in _tables_in(folder)}
     return [
         folder / name
-        for name, (other, split) in named.items()
-        if split and split not in found and stem(other) == stem(pattern)
+        for name, word in words.items()
+        if word and split_of(word, found.values()) not in found
     ]
 
 
 def _pattern_in(folder: Path, data: str) -> str:
     """The pattern of the folder's file of training documents; `DataError` if there is not one."""
     files = _tables_in(folder)
-    patterns = [pattern for pattern, split in map(_pattern, files) if split == "train"]
+    patterns = dict.fromkeys(pattern for pattern, split in map(_pattern, files) if split == "train")
     plain = [pattern for pattern in patterns if pattern.startswith("{split}.")]
     if not patterns:
         one = f"; name one of its files: {', '.join(files)[:MAX_SHOWN]}" if files else ""
@@ -139,7 +156,7 @@ def _pattern_in(folder: Path, data: str) -> str:
         raise DataError(
             f"{data}: files of several data sets: {', '.join(patterns)[:MAX_SHOWN]}; name one"
         )
-    return (plain or patterns)[0]
+    return next(iter(plain or patterns))
 
 
 def _hint_of_folders(folder: Path) -> str:

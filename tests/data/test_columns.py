@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.data.columns import find_columns
+from lib.data.columns import find_columns, parts_of
 from lib.data.locate import locate
+from lib.data.tables import UNSPLIT
 from lib.errors import DataError
 
 N = 60
@@ -385,6 +386,7 @@ def folder(tmp_path):
         (("train.tsv", "dev.tsv", "test.csv"), ["test.csv"]),
         (("a_train.csv", "a_test.csv.gz", "b_test.jsonl"), ["a_test.csv.gz"]),
         (("train.csv", "test.csv", "test.jsonl", "test.txt"), []),
+        (("train.csv", "test.csv", "eval.jsonl"), ["eval.jsonl"]),
     ],
 )
 def test_a_file_of_a_split_with_another_ending_is_said(folder, files, not_used):
@@ -395,6 +397,41 @@ def test_a_file_of_a_split_with_another_ending_is_said(folder, files, not_used):
             f"{folder() / name} is not used: its ending is not that of {files[0]}; write both alike"
             for name in not_used
         ]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("train.csv", "eval.csv", "test.csv"), ["train", "eval", "test"]),
+        (("a_train.csv", "a_Eval.csv", "a_testing.csv"), ["train", "Eval", "testing"]),
+        (("train.csv", "eval.csv", "dev.csv"), ["train", "dev", "eval"]),
+        (("train.csv", "eval.csv"), ["train", "", "eval"]),
+    ],
+)
+def test_eval_is_validation_beside_a_test(folder, files, names):
+    assert locate(str(folder(*files)))[1] == names
+    words = [names[i % 3] or names[0] for i in range(N)]
+    assert find(text=TEXTS, label=KINDS, split=words).values["split_names"] == names
+    found = find(text=TEXTS, label=KINDS, split=words)
+    parts = parts_of({UNSPLIT: table(split=words)}, found)
+    assert list(parts[:3]) == ["train", "validation" if names[1] else "train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        (("train.csv", "dev.csv", "val.csv"), "dev.csv and val.csv are both for validation"),
+        (("a-train.csv", "a-training.csv"), "a-train.csv and a-training.csv are both for train"),
+        (("train.csv", "dev.csv", "eval.csv", "test.csv"), "dev.csv and eval.csv are both for val"),
+        (
+            tuple(f"{word}-00000-of-00002.csv" for word in ("eval", "test", "train")),
+            "eval.csv and test.csv are both for test",
+        ),
+    ],
+)
+def test_two_files_for_one_split_are_one_line(folder, files, fault):
+    with pytest.raises(DataError, match=f"films: {fault}.*; rename one, or move it elsewhere$"):
+        locate(str(folder(*files)))
 
 
 SHARDS = ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet")
