@@ -82,10 +82,11 @@ def _plain_number(text: str) -> str:
     return f"{float(mantissa)}e{sign}"
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML as papermill reads it, but a key that is given twice or is no text is an error."""
+class TextLoader(yaml.BaseLoader):
+    """YAML whose scalars are all texts; a key that is given twice or is no text is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """The values by key; `ParamsError` for a key that is given twice or is no text."""
         written = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         if twice := [key for key, count in written.items() if count > 1]:
             raise ParamsError(f"{self.name}: {twice[0]}: given twice; leave one")
@@ -96,10 +97,15 @@ class _StrictLoader(yaml.SafeLoader):
         return values
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        """The text of a value; `ParamsError` for a character that cannot be in one."""
         text = super().construct_scalar(node)
         if found := NO_TEXT.search(text):
             raise ParamsError(f"{self.name}: {found[0]!r} is no character of a text; leave it out")
         return text
+
+
+class _StrictLoader(TextLoader, yaml.SafeLoader):
+    """YAML as papermill reads it, otherwise as strict as `TextLoader`."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         number = super().construct_yaml_int(node)

@@ -15,10 +15,10 @@ import yaml
 from datasets import DatasetDict
 from scipy.sparse import csr_array
 
-from lib.config.strict_yaml import load_yaml
+from lib.config.strict_yaml import TextLoader, load_yaml
 from lib.data.json_lines import parse_json
 from lib.data.words import normal_form
-from lib.errors import DataError
+from lib.errors import DataError, InputError
 from lib.ipc import LEVELS, cut_code, parent
 from lib.storage import ROOT
 
@@ -169,9 +169,9 @@ def read_label_names(path: Path) -> dict[str, str]:
                 raise ValueError(f"more than {MAX_NAMES:,} bytes")
             texts = parse_json(path.read_text(encoding="utf-8-sig"), f"{path}:")
         else:
-            texts = load_yaml(path, yaml.BaseLoader, max_bytes=MAX_NAMES)  # all strings
-    except DataError:
-        raise
+            texts = load_yaml(path, TextLoader, max_bytes=MAX_NAMES)
+    except InputError as error:
+        raise DataError(str(error)) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(texts, dict) or not all(isinstance(t, str) and t for t in texts.values()):

@@ -382,6 +382,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(load):
         ("- a\n", "expected `label: text` lines"),
         ("a: [1\n", "cannot be read"),
         ("a:\n", "expected `label: text` lines"),
+        ("a: one\nb: two\na: three\n", "names.yaml: a: given twice; leave one"),
+        ('a: "half \\ud83d"\n', r"names.yaml: '\\ud83d' is no character of a text; leave it out"),
     ],
 )
 def test_faulty_label_names_stop_in_one_line(load, tmp_path, content, message):
