@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from datetime import date, datetime
 from functools import partial
 
@@ -25,14 +25,24 @@ TIME = r"\d[T ]\d"  # where a time begins after a date
 ZONE = re.compile(TIME + r".*(?:Z|[+-]\d\d(?::?\d\d)?)$", re.IGNORECASE)
 
 
-def column_and_words(entry: str, columns: Container[str] = ()) -> tuple[str, int | None]:
-    """Column and number of words of an entry such as "description:300"; None for all words.
+def words_by_column(
+    entries: Iterable[str], source: str, columns: Container[str] = ()
+) -> dict[str, int | None]:
+    """Number of words by column, of entries such as "description:300"; None for all words.
 
     An entry that is itself the name of one of the `columns` is that column.
+
+    Raises `DataError` if two entries are one column.
     """
-    column, colon, words = entry.rpartition(":")
-    cut = colon and words.isdecimal() and entry not in columns
-    return (column, int(words)) if cut else (entry, None)
+    found = dict[str, int | None]()
+    for entry in entries:
+        column, colon, words = entry.rpartition(":")
+        cut = colon and words.isdecimal() and entry not in columns
+        column = column if cut else entry
+        if column in found:
+            raise DataError(f"{source}: column {column!r} is named twice as text; name it once")
+        found[column] = int(words) if cut else None
+    return found
 
 
 def build_documents(
@@ -55,7 +65,7 @@ def build_documents(
         A column is missing, or a row cannot be used; the message counts rows from 1.
     """
     # All columns must be there.
-    texts_of = dict(column_and_words(entry, table.columns) for entry in params.text_columns)
+    texts_of = words_by_column(params.text_columns, source, table.columns)
     extra = {"id": params.id_column, "group": params.group_column, "date": params.date_column}
     extra = {name: column for name, column in extra.items() if column}
     of_labels = params.indicator_columns or [params.label_column]

@@ -4,7 +4,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 
 from lib.config.data import DataParams
-from lib.data.documents import build_documents, column_and_words
+from lib.data.documents import build_documents, words_by_column
 from lib.data.indicators import blank_means_no
 from lib.data.labels import apply_min_support, check_spelling
 from lib.data.sampling import nested_sample, sample_splits
@@ -96,7 +96,7 @@ def take_train(splits: DatasetDict, size: int, *, multi_label: bool, seed: int) 
 
 
 def _read_wipo(params: DataParams) -> dict[str, tuple[str, pd.DataFrame]]:
-    columns = dict(column_and_words(entry) for entry in params.text_columns)
+    columns = words_by_column(params.text_columns, params.dataset)
     splits = read_wipo_alpha(
         params.dataset.removeprefix(WIPO),
         level=params.label_level,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.data.documents import column_and_words, join_texts
+from lib.data.documents import join_texts, words_by_column
 from lib.data.encodings import read_text
 from lib.data.tables import read_table, require_columns
 from lib.errors import DataError
@@ -24,7 +24,7 @@ def read_unlabelled(
     are empty. A `.txt` (or `.txt.gz`) has one text per line, blank lines too, and they become the
     column `LINE`; for other files see `lib.data.tables.read_table`.
 
-    Raises `DataError` if the file is missing, cannot be read, has no text or no such column.
+    Raises `DataError` if the file is missing, cannot be read, has no text, no such column, or one twice.
     """
     if not path.is_file():
         raise DataError(f"{path}: {'is no file' if path.exists() else 'no such data file'}")
@@ -34,7 +34,7 @@ def read_unlabelled(
         table = read_table(path)
     if table.empty:
         raise DataError(f"{path}: contains no document")
-    columns = dict(column_and_words(entry, table.columns) for entry in text_columns)
+    columns = words_by_column(text_columns, str(path), table.columns)
     try:
         require_columns(table, list(columns), str(path))
     except DataError as error:

@@ -55,6 +55,10 @@ CASES = {
         "is no text but a workbook or a zip archive; save its sheet",
     ),
     "missing column": (csv("text,topic\na,b\n"), "no column 'label'; did you mean"),
+    "column of text named twice": (
+        csv(text_columns=["text", "text:2"]),
+        "train.csv: column 'text' is named twice as text; name it once",
+    ),
     "doubled column": (
         csv("text,label,text\na,b,c\n"),
         "column 'text' appears twice in the head",

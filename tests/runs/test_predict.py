@@ -311,6 +311,7 @@ CASES = {
     "no such file": (None, [], "in.csv: no such data file"),
     "no column": ("txt\nwheat\n", [], "no column 'text'; did you mean 'txt'? (columns: txt); --te"),
     "another column": ("a\nwheat\n", ["--text", "b"], "no column 'b'; did you mean 'a'?"),
+    "a column twice": ("a\nwheat\n", ["--text", "a:1", "a"], "column 'a' is named twice as text"),
     "empty": ("", [], "No columns; name them in line 1"),
     "no row": ("text\n", [], "contains no document"),
     "no text": ('text,x\n"",1\n', [], "every text is empty"),
