@@ -24,7 +24,8 @@ def read_unlabelled(
     are empty. A `.txt` (or `.txt.gz`) has one text per line, blank lines too, and they become the
     column `LINE`; for other files see `lib.data.tables.read_table`.
 
-    Raises `DataError` if the file is missing, cannot be read, has no text, no such column, or one twice.
+    Raises `DataError` if the file is missing, cannot be read, has no text or no such column, or
+    if one is named twice.
     """
     if not path.is_file():
         raise DataError(f"{path}: {'is no file' if path.exists() else 'no such data file'}")

@@ -374,3 +374,9 @@ def test_parameters_that_do_not_suit_the_collection_are_refused_before_it_is_rea
     with pytest.raises(ParamsError, match=message) as caught:  # of a folder that is not there
         load_documents("wipo:nowhere", **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_field_that_is_named_twice_is_refused_before_the_collection_is_read():
+    fields = ["title", "description:300", "description:9"]
+    with pytest.raises(DataError, match="wipo:nowhere: column 'description' is named twice as tex"):
+        load_documents("wipo:nowhere", label_level="class", text_columns=fields)
