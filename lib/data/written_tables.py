@@ -5,7 +5,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ def open_table(path: Path, table: pd.DataFrame, added: Mapping[str, pa.DataType]
 
     The file has the columns of `table`, whose rows tell their types, and behind them those `added`.
     Its ending is one of `ENDINGS`. Cells of CSV and TSV are texts: "" for a missing one, JSON for a
-    list or an object. In JSON Lines dates are texts, and a number that is not finite is null.
+    list or an object. In JSON Lines dates and durations are texts; a number that is not finite is
+    null.
 
     Raises `DataError` if a column has values of several kinds, which Parquet does not take.
     """
@@ -98,7 +99,8 @@ def _one_kind(path: Path, column: str = "a column") -> Iterator[None]:
 def _plain(value: Any) -> Any:
     """A value of a cell, or within one, as JSON takes it."""
     if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
+        times = value.ndim and value.dtype.kind in "mM"  # NumPy makes numbers of nanoseconds
+        value = list(pd.Series(value)) if times else value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -111,7 +113,7 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, date | time):
         return value.isoformat()
-    return str(value) if isinstance(value, Decimal) else repr(value)
+    return str(value) if isinstance(value, Decimal | timedelta) else repr(value)
 
 
 def _cell(value: Any) -> str:

@@ -192,6 +192,25 @@ def test_columns_that_do_not_fit_into_parquet_are_named(tmp_path, cells, named):
         write(table)
 
 
+@pytest.mark.parametrize("unit", ["ns", "us", "ms"])
+def test_times_and_durations_are_written_alike_alone_and_in_lists(tmp_path, unit):
+    day, hour = pd.Timestamp("2020-01-01 10:00:00.005"), pd.Timedelta(hours=30)
+    cells = {"day": (day, pa.timestamp(unit)), "hours": (hour, pa.duration(unit))}
+    lists = {f"{n}_list": ([v, None], pa.list_(kind)) for n, (v, kind) in cells.items()}
+    arrays = {name: pa.array([v], kind) for name, (v, kind) in (cells | lists).items()}
+    pq.write_table(pa.table(arrays), tmp_path / "in.parquet")
+    table = read_table(tmp_path / "in.parquet")
+    for name in ("out.jsonl", "out.csv"):
+        with open_table(tmp_path / name, table, {}) as write:
+            write(table)
+    times, hours = "2020-01-01T10:00:00.005000", "1 days 06:00:00"
+    row = {"day": times, "hours": hours, "day_list": [times, None], "hours_list": [hours, None]}
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == row
+    [cells] = read_table(tmp_path / "out.csv").to_dict("records")
+    texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in row.items()}
+    assert cells == texts
+
+
 def test_the_largest_integers_stay_beside_a_missing_one(tmp_path):
     table = pd.DataFrame({"n": [2**64 - 1, None]}, dtype=object)
     with open_table(tmp_path / "a.parquet", table, {}) as write:
