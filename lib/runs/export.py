@@ -42,7 +42,7 @@ def export_run(run_dir: str | Path, folder: str | Path) -> None:
     holds, or the written model answers otherwise than the run. Nothing is kept then.
     """
     run_dir, folder = Path(run_dir), Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if not folder.name or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: something is there already; name a new folder")
     params, label_space = read_run(run_dir)
     if obstacle := _obstacle(params):

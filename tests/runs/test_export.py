@@ -229,6 +229,9 @@ def test_nothing_is_written_over_or_left_half_written(export, tmp_path, monkeypa
     with pytest.raises(InputError, match="something is there already; name a new folder"):
         export_run(folder, target)
     (target / "mine.txt").unlink()
+    monkeypatch.chdir(target)
+    with pytest.raises(InputError, match=r"^\.: something is there already; name a new folder"):
+        export_run(folder, ".")
     monkeypatch.setattr("lib.runs.export_head._plain_logits", lambda *_: np.full((4, 3), np.nan))
     with pytest.raises(InputError, match="exported scores differ from the run's by up to nan"):
         export_run(folder, target)

@@ -138,6 +138,10 @@ def test_the_command_prints_a_table_or_one_line(capsys, smoke, tmp_path):
         main(["plan", str(tmp_path)])
     with pytest.raises(SystemExit, match="no finished run"):
         main(["export", str(tmp_path), str(tmp_path / "exported")])
+    for place in ("/proc/x.csv", str(tmp_path), str(tmp_path / "smoke" / "common.yaml" / "x.csv")):
+        with pytest.raises(SystemExit, match=f"^{place}: (cannot be written|is a folder; name a)"):
+            main(["plan", str(tmp_path / "smoke"), "--jobs", place])
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke"]
     (tmp_path / "smoke" / "embedding.yaml").unlink()
     with pytest.raises(ParamsError, match="no arms; write a parameters file for each"):
         plan(tmp_path / "smoke", machine=GPU)
