@@ -37,11 +37,11 @@ def notebook_params(notebook: str) -> StudyParams:
     changed = {k: v for k, v in own.items() if k not in fields or v != fields[k].default}
     values = changed | injected
     overrides = values.pop("overrides", {})
-    if not isinstance(overrides, dict):
+    if not isinstance(overrides, dict) or not all(isinstance(name, str) for name in overrides):
         raise ParamsError(f"overrides: {overrides!r} is no dictionary of parameters")
     values |= overrides
-    folder = ROOT / values.get("params_dir", "params") / str(values.get("study", ""))
-    arm = values.get("arm", fields["arm"].default)
+    folder = ROOT / str(values.get("params_dir", "params")) / str(values.get("study", ""))
+    arm = str(values.get("arm", fields["arm"].default))
     files = [] if "notebook" in injected else _study_files(folder, notebook, arm)
     if notebook not in ARM_NOTEBOOKS or not files:  # no arm's file, which names its notebook
         values = {"notebook": notebook} | values

@@ -71,6 +71,10 @@ def test_without_a_study_the_defaults_hold(run):
         ('study = "mine"\narm = "prompt"\n', "these parameters are for '04_finetune_instruction'"),
         ('overrides = {"num_epochs": "two"}\n', "num_epochs: 'two' is not valid"),
         ("overrides = [1]\n", "overrides: [1] is no dictionary"),
+        ('overrides = {5: "x"}\n', "overrides: {5: 'x'} is no dictionary of parameters"),
+        ('study = "mine"\noverrides = {"arm": ["a"]}\n', "['a'].yaml: cannot be read: No such"),
+        ("params_dir = 5\n", "params_dir: 5 is not valid"),
+        ("params_dir = None\n", "params_dir: None is not valid"),
     ],
 )
 def test_mistakes_are_named(run, injected, message):
