@@ -1,6 +1,7 @@
 """Strict YAML against a pydantic model, every complaint in one line that says where and what."""
 
 import difflib
+import math
 import os
 import re
 from collections import Counter
@@ -54,10 +55,12 @@ def _complaint(error: Any, model: type[BaseModel], source: str, origin: Mapping)
     remedy = ""
     if isinstance(value, bool):
         remedy = "; YAML reads an unquoted yes, no, on or off as a boolean: quote it"
-    elif isinstance(value, str) and (number := _plain_number(value)):
-        remedy = f"; this is text: write the number as {number}"
     elif error["type"] == "literal_error":
-        remedy = suggestion(str(value), str(error["ctx"]["expected"]).replace("'", "").split())
+        known = list(filter(None, re.findall("'([^']*)'", error["ctx"]["expected"])))
+        remedy = suggestion(str(value), known) if known else ""
+    elif isinstance(value, str) and (number := _plain_number(value)):
+        wants_text = error["type"].startswith("string")
+        remedy = "" if wants_text else f"; this is text: write the number as {number}"
     shown = repr(value)
     shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
     return f"{where}: {shown} is not valid: {message}{remedy}"
@@ -72,7 +75,8 @@ def suggestion(word: str, known: Any) -> str:
 def _plain_number(text: str) -> str:
     """A number as YAML 1.1 reads it, `2.0e-4` for `2e-4`, which is text there; "" for others."""
     try:
-        float(text)
+        if not math.isfinite(float(text)):
+            return ""
     except ValueError:
         return ""
     mantissa, _, exponent = text.lower().partition("e")

@@ -81,6 +81,24 @@ def test_bad_parameters_stop_in_one_line_that_names_file_and_key(load, line, mes
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("device: auot", "; did you mean 'auto'?"),
+        ("device: quantum", "; known: auto, cpu, cuda"),
+        ("label_level: x9", "; known: section, class, subclass, main_group"),
+        ('dtype: "4"', "; known: auto, bfloat16, float32"),
+        ('learning_rate: "nan"', "valid number"),
+        ('learning_rate: "1e999"', "valid number"),
+        ('study: "-1"', "A-Za-z0-9._-]*$'"),
+    ],
+)
+def test_remedies_name_what_is_possible(load, line, end):
+    with pytest.raises(ParamsError) as caught:
+        load(arm=line + "\n")
+    assert str(caught.value).endswith(end)
+
+
 def test_the_file_at_fault_is_named_even_if_it_is_not_the_last(load):
     with pytest.raises(ParamsError, match=r"common.yaml: max_lenght: unknown.*'max_length'"):
         load(common="max_lenght: 3\n")
