@@ -6,18 +6,19 @@ Documents are read and tokenized as the arms will read them; weights are not loa
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from datasets import DatasetDict
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lib.config.arms import BaselineParams, InstructionParams, StudyParams
-from lib.config.study import load_study, study_runs
+from lib.config.study import load_params, load_study, study_files, study_runs
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
 from lib.machine import GIB, choose_device, choose_dtype
@@ -61,7 +62,8 @@ def plan(
     Parameters
     ----------
     machine
-        From `lib.runs.rates.GPUS`, or measured by `measure_this_machine`.
+        From `lib.runs.rates.GPUS`, or measured by `measure_this_machine`. For arms of another
+        dtype this machine is measured again; another one keeps its rates, with a warning.
     price
         Of the machine per hour, in any currency.
     overrides
@@ -80,8 +82,12 @@ def plan(
     rows = []
     arms = load_study(folder, **overrides)
     splits = load_splits(next(iter(arms.values())))  # the same documents for all arms
+    machines = {"auto": machine}
     for name, run in study_runs(arms.values()).items():
-        row = {"arm": name, "num_processes": 1} | _estimate(run, machine, splits)
+        if (dtype := getattr(run, "dtype", "auto")) not in machines:
+            study = load_params(*study_files(folder).common, **overrides)
+            machines[dtype] = _in_dtype(machine, study, dtype)
+        row = {"arm": name, "num_processes": 1} | _estimate(run, machines[dtype], splits)
         hours = (row["train_seconds"] + row["infer_seconds"]) * len(run.seeds) / 3600
         row |= {"hours": hours, "cost": price * hours}
         record = run.run_dir / "resources.json"
@@ -132,11 +138,25 @@ def plan_here(params: StudyParams, *, seconds: float) -> pd.DataFrame:
     return plan(folder, machine=measure_this_machine(params, seconds=seconds))
 
 
-def measure_this_machine(study: StudyParams, *, seconds: float = 20.0) -> Machine:
+def measure_this_machine(
+    study: StudyParams, *, seconds: float = 20.0, dtype: str = "auto"
+) -> Machine:
     """Rates of this machine, measured for `seconds` on matrix products of the study's model."""
     device = choose_device(study.device)
     shape = Shape.from_config(load_config(study.model_id, study.model_revision))
-    return measure_machine(shape, device=device, dtype=choose_dtype(device), seconds=seconds)
+    compute = choose_dtype(device, dtype)
+    return measure_machine(shape, device=device, dtype=compute, seconds=seconds)
+
+
+def _in_dtype(machine: Machine, study: StudyParams, dtype: str) -> Machine:
+    """The machine at its rates in a dtype, with a warning if they are not known."""
+    if (itemsize := getattr(torch, dtype).itemsize) == machine.itemsize:
+        return machine
+    if machine.name == "this machine":
+        return measure_this_machine(study, seconds=5.0, dtype=dtype)
+    log.warning("%s: its rates in %s are not known; seconds and cost are those of another dtype",
+                machine.name, dtype)  # fmt: skip
+    return replace(machine, itemsize=itemsize)
 
 
 def _estimate(params: StudyParams, machine: Machine, splits: DatasetDict) -> dict[str, Any]:

@@ -58,6 +58,24 @@ def test_the_record_of_a_run_on_this_machine_is_beside_its_estimate(smoke, tmp_p
     )  # the record is of another
 
 
+def test_an_arm_is_estimated_in_the_dtype_that_it_computes_in(smoke, monkeypatch, caplog):
+    folder = smoke("embedding", "tfidf")
+    before = plan(folder, machine=GPU).set_index("arm")
+    with (folder / "embedding.yaml").open("a") as file:
+        file.write('dtype: "float32"\n')
+
+    def measure(shape, *, device, dtype, seconds):
+        return replace(GPU, flops=GPU.flops / 10, itemsize=dtype.itemsize)
+
+    monkeypatch.setattr("lib.runs.plan.measure_machine", measure)
+    here = plan(folder, machine=replace(GPU, name="this machine")).set_index("arm")
+    assert not caplog.messages
+    elsewhere = plan(folder, machine=GPU).set_index("arm")
+    assert "H200: its rates in float32 are not known" in caplog.text
+    for column, table in (("peak_memory_gib", elsewhere), ("train_seconds", here)):
+        assert table.loc["embedding", column] > 1.2 * before.loc["embedding", column]
+
+
 def test_free_answers_and_evaluations_within_epochs_take_time(smoke):
     folder = smoke("instruction", "embedding")
     before = plan(folder, machine=GPU).set_index("arm")["infer_seconds"]
