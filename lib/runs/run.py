@@ -71,10 +71,14 @@ class Run:
             splits, params.train_size, multi_label=params.multi_label, seed=params.seed
         )
         self.asked = params  # the parameters of the arm, with a number as `max_length`
-        if isinstance(params, FinetuneParams):
-            params = params.with_min_steps(len(self.splits["train"]))
-        self.params = params  # with enough epochs for `min_steps`; a search sets what it found
+        self._unsearch()
         self._paid: dict[tuple[str, str], Cost] = {}
+
+    def _unsearch(self) -> None:
+        """Set what a search replaces: parameters, with enough epochs for `min_steps`, and tries."""
+        self.params, self.tries = self.asked, None
+        if isinstance(self.asked, FinetuneParams):
+            self.params = self.asked.with_min_steps(len(self.splits["train"]))
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
@@ -91,6 +95,7 @@ class Run:
         Raises `InputError` if the model cannot be read, the teacher cannot teach these documents,
         or another process owns the folder; an earlier run in it stays as it was then.
         """
+        self._unsearch()
         if not reading.reads_all(self.params):
             for load in (load_tokenizer, load_config):  # before an earlier run is replaced
                 load(self.params.model_id, self.params.model_revision)

@@ -41,7 +41,8 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
 
     Without `search` in the arm's parameters, it is the run as it was, and the table is empty. After
     a search, `fit` with the returned run resumes from the best candidate's last checkpoint. An
-    interrupted search goes on from the records and checkpoints of its candidates.
+    interrupted search goes on from the records and checkpoints of its candidates. The run that it
+    has returned is returned as it is.
 
     Parameters
     ----------
@@ -58,6 +59,8 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
         other candidates is the returned run's `cost("search")`.
     """
     params: FinetuneParams = run.asked
+    if run.tries is not None:  # the notebook's cell runs again
+        return run, run.tries
     if not params.search:
         return run, pd.DataFrame()
     folder = run.checkpoints / "search"
@@ -80,7 +83,9 @@ def choose_params(run: Run, fit: Fit) -> tuple[Run, pd.DataFrame]:
     values = expand(params.search)
     rows = [values[i] | tries[i] | {"chosen": i == alive[0]} for i in sorted(tries)]
     table = pd.DataFrame(rows).drop(columns=["joules", "setup_seconds", "setup_joules"])
-    return _chosen(run, runs, alive[0], tries, values[alive[0]]), table
+    chosen = _chosen(run, runs, alive[0], tries, values[alive[0]])
+    chosen.tries = table
+    return chosen, table
 
 
 def trained_epochs(params: FinetuneParams) -> int:

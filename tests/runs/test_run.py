@@ -109,6 +109,16 @@ def test_resources_are_those_of_training_and_of_answering_test(make_run, clock):
     assert json.loads((run.folder / "metrics.json").read_text())["threshold"] is None
 
 
+def test_a_run_that_is_opened_again_has_the_parameters_that_it_was_asked_for(make_run):
+    """Not those that a search has found: the search is resumed, and its checkpoints stay."""
+    run = make_run(EmbeddingParams, search={"lora_r": [4, 8]}, max_length=8)
+    asked = run.params
+    run.params, run.tries = run.params.candidates[0], "a table"
+    run.open()
+    assert (run.params, run.tries) == (asked, None)
+    run.owner.release()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_while_saved_is_finished(make_run, clock, monkeypatch, number):
     run = make_run()

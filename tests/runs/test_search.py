@@ -31,6 +31,7 @@ def make_run(tmp_path, monkeypatch):
             **changes,
         )  # fmt: skip
         run.splits, run._paid, run.device = {"train": range(80)}, {}, torch.device("cpu")
+        run.tries = None
         run.folder, run.checkpoints = tmp_path, tmp_path / "checkpoints"
         (tmp_path / "params.yaml").write_text("learning_rate: 0.002\npooling: mean\n")
         return run
@@ -140,6 +141,17 @@ def test_a_search_that_is_over_chooses_the_same_again(make_run):
     assert chosen.params.learning_rate == 2e-3
     assert not again.calls
     pd.testing.assert_frame_equal(tries, expected)
+
+
+def test_a_run_whose_parameters_were_chosen_is_not_searched_again(make_run):
+    """The notebook's cell runs again, with the run that it has returned."""
+    chosen, tries = choose_params(make_run({"learning_rate": RATES}), Fit(CURVES))
+    fit = Fit(CURVES)
+    again, same = choose_params(chosen, fit)
+    assert (again.params, again.checkpoints) == (chosen.params, chosen.checkpoints)
+    assert again.cost("search") == chosen.cost("search")
+    pd.testing.assert_frame_equal(same, tries)
+    assert not fit.calls
 
 
 def test_only_whole_epochs_are_compared(make_run):
