@@ -77,6 +77,11 @@ class Owner:
                 "no sign of life; nothing is written"
             )
 
+    @property
+    def released(self) -> bool:
+        """True once others may own the folder."""
+        return self._ended.is_set()
+
     def release(self) -> None:
         """Let others own the folder."""
         self._ended.set()
@@ -159,17 +164,17 @@ def _remove_left(file: Path, about: dict[str, Any]) -> None:
 
 def _gives_sign(file: Path, found: dict[str, Any]) -> bool:
     """True once an owner on another machine touches the file; False after `WATCH` seconds."""
-    before, until = _touched(file), time.monotonic() + WATCH
+    before, until = touched(file), time.monotonic() + WATCH
     log.warning("%s: %s may be writing this run; waiting up to %d s for a sign of it", file.parent,
                 _named(found), WATCH)  # fmt: skip
     while time.monotonic() < until:
         time.sleep(WATCH / 100)
-        if (now := _touched(file)) != before:
+        if (now := touched(file)) != before:
             return now > 0
     return False
 
 
-def _touched(file: Path) -> float:
+def touched(file: Path) -> float:
     """Time of the file's last change; 0 where there is none."""
     try:
         return file.lstat().st_mtime
@@ -180,6 +185,6 @@ def _touched(file: Path) -> float:
 def _is_stale(file: Path) -> bool:
     """True if an owner has given no sign of life for long, by the clock of the file system."""
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix="tmp") as now:
-        since = os.fstat(now.fileno()).st_mtime - _touched(file)
+        since = os.fstat(now.fileno()).st_mtime - touched(file)
     # An owner writes a regular file: a folder, a pipe or a link in its place is stale.
     return since > STALE_AFTER or file.is_symlink() or not file.is_file()

@@ -15,6 +15,7 @@ from lib.config.arms import EmbeddingParams, FinetuneParams, StudyParams
 from lib.data.auditing import audit
 from lib.data.labels import LabelSpace
 from lib.data.load import load_splits, take_train
+from lib.errors import InputError
 from lib.evaluation.metrics import tune_threshold
 from lib.evaluation.scores import Labels, Scores
 from lib.head.frozen import frozen_features
@@ -37,7 +38,7 @@ from lib.model.weights import load_config, load_tokenizer
 from lib.runs import reading
 from lib.runs.card import write_card
 from lib.runs.distillation import check_teacher, soft_targets
-from lib.runs.owner import Owner
+from lib.runs.owner import Owner, touched
 from lib.runs.record import count_labels, describe_inputs, open_run, saved_gib, write_run
 from lib.stopping import Stopped, noting_signals
 from lib.storage import atomic_path
@@ -109,6 +110,7 @@ class Run:
             )
         self.owner = Owner.take(self.params.run_dir)
         self.folder = open_run(self.params, **self.inputs)
+        self._opened = touched(self.folder / "params.yaml")
         self.checkpoints = self.folder / "checkpoints"  # from which the run resumes
         reset_peak_memory(self.device)
         self.peaks: list[float] = []  # GiB of other processes that have trained for it
@@ -271,8 +273,8 @@ class Run:
     ) -> dict[str, float | int | None]:
         """Write the results of the run, its metrics last, and return the metrics.
 
-        A signal that asks to stop meanwhile is ignored: the run is finished. Raises `InputError` if
-        another process has taken the folder over.
+        A signal that asks to stop meanwhile is ignored: the run is finished. It may be saved again.
+        Raises `InputError` if another process has taken the folder over.
 
         Parameters
         ----------
@@ -285,7 +287,12 @@ class Run:
         tables
             Other tables that the report shows, by file name; empty ones are not written.
         """
+        if self.owner.released:  # the notebook's cell runs again
+            self.owner = Owner.take(self.folder)
         self.owner.require()
+        if touched(self.folder / "params.yaml") != self._opened:
+            self.owner.release()
+            raise InputError(f"{self.folder}: was run again since; run the notebook from its start")
         for name, table in tables.items():
             if not table.empty:
                 with atomic_path(self.folder / f"{name}.csv") as path:

@@ -11,10 +11,12 @@ from scipy.sparse import issparse
 
 from lib.config.arms import BaselineParams, EmbeddingParams
 from lib.data import labels
+from lib.errors import InputError
 from lib.evaluation.scores import Scores
 from lib.machine import NO_COST, Cost
 from lib.runs import run as run_module
 from lib.runs.baselines import features_of, resources_of
+from lib.runs.finished import require_whole
 from lib.runs.run import Run
 
 LABELS = {"train": [["a"], ["b"], ["c"], ["b"]], "validation": [["a"], ["b"]], "test": [["c"]] * 4}
@@ -91,22 +93,44 @@ def test_a_split_pays_for_its_own_steps_alone(make_run, clock):
     assert make_run().cost("test") == NO_COST
 
 
-def test_resources_are_those_of_training_and_of_answering_test(make_run, clock):
-    run = make_run()
+def work(run, clock):
+    """Open a run and let time pass for each split."""
     run.open()
     for split, seconds in (("train", 2), ("validation", 7), ("test", 0.5)):
         with run.timed(split):
             clock.work(seconds)
+
+
+def save(run):
     preds = {name: run.splits[name]["labels"][:] for name in ("validation", "test")}
     scores = {name: Scores(run.truth(name).astype(float)) for name in preds}
-    run.save(preds, scores, threshold=np.inf, probabilities=False,
-             resources=resources_of(run, 10, 3, {}))  # fmt: skip
+    return run.save(preds, scores, threshold=np.inf, probabilities=False,
+                    resources=resources_of(run, 10, 3, {}))  # fmt: skip
+
+
+def test_resources_are_those_of_training_and_of_answering_test(make_run, clock):
+    run = make_run()
+    work(run, clock)
+    save(run)
     saved = json.loads((run.folder / "resources.json").read_text())
     assert (saved["train_seconds"], saved["train_joules"], saved["train_docs_per_second"]) == (
         2, 4, 2,
     )  # fmt: skip
     assert (saved["infer_docs_per_second"], saved["infer_joules_per_doc"]) == (8, 0.25)
     assert json.loads((run.folder / "metrics.json").read_text())["threshold"] is None
+
+
+def test_a_run_is_saved_again_unless_it_was_run_again_since(make_run, clock):
+    run, other = make_run(), make_run()
+    work(run, clock)
+    assert save(run) == save(run)
+    require_whole(run.folder)
+    work(other, clock)
+    save(other)
+    with pytest.raises(InputError, match=r"seed-0: was run again since; run the notebook from"):
+        save(run)
+    require_whole(run.folder)
+    assert not (run.folder / "owner.json").exists()
 
 
 def test_a_run_that_is_opened_again_has_the_parameters_that_it_was_asked_for(make_run):
@@ -122,17 +146,11 @@ def test_a_run_that_is_opened_again_has_the_parameters_that_it_was_asked_for(mak
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_while_saved_is_finished(make_run, clock, monkeypatch, number):
     run = make_run()
-    run.open()
-    for split in ("train", "test"):
-        with run.timed(split):
-            clock.work(1)
-    preds = {name: run.splits[name]["labels"][:] for name in ("validation", "test")}
-    scores = {name: Scores(run.truth(name).astype(float)) for name in preds}
+    work(run, clock)
     monkeypatch.setattr(
         run_module, "write_card", lambda *_, **options: os.kill(os.getpid(), number)
     )
-    run.save(preds, scores, threshold=np.inf, probabilities=False,
-             resources=resources_of(run, 10, 3, {}))  # fmt: skip
+    save(run)
     assert (run.folder / "metrics.json").exists()
     assert not (run.folder / "owner.json").exists()
 
