@@ -3,6 +3,7 @@
 from typing import Any
 
 from lib.config.arms import BaselineParams
+from lib.errors import DataError
 from lib.machine import Cost
 from lib.model.weights import load_tokenizer
 from lib.runs.reading import texts_read
@@ -15,8 +16,16 @@ def features_of(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     TF-IDF has texts, N str, cut if it reads no more than models do (`read: "max_length"`). A frozen
     embedding has (N, H) float32 for each pooling and layer. The seconds that it takes for training
     and validation documents count as training, those for test documents as answering.
+
+    Raises `DataError` if a sample of the training documents has one class only.
     """
     params: BaselineParams = run.params
+    train = run.splits["train"]["labels"]
+    if len({label for row in train for label in row or [""]}) < 2:
+        raise DataError(
+            f"train_size: the sample of {len(train):,} training documents has one class only: "
+            f"{train[0]}; there is nothing to learn; raise the smallest of train_sizes"
+        )
     if params.method == "tfidf":
         texts = {}
         for name, split in run.splits.items():

@@ -65,7 +65,8 @@ def label_scores(
         raw = np.stack([-raw, raw], axis=1)
     # Of a single label there may be two columns; the last is that it applies.
     raw = raw.reshape(len(raw), -1)[:, -len(learnable) :]
-    scores = np.full((len(raw), num_labels), 0.0 if probabilities else raw.min())
+    # If every document has every label, decision values are constant integers.
+    scores = np.full((len(raw), num_labels), 0.0 if probabilities else float(raw.min()))
     scores[:, learnable] = raw
     return Scores(scores)
 
@@ -170,7 +171,8 @@ def _weights(model: Any, num_features: int) -> tuple[np.ndarray, np.ndarray]:
         return model.coefs_[0].T, model.intercepts_[0]
     if hasattr(model, "coef_"):
         return model.coef_, model.intercept_
-    return np.zeros((1, num_features)), model.decision_function(np.zeros((1, num_features)))
+    none = np.zeros((1, num_features))
+    return none, model.decision_function(none).astype(float)
 
 
 def _restored(model: Any, coef: np.ndarray, intercept: np.ndarray) -> Any:

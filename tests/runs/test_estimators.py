@@ -47,15 +47,19 @@ TEXTS = [
 SETS = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 0, 1], [1, 0, 1]], dtype=bool)
 
 
-@pytest.fixture(params=[2, 3, "sets", "one set"])
+OF_ALL = np.ones((5, 2), dtype=bool)  # every document has every label
+TARGETS = {"sets": SETS, "one set": SETS[:, 1:2], "same sets": OF_ALL}
+
+
+@pytest.fixture(params=[2, 3, *TARGETS])
 def saved(request, tmp_path):
     """Parameters, fitted estimators and their folder: of classes, or of label sets."""
     several = isinstance(request.param, str)
     params = BaselineParams(label_mode="multi" if several else "single")
     vectorizer, model, _ = estimators.build_classifier(params)
     x = vectorizer.fit_transform(TEXTS)
-    targets = SETS if request.param == "sets" else SETS[:, 1:2]
-    model.fit(x, targets if several else np.arange(5) % request.param)
+    targets = TARGETS[request.param] if several else np.arange(5) % request.param
+    model.fit(x, targets)
     learnable = np.arange(targets.shape[1] if several else request.param)
     estimators.save(vectorizer, model, learnable, tmp_path / "model")
     return params, (vectorizer, model, learnable), tmp_path / "model"
@@ -70,7 +74,7 @@ def test_a_saved_baseline_gives_the_same_scores_bit_for_bit(saved):
     assert found.values.tobytes() == expected.values.tobytes()
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, "sets", "one set"])
+@pytest.mark.parametrize("num_classes", [2, 3, *TARGETS])
 def test_a_saved_regression_gives_the_same_scores_bit_for_bit(tmp_path, num_classes):
     """Of a frozen embedding: logistic, or a perceptron of one sigmoid per label."""
     several = isinstance(num_classes, str)
@@ -78,8 +82,8 @@ def test_a_saved_regression_gives_the_same_scores_bit_for_bit(tmp_path, num_clas
     scaler, model, _ = estimators.build_classifier(params)
     inputs = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     x = scaler.fit_transform(inputs)
-    targets = SETS if num_classes == "sets" else SETS[:, 1:2]
-    model.fit(x, targets if several else np.arange(5) % num_classes)
+    targets = TARGETS[num_classes] if several else np.arange(5) % num_classes
+    model.fit(x, targets)
     learnable = np.arange(targets.shape[1] if several else num_classes)
     estimators.save(scaler, model, learnable, tmp_path / "model", "mean of layer -1")
     again = estimators.load(tmp_path / "model", params)

@@ -11,7 +11,7 @@ from scipy.sparse import issparse
 
 from lib.config.arms import BaselineParams, EmbeddingParams
 from lib.data import labels
-from lib.errors import InputError
+from lib.errors import DataError, InputError
 from lib.evaluation.scores import Scores
 from lib.machine import NO_COST, Cost
 from lib.runs import run as run_module
@@ -153,6 +153,18 @@ def test_a_run_that_is_asked_to_stop_while_saved_is_finished(make_run, clock, mo
     save(run)
     assert (run.folder / "metrics.json").exists()
     assert not (run.folder / "owner.json").exists()
+
+
+@pytest.mark.parametrize("method", ["tfidf", "frozen"])
+@pytest.mark.parametrize("label_mode", ["single", "multi"])
+@pytest.mark.parametrize("labels", [["a"], []])
+def test_a_sample_of_one_class_is_no_sample_to_learn_from(make_run, method, label_mode, labels):
+    rows = [["a"], ["b"]] if labels or label_mode == "single" else [[], []]
+    run = make_run(
+        split_labels=LABELS | {"train": rows}, method=method, label_mode=label_mode, train_size=1
+    )
+    with pytest.raises(DataError, match=r"^train_size: the sample of 1 .* one class only: \[.*\];"):
+        features_of(run)
 
 
 def test_frozen_features_of_validation_are_a_part_of_training(make_run, monkeypatch):
