@@ -120,7 +120,11 @@ def _try(run: Run, fit: Fit, epochs: int) -> dict[str, Any]:
         start = meter(run.device)
         try:
             history = _history(run, epochs)
-            history = fit(run, epochs)[0] if history is None else history
+            if history is None:
+                history = fit(run, epochs)[0]
+            else:
+                log.warning("%s: trained by an earlier process; what that computed before training "
+                            "counts only if another knows it", run.checkpoints)  # fmt: skip
         except NotFiniteError as error:
             log.warning("%s; this candidate is given up", error)
             scores[str(epochs)], spent = -1.0, spent + (meter(run.device) - start)
@@ -184,7 +188,8 @@ def _chosen(
     # What is computed before training is shared by candidates that differ in training alone.
     setups = [_before_training(candidate.params) for candidate in runs]
     paid = [setups[best]]
-    for i, tried in others.items():
+    # First those that know it, because the process that trained them has recorded them.
+    for i, tried in sorted(others.items(), key=lambda item: not item[1]["setup_seconds"]):
         if setups[i] not in paid:
             paid.append(setups[i])
             cost += Cost(tried["setup_seconds"], tried["setup_joules"])

@@ -167,28 +167,47 @@ def test_only_whole_epochs_are_compared(make_run):
     assert chosen.params.learning_rate == 2e-3
 
 
-def test_a_candidate_that_was_trained_but_not_recorded_is_not_trained_on(make_run):
-    run = make_run({"learning_rate": RATES[:2]})
+def train_unrecorded(run, score):
+    """Leave what a process leaves that ends between the first candidate's training and record."""
     checkpoint = run.checkpoints / "search" / "0" / "checkpoint-10"
     checkpoint.mkdir(parents=True)
-    row = {"epoch": 1.0, "eval_micro_f1": 0.77, "train_seconds": 5.0, "train_joules": 1.0}
+    row = {"epoch": 1.0, "eval_micro_f1": score, "train_seconds": 5.0, "train_joules": 1.0}
     state = {"epoch": 1.0, "log_history": [row]}
     file = checkpoint / "trainer_state.json"
     file.write_text(json.dumps(state))
     write_checksums(checkpoint, {file.name: file})
-    fit = Fit(CURVES)
+
+
+def test_a_candidate_that_was_trained_but_not_recorded_is_not_trained_on(make_run, caplog):
+    run, fit = make_run({"learning_rate": RATES[:2]}), Fit(CURVES)
+    train_unrecorded(run, 0.77)
     _, tries = choose_params(run, fit)
     assert tries["micro_f1"].tolist() == [0.77, 0.40]
     assert fit.calls == [(2e-3, 1)]
+    assert "search/0: trained by an earlier process; what that computed before" in caplog.text
+
+
+class Caching(Fit):
+    """As `Fit`, after layers were cached in 100 seconds."""
+
+    def __call__(self, run, stop_epochs):
+        run.pay("train", "cached layers", Cost(100.0, 1.0))
+        return super().__call__(run, stop_epochs)
+
+
+def test_one_that_was_not_recorded_is_charged_for_its_layers_by_another(make_run):
+    run = make_run([
+        {"lora_layers": 5, "learning_rate": 1e-3}, {"lora_layers": 5, "learning_rate": 8e-3},
+        {"lora_layers": 2, "learning_rate": 4e-3},
+    ])  # fmt: skip
+    train_unrecorded(run, 0.05)  # is given up
+    chosen, _ = choose_params(run, Caching(CURVES | {4e-3: [0.9] * 6}))
+    assert chosen.params.lora_layers == 2
+    assert chosen.cost("search").seconds == 5 + 20 + 100
 
 
 @pytest.mark.parametrize("of_layers", ["lora_layers", "depth"])
 def test_what_is_computed_before_training_is_charged_once_per_adapted_layers(make_run, of_layers):
-    class Caching(Fit):
-        def __call__(self, run, stop_epochs):
-            run.pay("train", "cached layers", Cost(100.0, 1.0))
-            return super().__call__(run, stop_epochs)
-
     searched = {of_layers: [5, 2], "learning_rate": RATES[:2]}
     chosen, _ = choose_params(make_run(searched), Caching(CURVES))
     assert chosen.cost("search").seconds == 10 + 10 + 20 + 100  # the chosen one pays its own
