@@ -47,6 +47,10 @@ def check_teacher(
     except InputError as error:
         raise ParamsError(f"teacher: {error}") from None
     ran = read_params(folder)
+    if str(ran.get("notebook")) not in NOTEBOOK_PARAMS:
+        raise ParamsError(
+            f"teacher: {folder}/params.yaml: names no notebook of this version; run the arm again"
+        )
     if not issubclass(NOTEBOOK_PARAMS[ran["notebook"]], FinetuneParams):
         raise ParamsError(f"teacher: {folder}: {ran['notebook']} is no fine-tuned arm")
     if ran.get("num_examples"):
@@ -59,7 +63,7 @@ def check_teacher(
             f"teacher: {folder}: its decoding {ran['decoding']!r} gives no probability of each "
             f"label; run it with one of {', '.join(SET_THRESHOLDS)}"
         )
-    same_kind = (ran["label_mode"] == "multi") == multi_label
+    same_kind = (ran.get("label_mode") == "multi") == multi_label
     if ran.get("data_fingerprint") != data_fingerprint or not same_kind:
         raise ParamsError(
             f"teacher: {folder} has seen other documents or labels than this run; run it again"

@@ -16,7 +16,8 @@ from lib.runs import distillation
 from lib.runs.classifier import Classifier
 from lib.runs.distillation import check_teacher, soft_targets
 from lib.runs.finished import read_runs
-from lib.runs.record import RESOURCE_KEYS, open_run, write_run
+from lib.runs.record import FILES, RESOURCE_KEYS, open_run, write_run
+from lib.storage import write_checksums
 
 SPACE, CPU = LabelSpace(("a", "b", "c")), torch.device("cpu")
 TRUTH = [["a"], ["b"], ["c"], ["b"]]
@@ -124,6 +125,21 @@ def test_a_teacher_that_has_not_run_is_an_error_that_names_its_folder(write):
         check(folder)
     shutil.rmtree(folder)
     with pytest.raises(ParamsError, match=r"one/seed-0 holds no finished run .* with this seed"):
+        check(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"notebook": "09_gone"}, "names no notebook of this version; run the arm again"),
+        ({"notebook": "03_finetune_embedding"}, "has seen other documents or labels"),
+    ],
+)
+def test_a_teacher_of_another_version_is_an_error_of_one_line(write, values, message):
+    folder = write("one")
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    write_checksums(folder, {name: folder / name for name in FILES})
+    with pytest.raises(ParamsError, match=rf"^teacher: .*{message}[^\n]*$"):
         check(folder)
 
 
