@@ -184,7 +184,7 @@ def touched(file: Path) -> float:
 
 def _is_stale(file: Path) -> bool:
     """True if an owner has given no sign of life for long, by the clock of the file system."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix="tmp") as now:
+    with tempfile.TemporaryFile(dir=file.parent) as now:  # nameless: nobody can remove it
         since = os.fstat(now.fileno()).st_mtime - touched(file)
     # An owner writes a regular file: a folder, a pipe or a link in its place is stale.
     return since > STALE_AFTER or file.is_symlink() or not file.is_file()

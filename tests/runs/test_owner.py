@@ -94,6 +94,19 @@ def test_a_process_of_another_machine_is_respected_as_long_as_it_gives_signs_of_
     Owner.take(tmp_path).release()
 
 
+def test_an_owner_that_opens_its_run_meanwhile_disturbs_nobody(tmp_path, monkeypatch):
+    """It removes temporary files, as `open_run` does."""
+
+    def opens(file, touched=owner.touched):
+        for left in tmp_path.glob("tmp*"):
+            left.unlink()
+        return touched(file)
+
+    monkeypatch.setattr(owner, "touched", opens)
+    write_owner(tmp_path, host="elsewhere", pid=1)
+    assert not owner._is_stale(tmp_path / OWNER)
+
+
 @pytest.mark.parametrize("pid", [1, 0, -5, 10**30])
 def test_a_process_that_got_the_id_of_a_dead_one_is_not_its_owner(tmp_path, pid):
     write_owner(tmp_path, pid=pid, started=1.0)
