@@ -76,7 +76,8 @@ def plan(
         epoch and at the end, and for test; `nf4_share`, the share of weights in 4 bits;
         `peak_memory_gib` and `fits`, true if the arm's memory suffices; `hours` of all seeds;
         `cost`, if there is a price; `num_processes`, if any arm has several; and, if `machine` is
-        this one and seed 0 has been run, `measured_train_seconds` and `measured_peak_gib`.
+        this one and seed 0 has been run on such a device with as many threads,
+        `measured_train_seconds` and `measured_peak_gib`.
         Estimates of TF-IDF are NaN.
     """
     rows = []
@@ -94,9 +95,13 @@ def plan(
         if machine.name == "this machine" and record.is_file():
             try:
                 measured = read_json(record)
-                row["measured_train_seconds"] = measured["train_seconds"]
-                row["measured_peak_gib"] = measured["peak_memory_gib"]
-            except (ValueError, TypeError, LookupError):
+                # TF-IDF, which has no estimate, runs on CPUs everywhere.
+                device = "cpu" if math.isnan(row["train_seconds"]) else machine.device
+                here = {"device": device, "num_threads": run.threads}
+                if all(measured.get(key, value) == value for key, value in here.items()):
+                    row["measured_train_seconds"] = measured["train_seconds"]
+                    row["measured_peak_gib"] = measured["peak_memory_gib"]
+            except (ValueError, TypeError, LookupError, AttributeError):
                 log.warning("%s: damaged; run the arm again to measure it", record)
         rows.append(row)
     table = pd.DataFrame(rows)

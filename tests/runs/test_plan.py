@@ -53,6 +53,13 @@ def test_the_record_of_a_run_on_this_machine_is_beside_its_estimate(smoke, tmp_p
     assert table.loc["embedding", "measured_train_seconds"] == 12.5
     assert table.loc["embedding", "measured_peak_gib"] == 1.75
     assert table.loc["encoder", ["measured_train_seconds", "measured_peak_gib"]].isna().all()
+    others = {"embedding": {"device": "cpu"}, "encoder": {"num_threads": 10**6}}
+    for arm, other in others.items():  # runs that were copied from other machines
+        file = run.parents[1] / arm / "seed-0" / "resources.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(record | other))
+    table = plan(folder, machine=replace(GPU, name="this machine"), **elsewhere)
+    assert "measured_train_seconds" not in table
     assert "measured_train_seconds" not in plan(
         folder, machine=GPU, **elsewhere
     )  # the record is of another
