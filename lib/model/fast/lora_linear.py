@@ -142,7 +142,8 @@ class _FusedForward:
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or not self._plain():
-            self.cast_input_dtype_enabled = False  # no fp32 copy of x, which autocast would undo
+            # Autocast would undo an fp32 copy of x; without it, fp32 adapters need one.
+            self.cast_input_dtype_enabled = not torch.is_autocast_enabled(x.device.type)
             return super().forward(x, *args, **kwargs)
         (adapter,) = self.active_adapters
         device = x.device.type

@@ -33,9 +33,10 @@ class Two(nn.Module):
         return self.second(self.first(x).tanh())
 
 
-def adapted(fused, quantized="", dropout=0.0):
+def adapted(fused, quantized="", dropout=0.0, **options):
     model = Two(quantized)
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["first", "second"])
+    options |= {"lora_dropout": dropout, "target_modules": ["first", "second"]}
+    config = LoraConfig(r=4, lora_alpha=8, **options)
     if fused:
         config._register_custom_module(FUSED_LAYERS)
     model = get_peft_model(model, config)
@@ -65,6 +66,15 @@ def test_values_and_gradients_are_those_of_peft(quantized, dropout, shape):
     )
     assert len(ours) == 6
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_adapters_in_fp32_read_bf16_with_and_without_autocast(dora, autocast):
+    x = torch.randn(3, 64, dtype=torch.bfloat16)
+    ours, theirs = (adapted(fused, "nf4", use_dora=dora) for fused in (True, False))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0.05, atol=0.05)
 
 
 def test_checkpoints_are_those_of_peft(tmp_path):
