@@ -46,14 +46,15 @@ def parse_labels(text: str, label_space: LabelSpace, *, multi_label: bool = Fals
     count. Nothing is ever guessed: an answer outside the set, or one that fits several labels
     equally well, is an error of the model.
 
-    With `multi_label`, each part of the answer between ";" is read in this way and may name
-    several labels; parts that name none are passed over. The list is in label order. If label sets
-    may be empty, the list is empty for an answer that says so (`label_space.none`), and `[""]`,
-    which is no label, for an answer that names none.
+    With `multi_label`, each part between ";" of an answer that is no label is read in this way and
+    may name several labels; parts that name none are passed over. The list is in label order. If
+    label sets may be empty, the list is empty for an answer that says so (`label_space.none`), and
+    `[""]`, which is no label, for an answer that names none.
     """
     texts = tuple(map(normal_form, label_space.texts))
     found: set[int] = set()
-    for part in map(normal_form, text.split(SEPARATOR) if multi_label else [text]):
+    several = multi_label and not _whole_answer(normal_form(text), texts)
+    for part in map(normal_form, text.split(SEPARATOR) if several else [text]):
         whole = _whole_answer(part, texts)
         for columns in [whole] if whole else _words(part, texts):
             if not multi_label or len(columns) == 1:

@@ -72,6 +72,14 @@ def test_every_label_set_survives_being_answered(labels):
     assert set(parse_labels(answer, TOPICS, multi_label=True)) == labels
 
 
+@pytest.mark.parametrize("label", ["oil; gas", "gas; oil", "oil;gas;"])
+def test_a_label_that_contains_the_separator_is_read_where_it_is_the_whole_answer(label):
+    space = LabelSpace(("corn", "oil", label))
+    (answer,) = answer_texts([label], space)
+    assert parse_labels(f" {answer}.", space, multi_label=True) == [label]
+    assert parse_labels("oil; corn", space, multi_label=True) == ["corn", "oil"]
+
+
 def test_a_letter_is_a_label_only_as_the_whole_answer():
     letters = LabelSpace(("A", "B"))
     assert parse_labels("B.", letters) == ["B"]
