@@ -52,7 +52,8 @@ class HeadLoss:
         """The loss for a training split of N documents, of which n, an entry of (C,), have a label.
 
         Balanced class weights are N / (C n), as scikit-learn weighs classes, and for label sets
-        (N - n) / n on positives, as `torch.nn.BCEWithLogitsLoss` advises.
+        (N - n) / n on positives, as `torch.nn.BCEWithLogitsLoss` advises, with N - n at least 1: a
+        weight of 0 would not train a label that every document has.
 
         Raises
         ------
@@ -75,7 +76,7 @@ class HeadLoss:
                 )
             weights = num_documents / (len(counts) * counts)
             if multi_label:
-                weights = (num_documents - counts) / counts
+                weights = (num_documents - counts).clamp(min=1) / counts
         shares = (counts + 1) / (num_documents + 2)
         prior = torch.logit(shares) if multi_label else shares.log()
         return cls(params.loss, len(counts), weights, prior, params.label_smoothing, multi_label)

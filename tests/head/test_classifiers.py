@@ -141,6 +141,14 @@ def test_absent_classes_have_no_weight():
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
+def test_a_label_that_every_document_has_keeps_a_weight(multi_label):
+    params, counts = HeadParams(class_weights="balanced"), [4, 3, 2]
+    weights = HeadLoss.build(params, counts, 4, multi_label=multi_label).weights
+    expected = [1 / 4, 1 / 3, 2 / 2] if multi_label else [4 / (3 * n) for n in counts]
+    torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_of_a_mixture_is_the_mixture_of_both_losses(multi_label, smoothing):
     """Half the labels, half a teacher's probabilities (arXiv 1503.02531, section 2)."""
