@@ -59,7 +59,8 @@ def resolve_model(model_id: str) -> str:
     Raises
     ------
     ModelError
-        The file is missing or unreadable, or its checksum is not the recorded one.
+        The file is missing or unreadable, its checksum is not the recorded one, or a hub id is also
+        a folder in the working directory.
     DiskFullError
         The cache has no room for dequantized weights.
     """
@@ -71,6 +72,11 @@ def resolve_model(model_id: str) -> str:
     is_in_a_folder = path.parent != ROOT and path.parent.is_dir()
     if is_in_a_folder or not HUB_ID.fullmatch(model_id):
         raise ModelError(f"{model_id}: no such folder or file here{_near(path)}")
+    if Path(model_id).exists():  # transformers would read it in the place of the hub's model
+        raise ModelError(
+            f"{model_id}: a folder of this name is in {Path.cwd()}, but models are looked for in "
+            f"{ROOT}; move or rename it, or give its whole path"
+        )
     return model_id
 
 

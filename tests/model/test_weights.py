@@ -27,6 +27,17 @@ def test_hub_ids_pass_through_and_fail_in_one_line_without_network():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["an-org/a-model", "a-model"])
+def test_a_folder_of_the_working_directory_is_not_taken_for_a_model_of_the_hub(
+    name, tmp_path, monkeypatch
+):
+    (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=f"{name}: a folder of this name is in {tmp_path}, but"):
+        resolve_model(name)
+    assert resolve_model(str(tmp_path / name)) == str(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["tinny-model", "tinny/model", "./tinny-model", "lib/modle"])
 def test_a_misspelt_model_is_named_at_once(name, tmp_path, monkeypatch):
     (tmp_path / "tiny-model").mkdir()
