@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,14 @@ def generate_answers(
     token_budget: int,
     compute_dtype: torch.dtype,
 ) -> list[str]:
-    """Greedy free answers to N prompts of token ids, as texts without special tokens, in order."""
+    """Greedy free answers to N prompts of token ids, as texts up to their end token, in order."""
     model, tokenizer = pretrained(model).eval(), template.tokenizer
     answers = [""] * len(prompts)
     lengths = [len(p) + max_new_tokens for p in prompts]
     batches = micro_batches(lengths, token_budget)
     alone = alone_beyond(model)
     far = alone is not None and max(lengths, default=0) > alone
-    probes = probes_of(model)
+    probes, stops = probes_of(model), stop_ids(model, template)
     if prompts and (far or not probes.ask("left padding", lambda: generates_padded(model))):
         log.info("%s: prompts are answered one by one, since padding changes its answers",
                  type(model).__name__)  # fmt: skip
@@ -67,10 +68,13 @@ def generate_answers(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
-                eos_token_id=stop_ids(model, template),
+                eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        # A token that ends an answer need not be special, so that decoding would keep its text.
+        rows = output[:, ids.shape[1] :].tolist()
+        rows = [list(takewhile(lambda token: token not in stops, row)) for row in rows]
+        texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text
     return answers
