@@ -30,7 +30,7 @@ from lib.machine import mixed_precision
 from lib.model.fast.attention import is_causal, is_packed, packed_pass
 from lib.model.fast.blocks import decoder_slice, skip_unread_positions, wrap_for_compiling
 from lib.model.parts import decoder_of, first_adapted_layer, pretrained
-from lib.model.probes import alone_beyond
+from lib.model.probes import alone_beyond, rotary_parameters
 
 
 def last_hidden_states(
@@ -136,7 +136,7 @@ def _depends_on_others(decoder: PreTrainedModel, attention_mask: Tensor) -> bool
     if limit is None or int(attention_mask.sum(dim=1).max()) <= limit:
         return False
     # Dynamic rotary positions keep the scale of the longest text so far, also for later passes.
-    if any(getattr(m, "rope_type", None) == "dynamic" for m in decoder.modules()):
+    if any(values.get("rope_type") == "dynamic" for values in rotary_parameters(decoder)):
         raise ModelError(
             f"max_length: {type(decoder).__name__} has dynamic rotary positions, so texts of "
             f"more than {limit:,} tokens depend on those before; lower it"

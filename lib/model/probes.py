@@ -179,6 +179,12 @@ def window_of(model: PreTrainedModel) -> int | None:
     return min(filter(None, [*sizes, alone_beyond(model)]), default=None)
 
 
+def rotary_parameters(model: PreTrainedModel) -> list[dict[str, Any]]:
+    """Parameters of rotary positions in a config: those of all layers, then of each layer type."""
+    rotary = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return [rotary, *(values for values in rotary.values() if isinstance(values, dict))]
+
+
 def alone_beyond(model: PreTrainedModel) -> int | None:
     """Longest text, in tokens, that the rest of its batch does not change; None without limit.
 
@@ -187,8 +193,7 @@ def alone_beyond(model: PreTrainedModel) -> int | None:
     """
     config = model.config.get_text_config()
     sizes = [getattr(config, name, None) for name in ("index_topk", "keep_window_size")]
-    rotary = getattr(config, "rope_parameters", None) or {}
-    for values in (rotary, *(v for v in rotary.values() if isinstance(v, dict))):
+    for values in rotary_parameters(model):
         if values.get("rope_type") in ("dynamic", "longrope"):
             own = values.get("original_max_position_embeddings")
             sizes.append(own or getattr(config, "original_max_position_embeddings", None)

@@ -578,9 +578,16 @@ def test_layers_without_attention_cannot_attend_both_ways(make_folder):
         load_backbone(folder, bidirectional=True, **EXACT)
 
 
-def test_texts_beyond_dynamic_rotary_positions_are_refused(make_folder):
-    rotary = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
-    folder = make_folder("llama", "none", max_position_embeddings=20, rope_parameters=rotary)
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+PER_TYPE = {"full_attention": DYNAMIC,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "rotary"), [("llama", DYNAMIC), ("gemma3_text", PER_TYPE)])
+def test_texts_beyond_dynamic_rotary_positions_are_refused(make_folder, kind, rotary):
+    layers = {} if rotary is DYNAMIC else {"layer_types": [*rotary]}
+    values = {"max_position_embeddings": 20, "rope_parameters": rotary}
+    folder = make_folder(kind, "none", **values, **layers)
     backbone = load_backbone(folder, **EXACT)
     ids, mask = pad(DOCUMENTS, PAD)
     states_of(backbone, ids[1:, :13], mask[1:, :13])
