@@ -36,7 +36,8 @@ def build_template(
     """The prompt of a run, and the labels with their texts in prompts and answers.
 
     The list of labels is left out, with a warning, if it leaves no room in the model's context for
-    a document and examples of `max_length` tokens each.
+    a document and examples of `max_length` tokens each, with one label per answer. Answers with
+    several labels may need more: `lib.prompt.inputs.require_room` refuses a run that has no room.
 
     Raises
     ------
