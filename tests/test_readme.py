@@ -1,6 +1,8 @@
 """README, docs and figures/README lead to what exists and show the committed numbers."""
 
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -107,3 +109,10 @@ def test_every_requirement_but_torch_is_locked_with_hashes():
     lock = (ROOT / "requirements.lock").read_text()
     locked = re.findall(r"^([\w.-]+==\S+) \\\n    --hash=sha256:\w{64}", lock, re.M)
     assert sorted(pin for pin in pins if not pin.startswith("torch==")) == sorted(locked)
+
+
+def test_lint_reads_every_file_of_lib():
+    command = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {str(file) for file in (ROOT / "lib").rglob("*.py")} <= set(shown.split("\n"))
+    assert str(ROOT / "figures") not in shown  # executed copies of notebooks
