@@ -172,11 +172,11 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
     """Training documents at which the approach that leads at the largest size takes the lead.
 
     F1 is taken to be linear in the logarithm of the training documents between sizes; an untrained
-    approach is a level line. A pair crosses if its leaders at the smallest and the largest common
-    size differ; of several crossings, the last counts.
+    approach is a level line. A pair crosses if the one that leads at the largest common size is not
+    the first to lead; of several crossings, the last counts. A tie is no lead.
 
     The p of a crossing is (1 + n) / (1 + R), where n of R resamples do not cross in its direction.
-    It is at least the larger p of the two ends, both of which have to be certain
+    It is at least the larger p of the first and the last lead, both of which have to be certain
     (intersection-union test: Berger 1982, Technometrics 24, p. 295). Where G groups were resampled
     it is at least 2^(1-G), the least p of a test that exchanges groups. Holm (1979) adjusts it over
     the pairs.
@@ -185,9 +185,9 @@ def crossings(curves: Mapping[str, Curve]) -> pd.DataFrame:
     -------
     DataFrame
         A row per pair: `ahead behind train_size low high share p_holm certain`. `ahead` leads at
-        the largest common size and takes the lead at `train_size` documents, NaN if it leads at the
-        smallest size too. `low` and `high` are the 95 % interval of `train_size`: 0 where `ahead`
-        may lead at the smallest size already, infinite where it may not lead at the largest.
+        the largest common size and takes the lead at `train_size` documents, NaN if it is the first
+        to lead too. `low` and `high` are the 95 % interval of `train_size`: 0 where `ahead` may be
+        the first to lead, infinite where it may not lead at the largest size.
         `share` is that of the resamples which cross in this direction. A crossing is `certain` if
         the curves themselves cross and the adjusted p is below 0.05. Pairs with fewer than two
         common sizes have no row.
@@ -230,18 +230,18 @@ def _common_sizes(a: Curve, b: Curve) -> np.ndarray:
 
 
 def _crossing(sizes: np.ndarray, differences: np.ndarray) -> np.ndarray:
-    """Documents at which each row of differences (R, K) last turns positive, (R,).
+    """Documents at which each row of differences (R, K) turns positive for good, (R,).
 
-    0 where a row is positive at both ends, infinite where it is not positive at the last.
+    0 where a row is positive before it is negative, infinite where it is not positive at the last.
     """
-    x, ahead = np.log2(sizes), differences > 0
-    crosses = ~ahead[:, 0] & ahead[:, -1]
-    # the last size before a turn, (R,)
-    turns = ~ahead[:, :-1] & ahead[:, 1:]  # (R, K - 1)
-    last = len(sizes) - 2 - turns[:, ::-1].argmax(axis=1)
-    # the zero of the line between that size and the next
-    rows = np.arange(len(differences))
-    before, after = differences[rows, last], differences[rows, last + 1]
+    x, rows, ahead = np.log2(sizes), np.arange(len(differences)), differences > 0
+    first = differences[rows, (differences != 0).argmax(axis=1)]  # that is no tie, (R,)
+    crosses = (first < 0) & ahead[:, -1]
+    # the first lead behind the last negative difference, (R,)
+    behind = len(sizes) - 1 - (differences < 0)[:, ::-1].argmax(axis=1)
+    lead = (ahead & (np.arange(len(sizes)) > behind[:, None])).argmax(axis=1)
+    # the zero of the line between the size before and that of the lead
+    before, after = differences[rows, lead - 1], differences[rows, lead]
     rise = np.where(crosses, after - before, 1)
-    turn = 2 ** (x[last] - before / rise * (x[last + 1] - x[last]))
+    turn = 2 ** (x[lead - 1] - before / rise * (x[lead] - x[lead - 1]))
     return np.where(crosses, turn, np.where(ahead[:, -1], 0, np.inf))

@@ -139,6 +139,23 @@ def test_of_several_crossings_the_last_counts_and_only_common_sizes():
     assert len(crossings({"a": curve([0], [0.5]), "b": curve([0], [0.4])})) == 0
 
 
+@pytest.mark.parametrize(
+    ("ahead", "size"),
+    [
+        ([0, 0.1, 0.2, 0.3], np.nan),  # the other never led
+        ([0, 0.1, -0.1, 0.1], np.nan),  # led again, as without the tie
+        ([0, -0.1, 0.1, 0.2], 2**4.5),
+        ([-0.1, 0.1, 0, 0.1], 2**3.5),  # a tie gives no lead away
+        ([-0.1, 0, 0, 0.1], 32),
+    ],
+)
+def test_a_crossing_takes_a_lead_from_the_other(ahead, size):
+    a, untaught = curve([8, 16, 32, 64], 0.5 + np.array(ahead)), curve([0], [0.5])
+    row = crossings({"a": a, "untaught": untaught}).iloc[0]
+    assert row.train_size == pytest.approx(size, nan_ok=True)
+    assert row.certain == row.share == (size > 0)
+
+
 def reading(curves, *, num_seeds=3):
     rows = [
         (name, n, f1) for name, c in curves.items() for n, f1 in zip(c.sizes, c.f1, strict=True)
