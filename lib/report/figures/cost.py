@@ -41,9 +41,9 @@ def plot_cost(comparison: pd.DataFrame) -> Figure | None:
 
     A cost has a panel if any arm has it and arms differ in it; None without a panel. The dashed
     line is the Pareto front, the arms that no other beats in both. An arm that is not `on_scale` is
-    at the bottom, with its F1 as a number, and not on the front. A hollow arm ran on another device
-    than most arms, so that its time, energy and memory are not comparable: it is on no front of
-    these.
+    at the bottom, with its F1 as a number and no interval, and not on the front. A hollow arm ran
+    on another device than most arms, so that its time, energy and memory are not comparable: it is
+    on no front of these.
     """
     # Costs that are known and differ; an infinite speed is a time that was not measured
     known = {key: comparison[key].astype(float) for key in COSTS if key in comparison}
@@ -92,13 +92,14 @@ def _draw_panel(
     values = table[key] * (1024 if key == "model_disk_gib" else 1)
     values = _cost_axis(ax, values, linear=key == "peak_memory_gib")
     for i, row in table.iterrows():
-        spread = [[row.micro_f1 - row.low], [row.high - row.micro_f1]]
+        below = row.micro_f1 < bottom
+        spread = np.abs([[row.micro_f1 - row.low], [row.high - row.micro_f1]])
         colour = styles[row.arm]["color"]
         hollow = {"mfc": "w", "mec": colour, "mew": 1.5}
         face = hollow if row.hollow else {"mec": "black", "mew": 0.6}
-        ax.errorbar(values[i], max(row.micro_f1, bottom), yerr=np.abs(spread), ms=7, ls="",
-                    label=call(row.arm), **styles[row.arm] | face)  # fmt: skip
-        if row.micro_f1 < bottom:
+        ax.errorbar(values[i], max(row.micro_f1, bottom), yerr=None if below else spread,
+                    ms=7, ls="", label=call(row.arm), **styles[row.arm] | face)  # fmt: skip
+        if below:
             ax.annotate(format_f1(row.micro_f1), (values[i], bottom), (7, 1),
                         textcoords="offset points")  # fmt: skip
     rivals, cheap = table[table["shown"] & ~table["hollow"]], COSTS[key][1]

@@ -196,6 +196,7 @@ def test_costs_are_legible(arms):
     np.testing.assert_array_equal(seconds[:, 0], comparison["train_seconds"])
     near = (comparison["arm"] != "zero_shot").to_numpy()  # the other one is at the bottom
     np.testing.assert_array_equal(seconds[near, 1], comparison["micro_f1"][near])
+    assert [bool(arm[2]) for arm in fig.axes[0].containers] == near.tolist()  # with intervals
 
 
 def test_an_arm_without_costs_or_on_another_device_hides_no_other():
