@@ -6,6 +6,8 @@ equals the true one. Constants without a source are our choices.
 """
 
 import math
+import sys
+from bisect import bisect_left
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -218,12 +220,8 @@ def min_documents(wanted: float) -> int:
     Among so many documents, an error rate of 1 - `wanted` leaves one error or none with a
     probability of at most `CHANCE` (binomial). `wanted` is in (0, 1).
     """
-    count = 2
-    while binom.cdf(1, count, 1 - wanted) > CHANCE:
-        count += max(1, count // 100)
-    while binom.cdf(1, count - 1, 1 - wanted) <= CHANCE:
-        count -= 1
-    return count
+    counts = range(2, sys.maxsize)
+    return counts[bisect_left(counts, True, key=lambda n: binom.cdf(1, n, 1 - wanted) <= CHANCE)]
 
 
 def sure_threshold(

@@ -153,6 +153,7 @@ def test_a_sure_threshold_is_less_precise_than_asked_as_rarely_as_it_says():
 def test_a_sure_threshold_by_hand():
     """At 0.8, one error passes among 22 answers: 0.8^22 + 22 x 0.2 x 0.8^21 = 0.048."""
     assert [min_documents(wanted) for wanted in (0.8, 0.9, 0.95, 0.99)] == [22, 46, 93, 473]
+    assert min_documents(1 - 1e-12) == pytest.approx(4.7438645e12, rel=1e-4)  # P(Poisson <= 1) 0.05
     confidence = np.arange(30.0)[::-1]
     one_wrong = np.arange(30) != 10
     found = sure_threshold(confidence, one_wrong, 0.8)
