@@ -219,15 +219,18 @@ class StudyResults:
     def save_sizes(self) -> None:
         """Write `comparison` and `pairwise` of every training size, as `sizes` and `effects`.
 
-        06_answer reads these two files.
+        06_answer reads these two files. A size at which the reference has not run has no effects.
         """
         found: dict[str, list[pd.DataFrame]] = {"sizes": [], "effects": []}
         for size, runs in self.runs_by_size.items():
             if runs is self.runs:
                 pair = self.comparison, self.pairwise
             else:
-                options = {"reference": self.params.reference, **self.resampling}
+                reference = self.params.reference
+                has_run = reference in {"", *runs["arm"]}
+                options = self.resampling | {"reference": reference if has_run else ""}
                 pair = tables.compare_runs(runs, *tables.stack_predictions(runs), **options)
+                pair = pair if has_run else (pair[0], pair[1][:0])
             about = {"train_size": size or self.num_train, "num_labels": len(self.label_space)}
             for name, table in zip(found, pair, strict=True):
                 found[name].append(table.assign(**about))
