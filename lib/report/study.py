@@ -252,24 +252,31 @@ class StudyResults:
         try:
             splits = load_splits(self.params)
             require_same_documents(self.params, splits, self.shared.get("held_out_fingerprint", ""))
-            self._tokenizer = load_tokenizer(self.params.model_id, self.params.model_revision)
-            self._reads = with_length(self.params, splits["train"]["text"]).tokens_read
+            self._train_texts = splits["train"]["text"]
             return splits["test"]
-        except (DataError, ModelError) as error:
+        except DataError as error:
             print(error)
             return None
 
     def slices(self) -> dict[str, pd.DataFrame]:
-        """Tables of `f1_by_part` by title: parts of labels and, if `documents`, of documents."""
+        """Tables of `f1_by_part` by title: parts of labels and, if `documents`, of documents.
+
+        Without the tokenizer, a line is printed and there is no table of what is read.
+        """
         of = partial(f1_by_part, self.y_true, self.y_preds, groups=self.resampling["groups"])
         support = parts_by_support(read_train_counts(self._largest))
         found = {"training documents of a label": of(labels=support)}
         if self.documents is not None:
             texts = self.documents["text"]
-            cut = parts_by_truncation(texts, self._tokenizer, max_length=self._reads)
             num_words = [len(word_spans(text)) for text in texts]
             found["words of a document"] = of(documents=parts_by_length(num_words))
-            found["what is read"] = of(documents=cut)
+            try:
+                reads = with_length(self.params, self._train_texts).tokens_read
+                tokenizer = load_tokenizer(self.params.model_id, self.params.model_revision)
+                cut = parts_by_truncation(texts, tokenizer, max_length=reads)
+                found["what is read"] = of(documents=cut)
+            except ModelError as error:
+                print(error)
         return found
 
     def levels(self) -> dict[str, pd.DataFrame]:

@@ -7,6 +7,7 @@ import yaml
 from made_study import make_study
 
 from lib.config.arms import CompareParams
+from lib.errors import ModelError
 from lib.report import StudyResults
 
 
@@ -26,3 +27,16 @@ def test_a_size_at_which_the_reference_has_not_run_has_f1_but_no_effects(tmp_pat
     assert set(effects["train_size"]) == {32}
     assert set(effects["arm_b"]) == {"embedding"}
     assert "Missing: embedding@16: seed 0." in results.gaps
+
+
+def test_without_the_tokenizer_the_report_leaves_out_what_is_read_alone(
+    tmp_path, monkeypatch, capsys
+):
+    def refuse(*_):
+        raise ModelError("model_id: none")
+
+    monkeypatch.setattr("lib.report.study.load_tokenizer", refuse)
+    results = results_of(make_study(tmp_path, ["embedding"]))
+    assert list(results.slices()) == ["training documents of a label", "words of a document"]
+    assert len(results.documents) == 120
+    assert capsys.readouterr().out == "model_id: none\n"
