@@ -37,7 +37,8 @@ def write_correction(
     document
         The document's id; "" for a text that is not one of the study's: `text` identifies that.
     old, new
-        Labels of the document before and after; `delimiter` joins several in the file.
+        Labels of the document before and after, each counted once; `delimiter` joins several in the
+        file.
     known
         Labels of the study.
     allow_new
@@ -50,17 +51,21 @@ def write_correction(
     Raises
     ------
     InputError
-        A label is unknown, nothing changes, or the file has other labels for the document.
+        A label is unknown, none is given, nothing changes, or the file has other labels for the
+        document.
     DataError
         The file is not a CSV file of corrections.
     """
+    new = list(dict.fromkeys(new))
     for label in new:
         if not allow_new and label not in known:
             raise InputError(
                 f"label: {label!r} is not a label of the study{suggestion(label, known)}; "
                 "mark it as new if it is one"
             )
-    if sorted(new) == sorted(old) or not (new or may_be_empty):
+    if not (new or may_be_empty):
+        raise InputError("label: none is given, and each document has at least one; choose one")
+    if set(new) == set(old):
         raise InputError(f"label: {delimiter.join(new)!r} changes nothing; choose another")
     found = read_corrections(file)
     values = document, text, delimiter.join(old), delimiter.join(new)

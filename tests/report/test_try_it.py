@@ -162,7 +162,7 @@ def correct(tmp_path):
 
 def test_corrections_come_back_as_they_were_written(correct):
     correct(new=["NA"], allow_new=True)
-    correct("d2", ["b", "c"])
+    correct("d2", ["b", "c", "b"])
     table = read_corrections(correct.file)
     assert table.to_dict("list") == {
         "id": ["d1", "d2"], "text": ["NA,\n\"quoted\""] * 2, "old_label": ["a", "a"],
@@ -197,7 +197,8 @@ def test_nothing_is_overwritten_silently(correct):
     [
         (["d"], "label: 'd' is not a label of the study"),
         (["a"], "label: 'a' changes nothing"),
-        ([], "label: '' changes nothing"),  # unless a document may have none
+        (["a", "a"], "label: 'a' changes nothing"),
+        ([], "label: none is given"),  # unless a document may have none
     ],
 )
 def test_labels_that_correct_nothing_are_refused_and_leave_no_file(correct, new, message):
