@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 from scipy.stats import binom
 from statsmodels.stats.multitest import multipletests
 
+from lib.errors import ParamsError
 from lib.evaluation.intervals import ALPHA, paired_interval, paired_spread
 from lib.evaluation.jackknife import measure_arms
 from lib.evaluation.metrics import sets_equal
@@ -69,7 +70,14 @@ def compare_all(
         seed and documents no groups, because there micro-F1 is the share of right documents. It is
         "randomization" elsewhere, where McNemar would answer another question. For
         `min_detectable` see `lib.evaluation.power`.
+
+    Raises
+    ------
+    ParamsError
+        The `reference` has not run.
     """
+    if reference and reference not in y_preds:
+        raise ParamsError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
     others = [(arm, reference) for arm in y_preds if arm != reference]
     pairs = others if reference else list(combinations(y_preds, 2))
     y_true = csr_array(y_true)  # once: finding the labels in dense arrays takes longest

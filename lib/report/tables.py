@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from lib.config.search import searched
 from lib.config.study import load_study
-from lib.errors import ParamsError
+from lib.errors import InputError
 from lib.evaluation.intervals import QUANTILES, f1_intervals, stretch
 from lib.evaluation.jackknife import measure_arms
 from lib.evaluation.metrics import RANKING_METRICS
@@ -136,7 +136,7 @@ def read_groups(runs: pd.DataFrame) -> np.ndarray | None:
 
     Raises
     ------
-    ValueError
+    InputError
         An earlier version wrote the run, without its groups.
     """
     run = runs.iloc[0]
@@ -145,7 +145,7 @@ def read_groups(runs: pd.DataFrame) -> np.ndarray | None:
         return None
     table = read_predictions(run["folder"])
     if "group" not in table:
-        raise ValueError(
+        raise InputError(
             f"{run['folder'] / 'predictions.parquet'}: no column 'group', although group_column is "
             f"{column!r}: an earlier version wrote this run; run the arm again"
         )
@@ -184,8 +184,8 @@ def compare_runs(
     pairwise
         See `compare_all`.
     """
-    if reference and reference not in y_preds:
-        raise ParamsError(f"reference: {reference!r} has not run; runs: {', '.join(y_preds)}")
+    options = {"reference": reference, "groups": groups, "num_resamples": num_resamples}
+    pairwise = compare_all(y_true, y_preds, **options)
     intervals = f1_intervals(y_true, y_preds, groups=groups).set_index("arm")
     rows = []
     for arm in y_preds:
@@ -198,8 +198,7 @@ def compare_runs(
             row[key] = group[key].mean() if number else group[key].iloc[0]
         row["num_processes"] = max(run.get("num_processes", 1) for run in group["params"])
         rows.append(row)
-    options = {"reference": reference, "groups": groups, "num_resamples": num_resamples}
-    return pd.DataFrame(rows), compare_all(y_true, y_preds, **options)
+    return pd.DataFrame(rows), pairwise
 
 
 def compare_with_teachers(

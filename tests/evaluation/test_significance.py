@@ -7,6 +7,7 @@ from scipy.stats import binom
 from sklearn.metrics import f1_score
 from statsmodels.stats.multitest import multipletests
 
+from lib.errors import ParamsError
 from lib.evaluation.intervals import f1_intervals, paired_interval, paired_spread
 from lib.evaluation.jackknife import measure_arms
 from lib.evaluation.resampling import SEED, f1_by_seed, randomization, resample_f1
@@ -206,6 +207,8 @@ def test_mcnemar_judges_nothing_where_documents_have_groups(truth):
 def test_a_reference_is_compared_with_every_other_arm(truth, three):
     table = compare_all(truth, three, reference="b", num_resamples=20)
     assert set(zip(table.arm_a, table.arm_b, strict=True)) == {("a", "b"), ("c", "b")}
+    with pytest.raises(ParamsError, match="reference: 'd' has not run; runs: a, b, c"):
+        compare_all(truth, three, reference="d", num_resamples=20)
 
 
 def test_one_arm_alone_has_no_pair(truth):

@@ -86,7 +86,7 @@ def test_groups_travel_from_the_documents_to_the_comparison(write, splits, tmp_p
     assert comparison["num_labels_without_test"].tolist() == [0, 0]
     file = folder / "predictions.parquet"
     pd.read_parquet(file).drop(columns="group").to_parquet(file)
-    with pytest.raises(ValueError, match=r"predictions\.parquet: no column 'group', although"):
+    with pytest.raises(InputError, match=r"predictions\.parquet: no column 'group', although"):
         read_groups(runs[runs["arm"] == "two"])
 
 
