@@ -9,7 +9,8 @@ import statsmodels.formula.api as smf
 from scipy import optimize, stats
 from scipy.special import ndtr
 
-Z95 = stats.norm.ppf(0.975)
+from lib.evaluation.intervals import NORMAL
+
 MIN_TASKS = 4  # least number of tasks for a slope (our choice)
 NUM_TAUS, NUM_ERRORS = 200, 50  # quantiles that stand for a distribution: limits are within 0.001
 
@@ -156,7 +157,7 @@ def _limits(means: np.ndarray, spreads: np.ndarray) -> tuple[float, float]:
         options = {"args": (ndtr(z),), "xtol": 1e-5 * spreads.min()}
         return float(optimize.brentq(beyond, ends.min() - slack, ends.max() + slack, **options))
 
-    return limit(-Z95), limit(Z95)
+    return limit(-NORMAL), limit(NORMAL)
 
 
 def leave_one_out(tasks: pd.DataFrame) -> pd.DataFrame:
