@@ -72,7 +72,12 @@ class LabelSpace:
             return cls(tuple(names), shown)
         taken = {normal_form(text.lower()) for text in shown}
         free = (word for word in NONE if word not in taken)
-        return cls(tuple(names), shown, texts.get("", "") or next(free))
+        if not (none := texts.get("", "") or next(free, "")):
+            raise DataError(
+                f"labels are called {', '.join(NONE)}: none is left for an empty label set; write "
+                'its text as that of "" in the file of label_names'
+            )
+        return cls(tuple(names), shown, none)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -174,7 +179,9 @@ def read_label_names(path: Path) -> dict[str, str]:
         raise DataError(str(error)) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(texts, dict) or not all(isinstance(t, str) and t for t in texts.values()):
+    if not isinstance(texts, dict) or not all(
+        isinstance(t, str) and t.strip() for t in texts.values()
+    ):
         raise DataError(f"{path}: expected `label: text` lines")
     return texts
 
@@ -190,15 +197,16 @@ def cut_label(label: str, level: str) -> str:
 def check_spelling(labels: Iterable[str], source: str) -> None:
     """Raise `DataError` if two labels differ by invisible characters, case or spaces alone.
 
-    If all labels are numbers, 1 and 1.0 are such a pair too.
+    If all labels are numbers, 1 and 1.0 are such a pair too, as are 1.0 and 1.00.
     """
     labels, spellings = list(labels), dict[str, str]()
     if all(map(NUMBER.fullmatch, labels)):
-        whole = {label: WHOLE.fullmatch(label) for label in labels}
-        for label, found in whole.items():
-            if found and found[1] in whole:
+        numbers = dict[str, str]()
+        for label in labels:
+            whole = WHOLE.fullmatch(label)
+            if (other := numbers.setdefault(whole[1] if whole else label, label)) != label:
                 raise DataError(
-                    f"{source}: labels {found[1]!r} and {label!r} are one number; write them alike"
+                    f"{source}: labels {other!r} and {label!r} are one number; write them alike"
                 )
     pairs = [(spellings.setdefault(normal_form(label.lower()), label), label) for label in labels]
     pairs = [(other, label) for other, label in pairs if other != label]

@@ -6,7 +6,13 @@ import pytest
 from conftest import load_documents
 from datasets import Dataset, DatasetDict
 
-from lib.data.labels import LabelSpace, apply_min_support, check_spelling, read_label_names
+from lib.data.labels import (
+    NONE,
+    LabelSpace,
+    apply_min_support,
+    check_spelling,
+    read_label_names,
+)
 from lib.errors import DataError
 
 
@@ -78,6 +84,7 @@ def test_labels_roll_up_to_a_coarser_level():
         ('{"a": "x", "a": "y"}', "'a' appears twice"),
         ('{"a": "half \\ud83d"}', "lone surrogate"),
         ('{"a": null}', "expected `label: text` lines"),
+        ('{"a": " "}', "expected `label: text` lines"),
         ('["a"]', "expected `label: text` lines"),
         ('{"a": ', "is not JSON"),
     ],
@@ -118,6 +125,9 @@ def test_the_word_for_an_empty_set_is_no_label_of_the_study():
     space = LabelSpace.from_splits(splits)
     assert (space.names, space.none) == (("None", "b"), "no label")
     assert LabelSpace.from_splits(splits.map(lambda row: {"labels": ["b"]})).none == ""
+    taken = DatasetDict(test=Dataset.from_dict({"labels": [[], *([word] for word in NONE)]}))
+    with pytest.raises(DataError, match=r"labels are called none, .* none is left for an empty"):
+        LabelSpace.from_splits(taken)
 
 
 def test_pairs_that_are_spelled_in_two_ways_are_counted():
@@ -127,9 +137,9 @@ def test_pairs_that_are_spelled_in_two_ways_are_counted():
         check_spelling(["A", "B", "a", "b", "c"], "my.csv")
 
 
-@pytest.mark.parametrize("labels", [["0", "1", "1.0"], ["-2", "-2.00", "0.5"]])
+@pytest.mark.parametrize("labels", [["0", "1", "1.0"], ["-2", "-2.00", "0.5"], ["1.0", "1.00"]])
 def test_a_number_that_is_written_in_two_ways_is_one_line(labels):
-    with pytest.raises(DataError, match=r"my.csv: labels '(1|-2)' and '\1.0+' are one number; wr"):
+    with pytest.raises(DataError, match=r"my.csv: labels '(1|-2|1\.0)' and '\1\.?0+' are one"):
         check_spelling(labels, "my.csv")
 
 
