@@ -494,7 +494,7 @@ def test_studies_bring_their_set_also_two_at_once_and_readers_name_the_command(p
     # Two studies at once bring it, once.
     studies = [project.study(study, "--until", "data") for study in ("one", "two")]
     outputs = [study.communicate() for study in studies]
-    assert [study.returncode for study in studies] == [0, 0], outputs
+    assert [study.returncode for study in studies] == [0, 0], "\n".join(map("".join, outputs))
     assert tables(project.data) == RIGHT
     assert sorted(server.asked) == ["/v 1/test.csv", "/v 1/train.csv"]
     # With it: it is read, and no study brings it. Another file in its place is refused.
