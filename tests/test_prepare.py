@@ -400,7 +400,7 @@ def project(tmp_path, server):
 
         def study(self, name, *options):
             return self.run(
-                "-m", "snakemake", "--cores", "1", *options, "--config", f"study={name}"
+                "-m", "snakemake", "--cores", "1", "--nolock", *options, "--config", f"study={name}"
             )
 
         def run(self, *arguments):
