@@ -69,8 +69,10 @@ pairs = [likelihoods(prompt + ids, words) for ids in asked["question_ids"].value
 probs = [pair.softmax(-1)[0].item() for pair in pairs]  # probabilities, one per label"""
 SETS = """\
 prompt = prompt_ids("a text")
-ids = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=100)[0]
-names = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).split("; ")
+ids = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=100)[0].tolist()
+ends = ids[-1] in model.generation_config.eos_token_id  # its text is no part of the answer
+names = tokenizer.decode(ids[len(prompt) : -1 if ends else None], skip_special_tokens=True)
+names = names.split("; ")
 # The texts of labels; the run itself chose them by another decoding, `decoding` in labels.json."""
 
 

@@ -72,7 +72,7 @@ def predict_file(
     """
     folder, source, target = Path(run_dir), Path(source), Path(target)
     if precision and not 0 < precision < 1:
-        raise InputError(f"--precision: {precision:g}; write a share between 0 and 1, such as 0.95")
+        raise InputError(f"--precision: {precision}; write a share between 0 and 1, such as 0.95")
     if precision and int8:
         raise InputError("--precision: validation was answered without --int8; omit one of them")
     params, _ = read_run(folder)
@@ -150,14 +150,14 @@ def _sure_threshold(folder: Path, classifier: Classifier, wanted: float) -> Sure
         return found
     if (least := calibration.min_documents(wanted)) > len(table):
         raise InputError(
-            f"--precision: {wanted:g} takes {least:,} validation documents to be sure of, the run "
+            f"--precision: {wanted} takes {least:,} validation documents to be sure of, the run "
             f"in {folder} has {len(table):,}; raise num_validation and run the arm again, or ask "
             "for less"
         )
     why = f"too many of the {least:,} most confident answers of {folder} are wrong"
     if groups is not None:
         why = f"too many answers of {folder} are wrong, or its groups count as too few documents"
-    raise InputError(f"--precision: {wanted:g} is out of reach: on validation, {why}; ask for less")
+    raise InputError(f"--precision: {wanted} is out of reach: on validation, {why}; ask for less")
 
 
 def _confidence(classifier: Classifier, scores: Scores) -> np.ndarray:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from lib.model.weights import load_tokenizer
 from lib.runs.card import write_card
 from lib.runs.classifier import load_classifier
 from lib.runs.export import export_run
+from lib.runs.export_prompt import SETS
 from lib.runs.models import load_arm_model, save_arm_model
 from lib.runs.record import RESOURCE_KEYS, open_run, write_run
 
@@ -267,6 +269,21 @@ def test_a_prompt_for_label_sets_has_a_separator_and_is_generated(write, tmp_pat
     assert tokenizer.decode(asked["separator_ids"]) == ";"
     assert (asked["multi_label"], asked["threshold"]) == (True, 0.5)
     assert "model.generate" in (tmp_path / "sets" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("made", [[5, 6, 9], [5, 6, 8], [5, 6]])
+def test_the_cards_answer_has_no_text_of_a_token_that_ends_it(made):
+    here = {
+        "torch": torch,
+        "prompt_ids": lambda _: [1, 2],
+        "model": SimpleNamespace(
+            generate=lambda ids, **_: torch.cat([ids, torch.tensor([made])], dim=1),
+            generation_config=SimpleNamespace(eos_token_id=[8, 9]),
+        ),
+        "tokenizer": SimpleNamespace(decode=lambda ids, **_: "; ".join(map(str, ids))),
+    }
+    exec(SETS, here)
+    assert here["names"] == ["5", "6"]
 
 
 def test_an_edited_card_stays_and_says_how_the_export_is_loaded(export):
