@@ -41,7 +41,7 @@ class LoraParams(Group):
     """kind of adapter: "lora", "rslora" (scale by sqrt(r)) or "dora" (magnitude apart)"""
     lora_layers: Count = 0
     """adapted layers, the last ones; 0: all"""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """layers with adapters: all linear ones, or a list of names"""
 
 

@@ -52,7 +52,7 @@ def calibration_table(
 
     Single labels have two more numbers for each precision of `WANTED`. `share_at_90` is the share
     of test documents at or above the confidence with which answers were 90 % right on validation.
-    `reached_at_90` is the precision of these answers on test, which may fall short of 90 %. Both
+    `reached_at_90` is the precision of these answers on test, which is often below 90 %. Both
     have 95 % Wilson intervals, `_low` and `_high`, over documents or their groups, not over seeds.
     Decision values are a confidence as well: it need only rank answers.
     """

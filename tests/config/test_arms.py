@@ -150,6 +150,11 @@ def test_zero_epochs_mean_zero_shot_for_instruction_alone():
         EmbeddingParams(num_epochs=0)
 
 
+def test_adapters_need_a_layer_to_adapt():
+    with pytest.raises(ValueError, match="at least 1 item"):
+        EmbeddingParams(target_modules=[])
+
+
 def test_few_documents_get_more_epochs_for_the_steps_they_need():
     params = EmbeddingParams(num_epochs=3, min_steps=64, batch_size=8)
     assert [params.with_min_steps(n).num_epochs for n in (8, 60, 64, 170, 512)] == [64, 8, 8, 3, 3]

@@ -151,6 +151,9 @@ def test_a_task_unlike_the_others_is_not_covered_by_them():
 def test_arms_that_are_level_on_every_task_are_not_told_apart():
     ranks, p, _ = compare_ranks(pd.DataFrame(np.ones((4, 3)), columns=list("abc")))
     assert (ranks.tolist(), p) == ([2.0] * 3, 1.0)
+    rounded = [np.mean([0.1, 0.2, 0.3]), np.mean([0.3, 0.2, 0.1]), 0.1]
+    ranks, _, _ = compare_ranks(pd.DataFrame([rounded] * 4, columns=list("abc")))
+    assert ranks.to_dict() == {"a": 1.5, "b": 1.5, "c": 3.0}
 
 
 PROPERTIES = {"of_cells": ["size"], "of_tasks": ["labels", "kind"]}
