@@ -80,9 +80,14 @@ def find_labels(
     if faulty := [name for name in known if name not in usable and not {*known} & {*usable}]:
         raise DataError(f"{source}: {forms[faulty[0]].fault}")
 
-    # Columns of yes and no, where nothing else can be the label.
-    indicators = [name for name in usable if set(marks(cells[name][cells[name] != ""])) <= YES | NO]
-    if len(indicators) > 1 and indicators == usable and not known:
+    # Columns of yes and no or blank, where nothing else can be the label.
+    written = {name: set(marks(cells[name])) for name in candidates}
+    indicators = [
+        name
+        for name, found in written.items()
+        if found <= YES | NO | {""} and found & YES and found - YES
+    ]
+    if len(indicators) > 1 and set(usable) <= set(indicators) and not known:
         values = {"indicator_columns": indicators}
         if sum(marks(cells[name]).isin(YES) for name in indicators).eq(1).all():
             reason = f"{len(indicators)} columns, each row with one yes: one label per document"

@@ -68,6 +68,18 @@ def find(**columns):
             {"text": TEXTS, "red": RED, "blue": [1 - red for red in RED]},
             {"text_columns": ["text"], "indicator_columns": ["red", "blue"]},
         ),
+        # crosses, and blanks in place of no in one column or in all; a column of one mark is none
+        (
+            {"text": TEXTS, "red": ["x" * red for red in RED],
+             "blue": ["x" * blue for blue in BLUE],
+             "batch": [1] * N},
+            {"text_columns": ["text"], "indicator_columns": ["red", "blue"], "label_mode": "multi"},
+        ),
+        (
+            {"text": TEXTS, "red": [["", "yes"][red] for red in RED],
+             "blue": [["no", "yes"][blue] for blue in BLUE]},
+            {"text_columns": ["text"], "indicator_columns": ["red", "blue"], "label_mode": "multi"},
+        ),
         (
             {"text": TEXTS, "kind": [["Food, drink", "Health, sports"][i % 2] for i in range(N)]},
             {"text_columns": ["text"], "label_column": "kind"},
