@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lib.data.encodings import MAX_SHOWN
+from lib.data.indicators import NO, YES, marks
 from lib.data.label_columns import LABELS, find_labels, is_numeric, listed, normal_name
 from lib.data.locate import SPLIT_WORDS, split_of
 from lib.data.tables import UNSPLIT, as_objects, cell_texts, require_columns
@@ -31,6 +32,12 @@ GROUPS = (
 )  # fmt: skip
 IDS = ("id", "doc_id", "document_id", "text_id", "uid", "uuid")
 KNOWN = {*HEADINGS, *BODIES, *SPLITS, *GROUPS, *IDS, *LABELS}
+# Words for annotations that hold, and for those that do not, as annotation tools export them.
+HOLD = {"accept", "accepted", "submitted", "approved", "valid", "completed", "done"}
+FAIL = {
+    "reject", "rejected", "ignore", "ignored", "discard", "discarded", "draft", "pending", "skip",
+    "skipped", "cancelled", "canceled", "deleted", "invalid",
+}  # fmt: skip
 UNNAMED = re.compile(r"Unnamed: \d+")  # as `lib.data.delimited` calls them
 MIN_WORDS, MIN_CHARACTERS = 3.0, 15.0  # per cell, of a text
 MIN_DISTINCT = 0.5  # share of cells that differ, of a text
@@ -116,6 +123,8 @@ def find_columns(
     for name in [name for name in rest if name not in {*texts, *labels}]:
         if normal_name(name) in GROUPS and (often := _commonest(cells[name])):
             found.reasons.append(("groups", f"{name!r} is not used: {often}"))
+        if failing := _failing(cells[name]):
+            found.reasons.append(("caution", failing))
     _find_gaps(cells, texts, found)
     if column := found.values.get("split_column"):
         _check_splits(cells[column], found)
@@ -217,6 +226,23 @@ def _commonest(column: pd.Series) -> str:
     if len(shares) < 2 or shares.iloc[0] <= MAX_GROUP:
         return ""
     return f"{shares.index[0][:MAX_SHOWN]!r} is on {shares.iloc[0]:.0%} of the rows"
+
+
+def _failing(column: pd.Series) -> str:
+    """A clause about rows whose annotation does not hold, as the column says; "" if it says no such.
+
+    It says so by words such as reject, or by a yes in a column such as was_cancelled.
+    """
+    written = marks(column[column != ""])
+    by_name = normal_name(column.name).rpartition("_")[2] in FAIL and set(written) <= YES | NO
+    failing = written[written.isin(YES if by_name else FAIL)]
+    if failing.empty or not (by_name or set(written) <= HOLD | FAIL):
+        return ""
+    counts = ", ".join(f"{mark} on {count:,}" for mark, count in failing.value_counts().items())
+    return (
+        f"column {column.name!r} is not used: {counts} of {len(column):,} rows; if their labels do "
+        "not hold, take these rows out of the file"
+    )
 
 
 def _find_text(cells: dict[str, pd.Series], source: str, label: str) -> list[str]:

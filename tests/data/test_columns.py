@@ -209,6 +209,24 @@ def test_a_column_that_is_not_used_is_said():
     assert "groups" not in dict(find(text=TEXTS, source=KINDS).reasons)  # which is the label
 
 
+@pytest.mark.parametrize(
+    ("name", "cells", "counts"),
+    [
+        ("answer", ["accept", "reject", "Ignore"], "reject on 20, ignore on 20"),
+        ("status", ["submitted", "draft", ""], "draft on 20"),
+        ("was_cancelled", [False, True, False], "true on 20"),
+        ("answer", ["accept"] * 3, ""),
+        ("answer", ["accept", "reject", "why"], ""),
+        ("was_cancelled", [False] * 3, ""),
+    ],
+)
+def test_annotations_that_do_not_hold_are_said(name, cells, counts):
+    columns = {"text": TEXTS, "label": KINDS, name: [cells[i % 3] for i in range(N)]}
+    said = dict(find(**columns).reasons).get("caution", "")
+    assert said.startswith(f"column {name!r} is not used: {counts} of 60 rows; if" if counts else "")
+    assert bool(said) == bool(counts)
+
+
 @pytest.mark.parametrize("bare", ["test", "train"])
 def test_a_column_of_splits_is_not_used_where_a_split_has_no_label(bare):
     labels = ["" if part == bare else KINDS[i // 3 % 3] for i, part in enumerate(PARTS)]
