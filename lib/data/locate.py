@@ -161,6 +161,8 @@ def _pattern_in(folder: Path, data: str) -> str:
 
 def _hint_of_folders(folder: Path) -> str:
     """The remedy where training documents are in a folder within this one; "" elsewhere."""
+    if any(file.suffix == ".arrow" for level in ("*", "*/*") for file in folder.glob(level)):
+        return "; Arrow files are not read: write each split by to_parquet or to_csv of datasets"
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     for path in folders:
         if any(_pattern(name)[1] == "train" for name in _tables_in(path)):

@@ -498,6 +498,8 @@ def test_one_shard_per_split_is_a_file_per_split(folder):
             ("train/a.csv", "test/b.csv"),
             "call the files in test, train as their folders, and put them into one",
         ),
+        (("dict.json", "train/a.arrow", "train/state.json"), "are not read: write .* to_csv .*"),
+        (("a.arrow", "state.json"), "are not read: write .* to_csv .*"),
         (("notes/a.csv", "b.csv"), "name one of its files: b.csv"),
     ],
 )
