@@ -26,6 +26,7 @@ MIN_DOCUMENTS = 2  # per label
 MIN_SEVERAL = 0.02  # share of cells with several labels
 MAX_WORDS = 3.0  # of a label among several in a cell, on average
 MAX_STEPS = 20  # different numbers with fractions that are a scale, such as stars and half stars
+SHOWN = 8  # columns of yes and no that a line names
 SHAREPOINT = ";#"  # between the choices of a cell that SharePoint has exported
 DELIMITERS = (SHAREPOINT, ";", "|", "\n", ",", " ")  # a space between tags that begin with #
 # 2020-12-31, or three numbers with points or slashes; a time may follow.
@@ -92,7 +93,9 @@ def find_labels(
         if sum(marks(cells[name]).isin(YES) for name in indicators).eq(1).all():
             reason = f"{len(indicators)} columns, each row with one yes: one label per document"
             return values, reason, len(indicators)
-        reason = f"{len(indicators)} columns of yes and no: label sets"
+        more = f" and {len(indicators) - SHOWN} more" if len(indicators) > SHOWN else ""
+        reason = f"{len(indicators)} columns of yes and no, label sets: "
+        reason += listed(map(repr, indicators[:SHOWN])) + more
         return values | {"label_mode": "multi"}, reason, len(indicators)
 
     # Of columns that divide the rows alike, such as numbers and names of classes, take the names.

@@ -227,6 +227,13 @@ def test_annotations_that_do_not_hold_are_said(name, cells, counts):
     assert bool(said) == bool(counts)
 
 
+def test_columns_of_yes_and_no_are_named():
+    said = dict(find(text=TEXTS, red=RED, blue=BLUE).reasons)["label"]
+    assert said == "2 columns of yes and no, label sets: 'red', 'blue'"
+    said = dict(find(text=TEXTS, **{f"c{i}": RED for i in range(12)}).reasons)["label"]
+    assert said.endswith("'c6', 'c7' and 4 more")
+
+
 @pytest.mark.parametrize("bare", ["test", "train"])
 def test_a_column_of_splits_is_not_used_where_a_split_has_no_label(bare):
     labels = ["" if part == bare else KINDS[i // 3 % 3] for i, part in enumerate(PARTS)]
