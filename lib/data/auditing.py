@@ -21,6 +21,7 @@ from lib.errors import DataError
 MAX_CHARACTERS = 1_000_000  # also the longest text that spaCy takes by default
 FEW_DOCUMENTS = 5  # of a label in train
 FEW_OF_LABEL = f"label has fewer than {FEW_DOCUMENTS} training documents"
+CONTRARY = "the same text has different labels"
 IMBALANCE = 10  # times the documents of the median label
 MIN_NAME_LENGTH = 4  # characters of a label that is looked for in texts
 
@@ -136,7 +137,7 @@ def _texts(table: pd.DataFrame) -> list[dict]:
     return [
         _finding("error", "text is empty", ids[~filled], "fill it in or remove the row"),
         _finding("warning", "text repeats within its split", ids[repeats], "drop the repeats"),
-        _finding("warning", "the same text has different labels", contrary["id"], settle),
+        _finding("warning", CONTRARY, contrary["id"], settle),
         _finding("warning", f"text has more than {MAX_CHARACTERS:,} characters", ids[huge], look),
         _finding("warning", "text has control characters", ids[control], "remove them"),
         _finding("warning", "text has damaged characters", ids[damaged], convert),

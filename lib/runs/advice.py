@@ -10,7 +10,7 @@ import py3langid
 from babel import Locale
 from datasets import DatasetDict
 
-from lib.data.auditing import FEW_OF_LABEL, audit
+from lib.data.auditing import CONTRARY, FEW_OF_LABEL, audit
 from lib.data.indicators import NO, YES
 from lib.data.label_columns import LABELS, normal_name
 from lib.data.labels import LabelSpace
@@ -83,7 +83,7 @@ def cautions(splits: DatasetDict, labels: LabelSpace, source: str) -> list[str]:
             f"({_some(sorted(known))}); write them alike"
         )
     found = audit(splits)
-    misleading = (found["severity"] == "error") | found["check"].eq(FEW_OF_LABEL)
+    misleading = (found["severity"] == "error") | found["check"].isin([CONTRARY, FEW_OF_LABEL])
     for row in found[misleading].to_dict("records"):
         said.append(f"{row['check']}: {row['count']:,}, such as {row['examples']}; {row['remedy']}")
     if len(test) < MIN_TEST:

@@ -90,3 +90,7 @@ def test_underscores_stay_where_two_labels_would_be_called_alike():
 def test_marks_of_missing_values_count_as_labels_with_a_word_about_it(gap):
     rows = [*AB, *[[gap]] * 9]
     assert told(rows, rows) == [f"{gap!r} counts as a label; empty these cells if they have none"]
+
+
+def test_equal_texts_with_different_labels_are_a_caution():
+    assert any(each.startswith("the same text has different") for each in told(AB, AB[::-1], 2))
