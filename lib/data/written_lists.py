@@ -14,6 +14,8 @@ from lib.errors import DataError
 
 # An item of a list, and a further one behind a comma or, as NumPy writes it, behind spaces.
 _ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d[\w.+-]*|True|False"""
+# An item as NumPy 2 writes it within a list, np.str_('a'); quoted text is passed over.
+_TYPED = re.compile(rf"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|np\.\w+\(({_ITEM})\)""")
 _MORE = rf"(?:\s*,\s*|\s+)(?:{_ITEM})"
 # The type around a list: array([...], dtype=object), frozenset({...}), set().
 _HOLDER = re.compile(r"(?:array|(?:frozen)?set)\((.*?)\s*(?:,\s*dtype=[^\[\](){}]*)?\)", re.DOTALL)
@@ -104,6 +106,7 @@ def _as_list(text: str) -> list | None:
         text = held[1] or "[]"
     elif held := _VECTOR.fullmatch(text):
         text = f"[{held[1] or ''}]"
+    text = _TYPED.sub(lambda item: item[1] or item[2], text) if "np." in text else text
     quoted = "'" in text or '"' in text
     if not _LIST.fullmatch(text) or not (quoted or text.startswith("[")):
         return None

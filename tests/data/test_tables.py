@@ -382,6 +382,7 @@ def test_indicators_are_read_as_people_write_them(tmp_path, yes, no):
         ("array(['a',\n 'b'])", "array(['a'])", "[]"),
         ("frozenset({'a', 'b'})", "frozenset({'a'})", "frozenset()"),
         ("{'a', 'b'}", "{'a'}", "set()"),
+        ("[np.str_('a'), np.str_('b')]", '[np.str_("a")]', "[]"),
         ('c("a", "b")', 'c("a")', "character(0)"),
     ],
 )
