@@ -229,7 +229,7 @@ def _commonest(column: pd.Series) -> str:
 
 
 def _failing(column: pd.Series) -> str:
-    """A clause about rows whose annotation does not hold, as the column says; "" if it says no such.
+    """A clause about rows whose annotation does not hold, as the column says; "" if all do.
 
     It says so by words such as reject, or by a yes in a column such as was_cancelled.
     """

@@ -223,7 +223,9 @@ def test_a_column_that_is_not_used_is_said():
 def test_annotations_that_do_not_hold_are_said(name, cells, counts):
     columns = {"text": TEXTS, "label": KINDS, name: [cells[i % 3] for i in range(N)]}
     said = dict(find(**columns).reasons).get("caution", "")
-    assert said.startswith(f"column {name!r} is not used: {counts} of 60 rows; if" if counts else "")
+    assert said.startswith(
+        f"column {name!r} is not used: {counts} of 60 rows; if" if counts else ""
+    )
     assert bool(said) == bool(counts)
 
 
