@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lib.data.encodings import MAX_SHOWN
-from lib.data.indicators import NO, YES, marks
+from lib.data.indicators import NO, YES, blank_means_no, marks, unlabelled
 from lib.data.label_columns import LABELS, find_labels, is_numeric, listed, normal_name
 from lib.data.locate import SPLIT_WORDS, split_of
 from lib.data.tables import UNSPLIT, as_objects, cell_texts, require_columns
@@ -281,8 +281,10 @@ def _is_text(cells: pd.Series) -> bool:
 def _find_gaps(cells: dict[str, pd.Series], texts: list[str], found: Found) -> None:
     """Note rows without a text or without a label, which are left out."""
     empty = np.all([cells[name] == "" for name in texts], axis=0)
-    label = found.values.get("label_column")
-    blank = (cells[label] == "").to_numpy() if label else np.zeros(len(empty), dtype=bool)
+    of_labels = found.values.get("indicator_columns") or [found.values["label_column"]]
+    table = pd.DataFrame({name: cells[name] for name in of_labels})
+    blank_is_no = blank_means_no([table], found.values.get("indicator_columns", []))
+    blank = unlabelled(table, blank_is_no).to_numpy()
     if (empty & ~blank).any():
         found.values["empty_texts"] = "drop"
         found.reasons.append(("left out", f"{(empty & ~blank).sum():,} rows without a text"))

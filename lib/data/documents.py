@@ -214,7 +214,8 @@ def _labels(
     """The labels of each row (see `_from_column`), and True for rows without any, (N,) bool."""
     if params.indicator_columns:
         cells = table[params.indicator_columns].apply(_cells, source=source)
-        return read_indicators(cells, blank_is_no, source), np.zeros(len(table), dtype=bool)
+        labels = read_indicators(cells, blank_is_no, source)
+        return labels, np.array([row is None for row in labels])
     values = read_lists(as_objects(table[params.label_column]), params.label_mode, source)
     labels = _from_column(values, params.label_delimiter, source)
     return labels, (values.map(_kind) == "").to_numpy()

@@ -30,20 +30,28 @@ def blank_means_no(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> se
     return no_missing if all_of_them else {name for name in no_missing if found[name] & YES}
 
 
+def unlabelled(table: pd.DataFrame, blank_is_no: Container[str]) -> pd.Series:
+    """True for wholly blank rows of columns, (N,) bool, unless blank means no in all of them."""
+    return (table == "").all(axis=1) & any(name not in blank_is_no for name in table)
+
+
 def read_indicators(
     table: pd.DataFrame, blank_is_no: Container[str], source: str
-) -> list[list[str]]:
+) -> list[list[str] | None]:
     """The labels of each row: the names of its columns that contain a yes. Cells are texts.
+
+    An unlabelled row has None.
 
     Raises `DataError` if a cell is neither yes nor no, nor blank in a column of `blank_means_no`.
     """
-    written = table.apply(marks)
+    written, blank = table.apply(marks), unlabelled(table, blank_is_no)
     for name, cells in written.items():
-        known = cells.isin(YES | NO | ({""} if name in blank_is_no else set()))
+        known = cells.isin(YES | NO | ({""} if name in blank_is_no else set())) | blank
         if not known.all():
             row = known.idxmin()
             raise DataError(
                 f"{source}: document {row + 1}: {name!r} is {table[name][row]!r}, neither 0 nor 1; "
                 "write one of them"
             )
-    return [list(table.columns[row]) for row in written.isin(YES).to_numpy()]
+    found = zip(written.isin(YES).to_numpy(), blank, strict=True)
+    return [None if without else list(table.columns[row]) for row, without in found]

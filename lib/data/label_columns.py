@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.data.encodings import MAX_SHOWN
-from lib.data.indicators import NO, YES, marks
+from lib.data.indicators import NO, YES, blank_means_no, marks, unlabelled
 from lib.data.tables import LISTS, as_objects, cell_text, cell_texts
 from lib.data.words import find_words
 from lib.data.written_lists import MULTI_HOT, is_multi_hot, read_lists
@@ -90,7 +90,9 @@ def find_labels(
     ]
     if len(indicators) > 1 and set(usable) <= set(indicators) and not known:
         values = {"indicator_columns": indicators}
-        if sum(marks(cells[name]).isin(YES) for name in indicators).eq(1).all():
+        table = pd.DataFrame({name: marks(cells[name]) for name in indicators})
+        without = unlabelled(table, blank_means_no([table], indicators))
+        if table[~without].isin(YES).sum(axis=1).eq(1).all():
             reason = f"{len(indicators)} columns, each row with one yes: one label per document"
             return values, reason, len(indicators)
         more = f" and {len(indicators) - SHOWN} more" if len(indicators) > SHOWN else ""

@@ -84,6 +84,11 @@ def find(**columns):
             {"text": TEXTS, "kind": [["Food, drink", "Health, sports"][i % 2] for i in range(N)]},
             {"text_columns": ["text"], "label_column": "kind"},
         ),
+        (
+            {"text": TEXTS, "red": ["", *RED[1:]], "blue": ["", *(1 - red for red in RED[1:])]},
+            {"text_columns": ["text"], "indicator_columns": ["red", "blue"],
+             "unlabelled": "predict"},
+        ),
         # ids, groups, splits and gaps
         (
             {"id": range(N), "author": [f"w{i // 2}" for i in range(N)], "text": TEXTS,

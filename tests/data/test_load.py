@@ -140,6 +140,17 @@ def test_blank_lines_are_no_documents_whatever_stands_for_labels_and_splits(tmp_
     assert numbered["test"]["labels"] == splits["test"]["labels"]
 
 
+def test_a_blank_row_of_indicators_has_no_label(tmp_path):
+    rows = [f"t{i},{i % 2},{i % 3 // 2}" for i in range(12)]
+    (tmp_path / "all.csv").write_text("\n".join(["text,a,b", "unlabelled,,", *rows]))
+    options = {"text_columns": ["text"], "indicator_columns": ["a", "b"], "label_mode": "multi"}
+    options |= {"num_validation": 2, "num_test": 2}
+    with pytest.raises(DataError, match=r'document 1: no label.*unlabelled: "predict"'):
+        load_documents(str(tmp_path / "all.csv"), **options)
+    splits = load_documents(str(tmp_path / "all.csv"), **options, unlabelled="predict")
+    assert sum(map(len, splits.values())) == 12
+
+
 @pytest.fixture
 def load_one(tmp_path):
     def load(rows, **options):
