@@ -71,9 +71,8 @@ def search_labels(
     scores = np.full((len(prompts), len(answers)), -np.inf, dtype=np.float32)
     if not prompts:
         return scores
-    # The probe of branches asks that of trees, in the same float32 copy of the weights.
-    trees = probes_of(model).ask("branches", lambda: _branches_exactly(model))
-    trees = trees and reads_trees(model, prompts, trie)
+    trees = reads_trees(model, prompts, trie)
+    trees = trees and probes_of(model).ask("branches", lambda: _branches_exactly(model))
     reader = Reader(model, token_budget, compute_dtype)
     prefix, rests = shared_prefix(reader, prompts) if trees else (None, prompts)
     # A prompt takes about one column of the cache per extended beginning and round.
