@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -140,8 +141,8 @@ def load_lora(model: nn.Module, folder: str | Path, params: LoraParams) -> PeftM
     """
     file = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     try:
-        saved = load_file(file)
-        found = saved.keys()
+        with safe_open(file, "pt") as saved:
+            found = set(saved.keys())
         config = LoraConfig.from_pretrained(folder)
         config.inference_mode = True
         variant = params.lora_variant
@@ -152,17 +153,28 @@ def load_lora(model: nn.Module, folder: str | Path, params: LoraParams) -> PeftM
             raise ValueError(f"{', '.join(wrong)} of its config differ from the run's parameters")
         _use_fused_layers(config, model)
         adapted = PeftModel(model, config)
-        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        if missing := sorted(expected.keys() - found):  # peft would leave them as made
+        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+        if missing := sorted(expected - found):  # peft would leave them as made
             raise ValueError(f"{len(missing)} of {len(expected)} tensors are missing: {missing[0]}")
-        if other := sorted(found - expected.keys()):  # peft would change the base model's
+        if other := sorted(found - expected):  # peft would change the base model's
             raise ValueError(f"{len(other)} tensors are of no adapter: {other[0]}")
         adapted.load_adapter(str(folder), adapted.active_adapter)
-        for name, tensor in saved.items():  # of some model types peft renames, and leaves, a part
-            expected[name].copy_(tensor)
+        copy_adapters(adapted, folder)
     except Exception as error:
         raise unusable(str(file), error) from error
     return adapted
+
+
+def copy_adapters(adapted: PeftModel, folder: str | Path) -> None:
+    """Give a model each tensor that `save_pretrained` wrote into the folder.
+
+    `PeftModel.load_adapter` renames keys as transformers does those of checkpoints of the same
+    model type. It then leaves out, without a word, those that had their final name, such as
+    Laguna's shared experts.
+    """
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    for name, saved in load_file(Path(folder) / SAFETENSORS_WEIGHTS_NAME).items():
+        tensors[name].copy_(saved)
 
 
 def _use_fused_layers(config: LoraConfig, model: nn.Module) -> None:

@@ -10,11 +10,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
 
 from lib.errors import ModelError, NotFiniteError
 from lib.machine import NO_COST, Cost, meter
+from lib.model.adapters import copy_adapters
 from lib.model.batches import join_states, micro_batches, pad
 from lib.model.windows import count_windows, window_lengths
 from lib.stopping import Stopped, StopRequest
@@ -251,6 +253,16 @@ class DocumentTrainer(Trainer):
             self.callback_handler.on_save(self.args, self.state, self.control)
         sharing.wait_for_all()
         raise Stopped(f"stopped at step {step} of {steps}; run it again to go on") from None
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if isinstance(self.model, PeftModel):
+            copy_adapters(self.model, self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, *args: Any, **options: Any) -> None:
+        super()._load_from_checkpoint(*args, **options)
+        if isinstance(self.model, PeftModel) and not self.is_fsdp_enabled:
+            copy_adapters(self.model, args[0])
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save a checkpoint, in the first process; its state has the cost of training up to it."""

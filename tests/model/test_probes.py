@@ -197,6 +197,7 @@ SOME_LAYERS = {  # kinds with experts beside dense layers, and others
     "ernie4_5_moe": EXPERTS | {"moe_num_experts": 4, "moe_k": 2},
     "qwen3_next": EXPERTS | LINEAR | {"shared_expert_intermediate_size": 24},
     "afmoe": EXPERTS | {"num_dense_layers": 1, "layer_types": None},
+    "laguna": EXPERTS | {"head_dim": 8, "shared_expert_intermediate_size": 24, "layer_types": None},
     "mixtral": {"num_local_experts": 4}, "qwen3_moe": EXPERTS, "llama": {},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4}, "gemma3n_text": GEMMA_3N,
 }  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MINILM
+from peft import PeftModel
 from torch._dynamo.utils import counters
 
 from lib.config.arms import EmbeddingParams, InstructionParams
@@ -323,6 +324,16 @@ def test_a_run_that_is_moved_behind_its_last_checkpoint_takes_its_best_one(
         (tmp_path / "elsewhere.safetensors").rename(
             there / "checkpoint-2" / "adapter_model.safetensors"
         )
+
+
+def test_checkpoints_are_read_whole_also_where_peft_leaves_tensors_out(
+    behind_the_last, cut_model, tmp_path, monkeypatch
+):
+    expected, there = behind_the_last
+    monkeypatch.setattr(PeftModel, "load_adapter", lambda *args, **options: None)
+    assert np.array_equal(finetune_falling(cut_model, tmp_path / "best"), expected)
+    shutil.copytree(there / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    assert np.array_equal(finetune_falling(cut_model, tmp_path / "resumed"), expected)
 
 
 @pytest.mark.parametrize(
